@@ -1,0 +1,125 @@
+/**
+ * What a host is asked to run, as plain data. Each object belongs to one driver (its kind) and is
+ * reconciled by name: `diff` compares these with what drivers observe, nothing else.
+ */
+
+export type ObjectKind = 'volume' | 'tunnel' | 'segment' | 'frontend' | 'cache' | 'domain'
+
+/** Creation order; removal runs backwards. A domain needs its segment, a cache its tunnel. */
+export const KIND_ORDER: readonly ObjectKind[] = ['volume', 'tunnel', 'segment', 'frontend', 'cache', 'domain']
+
+/** One file-backed or LVM volume, exported by iSCSI with CHAP. */
+export interface VolumeSpec {
+  sizeMiB: number
+  /** `iqn.2026-11.org.musubi:<cluster id>.<volume>` */
+  iqn: string
+  /** address that the portal listens on (the storage host's own underlay address) */
+  portalAddress: string
+  chap: { user: string, secret: string }
+  /** initiator addresses that may log in: the compute hosts' underlay addresses */
+  allow: string[]
+}
+
+/** The host's one WireGuard interface; peers are the union over all clusters of the host. */
+export interface TunnelSpec {
+  listenPort: number
+  /** own address inside the tunnel, a /32 of the federation's tunnel range */
+  address: string
+  peers: Array<{ site: string, publicKey: string, endpoint: string, address: string }>
+}
+
+/** The flat layer-2 network of one cluster, as far as this host carries it. */
+export interface SegmentSpec {
+  cluster: string
+  vni: number
+  /** VXLAN between the hosts of this site, under an id chosen by this site */
+  site: { segmentId: number, localAddress: string, remoteAddresses: string[] }
+  /** true: a bridge in the host's own namespace takes the taps of virtual machines */
+  compute: boolean
+  /** only on the site's gateway: the cluster's namespace and the way to the other sites */
+  gateway?: {
+    /** own address on the segment, with prefix length, e.g. `10.42.255.2/16` */
+    address: string
+    bridgeMac: string
+    tunnel: { localAddress: string, remoteAddresses: string[] } | null
+  }
+}
+
+/** The built-in frontend: DHCP, DNS, TFTP by dnsmasq and HTTP by nginx, in a namespace of its own. */
+export interface FrontendSpec {
+  cluster: string
+  clusterId: string
+  vni: number
+  name: string
+  /** own address with prefix length, e.g. `10.42.0.1/16` */
+  address: string
+  mac: string
+  domain: string
+  image: ImageRef
+  nodes: Array<{ name: string, mac: string, ip: string, site: string }>
+  sshPublicKey: string
+}
+
+/** A node image in a host's image store, named by the digest of its manifest. */
+export interface ImageRef {
+  /** `sha256:<hex>` of the manifest file, which names kernel, initrd and root with their digests */
+  digest: string
+}
+
+/** Transparent HTTP cache of one cluster at a site without the frontend. */
+export interface CacheSpec {
+  cluster: string
+  vni: number
+  frontendAddress: string
+  /** the gateway's own address on the segment, without prefix: upstream source of static fetches */
+  ownAddress: string
+  bridgeMac: string
+  ports: number[]
+  maxSizeMiB: number
+}
+
+/** One node: a persistent libvirt domain that boots from the network. */
+export interface DomainSpec {
+  cluster: string
+  clusterId: string
+  node: string
+  uuid: string
+  vcpus: number
+  memoryMiB: number
+  mac: string
+  /** host bridge of the segment, see `hostBridgeName` */
+  bridge: string
+  /** name of the tap on this host, at most 15 characters, with our prefix */
+  tap: string
+  volumes: Array<{ name: string, iqn: string, portalAddress: string, portalPort: number, chap: { user: string, secret: string } }>
+}
+
+export interface SpecByKind {
+  volume: VolumeSpec
+  tunnel: TunnelSpec
+  segment: SegmentSpec
+  frontend: FrontendSpec
+  cache: CacheSpec
+  domain: DomainSpec
+}
+
+export interface DesiredObject<K extends ObjectKind = ObjectKind> {
+  kind: K
+  name: string
+  spec: SpecByKind[K]
+}
+
+// --- names of ours on a host: one prefix, so that sweeps know what is ours ------------------
+/** Prefix of every link, namespace and table that Musubi makes. */
+export const PREFIX = 'mz'
+
+const hex6 = (vni: number): string => vni.toString(16).padStart(6, '0')
+
+/** Namespace of a cluster on a gateway: bridge `br0`, WAN port `wan0`/`wan0m`, site port, cache. */
+export const clusterNamespace = (vni: number): string => `${PREFIX}-${hex6(vni)}`
+/** Namespace of the built-in frontend on the master's gateway. */
+export const frontendNamespace = (vni: number): string => `${PREFIX}f-${hex6(vni)}`
+/** Bridge in the host's own namespace that takes the taps of nodes. */
+export const hostBridgeName = (vni: number): string => `${PREFIX}b${hex6(vni)}`
+/** Tap of the n-th node of a cluster. */
+export const tapName = (vni: number, index: number): string => `${PREFIX}t${hex6(vni)}${index.toString(16).padStart(2, '0')}`
