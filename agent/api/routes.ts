@@ -1,0 +1,71 @@
+import Type from 'typebox'
+import type { AgentView } from './view.ts'
+import type { EventLog } from '../events.ts'
+import type { Master } from '../master/master.ts'
+import type { Api } from '../../protocol/rest/server.ts'
+import { MusubiError } from '../../protocol/core/errors.ts'
+import { searchSites } from '../../protocol/core/search.ts'
+import {
+  AgentStatusSchema, ClusterSchema, ConsoleSchema, EventSchema, HostSchema, LeaseSchema, SearchResultSchema, SearchSchema, SiteSchema
+} from '../../protocol/api.ts'
+
+export interface RouteDeps {
+  view: AgentView
+  events: EventLog
+  /** null on a host that is no gateway */
+  master: Master | null
+  /** host names of this site's gateways, for the error that sends people there */
+  gateways: () => string[]
+}
+
+const ByName = Type.Object({ name: Type.String({ maxLength: 64 }) })
+
+/** The agent's REST routes. Reading works on every host; clusters are made on gateways. */
+export function addAgentRoutes (api: Api, deps: RouteDeps): void {
+  const { view, events } = deps
+  const master = (): Master => {
+    if (deps.master !== null) return deps.master
+    const gateways = deps.gateways()
+    throw new MusubiError('NOT_A_GATEWAY', 'this host is no gateway, so it is not the master of clusters', { hint: gateways.length === 0 ? 'no gateway of this site is known yet' : `run it on ${gateways.join(' or ')}` })
+  }
+
+  api.get('/v1/status', { schema: { summary: 'identity, peers, capacity and objects of this agent', response: { 200: AgentStatusSchema } } }, () => view.status())
+  api.get('/v1/hosts', { schema: { summary: 'hosts of this site', response: { 200: Type.Array(HostSchema) } } }, () => view.hosts())
+  api.get('/v1/sites', { schema: { summary: 'sites of the federation, as this agent sees them', response: { 200: Type.Array(SiteSchema) } } }, () => view.sites())
+  api.post('/v1/search', { schema: { summary: 'which sites could lend what now', body: SearchSchema, response: { 200: SearchResultSchema } } }, request => searchSites(request.body, view.sites()))
+  api.get('/v1/leases', { schema: { summary: 'leases of this host; on a gateway, of the site', querystring: Type.Object({ all: Type.Optional(Type.Boolean()) }), response: { 200: Type.Array(LeaseSchema) } } }, request => view.leases(request.query.all === true))
+
+  api.get('/v1/clusters', { schema: { summary: 'clusters of this master', response: { 200: Type.Array(ClusterSchema) } } }, () => deps.master?.list() ?? [])
+  api.post('/v1/clusters', {
+    schema: {
+      summary: 'ask for a cluster; follow it at its name', querystring: Type.Object({ dryRun: Type.Optional(Type.Boolean()) }), body: Type.Unknown({ description: 'cluster specification' }),
+      response: { 200: Type.Object({ explanation: Type.String() }), 202: ClusterSchema }
+    }
+  }, async (request, reply) => {
+    if (request.query.dryRun === true) return await reply.send(master().plan(request.body))
+    const cluster = await master().create(request.body)
+    return await reply.status(202).header('location', `/v1/clusters/${cluster.name}`).send(cluster)
+  })
+  api.get('/v1/clusters/:name', { schema: { summary: 'one cluster, by name or id', params: ByName, response: { 200: ClusterSchema } } }, request => master().get(request.params.name))
+  api.delete('/v1/clusters/:name', { schema: { summary: 'delete a cluster and give back its leases', params: ByName, response: { 202: ClusterSchema } } }, async (request, reply) => {
+    return await reply.status(202).send(await master().remove(request.params.name))
+  })
+  api.get('/v1/clusters/:name/nodes/:node/console', {
+    schema: { summary: 'how to get a shell on a node', params: Type.Object({ name: Type.String({ maxLength: 64 }), node: Type.String({ maxLength: 64 }) }), response: { 200: ConsoleSchema } }
+  }, request => view.console(master().record(request.params.name), request.params.node))
+
+  api.get('/v1/events', { schema: { summary: 'what happened, as far as this process remembers', querystring: Type.Object({ since: Type.Optional(Type.Integer({ minimum: 0 })) }), response: { 200: Type.Array(EventSchema) } } }, request => events.list(request.query.since ?? 0))
+  api.get('/v1/events/stream', { schema: { summary: 'server-sent events: what was, then what happens' } }, (request, reply) => {
+    reply.hijack()
+    const out = reply.raw
+    out.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-store' })
+    const write = (event: object): void => {
+      // A reader that does not read is let go rather than buffered for.
+      if (out.writableLength > 1024 * 1024) out.destroy()
+      else out.write(`data: ${JSON.stringify(event)}\n\n`)
+    }
+    for (const event of events.list()) write(event)
+    const end = events.subscribe(write)
+    request.raw.on('close', end)
+  })
+}

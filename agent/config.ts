@@ -1,0 +1,62 @@
+import { cpus, totalmem } from 'node:os'
+import { statfs } from 'node:fs/promises'
+import Type, { type Static } from 'typebox'
+import { loadConfigFile } from '../protocol/config-file.ts'
+import { InvalidInputError } from '../protocol/core/errors.ts'
+import type { Resources } from '../protocol/core/capacity.ts'
+
+const Name = Type.String({ pattern: '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$' })
+const Role = Type.Union([Type.Literal('gateway'), Type.Literal('compute'), Type.Literal('storage')])
+export const LogLevel = Type.Union([Type.Literal('trace'), Type.Literal('debug'), Type.Literal('info'), Type.Literal('warn'), Type.Literal('error')], { default: 'info' })
+
+const AgentConfigSchema = Type.Object({
+  name: Name,
+  site: Name,
+  roles: Type.Array(Role, { minItems: 1, uniqueItems: true }),
+  stateDir: Type.String({ default: '/var/lib/musubi', pattern: '^/' }),
+  runDir: Type.String({ default: '/run/musubi', pattern: '^/' }),
+  federation: Type.String({ default: '/etc/musubi/federation.yaml' }),
+  listen: Type.Array(Type.String({ pattern: '^/' }), { minItems: 1 }),
+  /** where this host's tunnels, in-site VXLAN and iSCSI portal end */
+  underlayAddress: Type.String({ format: 'ipv4' }),
+  tunnelPort: Type.Integer({ minimum: 1, maximum: 65535, default: 51820 }),
+  imageStore: Type.String({ default: '/var/lib/musubi/images', pattern: '^/' }),
+  /** what this host lends; read from the system when absent */
+  capacity: Type.Optional(Type.Object({
+    vcpus: Type.Integer({ minimum: 0, maximum: 65536 }),
+    memoryMiB: Type.Integer({ minimum: 0, maximum: 64 * 1024 * 1024 }),
+    diskMiB: Type.Integer({ minimum: 0, maximum: 1024 * 1024 * 1024 })
+  }, { additionalProperties: false })),
+  /** gateways only: ids of in-site segments that this gateway may hand out */
+  segmentIds: Type.Optional(Type.Object({
+    from: Type.Integer({ minimum: 1, maximum: 0xff_ffff }), to: Type.Integer({ minimum: 1, maximum: 0xff_ffff })
+  }, { additionalProperties: false })),
+  accelerator: Type.Optional(Type.Union([Type.Literal('kvm'), Type.Literal('tcg')])),
+  drivers: Type.Union([Type.Literal('real'), Type.Literal('fake')], { default: 'real' }),
+  logLevel: LogLevel
+}, { additionalProperties: false })
+
+export type AgentConfig = Static<typeof AgentConfigSchema>
+
+/** Loads and checks an agent's configuration. @throws InvalidInputError with every problem */
+export async function loadAgentConfig (path: string): Promise<AgentConfig> {
+  const config = await loadConfigFile(path, AgentConfigSchema)
+  if (config.roles.includes('gateway')) {
+    if (config.segmentIds === undefined) throw new InvalidInputError(`${path} is not valid:\n  segmentIds: a gateway needs a range of its own, e.g. {from: 1000, to: 1999}`)
+    if (config.segmentIds.from > config.segmentIds.to) throw new InvalidInputError(`${path} is not valid:\n  segmentIds: from is above to`)
+  }
+  return config
+}
+
+/** What the host lends: as configured, else all vCPUs, memory less 2 GiB, 80 % of the free disk. */
+export async function hostCapacity (config: AgentConfig): Promise<Resources> {
+  if (config.capacity !== undefined) {
+    return { vcpus: config.capacity.vcpus, memoryMib: config.capacity.memoryMiB, diskMib: config.capacity.diskMiB }
+  }
+  const disk = await statfs(config.stateDir)
+  return {
+    vcpus: cpus().length,
+    memoryMib: Math.max(0, Math.floor(totalmem() / 2 ** 20) - 2048),
+    diskMib: Math.floor(disk.bavail * disk.bsize * 0.8 / 2 ** 20)
+  }
+}

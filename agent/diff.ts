@@ -1,0 +1,54 @@
+import { type DesiredObject, KIND_ORDER, type ObjectKind, type SpecByKind } from '../protocol/core/desired.ts'
+import { ConflictError } from '../protocol/core/errors.ts'
+import type { ObservedObject } from './drivers/driver.ts'
+import { fingerprint } from './fingerprint.ts'
+
+/** One step towards what is desired; `why` is for events and logs. */
+export type Action<K extends ObjectKind = ObjectKind> =
+  | { op: 'apply', kind: K, name: string, spec: SpecByKind[K], why: string }
+  | { op: 'remove', kind: K, name: string, why: string }
+
+const keyOf = (object: { kind: ObjectKind, name: string }): string => `${object.kind}/${object.name}`
+const rank = (kind: ObjectKind): number => KIND_ORDER.indexOf(kind)
+const byName = (a: { name: string }, b: { name: string }): number => a.name < b.name ? -1 : a.name > b.name ? 1 : 0
+
+/** Why an object must be applied; null when it is as desired and works. */
+function whyApply (desired: DesiredObject, observed: ObservedObject | undefined): string | null {
+  if (observed === undefined) return 'missing'
+  if (observed.fingerprint === null) return 'made from an unknown spec'
+  if (observed.fingerprint !== fingerprint(desired.spec)) return 'spec changed'
+  return observed.healthy ? null : 'does not work'
+}
+
+/**
+ * What to do so that the host runs what is desired and nothing else. First removals, against the
+ * order of creation, because they free what the others need; then the rest in order of creation.
+ * Empty when everything is as desired and healthy.
+ *
+ * @throws ConflictError when one object is desired twice with different specs
+ */
+export function diff (desired: readonly DesiredObject[], observed: readonly ObservedObject[]): Action[] {
+  const wanted = new Map<string, DesiredObject>()
+  for (const object of desired) {
+    const other = wanted.get(keyOf(object))
+    if (other !== undefined && fingerprint(other.spec) !== fingerprint(object.spec)) throw new ConflictError(`${object.kind} ${object.name} is desired twice, differently`)
+    wanted.set(keyOf(object), object)
+  }
+  const found = new Map<string, ObservedObject>()
+  for (const object of observed) {
+    // Seen twice, e.g. by two engines: the worse report counts.
+    const other = found.get(keyOf(object))
+    if (other === undefined || other.healthy) found.set(keyOf(object), object)
+  }
+  const removes = [...found.values()]
+    .filter(object => !wanted.has(keyOf(object)))
+    .sort((a, b) => rank(b.kind) - rank(a.kind) || byName(a, b))
+    .map(({ kind, name }): Action => ({ op: 'remove', kind, name, why: 'nothing asks for it' }))
+  const applies = [...wanted.values()]
+    .sort((a, b) => rank(a.kind) - rank(b.kind) || byName(a, b))
+    .flatMap(({ kind, name, spec }): Action[] => {
+      const why = whyApply({ kind, name, spec }, found.get(keyOf({ kind, name })))
+      return why === null ? [] : [{ op: 'apply', kind, name, spec, why }]
+    })
+  return [...removes, ...applies]
+}

@@ -1,0 +1,72 @@
+import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+import type { CacheSpec } from '../../../protocol/core/desired.ts'
+import { InvalidInputError } from '../../../protocol/core/errors.ts'
+import { fingerprint } from '../../fingerprint.ts'
+
+/** The durable record of one cache: written before anything of it is made, deleted last. */
+export interface CacheRecord {
+  name: string
+  spec: CacheSpec
+  /** fingerprint of `spec` once everything has been brought to it; null while it is being done */
+  applied: string | null
+}
+
+const RECORD = 'cache.json'
+const NAME_MAX = 100
+
+/** Folder of one cache below the state folder; names may hold what path names may not. @throws InvalidInputError */
+export function cacheFolder (stateDir: string, name: string): string {
+  if (name === '' || name.length > NAME_MAX) throw new InvalidInputError(`cache name ${JSON.stringify(name)} is empty or longer than ${NAME_MAX}`)
+  return join(resolve(stateDir), encodeURIComponent(name).replaceAll(/[.!'()*~]/g, character => `%${character.charCodeAt(0).toString(16).toUpperCase()}`))
+}
+
+/** All records; a folder without a readable one has nothing running and is reported as null spec. */
+export async function readRecords (stateDir: string): Promise<CacheRecord[]> {
+  const entries = await readdir(stateDir, { withFileTypes: true }).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return []
+    throw error
+  })
+  const records: CacheRecord[] = []
+  for (const entry of entries) {
+    if (!entry.isDirectory()) continue
+    const record = await readRecord(join(stateDir, entry.name))
+    if (record !== null) records.push(record)
+  }
+  return records
+}
+
+/** The record in a cache's folder, null when there is none or it cannot be read. */
+export async function readRecord (folder: string): Promise<CacheRecord | null> {
+  try {
+    const value = JSON.parse(await readFile(join(folder, RECORD), 'utf8')) as Partial<CacheRecord> | null
+    if (typeof value?.name !== 'string' || typeof value.spec?.vni !== 'number') return null
+    return { name: value.name, spec: value.spec, applied: value.applied ?? null }
+  } catch (error) {
+    if (error instanceof SyntaxError || (error as NodeJS.ErrnoException).code === 'ENOENT') return null
+    throw error
+  }
+}
+
+export async function writeRecord (folder: string, name: string, spec: CacheSpec, applied: boolean): Promise<void> {
+  await mkdir(folder, { recursive: true, mode: 0o700 })
+  const record: CacheRecord = { name, spec, applied: applied ? fingerprint(spec) : null }
+  await writeAtomically(join(folder, RECORD), JSON.stringify(record))
+}
+
+/** Everything but the record first: after a crash the record still tells what to take away. */
+export async function removeFolder (folder: string): Promise<void> {
+  const entries = await readdir(folder).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return []
+    throw error
+  })
+  for (const entry of entries) if (entry !== RECORD) await rm(join(folder, entry), { recursive: true, force: true })
+  await rm(folder, { recursive: true, force: true })
+}
+
+/** Replaces a file as a whole, and only when its text differs. */
+export async function writeAtomically (path: string, text: string): Promise<void> {
+  if (await readFile(path, 'utf8').catch(() => null) === text) return
+  await writeFile(`${path}.tmp`, text, { mode: 0o600 })
+  await rename(`${path}.tmp`, path)
+}

@@ -1,0 +1,75 @@
+import { createHash } from 'node:crypto'
+import { PREFIX } from '../../../protocol/core/desired.ts'
+import type { CachePlan } from './plan.ts'
+
+/** Name of our table in both families; the namespace belongs to one cluster, so there is one of each. */
+export const TABLE = `${PREFIX}_cache`
+/** Set in the bridge table: ports whose engine answered within the last seconds (dead-man switch). */
+export const LIVE_SET = 'live'
+/** How long a port stays in the set without being refreshed. */
+export const LIVE_SECONDS = 3
+/** Packet mark of what goes up to the engine, and where its routing rule leads. */
+export const MARK = '0x6d7a'
+export const ROUTE_TABLE = 7734
+export const RULE_PRIORITY = 7734
+
+/** Ports of `br0` where this site's own nodes are. */
+const NODE_PORTS = ['host0', 'site0m']
+/** Port of `br0` towards the site of the frontend. */
+const WAN_PORT = 'wan0m'
+
+/**
+ * The interception, as one transaction that replaces whatever was there. Pure.
+ *
+ * Frames, not packets, pass `br0`. The bridge table turns those of interest into packets for this
+ * host (destination MAC and packet type); the ip table hands them to the engine's sockets, and what
+ * no socket takes is simply routed on: that is the fail-open path. A new connection is only lifted
+ * while its port is in the live set, and only handed over while the marked route is there, so with the engine hung it stays on the bridge; all later
+ * segments are lifted always, or flows would change hands when the set runs out.
+ */
+export function renderNft (plan: CachePlan): string {
+  const { spec, listeners } = plan
+  const ports = listeners.map(listener => listener.port).join(', ')
+  const nodePorts = NODE_PORTS.map(port => `"${port}"`).join(', ')
+  const lift = `meta pkttype set host ether daddr set ${spec.bridgeMac}`
+  const body = (comment: string): string => `table bridge ${TABLE} {
+  comment "${comment}"
+  set ${LIVE_SET} {
+    type inet_service
+    flags timeout
+  }
+  chain lift {
+    type filter hook prerouting priority -300; policy accept;
+    iifname { ${nodePorts} } ip daddr ${spec.frontendAddress} tcp dport { ${ports} } jump from_nodes
+    iifname "${WAN_PORT}" ip saddr ${spec.frontendAddress} tcp sport { ${ports} } ${lift}
+  }
+  chain from_nodes {
+    tcp flags & (syn | ack) == syn tcp dport != @${LIVE_SET} accept
+    ${lift}
+  }
+}
+table ip ${TABLE} {
+  comment "${comment}"
+  chain divert {
+    type filter hook prerouting priority -150; policy accept;
+    iifname "br0" ip protocol tcp socket transparent 1 meta mark set ${MARK} accept
+${listeners.map(({ port, listenPort }) =>
+    `    iifname "br0" ip daddr ${spec.frontendAddress} tcp dport ${port} tcp flags & (syn | ack) == syn meta mark set ${MARK} fib daddr . mark type local tproxy to 127.0.0.1:${listenPort} accept`
+  ).join('\n')}
+  }
+}
+`
+  return `${renderNftRemoval()}${body(nftDigest(body('')))}`
+}
+
+/** Deletes both tables; no error when there is none. */
+export function renderNftRemoval (): string {
+  return ['bridge', 'ip'].map(family => `table ${family} ${TABLE}\ndelete table ${family} ${TABLE}\n`).join('')
+}
+
+/** The comment that the tables of this plan bear. */
+export function nftComment (plan: CachePlan): string {
+  return /comment "([0-9a-f]{16})"/.exec(renderNft(plan))?.[1] ?? ''
+}
+
+const nftDigest = (text: string): string => createHash('sha256').update(text).digest('hex').slice(0, 16)

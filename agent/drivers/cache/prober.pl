@@ -1,0 +1,67 @@
+#!/usr/bin/perl
+# usage: prober.pl HEALTHPORT [FOLDER TABLE SET SECONDS PORT...]
+# With the port alone: exit code 0 when the engine answers now. Else runs for ever: while the engine
+# answers, keeps PORTs in the nft set for SECONDS; and keeps the engine's logs in FOLDER short. It is
+# not part of the agent, so the cache works on, and fails open, without one.
+use strict;
+use warnings;
+use IO::Socket::INET;
+
+use constant ANSWER_SECONDS => 2;
+use constant NFT_SECONDS => 5;
+use constant PAUSE_SECONDS => 1;
+use constant LOG_BYTES_MAX => 16 * 1024 * 1024;
+
+my ($health, $folder, $table, $set, $seconds, @ports) = @ARGV;
+exit(answers() ? 0 : 1) unless defined $folder;
+
+$SIG{PIPE} = 'IGNORE';
+while (1) {
+  refresh() if answers();
+  shorten($_) for 'access.log', 'error.log';
+  select(undef, undef, undef, PAUSE_SECONDS);
+}
+
+sub answers {
+  my $line;
+  eval {
+    local $SIG{ALRM} = sub { die "late\n" };
+    alarm ANSWER_SECONDS;
+    my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $health, Proto => 'tcp');
+    if ($socket) {
+      print {$socket} "GET / HTTP/1.0\r\n\r\n";
+      $socket->flush;
+      $line = <$socket>;
+    }
+    alarm 0;
+    1;
+  } or alarm 0;
+  return defined $line && $line =~ m{^HTTP/1\.[01] 204 };
+}
+
+# One transaction: kernels before 6.12 do not prolong an element that is added again.
+sub refresh {
+  my $plain = join ', ', @ports;
+  my $timed = join ', ', map { "$_ timeout ${seconds}s" } @ports;
+  my $child = open(my $nft, '|-');
+  return unless defined $child;
+  if (!$child) {
+    open STDERR, '>', '/dev/null';
+    alarm NFT_SECONDS; # survives exec: a hung nft ends by itself
+    exec 'nft', '-f', '-' or exit 127;
+  }
+  print {$nft} "add element bridge $table $set { $plain }\n",
+    "delete element bridge $table $set { $plain }\n",
+    "add element bridge $table $set { $timed }\n";
+  close $nft; # no table, no harm: the agent is about to make or to remove it
+}
+
+# Keeps one older file beside the current one; whoever counts must come by before the next turn.
+sub shorten {
+  my $log = "$folder/$_[0]";
+  return unless (-s $log // 0) > LOG_BYTES_MAX;
+  open(my $file, '<', "$folder/nginx.pid") or return;
+  my $engine = <$file>;
+  return unless defined $engine && $engine =~ /^(\d+)$/;
+  rename $log, "$log.1" and kill 'USR1', $1;
+}

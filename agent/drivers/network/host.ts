@@ -1,0 +1,105 @@
+import { writeFile } from 'node:fs/promises'
+import { CommandError, run, runJson } from '../../exec.ts'
+import { GUARD_TABLE, MSS_TABLE, vniOfNamespace } from './names.ts'
+import { hasCode } from './records.ts'
+import { parseChains, parseFloods, parseLinks } from './observed.ts'
+import type { ChainState, SpaceState } from './observed.ts'
+import type { Step } from './steps.ts'
+
+/** Every call here touches only the kernel: what takes longer than this hangs. */
+const KERNEL_TIMEOUT_MS = 10_000
+
+const inside = (ns: string | null): string[] => (ns === null ? [] : ['-n', ns])
+
+async function listChains (ns: string | null, family: string, table: string, signal: AbortSignal): Promise<ChainState[]> {
+  try {
+    return parseChains(await runJson('nft', ['-j', 'list', 'table', family, table], { signal, timeoutMs: KERNEL_TIMEOUT_MS, ...(ns === null ? {} : { netns: ns }) }))
+  } catch (error) {
+    if (error instanceof CommandError && error.stderr.includes('No such file or directory')) return []
+    throw error
+  }
+}
+
+/** Links, flood entries and chains of one namespace; null is the host's own. */
+export async function readSpace (ns: string | null, signal: AbortSignal): Promise<SpaceState> {
+  const options = { signal, timeoutMs: KERNEL_TIMEOUT_MS }
+  const [links, floods, guard, mss] = await Promise.all([
+    runJson('ip', [...inside(ns), '-json', '-details', 'address', 'show'], options),
+    runJson('bridge', [...inside(ns), '-json', 'fdb', 'show'], options),
+    ns === null ? listChains(ns, 'inet', GUARD_TABLE, signal) : [],
+    listChains(ns, 'bridge', MSS_TABLE, signal)
+  ])
+  return { links: parseLinks(links), floods: parseFloods(floods), chains: [...guard, ...mss] }
+}
+
+/** Names of clusters' namespaces, with their VNI. */
+export async function listNamespaces (signal: AbortSignal): Promise<Map<number, string>> {
+  // the plain list: with -json, ip mixes errors about half-made names into its answer
+  const { stdout } = await run('ip', ['netns', 'list'], { signal, timeoutMs: KERNEL_TIMEOUT_MS })
+  const found = new Map<number, string>()
+  for (const line of stdout.split('\n')) {
+    const name = line.split(' ')[0] ?? ''
+    const vni = vniOfNamespace(name)
+    if (vni !== null) found.set(vni, name)
+  }
+  return found
+}
+
+/** Like `readSpace`; 'broken' when the name leads to no namespace, null when there is no such name. */
+export async function readCluster (ns: string | undefined, signal: AbortSignal): Promise<SpaceState | 'broken' | null> {
+  if (ns === undefined) return null
+  try {
+    await run('ip', ['-n', ns, '-json', 'link', 'show', 'dev', 'lo'], { signal, timeoutMs: KERNEL_TIMEOUT_MS })
+  } catch (error) {
+    if (error instanceof CommandError && error.stderr.includes('setting the network namespace')) return 'broken'
+    if (error instanceof CommandError && error.stderr.includes('Cannot open network namespace')) return null
+    throw error
+  }
+  return await readSpace(ns, signal)
+}
+
+/** Writes `disable_ipv6` of links in the host's namespace; a kernel without IPv6 needs none. */
+export async function silenceIpv6 (links: readonly string[]): Promise<void> {
+  for (const link of links) {
+    try {
+      await writeFile(`/proc/sys/net/ipv6/conf/${link}/disable_ipv6`, '1')
+    } catch (error) {
+      if (!hasCode(error, 'ENOENT')) throw error
+    }
+  }
+}
+
+/** Runs steps in order; stops at the first that fails. @throws CommandError */
+export async function runSteps (steps: readonly Step[], signal: AbortSignal): Promise<void> {
+  for (const step of steps) {
+    signal.throwIfAborted()
+    await runStep(step, { signal, timeoutMs: KERNEL_TIMEOUT_MS })
+  }
+}
+
+async function runStep (step: Step, options: { signal: AbortSignal, timeoutMs: number }): Promise<void> {
+  const batch = (lines: readonly string[]): string => lines.map((line) => `${line}\n`).join('')
+  switch (step.do) {
+    case 'netns-add':
+      await run('ip', ['netns', 'add', step.ns], options)
+      return
+    case 'netns-delete':
+      await run('ip', ['netns', 'delete', step.ns], options)
+      return
+    case 'ip': {
+      const lenient = step.lenient === true
+      await run('ip', [...inside(step.ns), ...(lenient ? ['-force'] : []), '-batch', '-'], { ...options, input: batch(step.lines), ...(lenient ? { okCodes: [1, 2] } : {}) })
+      return
+    }
+    case 'bridge':
+      await run('bridge', [...inside(step.ns), '-batch', '-'], { ...options, input: batch(step.lines) })
+      return
+    case 'nft':
+      await run('nft', ['-f', '-'], { ...options, input: step.text, ...(step.ns === null ? {} : { netns: step.ns }) })
+      return
+    case 'no-ipv6':
+      if (step.ns === null) await silenceIpv6(step.links ?? [])
+      // -e: a kernel without IPv6 has no such keys
+      else await run('sysctl', ['-eqw', 'net.ipv6.conf.all.disable_ipv6=1', 'net.ipv6.conf.default.disable_ipv6=1'], { ...options, netns: step.ns })
+  }
+}

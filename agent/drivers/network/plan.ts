@@ -1,0 +1,144 @@
+import { isIPv4 } from 'node:net'
+import { clusterNamespace, hostBridgeName } from '../../../protocol/core/desired.ts'
+import { InvalidInputError } from '../../../protocol/core/errors.ts'
+import { MAX_VNI } from '../../../protocol/core/limits.ts'
+import { guardChain, mssChains } from './filter.ts'
+import { aliasOf, hostPortName, hostVethName, hostVxlanName, INNER, INNER_MTU, SITE_VXLAN_PORT, TUNNEL_MTU, WAN_VXLAN_PORT } from './names.ts'
+import type { SegmentSpec } from '../../../protocol/core/desired.ts'
+import type { FilterChain } from './filter.ts'
+
+/** One link as it should be. A veth's inner end is a link of its own, see `SegmentPlan.veth`. */
+export interface LinkPlan {
+  name: string
+  kind: 'bridge' | 'vxlan' | 'macvlan' | 'veth'
+  mtu: number
+  /** bridge that it is a port of */
+  master?: string
+  mac?: string
+  /** IPv4 with prefix length; all others on the link go */
+  address?: string
+  alias?: string
+  /** lower link of a macvlan, in the same namespace */
+  lower?: string
+  vxlan?: { id: number, local: string, port: number, remotes: string[] }
+}
+
+/** What one network namespace should hold of one segment. */
+export interface SpacePlan {
+  links: LinkPlan[]
+  chains: FilterChain[]
+}
+
+/** A whole segment on this host, as data. */
+export interface SegmentPlan {
+  vni: number
+  host: SpacePlan
+  /** only on gateways */
+  cluster: SpacePlan & { namespace: string } | null
+  /** true: `mzh<vni6>` (host) and `host0` (cluster) are two ends of one veth */
+  veth: boolean
+  /** bridge that takes stray taps of this segment, null without compute */
+  tapBridge: string | null
+}
+
+const MAC = /^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/i
+const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/
+
+function check (ok: boolean, what: string): void {
+  if (!ok) throw new InvalidInputError(`segment: ${what}`)
+}
+
+const isId = (value: number): boolean => Number.isInteger(value) && value >= 1 && value <= MAX_VNI
+
+/**
+ * Every value of a spec ends in the text of an `ip` or `nft` batch: nothing passes unchecked.
+ * @throws InvalidInputError that names the value
+ */
+export function checkSegment (name: string, spec: SegmentSpec): void {
+  check(NAME.test(name), `the name ${JSON.stringify(name)} has characters other than letters, digits, dot, dash, underscore`)
+  check(isId(spec.vni), `VNI ${spec.vni} is not within 1..${MAX_VNI}`)
+  check(isId(spec.site.segmentId), `segment id ${spec.site.segmentId} is not within 1..${MAX_VNI}`)
+  for (const address of [spec.site.localAddress, ...spec.site.remoteAddresses]) check(isIPv4(address), `${address} is no IPv4 address of a site host`)
+  check(!spec.site.remoteAddresses.includes(spec.site.localAddress), `${spec.site.localAddress} is its own remote host`)
+  check(spec.compute || spec.gateway !== undefined, 'a host that is neither compute nor gateway carries no segment')
+  const gateway = spec.gateway
+  if (gateway === undefined) return
+  const [address, prefix, rest] = gateway.address.split('/')
+  check(isIPv4(address ?? '') && /^(?:[89]|[12]\d|30)$/.test(prefix ?? '') && rest === undefined, `${gateway.address} is no IPv4 address with prefix length`)
+  check(MAC.test(gateway.bridgeMac), `${gateway.bridgeMac} is no MAC address`)
+  const tunnel = gateway.tunnel
+  if (tunnel === null) return
+  for (const remote of [tunnel.localAddress, ...tunnel.remoteAddresses]) check(isIPv4(remote), `${remote} is no IPv4 address of a tunnel`)
+  check(!tunnel.remoteAddresses.includes(tunnel.localAddress), `${tunnel.localAddress} is its own remote gateway`)
+}
+
+/**
+ * VXLAN never is a bridge port itself: the kernel then answers large frames with "mtu 1450". A
+ * macvlan in passthru mode between the two lets full frames through, and it has no `dev`, which
+ * would lower its MTU in the same way. Flooding goes to every remote (head-end replication); what
+ * came from one remote is never sent to another, as a bridge sends nothing back through the port it
+ * came from and every remote is behind the same port.
+ */
+function vxlanPort (names: { vxlan: string, port: string, bridge: string }, vxlan: NonNullable<LinkPlan['vxlan']>): LinkPlan[] {
+  return [
+    { name: names.vxlan, kind: 'vxlan', mtu: INNER_MTU, vxlan: { ...vxlan, remotes: [...new Set(vxlan.remotes)].sort() } },
+    { name: names.port, kind: 'macvlan', mtu: INNER_MTU, lower: names.vxlan, master: names.bridge }
+  ]
+}
+
+/**
+ * The whole desired state of one segment on this host.
+ *
+ * @param underlayMtu MTU in bytes of the link that has `spec.site.localAddress`
+ */
+export function planSegment (name: string, spec: SegmentSpec, underlayMtu: number): SegmentPlan {
+  checkSegment(name, spec)
+  const { vni, gateway } = spec
+  const bridge = hostBridgeName(vni)
+  const site = { id: spec.site.segmentId, local: spec.site.localAddress, port: SITE_VXLAN_PORT, remotes: spec.site.remoteAddresses }
+  const guard = guardChain(vni, spec.site, gateway?.tunnel ?? null)
+  const hostBridge: LinkPlan[] = spec.compute ? [{ name: bridge, kind: 'bridge', mtu: INNER_MTU, alias: aliasOf(name) }] : []
+  const tapBridge = spec.compute ? bridge : null
+
+  if (gateway === undefined) {
+    const names = { vxlan: hostVxlanName(vni), port: hostPortName(vni), bridge }
+    return {
+      vni,
+      host: {
+        links: [...hostBridge, ...vxlanPort(names, site)],
+        chains: [guard, ...mssChains(vni, [{ port: names.port, mtu: underlayMtu }])]
+      },
+      cluster: null,
+      veth: false,
+      tapBridge
+    }
+  }
+
+  const veth: LinkPlan = { name: INNER.hostPort, kind: 'veth', mtu: INNER_MTU, master: INNER.bridge }
+  const wan = gateway.tunnel === null ? [] : vxlanPort(
+    { vxlan: INNER.wanVxlan, port: INNER.wanPort, bridge: INNER.bridge },
+    { id: vni, local: gateway.tunnel.localAddress, port: WAN_VXLAN_PORT, remotes: gateway.tunnel.remoteAddresses }
+  )
+  return {
+    vni,
+    host: {
+      links: spec.compute ? [...hostBridge, { ...veth, name: hostVethName(vni), master: bridge }] : [],
+      chains: [guard]
+    },
+    cluster: {
+      namespace: clusterNamespace(vni),
+      links: [
+        { name: INNER.bridge, kind: 'bridge', mtu: INNER_MTU, mac: gateway.bridgeMac.toLowerCase(), address: gateway.address, alias: aliasOf(name) },
+        ...vxlanPort({ vxlan: INNER.siteVxlan, port: INNER.sitePort, bridge: INNER.bridge }, site),
+        ...wan,
+        ...(spec.compute ? [veth] : [])
+      ],
+      chains: mssChains(vni, [
+        { port: INNER.sitePort, mtu: underlayMtu },
+        ...(gateway.tunnel === null ? [] : [{ port: INNER.wanPort, mtu: TUNNEL_MTU }])
+      ])
+    },
+    veth: spec.compute,
+    tapBridge
+  }
+}

@@ -1,0 +1,181 @@
+import { join } from 'node:path'
+import { clusterNamespace } from '../../../protocol/core/desired.ts'
+import { ConflictError } from '../../../protocol/core/errors.ts'
+import { CommandError, run } from '../../exec.ts'
+import { fingerprint } from '../../fingerprint.ts'
+import { listNamespaces, readCluster, readSpace, runSteps } from './host.ts'
+import { DEFAULT_UNDERLAY_MTU, INNER, nameOfAlias, orphanName, vniOfChain, vniOfHostLink, vniOfOrphan } from './names.ts'
+import { parseCounters } from './observed.ts'
+import { checkSegment, planSegment } from './plan.ts'
+import { createRecords } from './records.ts'
+import { removalSteps, segmentSteps } from './steps.ts'
+import type { SegmentSpec } from '../../../protocol/core/desired.ts'
+import type { Driver, ObservedObject } from '../driver.ts'
+import type { SpaceState } from './observed.ts'
+import type { Observed } from './steps.ts'
+
+/** Bytes of inner frames through a segment's inter-site port, since the port was made. */
+export interface SegmentCounters {
+  wanRxBytes: number
+  wanTxBytes: number
+  /** both the VXLAN and its bridge port are up */
+  wanUp: boolean
+}
+
+export interface SegmentDriver extends Driver<'segment'> {
+  /** null when this host has no inter-site port of that segment */
+  counters (name: string, signal?: AbortSignal): Promise<SegmentCounters | null>
+  /** name of the cluster's namespace on this host; null when it is not the gateway */
+  clusterNamespace (name: string): Promise<string | null>
+}
+
+/** The MTU of the link that carries in-site frames. */
+function underlayMtu (host: SpaceState, localAddress: string): number {
+  const link = host.links.find(({ ipv4 }) => ipv4.some((address) => address.split('/')[0] === localAddress))
+  return link === undefined || Number.isNaN(link.mtu) ? DEFAULT_UNDERLAY_MTU : link.mtu
+}
+
+/** The name that a segment's bridge carries, for segments whose record is lost. */
+function nameOnHost (vni: number, host: SpaceState, cluster: Observed['cluster']): string | null {
+  const inner = cluster === null || cluster === 'broken' ? [] : cluster.links.filter(({ name }) => name === INNER.bridge)
+  const links = [...host.links.filter(({ name }) => vniOfHostLink(name) === vni), ...inner]
+  return links.map(({ alias }) => nameOfAlias(alias)).find((name) => name !== null) ?? null
+}
+
+const isEmpty = (vni: number, { host, cluster }: Observed): boolean => cluster === null &&
+  !host.links.some(({ name }) => vniOfHostLink(name) === vni) && !host.chains.some(({ name }) => vniOfChain(name) === vni)
+
+/**
+ * Segments: bridges, VXLAN ports and their filters in the kernel, nothing that runs.
+ * @param options.stateDir folder for records of what was asked for
+ */
+export function createSegmentDriver (options: { stateDir: string }): SegmentDriver {
+  const records = createRecords<SegmentSpec>(join(options.stateDir, 'segments'))
+  // one change at a time: two segments share the nftables tables of the host
+  let last: Promise<unknown> = Promise.resolve()
+  const exclusive = async <T>(work: () => Promise<T>): Promise<T> => {
+    const turn = last.then(work, work)
+    last = turn.catch(() => undefined)
+    return await turn
+  }
+
+  const readAll = async (signal: AbortSignal): Promise<{ host: SpaceState, clusters: Map<number, string> }> => {
+    const [host, clusters] = await Promise.all([readSpace(null, signal), listNamespaces(signal)])
+    return { host, clusters }
+  }
+  const readOne = async (vni: number, signal: AbortSignal): Promise<Observed> => {
+    const { host, clusters } = await readAll(signal)
+    return { host, cluster: await readCluster(clusters.get(vni), signal) }
+  }
+  /** VNIs of everything of ours on the host. */
+  const present = (host: SpaceState, clusters: Map<number, string>): Set<number> => new Set([
+    ...clusters.keys(),
+    ...host.links.map(({ name }) => vniOfHostLink(name)).filter((vni) => vni !== null),
+    ...host.chains.map(({ name }) => vniOfChain(name)).filter((vni) => vni !== null)
+  ])
+
+  const removeVni = async (vni: number, signal: AbortSignal): Promise<void> => {
+    await runSteps(removalSteps(vni, await readOne(vni, signal)), signal)
+    // lenient steps may have left something: say so rather than forget it
+    if (!isEmpty(vni, await readOne(vni, signal))) throw new ConflictError(`segment ${vni}: links or namespace could not be removed`, 'see `ip link`, `ip netns`; the next pass tries again')
+  }
+
+  /** VNI of a name whose record is lost, or null. */
+  const findVni = async (name: string, signal: AbortSignal): Promise<number | null> => {
+    const orphan = vniOfOrphan(name)
+    if (orphan !== null) return orphan
+    const { host, clusters } = await readAll(signal)
+    for (const vni of present(host, clusters)) {
+      if (nameOnHost(vni, host, await readCluster(clusters.get(vni), signal)) === name) return vni
+    }
+    return null
+  }
+
+  return {
+    kind: 'segment',
+
+    async probe (signal) {
+      const missing: string[] = []
+      // in a namespace without a name, which ends with the command
+      const attempt = async (what: string, argv: readonly string[], input: string): Promise<void> => {
+        try {
+          await run('unshare', ['--net', ...argv], { signal, input })
+        } catch (error) {
+          missing.push(`${what}: ${error instanceof CommandError ? error.message : String(error)}`)
+        }
+      }
+      await attempt('cannot make segments', ['ip', '-batch', '-'], [
+        'link add name b type bridge', 'link add name x type vxlan id 1 dstport 4789 df unset udpcsum',
+        'link add name m link x type macvlan mode passthru', 'link set dev m master b', 'link add name v type veth peer name w'
+      ].map((line) => `${line}\n`).join(''))
+      await attempt('cannot filter segments', ['nft', '-f', '-'], [
+        'add table bridge t', 'add chain bridge t c { type filter hook prerouting priority -310; policy accept; }',
+        'add rule bridge t c ether type ip tcp flags & syn == syn tcp option maxseg size > 1330 tcp option maxseg size set 1330',
+        'add table inet t', 'add chain inet t c { type filter hook input priority -10; policy accept; }', 'add rule inet t c udp dport 4789 @th,96,24 1 drop'
+      ].map((line) => `${line}\n`).join(''))
+      return missing
+    },
+
+    async observe (signal) {
+      const [specs, { host, clusters }] = await Promise.all([records.all(), readAll(signal)])
+      const nameByVni = new Map([...specs].map(([name, { vni }]) => [vni, name]))
+      const objects: ObservedObject[] = []
+      for (const vni of new Set([...nameByVni.keys(), ...present(host, clusters)])) {
+        const observed: Observed = { host, cluster: await readCluster(clusters.get(vni), signal) }
+        const name = nameByVni.get(vni) ?? nameOnHost(vni, host, observed.cluster) ?? orphanName(vni)
+        const spec = specs.get(name)
+        const steps = spec === undefined ? null : segmentSteps(planSegment(name, spec, underlayMtu(host, spec.site.localAddress)), observed)
+        objects.push({
+          kind: 'segment',
+          name,
+          fingerprint: spec === undefined ? null : fingerprint(spec),
+          healthy: steps?.length === 0,
+          detail: { vni, namespace: clusters.get(vni) ?? null, missing: steps?.map((step) => step.do) ?? ['record'] }
+        })
+      }
+      return objects
+    },
+
+    async apply (name, spec, signal) {
+      checkSegment(name, spec)
+      await exclusive(async () => {
+        const specs = await records.all()
+        for (const [other, { vni }] of specs) {
+          if (other !== name && vni === spec.vni) throw new ConflictError(`segment ${name}: VNI ${vni} is ${other}'s on this host`, `remove ${other} first`)
+        }
+        const before = specs.get(name)
+        if (before !== undefined && before.vni !== spec.vni) await removeVni(before.vni, signal)
+        await records.put(name, spec)
+        const observed = await readOne(spec.vni, signal)
+        await runSteps(segmentSteps(planSegment(name, spec, underlayMtu(observed.host, spec.site.localAddress)), observed), signal)
+      })
+    },
+
+    async remove (name, signal) {
+      await exclusive(async () => {
+        const vni = (await records.get(name))?.vni ?? await findVni(name, signal)
+        if (vni !== null) await removeVni(vni, signal)
+        await records.delete(name)
+      })
+    },
+
+    async counters (name, signal = AbortSignal.timeout(10_000)) {
+      const spec = await records.get(name)
+      if (spec?.gateway === undefined || spec.gateway.tunnel === null) return null
+      const ns = clusterNamespace(spec.vni)
+      if (!(await listNamespaces(signal)).has(spec.vni)) return null
+      const read = async (link: string): Promise<ReturnType<typeof parseCounters>> => {
+        const { stdout } = await run('ip', ['-n', ns, '-json', '-statistics', 'link', 'show', 'dev', link], { signal, okCodes: [1] })
+        return stdout.trim() === '' ? null : parseCounters(JSON.parse(stdout))
+      }
+      const [vxlan, port] = [await read(INNER.wanVxlan), await read(INNER.wanPort)]
+      if (vxlan === null) return null
+      return { wanRxBytes: vxlan.rxBytes, wanTxBytes: vxlan.txBytes, wanUp: vxlan.up && port?.up === true }
+    },
+
+    async clusterNamespace (name) {
+      const spec = await records.get(name)
+      return spec?.gateway === undefined ? null : clusterNamespace(spec.vni)
+    }
+  }
+}

@@ -1,0 +1,41 @@
+import { join } from 'node:path'
+import { loadAgentConfig } from './config.ts'
+import { startAgent } from './agent.ts'
+import { createRealDrivers } from './drivers/registry.ts'
+import { createServices } from './services/select.ts'
+import { createLogger } from '../protocol/log.ts'
+import { untilStopped } from '../protocol/process.ts'
+import { describeError } from '../protocol/core/errors.ts'
+import { loadOrCreateKey, peerIdOf } from '../protocol/mesh/identity.ts'
+
+const keyFileOf = (stateDir: string): string => join(stateDir, 'key')
+
+/** `musubi agent run`: runs until SIGTERM or SIGINT; guests, tunnels and caches go on without it. */
+export async function runAgent (configPath: string): Promise<void> {
+  const config = await loadAgentConfig(configPath)
+  const log = createLogger(config.logLevel, { host: config.name, site: config.site })
+  const agent = await startAgent(config, keyFileOf(config.stateDir), log)
+  await untilStopped(log, () => agent.stop())
+}
+
+/** `musubi agent init`: makes the key, once. */
+export async function initAgent (configPath: string): Promise<{ peerId: string, keyFile: string }> {
+  const config = await loadAgentConfig(configPath)
+  const keyFile = keyFileOf(config.stateDir)
+  return { peerId: peerIdOf(await loadOrCreateKey(keyFile)), keyFile }
+}
+
+/** `musubi agent doctor`: what this host lacks for its roles, each with what mends it. */
+export async function doctor (configPath: string): Promise<string[]> {
+  const config = await loadAgentConfig(configPath)
+  if (config.drivers === 'fake') return []
+  const { drivers } = createRealDrivers(config, createServices({ dir: join(config.runDir, 'services') }))
+  const found = await Promise.all(Object.values(drivers).map(async driver => {
+    try {
+      return (await driver.probe(AbortSignal.timeout(30_000))).map(p => `${driver.kind}: ${p}`)
+    } catch (error) {
+      return [`${driver.kind}: ${describeError(error)}`]
+    }
+  }))
+  return found.flat()
+}

@@ -1,0 +1,98 @@
+import type { HostStatus } from '../peers.ts'
+import type { ClusterRecord } from './record.ts'
+import { noPhases } from './record.ts'
+import { PHASES, type ClusterResource, type NodeResource, type Phases } from '../../protocol/api.ts'
+import type { ClusterNode } from '../../protocol/core/messages.ts'
+
+/** Details that drivers give with an object; every field may be missing or odd, so each is checked. */
+function detailOf (host: HostStatus | undefined, kind: string, nameEnd?: string): Record<string, unknown> {
+  const object = host?.objects.find(o => o.kind === kind && (nameEnd === undefined || o.name.endsWith(nameEnd)))
+  if (object === undefined || object.detail === '') return {}
+  try {
+    const value: unknown = JSON.parse(object.detail)
+    return value !== null && typeof value === 'object' ? value as Record<string, unknown> : {}
+  } catch {
+    return {}
+  }
+}
+const figure = (value: unknown): number => typeof value === 'number' && Number.isFinite(value) && value >= 0 ? value : 0
+
+/** Phases that the frontend saw in a node's latest boot: epoch ms each, and why it failed. */
+interface SeenPhases { dhcp?: unknown, boot?: unknown, image?: unknown, ready?: unknown, failed?: unknown, reason?: unknown }
+
+/**
+ * Folds what hosts report into the record: phases only ever get set, never taken back.
+ *
+ * @param now epoch ms at the master
+ * @returns whether anything changed that must be kept
+ */
+export function foldStatus (record: ClusterRecord, statuses: readonly HostStatus[], now: number): boolean {
+  const document = record.document
+  if (document === null) return false
+  const before = JSON.stringify([record.phases, record.failures])
+  const frontendHost = statuses.find(s => s.host === document.frontend.host && s.site === document.frontend.site)
+  const seen = (detailOf(frontendHost, 'frontend').phases ?? {}) as Record<string, SeenPhases | undefined>
+  for (const node of document.nodes) {
+    const phases = record.phases[node.name] ??= { ...noPhases(), leased: record.negotiateMs }
+    const domain = objectOfNode(statuses, node)
+    if (domain?.state === 'ok' && phases.defined === null) phases.defined = now - record.createdMs
+    const of = seen[node.name]
+    for (const phase of ['dhcp', 'boot', 'image', 'ready'] as const) {
+      const at = figure(of?.[phase])
+      if (at > 0 && phases[phase] === null) phases[phase] = Math.max(0, Math.round(at - record.createdMs))
+    }
+    if (figure(of?.failed) > 0) record.failures[node.name] = typeof of?.reason === 'string' ? of.reason : 'no reason given'
+    if (phases.ready !== null) delete record.failures[node.name]
+  }
+  return JSON.stringify([record.phases, record.failures]) !== before
+}
+
+function objectOfNode (statuses: readonly HostStatus[], node: ClusterNode): HostStatus['objects'][number] | undefined {
+  return statuses.find(s => s.host === node.host && s.site === node.site)?.objects.find(o => o.kind === 'domain' && o.name.endsWith(`.${node.name}`))
+}
+
+/** The latest phase in a word, for tables. */
+function stateOf (phases: Phases, failure: string | undefined): string {
+  if (failure !== undefined) return `failed: ${failure}`
+  return [...PHASES].reverse().find(p => phases[p] !== null) ?? 'waiting'
+}
+
+/** The resource that API and CLI show: record plus the last status of the member hosts. */
+export function clusterView (record: ClusterRecord, statuses: readonly HostStatus[]): ClusterResource {
+  const document = record.document
+  const hostOf = (site: string, host: string): HostStatus | undefined => statuses.find(s => s.site === site && s.host === host)
+  const nodes = (document?.nodes ?? []).map((node): NodeResource => {
+    const phases = record.phases[node.name] ?? noPhases()
+    return {
+      name: node.name, site: node.site, host: node.host, mac: node.mac, ip: node.ip,
+      ready: phases.ready !== null, phases, state: stateOf(phases, record.failures[node.name]),
+      rxBytes: figure(detailOf(hostOf(node.site, node.host), 'domain', `.${node.name}`).rxBytes)
+    }
+  })
+  const far = (document?.sites ?? []).filter(s => s.site !== document?.masterSite)
+  const caches = far.map(s => {
+    const detail = detailOf(hostOf(s.site, s.gateway.host), 'cache')
+    return { site: s.site, requests: figure(detail.requests), hits: figure(detail.hits), bytesToNodes: figure(detail.bytesToNodes), bytesFromUpstream: figure(detail.bytesFromUpstream) }
+  })
+  return {
+    id: record.id, name: record.name, state: record.state, error: record.error,
+    createdAt: record.createdMs, expiresAt: record.endMs, masterSite: document?.masterSite ?? '', cidr: record.spec.cidr, domain: document?.domain ?? '',
+    frontend: document === null ? null : { name: document.frontend.name, site: document.frontend.site, host: document.frontend.host, ip: document.frontend.ip, mac: document.frontend.mac },
+    nodes,
+    volumes: (document?.volumes ?? []).map(v => ({ name: v.name, site: v.site, host: v.host, node: v.node, sizeMib: v.sizeMib, iqn: v.iqn })),
+    lease: { sites: record.offers.length, holds: record.offers.reduce((n, o) => n + o.held.length, 0), negotiateMs: record.negotiateMs, rttMs: record.rttMs },
+    segment: { vni: record.vni, ids: Object.fromEntries(record.offers.map(o => [o.site, o.segmentId])), mtuInner: record.mtuInner, firstPingMs: record.firstPingMs },
+    wan: {
+      bytes: far.reduce((n, s) => n + figure(detailOf(hostOf(s.site, s.gateway.host), 'segment').wanRxBytes), 0),
+      bytesWithoutCache: nodes.filter(n => n.site !== document?.masterSite).reduce((n, x) => n + x.rxBytes, 0)
+    },
+    caches,
+    timings: {
+      createMs: record.readyMs === null ? null : record.readyMs - record.createdMs,
+      deleteMs: record.deletedMs === null || record.deleteStartedMs === null ? null : record.deletedMs - record.deleteStartedMs
+    },
+    problems: statuses.flatMap(s => s.reachable
+      ? s.objects.filter(o => o.error !== '').map(o => ({ site: s.site, host: s.host, kind: o.kind, name: o.name, error: o.error }))
+      : [{ site: s.site, host: s.host, kind: 'host', name: s.host, error: 'does not answer' }])
+  }
+}

@@ -1,0 +1,17 @@
+import type { MethodName, Methods as WireMethods } from '../protocol/wire/codec.ts'
+import type { Filled } from '../protocol/wire/filled.ts'
+
+/** Requests and replies of the lease protocol by method name, every part set. */
+export type Methods = { [M in MethodName]: { request: Filled<WireMethods[M]['request']>, reply: Filled<WireMethods[M]['reply']> } }
+export type Activate = Methods['activate']['request']
+export type Release = Methods['release']['request']
+export type HostStatus = Methods['hostStatus']['reply']
+export type ObjectStatus = HostStatus['objects'][number]
+
+export interface CallOptions { deadlineMs?: number, signal?: AbortSignal }
+
+/** Calls one peer by PeerId; calls to oneself take the same way. @throws MusubiError of the far side, UnreachableError */
+export type CallPeer = <M extends MethodName>(peer: string, method: M, request: Methods[M]['request'], options?: CallOptions) => Promise<Methods[M]['reply']>
+
+/** Who calls, as proved by the connection; `site` is null for a coordinator. */
+export interface Caller { peerId: string, site: string | null, host: string, gateway: boolean }

@@ -1,0 +1,59 @@
+#!/usr/bin/env node
+import { Command } from 'commander'
+import { addClusterCommands } from './commands/cluster.ts'
+import { addDaemonCommands } from './commands/daemons.ts'
+import { addViewCommands } from './commands/views.ts'
+import { bashCompletion } from './completion.ts'
+import { MusubiError } from '../protocol/core/errors.ts'
+import { VERSION } from '../protocol/version.ts'
+
+/** Exit codes: 0 done, 1 the request failed, 2 bad usage or bad input, 3 doctor found something, 4 nobody answered. */
+function exitCodeOf (error: unknown): number {
+  if (!(error instanceof MusubiError)) return 1
+  if (error.code === 'INVALID_INPUT') return 2
+  if (error.code === 'UNREACHABLE') return 4
+  return 1
+}
+
+export function buildProgram (): Command {
+  const program = new Command('musubi')
+    .description('one virtual cluster out of machines at several sites')
+    .version(VERSION)
+    .option('--json', 'print the resource as JSON')
+    .option('--socket <path>', 'unix socket of the agent or coordinator')
+    .option('--url <url>', 'HTTP address of the agent or coordinator')
+    .enablePositionalOptions(false)
+    .showHelpAfterError('(add --help for what there is)')
+    .addHelpText('after', `
+Examples:
+  musubi host list                          hosts of this site
+  musubi search --nodes 8 --memory 2048     which sites could lend that
+  musubi cluster create -f cluster.yaml     build a cluster over the sites
+  musubi cluster show demo                  nodes, phases, bytes over the WAN
+  musubi cluster delete demo                give everything back
+  source <(musubi completion)               completion for bash
+
+Exit codes: 0 done, 1 refused or failed, 2 bad usage or input, 3 doctor found something, 4 nobody answered`)
+  addDaemonCommands(program)
+  addClusterCommands(program)
+  addViewCommands(program)
+  program.command('completion').description('print the completion script for bash')
+    .action(() => { process.stdout.write(`${bashCompletion(program)}\n`) })
+  exitWithUsageCode(program)
+  return program
+}
+
+/** Bad usage ends with 2 at every level of the command tree; help and version with 0. */
+function exitWithUsageCode (command: Command): void {
+  command.exitOverride(error => { process.exit(error.exitCode === 0 ? 0 : 2) })
+  for (const sub of command.commands) exitWithUsageCode(sub)
+}
+
+try {
+  await buildProgram().parseAsync()
+} catch (error) {
+  const json = process.argv.includes('--json')
+  const { code, message, hint } = error instanceof MusubiError ? error : { code: 'INTERNAL', message: error instanceof Error ? (error.stack ?? error.message) : String(error), hint: undefined }
+  process.stderr.write(json ? `${JSON.stringify({ error: { code, message, hint } })}\n` : `musubi: ${message}\n${hint === undefined ? '' : `        ${hint}\n`}`)
+  process.exitCode = exitCodeOf(error)
+}

@@ -1,0 +1,31 @@
+import { MusubiError } from '../protocol/core/errors.ts'
+
+const EXIT_CODES = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const
+type Stop = keyof typeof EXIT_CODES
+const STOPS = Object.keys(EXIT_CODES) as Stop[]
+
+/**
+ * Runs a task whose signal is aborted by Ctrl-C, SIGTERM and SIGHUP, so that it ends through its
+ * own clean-up; further signals while it does are only told. The process then ends with 128 + the
+ * signal's number.
+ *
+ * @param notice takes one line for people, by default to stderr
+ */
+export async function withSignals<T> (task: (signal: AbortSignal) => Promise<T>, notice: (line: string) => void = line => { process.stderr.write(`${line}\n`) }): Promise<T> {
+  const controller = new AbortController()
+  const onSignal = (name: Stop): void => {
+    if (controller.signal.aborted) {
+      notice('still cleaning up')
+      return
+    }
+    process.exitCode = EXIT_CODES[name]
+    notice(`${name}: cleaning up`)
+    controller.abort(new MusubiError('INTERRUPTED', `interrupted by ${name}`))
+  }
+  for (const name of STOPS) process.on(name, onSignal)
+  try {
+    return await task(controller.signal)
+  } finally {
+    for (const name of STOPS) process.off(name, onSignal)
+  }
+}

@@ -1,0 +1,75 @@
+/** What a host has, lends or is asked for. Memory and disk in MiB; field names as on the wire. */
+export interface Resources {
+  vcpus: number
+  memoryMib: number
+  diskMib: number
+}
+
+/** Each dimension with the word and the unit that people read. */
+const dimensions: ReadonlyArray<{ field: keyof Resources, unit: string }> = [
+  { field: 'vcpus', unit: 'vCPU' },
+  { field: 'memoryMib', unit: 'MiB memory' },
+  { field: 'diskMib', unit: 'MiB disk' }
+]
+
+const combine = (a: Resources, b: Resources, f: (x: number, y: number) => number): Resources => ({
+  vcpus: f(a.vcpus, b.vcpus),
+  memoryMib: f(a.memoryMib, b.memoryMib),
+  diskMib: f(a.diskMib, b.diskMib)
+})
+
+/** Nothing at all; a fresh object each time. */
+export const zero = (): Resources => ({ vcpus: 0, memoryMib: 0, diskMib: 0 })
+
+export const add = (a: Resources, b: Resources): Resources => combine(a, b, (x, y) => x + y)
+
+/** May go below zero: an operator can shrink a host under its promises. See `clampToZero`. */
+export const subtract = (a: Resources, b: Resources): Resources => combine(a, b, (x, y) => x - y)
+
+/** The smaller of the two in every dimension. */
+export const min = (a: Resources, b: Resources): Resources => combine(a, b, Math.min)
+
+/** The larger of the two in every dimension. */
+export const max = (a: Resources, b: Resources): Resources => combine(a, b, Math.max)
+
+/** What can be shown as free: never less than nothing. */
+export const clampToZero = (a: Resources): Resources => max(a, zero())
+
+export const sum = (all: Iterable<Resources>): Resources => {
+  let total = zero()
+  for (const one of all) total = add(total, one)
+  return total
+}
+
+export const fits = (need: Resources, free: Resources): boolean =>
+  dimensions.every(({ field }) => need[field] <= free[field])
+
+/** How many times `need` goes into `free`; a need of nothing goes in without end. */
+export function timesFitting (need: Resources, free: Resources): number {
+  let times = Number.POSITIVE_INFINITY
+  for (const { field } of dimensions) {
+    if (need[field] > 0) times = Math.min(times, Math.floor(Math.max(0, free[field]) / need[field]))
+  }
+  return times
+}
+
+/** Whole numbers, none below zero: what a request may contain. */
+export const isValid = (a: Resources): boolean =>
+  dimensions.every(({ field }) => Number.isSafeInteger(a[field]) && a[field] >= 0)
+
+/** `4 vCPU, 768 MiB memory`; dimensions at zero are left out. */
+export function describe (a: Resources): string {
+  const parts = dimensions.filter(({ field }) => a[field] !== 0).map(({ field, unit }) => `${a[field]} ${unit}`)
+  return parts.length === 0 ? 'nothing' : parts.join(', ')
+}
+
+/**
+ * What is missing, in words: `needs 4 vCPU, 2 free; needs 1024 MiB memory, 768 free`.
+ * Empty when it fits.
+ */
+export function describeShortfall (need: Resources, free: Resources): string {
+  return dimensions
+    .filter(({ field }) => need[field] > free[field])
+    .map(({ field, unit }) => `needs ${need[field]} ${unit}, ${Math.max(0, free[field])} free`)
+    .join('; ')
+}

@@ -1,0 +1,157 @@
+/** From a cluster document to what one host must run. */
+import { parseCidr } from './addresses.ts'
+import {
+  type DesiredObject, type DomainSpec, type ObjectKind, type SegmentSpec, type SpecByKind, type TunnelSpec, hostBridgeName, tapName
+} from './desired.ts'
+import { bareAddress } from './document.ts'
+import { ConflictError, NotFoundError } from './errors.ts'
+import type { ClusterDocument, ClusterNode, ClusterVolume, MemberHost, MemberSite, Secret } from './messages.ts'
+
+/** Port of iSCSI portals. */
+export const PORTAL_PORT = 3260
+/** Ports that a site's cache intercepts. */
+export const CACHE_PORTS: readonly number[] = [80]
+/** Bound on what one cluster's cache keeps on a gateway, in MiB. */
+export const CACHE_MAX_SIZE_MIB = 8192
+/** The tunnel of a host has one name whatever clusters use it. */
+export const TUNNEL_NAME = 'wg'
+
+/** Name of an object of a cluster: unique on a host together with its kind. */
+export const objectName = (clusterId: string, short: string): string => `${clusterId.slice(0, 8)}.${short}`
+
+const object = <K extends ObjectKind>(kind: K, name: string, spec: SpecByKind[K]): DesiredObject<K> => ({ kind, name, spec })
+
+/** Which parts of a document concern one host. */
+interface View {
+  document: ClusterDocument
+  site: MemberSite
+  member: MemberHost
+  /** nodes that run on this host */
+  nodes: ClusterNode[]
+  chap: (volume: ClusterVolume) => { user: string, secret: string }
+}
+
+function volumes ({ document, site, member, chap }: View): DesiredObject[] {
+  return document.volumes.filter(volume => volume.site === site.site && volume.host === member.host).map(volume => {
+    const users = document.nodes.filter(node => node.name === volume.node).map(node => node.host)
+    return object('volume', objectName(document.id, volume.name), {
+      sizeMiB: volume.sizeMib, iqn: volume.iqn, portalAddress: volume.portalAddress, chap: chap(volume),
+      allow: site.hosts.filter(host => users.includes(host.host)).map(host => host.underlayAddress).sort()
+    })
+  })
+}
+
+function tunnel ({ document, site, member }: View): DesiredObject[] {
+  if (!member.gateway || document.sites.length < 2) return []
+  const port = Number(/:(\d+)$/.exec(site.gateway.tunnelEndpoint)?.[1])
+  if (!(port > 0 && port < 65536)) throw new ConflictError(`gateway ${member.host} of site ${site.site} has the tunnel endpoint "${site.gateway.tunnelEndpoint}", which names no port`)
+  return [object('tunnel', TUNNEL_NAME, {
+    listenPort: port,
+    address: site.gateway.tunnelAddress,
+    peers: document.sites.filter(other => other.site !== site.site).map(({ site: name, gateway }) => ({
+      site: name, publicKey: gateway.tunnelPublicKey, endpoint: gateway.tunnelEndpoint, address: gateway.tunnelAddress
+    }))
+  })]
+}
+
+function segment ({ document, site, member, nodes }: View): DesiredObject[] {
+  if (!member.gateway && nodes.length === 0) return []
+  const carries = (host: MemberHost): boolean => host.gateway || document.nodes.some(node => node.site === site.site && node.host === host.host)
+  const spec: SegmentSpec = {
+    cluster: document.name,
+    vni: document.vni,
+    site: {
+      segmentId: site.segmentId,
+      localAddress: member.underlayAddress,
+      remoteAddresses: site.hosts.filter(host => host.host !== member.host && carries(host)).map(host => host.underlayAddress).sort()
+    },
+    compute: nodes.length > 0
+  }
+  if (member.gateway) {
+    const others = document.sites.filter(other => other.site !== site.site)
+    spec.gateway = {
+      address: withPrefix(document, site.gatewayAddress),
+      bridgeMac: site.gatewayMac,
+      tunnel: others.length === 0
+        ? null
+        : { localAddress: bareAddress(site.gateway.tunnelAddress), remoteAddresses: others.map(other => bareAddress(other.gateway.tunnelAddress)).sort() }
+    }
+  }
+  return [object('segment', objectName(document.id, 'segment'), spec)]
+}
+
+const withPrefix = (document: ClusterDocument, ip: string): string => `${ip}/${parseCidr(document.cidr)?.prefixLength ?? 16}`
+
+function frontend ({ document, site, member }: View): DesiredObject[] {
+  const { frontend: fe } = document
+  if (fe.site !== site.site || fe.host !== member.host) return []
+  return [object('frontend', objectName(document.id, 'frontend'), {
+    cluster: document.name, clusterId: document.id, vni: document.vni, name: fe.name, address: withPrefix(document, fe.ip), mac: fe.mac,
+    domain: document.domain, image: { digest: document.imageDigest },
+    nodes: document.nodes.map(({ name, mac, ip, site: at }) => ({ name, mac, ip, site: at })),
+    sshPublicKey: document.sshPublicKey
+  })]
+}
+
+function cache ({ document, site, member }: View): DesiredObject[] {
+  if (!member.gateway || !site.cache) return []
+  return [object('cache', objectName(document.id, 'cache'), {
+    cluster: document.name, vni: document.vni, frontendAddress: document.frontend.ip, ownAddress: site.gatewayAddress,
+    bridgeMac: site.gatewayMac, ports: [...CACHE_PORTS], maxSizeMiB: CACHE_MAX_SIZE_MIB
+  })]
+}
+
+function domains ({ document, nodes, chap }: View): DesiredObject[] {
+  return nodes.map(node => {
+    const spec: DomainSpec = {
+      cluster: document.name, clusterId: document.id, node: node.name, uuid: node.uuid, vcpus: node.vcpus, memoryMiB: node.memoryMib, mac: node.mac,
+      bridge: hostBridgeName(document.vni), tap: tapName(document.vni, node.index),
+      volumes: document.volumes.filter(volume => volume.node === node.name).map(volume => ({
+        name: volume.name, iqn: volume.iqn, portalAddress: volume.portalAddress, portalPort: PORTAL_PORT, chap: chap(volume)
+      }))
+    }
+    return object('domain', objectName(document.id, node.name), spec)
+  })
+}
+
+/**
+ * What one host must run of a cluster. A host that is no member gets an empty list.
+ *
+ * @param secrets CHAP credentials by volume name; only those of volumes this host exports or uses
+ * @throws NotFoundError when such a volume has no secret
+ */
+export function desiredFor (document: ClusterDocument, self: { site: string, host: string }, secrets: readonly Secret[]): DesiredObject[] {
+  const site = document.sites.find(member => member.site === self.site)
+  const member = site?.hosts.find(host => host.host === self.host)
+  if (site === undefined || member === undefined) return []
+  const view: View = {
+    document,
+    site,
+    member,
+    nodes: document.nodes.filter(node => node.site === site.site && node.host === member.host),
+    chap: volume => {
+      const found = secrets.find(secret => secret.name === volume.name)
+      if (found === undefined) throw new NotFoundError(`no secret for volume ${volume.name} of cluster ${document.name}`)
+      return { user: found.user, secret: found.secret }
+    }
+  }
+  return [volumes, tunnel, segment, frontend, cache, domains].flatMap(part => part(view))
+}
+
+/**
+ * Folds the tunnels that several clusters ask for into the host's one. Peers are told apart by
+ * address and by key; where two objects differ about one, the later object wins, so pass newer
+ * documents last. Other objects are passed through.
+ */
+export function mergeTunnels (objects: readonly DesiredObject[]): DesiredObject[] {
+  const tunnels = objects.filter((one): one is DesiredObject<'tunnel'> => one.kind === 'tunnel')
+  const last = tunnels.at(-1)
+  if (last === undefined) return [...objects]
+  let peers: TunnelSpec['peers'] = []
+  for (const peer of tunnels.flatMap(one => one.spec.peers)) {
+    peers = peers.filter(other => other.address !== peer.address && other.publicKey !== peer.publicKey)
+    peers.push(peer)
+  }
+  peers.sort((a, b) => a.address < b.address ? -1 : a.address > b.address ? 1 : 0)
+  return [...objects.filter(one => one.kind !== 'tunnel'), object('tunnel', TUNNEL_NAME, { ...last.spec, peers })]
+}

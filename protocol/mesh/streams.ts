@@ -1,0 +1,201 @@
+import { messageStreamToDuplex } from '@libp2p/utils'
+import * as lp from 'it-length-prefixed'
+import { pipe } from 'it-pipe'
+import type { Stream } from '@libp2p/interface'
+import type { Uint8ArrayList } from 'uint8arraylist'
+import { MAX_MESSAGE_BYTES } from '../core/limits.ts'
+import { decode, type wire } from '../wire/codec.ts'
+import { READ_HIGH_WATER_BYTES, WRITE_HIGH_WATER_BYTES } from './constants.ts'
+import type { Handlers } from './handlers.ts'
+
+type Chunk = Uint8Array | Uint8ArrayList
+
+/** Frames on their way out: an endless source for a pipe, bounded by whoever waits for `room`. */
+export class Outbox implements AsyncIterable<Uint8Array> {
+  #queue: Uint8Array[] = []
+  #bytes = 0
+  #ended = false
+  #wake: PromiseWithResolvers<void> | null = null
+  #room: PromiseWithResolvers<void> | null = null
+
+  push (frame: Uint8Array): void {
+    if (this.#ended) return
+    this.#queue.push(frame)
+    this.#bytes += frame.length
+    this.#wake?.resolve()
+  }
+
+  /** Nothing more is sent, not even what waits. */
+  end (): void {
+    this.#ended = true
+    this.#queue = []
+    this.#bytes = 0
+    this.#wake?.resolve()
+    this.#room?.resolve()
+  }
+
+  /** Resolves when little enough waits to accept more, or at the end. */
+  async room (): Promise<void> {
+    while (this.#bytes > WRITE_HIGH_WATER_BYTES && !this.#ended) {
+      this.#room ??= Promise.withResolvers<void>()
+      await this.#room.promise
+    }
+  }
+
+  async * [Symbol.asyncIterator] (): AsyncGenerator<Uint8Array> {
+    for (;;) {
+      const frame = this.#queue.shift()
+      if (frame !== undefined) {
+        yield frame
+        // asked for the next one: the stream has taken this one
+        this.#bytes = Math.max(0, this.#bytes - frame.length)
+        this.#room?.resolve()
+        this.#room = null
+      } else if (this.#ended) {
+        return
+      } else {
+        this.#wake = Promise.withResolvers<void>()
+        await this.#wake.promise
+        this.#wake = null
+      }
+    }
+  }
+}
+
+/**
+ * libp2p pushes what it receives, however slow the reader is. This pauses the stream while too
+ * much waits, so that the sender's window runs out.
+ */
+function throttle (stream: Stream): (source: AsyncIterable<Chunk>) => AsyncGenerator<Chunk> {
+  let waiting = 0
+  const isOpen = (): boolean => stream.readStatus === 'readable' || stream.readStatus === 'paused'
+  stream.addEventListener('message', ({ data }) => {
+    waiting += data.byteLength
+    if (waiting > READ_HIGH_WATER_BYTES && isOpen()) stream.pause()
+  })
+  return async function * (source) {
+    for await (const chunk of source) {
+      yield chunk
+      waiting -= chunk.byteLength
+      if (waiting <= READ_HIGH_WATER_BYTES / 2 && stream.readStatus === 'paused') stream.resume()
+    }
+  }
+}
+
+const lengths = (source: AsyncIterable<Chunk>): AsyncGenerator<Uint8ArrayList> => lp.decode(source, { maxDataLength: MAX_MESSAGE_BYTES })
+const prefixed = (source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> => lp.encode(source, { maxDataLength: MAX_MESSAGE_BYTES })
+
+async function * frames (source: AsyncIterable<Uint8ArrayList>): AsyncGenerator<wire.Frame> {
+  for await (const bytes of source) yield decode('Frame', bytes.subarray())
+}
+
+function close (stream: Stream, error: unknown): void {
+  stream.abort(error instanceof Error ? error : new Error('the stream has ended'))
+}
+
+/** Answers the calls that arrive on a stream, many at a time, until it ends. Never throws. */
+export async function serveStream (stream: Stream, peerId: string, handlers: Handlers): Promise<void> {
+  const gone = new AbortController()
+  const outbox = new Outbox()
+  stream.addEventListener('close', () => {
+    gone.abort(new Error('the caller is gone'))
+    outbox.end()
+  }, { once: true })
+  const answers = (source: AsyncIterable<wire.Frame>): AsyncIterable<Uint8Array> => {
+    const reading = async (): Promise<void> => {
+      for await (const { call } of source) {
+        // a body that this release does not know is none of its business
+        if (call === null) continue
+        await outbox.room()
+        void handlers.answer(call, peerId, gone.signal).then(frame => { outbox.push(frame) })
+      }
+    }
+    reading().then(() => { outbox.end() }, (error: unknown) => { close(stream, error) })
+    return outbox
+  }
+  try {
+    const duplex = messageStreamToDuplex(stream)
+    await pipe(duplex, throttle(stream), lengths, frames, answers, prefixed, duplex)
+    close(stream, null)
+  } catch (error) {
+    close(stream, error)
+  }
+}
+
+interface Pending { resolve (reply: wire.Reply): void, reject (error: Error): void }
+
+/** The caller's end of a stream that stays open: many calls under way, answers in any order. */
+export class CallStream {
+  readonly #stream: Stream
+  readonly #outbox = new Outbox()
+  readonly #pending = new Map<number, Pending>()
+  #lastId = 0
+  #closed = false
+
+  /** @param onClose told once, when no more calls can be made */
+  constructor (stream: Stream, onClose: () => void) {
+    this.#stream = stream
+    stream.addEventListener('close', ({ error }) => { this.#end(error, onClose) }, { once: true })
+    void this.#run().then(() => { this.#end(undefined, onClose) }, (error: unknown) => { this.#end(error, onClose) })
+  }
+
+  get closed (): boolean {
+    return this.#closed
+  }
+
+  async #run (): Promise<void> {
+    const settle = async (source: AsyncIterable<wire.Frame>): Promise<void> => {
+      for await (const { reply } of source) {
+        if (reply === null) continue
+        // unknown ids belong to calls that were given up
+        const pending = this.#pending.get(reply.id)
+        this.#pending.delete(reply.id)
+        pending?.resolve(reply)
+      }
+    }
+    await pipe(this.#outbox, prefixed, messageStreamToDuplex(this.#stream), throttle(this.#stream), lengths, frames, settle)
+  }
+
+  /**
+   * @param encodeWith gives the frame for an id
+   * @throws Error when the stream ends first; the reason of `signal` when it aborts
+   */
+  async call (encodeWith: (id: number) => Uint8Array, signal: AbortSignal): Promise<wire.Reply> {
+    signal.throwIfAborted()
+    const id = this.#nextId()
+    const frame = encodeWith(id)
+    if (this.#closed) throw new Error('the stream has ended')
+    const { promise, resolve, reject } = Promise.withResolvers<wire.Reply>()
+    const giveUp = (): void => { reject(signal.reason as Error) }
+    signal.addEventListener('abort', giveUp, { once: true })
+    this.#pending.set(id, { resolve, reject })
+    this.#outbox.push(frame)
+    try {
+      return await promise
+    } finally {
+      this.#pending.delete(id)
+      signal.removeEventListener('abort', giveUp)
+    }
+  }
+
+  close (): void {
+    close(this.#stream, new Error('closed here'))
+  }
+
+  #nextId (): number {
+    do {
+      this.#lastId = this.#lastId >= 0xffff_ffff ? 1 : this.#lastId + 1
+    } while (this.#pending.has(this.#lastId))
+    return this.#lastId
+  }
+
+  #end (error: unknown, onClose: () => void): void {
+    if (this.#closed) return
+    this.#closed = true
+    this.#outbox.end()
+    close(this.#stream, error)
+    for (const { reject } of this.#pending.values()) reject(error instanceof Error ? error : new Error('the stream has ended'))
+    this.#pending.clear()
+    onClose()
+  }
+}

@@ -1,0 +1,80 @@
+import { chmod, mkdir, rm } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import swagger from '@fastify/swagger'
+import { TypeBoxValidatorCompiler, type TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
+import Fastify, { type FastifyBaseLogger, type FastifyInstance, type RawReplyDefaultExpression, type RawRequestDefaultExpression, type RawServerDefault } from 'fastify'
+import { MusubiError } from '../core/errors.ts'
+import { API_BODY_BYTES } from '../core/limits.ts'
+import { VERSION } from '../version.ts'
+import type { Problem } from '../api.ts'
+import { parseYaml } from '../config-file.ts'
+
+export type Api = FastifyInstance<RawServerDefault, RawRequestDefaultExpression, RawReplyDefaultExpression, FastifyBaseLogger, TypeBoxTypeProvider>
+
+/** HTTP status of each error code; what is not listed is 500. */
+const STATUS: Record<string, number> = {
+  INVALID_INPUT: 400, FST_ERR_VALIDATION: 400, NOT_FOUND: 404, CONFLICT: 409, NO_CAPACITY: 409, NO_IMAGE: 409,
+  IMAGE_UNKNOWN: 400, IMAGE_CORRUPT: 409, NOT_A_GATEWAY: 409, UNREACHABLE: 503, BUSY: 503
+}
+
+export function problemOf (error: unknown): Problem {
+  const code = error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : 'INTERNAL'
+  const given = error instanceof Error && 'statusCode' in error && typeof error.statusCode === 'number' ? error.statusCode : undefined
+  const status = STATUS[code] ?? given ?? 500
+  const hint = error instanceof MusubiError ? error.hint : undefined
+  return {
+    type: 'about:blank', title: code, status, code: code === 'FST_ERR_VALIDATION' ? 'INVALID_INPUT' : code,
+    detail: error instanceof Error ? error.message : String(error), ...(hint === undefined ? {} : { hint })
+  }
+}
+
+/**
+ * A REST server: validates with the schemas of protocol/api.ts, makes OpenAPI 3.1 from them at
+ * `/v1/openapi.json`, answers errors as RFC 9457 problem details, takes JSON and YAML bodies.
+ */
+export async function createApi (options: { title: string, description: string, logger: FastifyBaseLogger }): Promise<Api> {
+  const api = Fastify({ loggerInstance: options.logger, bodyLimit: API_BODY_BYTES, disableRequestLogging: true, requestTimeout: 60_000, forceCloseConnections: true })
+    .setValidatorCompiler(TypeBoxValidatorCompiler)
+    .withTypeProvider<TypeBoxTypeProvider>()
+  await api.register(swagger, { openapi: { openapi: '3.1.0', info: { title: options.title, description: options.description, version: VERSION } } })
+  api.addContentTypeParser(['application/yaml', 'text/yaml'], { parseAs: 'string' }, (_request, body, done) => {
+    try {
+      done(null, parseYaml(body.toString(), 'the request body'))
+    } catch (error) {
+      done(error as Error)
+    }
+  })
+  api.setErrorHandler(async (error, _request, reply) => {
+    const problem = problemOf(error)
+    if (problem.status >= 500) options.logger.error({ error: problem.detail, code: problem.code }, 'request failed')
+    await reply.status(problem.status).type('application/problem+json').send(problem)
+  })
+  api.setNotFoundHandler(async (request, reply) => {
+    const problem: Problem = { type: 'about:blank', title: 'NOT_FOUND', status: 404, code: 'NOT_FOUND', detail: `there is no ${request.method} ${request.url} here`, hint: 'the routes are listed at /v1/openapi.json' }
+    await reply.status(404).type('application/problem+json').send(problem)
+  })
+  api.get('/v1/openapi.json', { schema: { hide: true } }, () => api.swagger())
+  return api
+}
+
+/** Listens on a unix socket that only root and the group may use; a stale one is replaced. */
+export async function listenUnix (api: Api, socketPath: string): Promise<void> {
+  await mkdir(dirname(socketPath), { recursive: true, mode: 0o755 })
+  await rm(socketPath, { force: true })
+  try {
+    await api.listen({ path: socketPath })
+  } catch (error) {
+    throw new MusubiError('LISTEN', `cannot listen on ${socketPath}: ${error instanceof Error ? error.message : String(error)}`, { hint: 'the path may be longer than 107 bytes, or its folder not writable' })
+  }
+  await chmod(socketPath, 0o660)
+}
+
+/** Listens on TCP. @throws MusubiError naming address and port when they are taken */
+export async function listenTcp (api: Api, host: string, port: number): Promise<void> {
+  try {
+    await api.listen({ host, port })
+  } catch (error) {
+    const taken = error instanceof Error && 'code' in error && error.code === 'EADDRINUSE'
+    throw new MusubiError('LISTEN', `cannot listen on ${host}:${port}: ${taken ? 'the port is in use' : error instanceof Error ? error.message : String(error)}`, { hint: taken ? `see who has it: ss -ltnp 'sport = :${port}'` : 'check http.host and http.port in the configuration' })
+  }
+}

@@ -1,0 +1,55 @@
+// Generated from musubi.proto by `npm run codegen`. Do not edit.
+import type { Reader, Writer } from 'protobufjs/minimal.js'
+
+/** What the static code offers; fields hold default values through their prototype. */
+interface StaticCodec {
+  encode (message: object, writer?: Writer): Writer
+  decode (reader: Reader | Uint8Array, length?: number): object
+}
+
+export declare const musubi: {
+  v1: {
+    Resources: StaticCodec
+    HostAd: StaticCodec
+    SiteAd: StaticCodec
+    Record: StaticCodec
+    RecordId: StaticCodec
+    SyncRequest: StaticCodec
+    SyncReply: StaticCodec
+    WantedNode: StaticCodec
+    WantedVolume: StaticCodec
+    Request: StaticCodec
+    Held: StaticCodec
+    GatewayFacts: StaticCodec
+    Offer: StaticCodec
+    CommitRequest: StaticCodec
+    Receipt: StaticCodec
+    CommitReply: StaticCodec
+    Secret: StaticCodec
+    ActivateRequest: StaticCodec
+    ActivateReply: StaticCodec
+    ReleaseRequest: StaticCodec
+    ReleaseReply: StaticCodec
+    StatusRequest: StaticCodec
+    ObjectStatus: StaticCodec
+    HostStatus: StaticCodec
+    StatusReply: StaticCodec
+    HoldItem: StaticCodec
+    HoldRequest: StaticCodec
+    HoldReply: StaticCodec
+    HostCommitRequest: StaticCodec
+    HostCommitReply: StaticCodec
+    MemberHost: StaticCodec
+    MemberSite: StaticCodec
+    ClusterNode: StaticCodec
+    ClusterVolume: StaticCodec
+    Frontend: StaticCodec
+    ClusterDocument: StaticCodec
+    SearchRequest: StaticCodec
+    SearchReply: StaticCodec
+    Failure: StaticCodec
+    Call: StaticCodec
+    Reply: StaticCodec
+    Frame: StaticCodec
+  }
+}

@@ -1,0 +1,109 @@
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+import type { Test } from 'tap'
+import { hostBridgeName } from '../../protocol/core/desired.ts'
+import { run, runJson } from '../../agent/exec.ts'
+import { driverContract } from '../contract/driver.ts'
+import { segmentSpecs, TUNNEL, UNDERLAY } from './network-lab.ts'
+import { enterPod, podDrivers } from './network-pod.ts'
+import type { SegmentSpec, TunnelSpec } from '../../protocol/core/desired.ts'
+
+// drivers work in the namespaces of their process: this file runs itself once more inside its own
+const INSIDE = 'MUSUBI_TEST_POD'
+const VNI = 0x201
+
+t.setTimeout(240_000)
+
+/** Names of ours in links, namespaces, tables and processes. */
+async function leftovers (): Promise<string[]> {
+  const links = await runJson('ip', ['-json', 'link', 'show']) as Array<{ ifname: string }>
+  const { stdout: namespaces } = await run('ip', ['netns', 'list'])
+  const { stdout: tables } = await run('nft', ['list', 'tables'])
+  const { stdout: processes } = await run('ps', ['-A', '-o', 'stat=,args='])
+  return [
+    ...links.map(({ ifname }) => ifname).filter((name) => name.startsWith('mz')),
+    ...namespaces.split('\n').filter((name) => name.startsWith('mz')),
+    ...tables.split('\n').filter((name) => name.includes(' mz_')),
+    ...processes.split('\n').filter((line) => /^[^Z].*wireguard-go/.test(line))
+  ]
+}
+
+const command = (line: string) => async (): Promise<void> => {
+  const [file, ...args] = line.split(' ')
+  await run(file ?? '', args)
+}
+
+const foreign = {
+  make: async (): Promise<void> => {
+    await command('ip netns add other')()
+    await command('ip link add name mzother type bridge')()
+    await run('nft', ['-f', '-'], { input: 'table inet mz_other {\n}\ntable bridge other {\n}\n' })
+  },
+  look: async (): Promise<string> => (await run('nft', ['list', 'ruleset'])).stdout + (await run('ip', ['-o', 'link', 'show', 'type', 'bridge'])).stdout + (await run('ip', ['netns', 'list'])).stdout,
+  remove: async (): Promise<void> => {
+    await run('nft', ['-f', '-'], { input: 'delete table inet mz_other\ndelete table bridge other\n' })
+    await command('ip link delete dev mzother')()
+    await command('ip netns delete other')()
+  }
+}
+
+async function segments (t: Test): Promise<void> {
+  const spec = segmentSpecs('c1', VNI, { a: 7, b: 8 })
+  const second: SegmentSpec = segmentSpecs('c2', VNI + 1, { a: 8, b: 9 }).a2
+  const changed: SegmentSpec = { ...spec.a1, site: { ...spec.a1.site, segmentId: 99, remoteAddresses: [] }, gateway: { address: '10.42.255.9/16', bridgeMac: '02:00:00:00:00:99', tunnel: null } }
+  const ns = 'mz-000201'
+  await driverContract(t, {
+    make: () => podDrivers().segment,
+    specs: { name: 'c1', spec: spec.a1, changed, second: { name: 'c2', spec: second } },
+    identity: async () => (await run('ip', ['-n', ns, '-o', 'link', 'show'])).stdout + (await run('nft', ['-a', 'list', 'chain', 'inet', 'mz_guard', 'guard_000201'])).stdout,
+    breaks: {
+      'the namespace is gone': command(`ip netns delete ${ns}`),
+      'the inter-site port is gone': command(`ip -n ${ns} link delete dev wan0`),
+      'the veth is gone': command('ip link delete dev mzh000201'),
+      'the host bridge is gone': command(`ip link delete dev ${hostBridgeName(VNI)}`),
+      'the guard is gone': command('nft delete chain inet mz_guard guard_000201'),
+      'a link is of another kind': async () => {
+        await command(`ip -n ${ns} link delete dev wan0`)()
+        await command(`ip -n ${ns} link add name wan0 type bridge`)()
+      }
+    },
+    foreign,
+    leftovers: async () => (await leftovers()).filter((line) => !line.includes('other')),
+    abortAfterMs: [5, 25, 45, 65, 85, 105, 130]
+  })
+}
+
+async function tunnel (t: Test): Promise<void> {
+  const key = async (): Promise<string> => (await run('wg', ['pubkey'], { input: (await run('wg', ['genkey'])).stdout })).stdout.trim()
+  const [first, other] = [await key(), await key()]
+  const spec: TunnelSpec = { listenPort: 51_820, address: `${TUNNEL.a1}/32`, peers: [{ site: 'b', publicKey: first, endpoint: `${UNDERLAY.b1}:51820`, address: TUNNEL.b1 }] }
+  const changed: TunnelSpec = {
+    listenPort: 51_821,
+    address: '100.64.0.77',
+    peers: [{ site: 'c', publicKey: other, endpoint: '10.77.0.9:51820', address: '100.64.0.9' }, { site: 'b', publicKey: first, endpoint: '10.77.0.8:51820', address: '100.64.0.8' }]
+  }
+  await driverContract(t, {
+    make: () => podDrivers().tunnel,
+    specs: { name: 'wg', spec, changed },
+    identity: async () => (await run('ip', ['-o', 'address', 'show', 'dev', 'mzwg0'])).stdout + String((await podDrivers().services.status('mz-wireguard')).pid),
+    breaks: {
+      'the interface is gone': command('ip link delete dev mzwg0'),
+      'the peer is gone': command(`wg set mzwg0 peer ${first} remove`),
+      'the route is gone': command(`ip route delete ${TUNNEL.b1}/32 dev mzwg0`),
+      'the address is gone': command('ip address flush dev mzwg0')
+    },
+    leftovers,
+    abortAfterMs: [5, 40, 80, 120, 160]
+  })
+}
+
+if (process.env[INSIDE] !== undefined) {
+  await enterPod()
+  await t.test('segment', segments)
+  await t.test('tunnel', tunnel)
+} else if (process.getuid?.() !== 0) {
+  t.skip('needs root')
+} else {
+  const unshare = ['--net', '--mount', '--uts', '--pid', '--fork', '--kill-child', '--mount-proc']
+  t.spawn('unshare', [...unshare, process.execPath, ...process.execArgv, fileURLToPath(import.meta.url)], { env: { ...process.env, [INSIDE]: '1' } }, 'inside namespaces of its own')
+}

@@ -1,0 +1,303 @@
+import t from 'tap'
+import { type LeaseEvent, MAX_HOLD_TTL_MS, step } from '../../protocol/core/lease-step.ts'
+import {
+  type Answer, END_GUARD_MS, ID_QUARANTINE_MS, type LedgerState, clusterState, emptyLedger, freeOf, transitions
+} from '../../protocol/core/lease.ts'
+import { ACTIVATE_TTL_MS, MAX_HOLDS_PER_PEER, REPLAY_KEEP_MS } from '../../protocol/core/limits.ts'
+import type { HoldRequest } from '../../protocol/core/messages.ts'
+import { HOUR, holdRequest, item } from '../model/fixtures.ts'
+
+const capacity = { vcpus: 4, memoryMib: 4096, diskMib: 10_000 }
+const T0 = 1_800_000_000_000
+
+/** A ledger with a clock that tests set. */
+class Host {
+  state: LedgerState = emptyLedger('a1', capacity, { from: 100, to: 101 })
+  now = T0
+  send (event: LeaseEvent): ReturnType<typeof step>['result'] {
+    const { state, result } = step(this.state, event, this.now)
+    this.state = state
+    return result
+  }
+
+  ok (event: LeaseEvent): Answer {
+    const result = this.send(event)
+    if (!result.ok) throw result.error
+    return result.answer
+  }
+
+  refused (event: LeaseEvent): { code: string, message: string } {
+    const result = this.send(event)
+    if (result.ok) throw new Error(`${event.type} was not refused`)
+    return result.error
+  }
+
+  hold = (part: Partial<HoldRequest> = {}, requester = 'peer1'): LeaseEvent =>
+    ({ type: 'hold', requester, request: holdRequest({ startMs: this.now, endMs: this.now + HOUR, ...part }) })
+
+  stateOf = (id: string): string => this.state.leases.get(id)?.state ?? ''
+  free = (): number => freeOf(this.state).vcpus
+
+  /** hold, commit and activate in one go */
+  activate (clusterId: string, part: Partial<HoldRequest> = {}): Answer {
+    this.ok(this.hold({ clusterId, key: `k-${clusterId}`, offerId: `o-${clusterId}`, items: [item(`l-${clusterId}`)], ...part }))
+    const { receipts } = this.ok({ type: 'commit', clusterId, offerId: part.offerId ?? `o-${clusterId}` })
+    return this.ok({ type: 'activate', clusterId, receipts })
+  }
+}
+
+t.test('a lease goes from held to ended, its token growing at each step', t => {
+  const host = new Host()
+  const held = host.ok(host.hold())
+  t.equal(host.stateOf('l1'), 'held')
+  t.equal(host.free(), 3, 'a hold takes its share')
+  const committed = host.ok({ type: 'commit', clusterId: 'c1', offerId: 'o1' })
+  t.equal(host.stateOf('l1'), 'committed')
+  const active = host.ok({ type: 'activate', clusterId: 'c1', receipts: committed.receipts })
+  t.equal(host.stateOf('l1'), 'active')
+  t.equal(clusterState(host.state, 'c1'), 'active')
+  const released = host.ok({ type: 'release', clusterId: 'c1', reason: 'deleted' })
+  t.equal(released.ended, 1)
+  t.equal(host.stateOf('l1'), 'ended')
+  t.equal(host.state.leases.get('l1')?.endReason, 'deleted')
+  const tokens = [held, committed, active, released].map(answer => answer.receipts[0]?.token ?? 0)
+  t.same(tokens, tokens.toSorted((a, b) => a - b))
+  t.equal(new Set(tokens).size, 4)
+  t.equal(tokens[3], host.state.counter)
+  t.equal(held.receipts[0]?.host, 'a1')
+  t.end()
+})
+
+t.test('the state given to step is left alone', t => {
+  const host = new Host()
+  const before = host.state
+  host.ok(host.hold())
+  t.equal(before.leases.size, 0)
+  t.equal(before.counter, 0)
+  t.equal(host.state.leases.size, 1)
+  t.end()
+})
+
+t.test('replays', t => {
+  const host = new Host()
+  const hold = host.hold({ items: [item('l1'), item('l2')] })
+  const first = host.ok(hold)
+  const counter = host.state.counter
+  t.same(host.ok(hold), { ...first, replay: true }, 'the same key has the same answer')
+  t.equal(host.state.counter, counter, 'and changes nothing')
+  const committed = host.ok({ type: 'commit', clusterId: 'c1', offerId: 'o1' })
+  t.same(host.ok(hold).receipts, first.receipts, 'also after the commit')
+  t.same(host.ok({ type: 'commit', clusterId: 'c1', offerId: 'o1' }).receipts, committed.receipts)
+  const active = host.ok({ type: 'activate', clusterId: 'c1', receipts: committed.receipts })
+  t.same(host.ok({ type: 'activate', clusterId: 'c1', receipts: committed.receipts }).receipts, active.receipts)
+  t.same(host.ok({ type: 'commit', clusterId: 'c1', offerId: 'o1' }).receipts, committed.receipts, 'a commit answers with commit receipts also when active')
+  host.ok({ type: 'release', clusterId: 'c1', reason: 'x' })
+  const after = host.state.counter
+  t.same(host.ok({ type: 'release', clusterId: 'c1', reason: 'y' }), { receipts: [], segmentId: 0, ended: 0, replay: true })
+  t.equal(host.state.counter, after)
+  t.same(host.ok(hold).receipts, first.receipts, 'also after the end')
+  t.equal(host.refused({ type: 'commit', clusterId: 'c1', offerId: 'o1' }).code, 'CONFLICT', 'but no receipt for a lease that has ended')
+  t.match(host.refused(host.hold({ items: [item('l1'), item('l3')] })).message, /key k1 was used for another hold/)
+  t.match(host.refused(host.hold({ items: [item('l1', { name: 'other' }), item('l2')] })).message, /was used for another/)
+  host.now += REPLAY_KEEP_MS
+  host.ok({ type: 'tick' })
+  t.equal(host.state.replays.size, 0, 'forgotten after a day')
+  t.equal(host.state.leases.size, 0)
+  t.end()
+})
+
+t.test('what does not fit is refused by name, and changes nothing', t => {
+  const host = new Host()
+  host.ok(host.hold({ items: [item('l1', { resources: { vcpus: 2, memoryMib: 100, diskMib: 0 } })] }))
+  const counter = host.state.counter
+  const refusal = host.refused(host.hold({ key: 'k2', offerId: 'o2', clusterId: 'c2', items: [item('l2', { resources: { vcpus: 2, memoryMib: 100, diskMib: 0 } }), item('l3', { resources: { vcpus: 2, memoryMib: 100, diskMib: 0 } })] }))
+  t.equal(refusal.code, 'NO_CAPACITY')
+  t.equal(refusal.message, 'host a1: needs 4 vCPU, 2 free', 'items count together')
+  t.equal(host.state.counter, counter)
+  t.equal(host.state.leases.size, 1)
+  host.ok({ type: 'release', clusterId: 'c1', reason: 'x' })
+  host.ok(host.hold({ key: 'k2', offerId: 'o2', clusterId: 'c2', items: [item('l2', { resources: { vcpus: 4, memoryMib: 100, diskMib: 0 } })] }))
+  t.equal(host.free(), 0, 'a refused key may be tried again')
+  t.end()
+})
+
+t.test('promises are intervals', t => {
+  const host = new Host()
+  const all = (id: string): ReturnType<typeof item>[] => [item(id, { resources: { vcpus: 4, memoryMib: 1, diskMib: 0 } })]
+  const book = (name: string, from: number, until: number): LeaseEvent =>
+    host.hold({ key: name, offerId: name, clusterId: name, items: all(name), startMs: T0 + from * HOUR, endMs: T0 + until * HOUR })
+  host.ok(book('a', 2, 4))
+  host.ok(book('b', 0, 2))
+  t.equal(host.refused(book('c', 3, 5)).code, 'NO_CAPACITY')
+  t.equal(host.refused(book('d', 1, 6)).code, 'NO_CAPACITY')
+  host.ok(book('e', 4, 5))
+  t.equal(freeOf(host.state, T0 + 5 * HOUR, T0 + 6 * HOUR).vcpus, 4)
+  const { receipts } = host.ok({ type: 'commit', clusterId: 'a', offerId: 'a' })
+  t.equal(host.refused({ type: 'activate', clusterId: 'a', receipts }).code, 'TOO_EARLY')
+  host.now = T0 + 2 * HOUR + ACTIVATE_TTL_MS - 1
+  host.ok({ type: 'activate', clusterId: 'a', receipts })
+  t.equal(host.stateOf('a'), 'active', 'an advance reservation waits for its start, then T_activate')
+  t.end()
+})
+
+t.test('time ends what nobody carries on', t => {
+  const host = new Host()
+  host.ok(host.hold({ ttlMs: 5_000 }))
+  host.now += 4_999
+  host.ok({ type: 'tick' })
+  t.equal(host.stateOf('l1'), 'held')
+  host.now += 1
+  t.match(host.refused({ type: 'commit', clusterId: 'c1', offerId: 'o1' }).message, /has ended: the hold was not committed in time/)
+  t.equal(host.free(), 4, 'free again at once')
+
+  host.ok(host.hold({ key: 'k2', offerId: 'o2', clusterId: 'c2', items: [item('l2')] }))
+  const { receipts } = host.ok({ type: 'commit', clusterId: 'c2', offerId: 'o2' })
+  host.now += ACTIVATE_TTL_MS
+  t.match(host.refused({ type: 'activate', clusterId: 'c2', receipts }).message, /was not activated in time/)
+
+  host.activate('c3')
+  host.now += HOUR
+  host.ok({ type: 'tick' })
+  t.equal(host.stateOf('l-c3'), 'ended')
+  t.equal(host.state.leases.get('l-c3')?.endReason, 'the term is over')
+  t.end()
+})
+
+t.test('a clock that goes back stands still', t => {
+  const host = new Host()
+  host.ok(host.hold())
+  host.now -= HOUR
+  host.ok({ type: 'tick' })
+  t.equal(host.state.clockMs, T0)
+  t.equal(host.stateOf('l1'), 'held')
+  t.end()
+})
+
+t.test('after a reboot holds and committed leases have their full time again', t => {
+  const host = new Host()
+  host.ok(host.hold({ ttlMs: 5_000 }))
+  host.ok(host.hold({ key: 'k2', offerId: 'o2', clusterId: 'c2', items: [item('l2')] }))
+  host.ok({ type: 'commit', clusterId: 'c2', offerId: 'o2' })
+  host.activate('c3')
+  host.now += 20 * 60_000
+  host.ok({ type: 'restart' })
+  t.same(['l1', 'l2', 'l-c3'].map(host.stateOf), ['held', 'committed', 'active'])
+  host.now += 4_999
+  host.ok({ type: 'tick' })
+  t.equal(host.stateOf('l1'), 'held')
+  host.now += 1
+  host.ok({ type: 'tick' })
+  t.equal(host.stateOf('l1'), 'ended')
+  t.equal(host.stateOf('l2'), 'committed')
+  t.end()
+})
+
+t.test('nothing becomes active without its own commit receipts', t => {
+  const host = new Host()
+  t.equal(host.refused({ type: 'activate', clusterId: 'c1', receipts: [] }).code, 'NOT_FOUND')
+  const held = host.ok(host.hold({ items: [item('l1'), item('l2')] }))
+  t.match(host.refused({ type: 'activate', clusterId: 'c1', receipts: held.receipts }).message, /is held, not committed/)
+  const { receipts } = host.ok({ type: 'commit', clusterId: 'c1', offerId: 'o1' })
+  t.match(host.refused({ type: 'activate', clusterId: 'c1', receipts: receipts.slice(1) }).message, /receipt of lease l1 .* is missing/)
+  t.match(host.refused({ type: 'activate', clusterId: 'c1', receipts: held.receipts }).message, /has token 1, the lease 3/)
+  t.same(['l1', 'l2'].map(host.stateOf), ['committed', 'committed'])
+  host.ok({ type: 'activate', clusterId: 'c1', receipts: [...receipts, { leaseId: 'elsewhere', host: 'b1', token: 9 }] })
+  t.same(['l1', 'l2'].map(host.stateOf), ['active', 'active'])
+  t.end()
+})
+
+t.test('what ran keeps its share until it is known to be gone', t => {
+  const host = new Host()
+  const whole = { vcpus: 4, memoryMib: 1, diskMib: 0 }
+  host.activate('c1', { items: [item('l-c1', { resources: whole })] })
+  host.ok(host.hold({ key: 'next', offerId: 'next', clusterId: 'next', items: [item('next', { resources: whole })], startMs: host.now + HOUR, endMs: host.now + 3 * HOUR }))
+  const { receipts } = host.ok({ type: 'commit', clusterId: 'next', offerId: 'next' })
+  const seen = host.state.counter
+  host.now += HOUR
+  t.match(host.refused({ type: 'activate', clusterId: 'next', receipts }), { code: 'NOT_READY', retryable: true }, 'its predecessor may still run')
+  host.ok({ type: 'vacate', clusterId: 'c1', seenCounter: seen })
+  t.equal(host.refused({ type: 'activate', clusterId: 'next', receipts }).code, 'NOT_READY', 'looked at before it had ended')
+  t.equal(host.ok({ type: 'vacate', clusterId: 'c1' }).receipts.length, 1)
+  t.equal(host.ok({ type: 'vacate', clusterId: 'c1' }).replay, true)
+  host.ok({ type: 'activate', clusterId: 'next', receipts })
+  t.equal(host.stateOf('next'), 'active')
+
+  host.ok({ type: 'release', clusterId: 'next', reason: 'x' })
+  t.equal(host.free(), 0)
+  host.now += END_GUARD_MS
+  t.equal(freeOf(host.state, host.now).vcpus, 4, 'or until the guard has passed')
+  t.end()
+})
+
+t.test('segment ids come from the slice, one for each cluster, and rest after use', t => {
+  const host = new Host()
+  const segment = (name: string, segmentId = 0): LeaseEvent => host.hold({ key: name, offerId: name, clusterId: name, items: [item(`s-${name}`, { kind: 'segment', segmentId, resources: { vcpus: 0, memoryMib: 0, diskMib: 0 } })] })
+  t.equal(host.ok(segment('a')).segmentId, 100)
+  t.equal(host.ok(segment('a')).segmentId, 100, 'replay')
+  t.equal(host.refused(segment('b', 100)).code, 'CONFLICT', 'taken')
+  t.match(host.refused(segment('b', 99)).message, /outside the slice 100\.\.101/)
+  t.equal(host.ok(segment('b', 101)).segmentId, 101)
+  t.equal(host.refused(segment('c')).code, 'NO_CAPACITY')
+  host.ok({ type: 'release', clusterId: 'a', reason: 'x' })
+  t.equal(host.ok(segment('c')).segmentId, 100, 'never plugged in: free at once')
+  const { receipts } = host.ok({ type: 'commit', clusterId: 'c', offerId: 'c' })
+  host.ok({ type: 'activate', clusterId: 'c', receipts })
+  const grown = host.ok(host.hold({ key: 'c2', offerId: 'c2', clusterId: 'c', items: [item('s-c2', { kind: 'segment' })] }))
+  t.equal(grown.segmentId, 100, 'a cluster keeps its id')
+  host.ok({ type: 'release', clusterId: 'c', reason: 'x' })
+  host.ok({ type: 'vacate', clusterId: 'c' })
+  t.equal(host.refused(segment('d')).code, 'NO_CAPACITY', 'resting')
+  host.now += ID_QUARANTINE_MS
+  host.ok({ type: 'tick' })
+  t.equal(host.ok(segment('d')).segmentId, 100)
+
+  const plain = new Host()
+  plain.state = emptyLedger('a2', capacity)
+  t.match(plain.refused(plain.hold({ items: [item('l1', { kind: 'segment' })] })).message, /a2 gives out no segment ids/)
+  t.end()
+})
+
+t.test('bounds', t => {
+  const host = new Host()
+  host.state = emptyLedger('a1', { vcpus: 1000, memoryMib: 1_000_000, diskMib: 0 })
+  const nth = (i: number, requester: string): LeaseEvent => host.hold({ key: `k${i}`, offerId: `o${i}`, clusterId: `c${i}`, items: [item(`l${i}`)] }, requester)
+  for (let i = 0; i < MAX_HOLDS_PER_PEER; i++) host.ok(nth(i, 'greedy'))
+  t.match(host.refused(nth(1000, 'greedy')), { code: 'TOO_MANY_HOLDS', retryable: true })
+  host.ok(nth(1001, 'modest'))
+  host.ok({ type: 'commit', clusterId: 'c0', offerId: 'o0' })
+  host.ok(nth(1002, 'greedy'))
+  t.match(host.refused(nth(1003, 'greedy')).message, /holds 64 offers for peer greedy/)
+  t.end()
+})
+
+t.test('requests that make no sense', t => {
+  const host = new Host()
+  const bad: Array<[string, Partial<HoldRequest>]> = [
+    ['nothing is asked for', { items: [] }],
+    ['a lease id of its own', { items: [item('a'), item('a')] }],
+    ['whole numbers', { items: [item('a', { resources: { vcpus: -1, memoryMib: 0, diskMib: 0 } })] }],
+    ['whole numbers', { items: [item('a', { resources: { vcpus: 0.5, memoryMib: 0, diskMib: 0 } })] }],
+    ['over already', { startMs: T0 - 2 * HOUR, endMs: T0 }],
+    ['a term is between', { endMs: T0 + 1000 }],
+    ['at most', { ttlMs: MAX_HOLD_TTL_MS + 1 }],
+    ['must be named', { key: '' }]
+  ]
+  for (const [message, part] of bad) t.match(host.refused(host.hold(part)), { code: 'INVALID_INPUT', message: new RegExp(message) }, message)
+  t.equal(host.state.leases.size, 0)
+  host.ok(host.hold())
+  t.match(host.refused(host.hold({ key: 'k2' })).message, /already held on a1 under another key/)
+  t.match(host.refused(host.hold({ key: 'k2', offerId: 'o2', items: [item('l2')] }, 'thief')).message, /belongs to another peer/)
+  t.match(host.refused(host.hold({ key: 'k2', offerId: 'o2' })).message, /lease l1 exists already/)
+  t.equal(host.refused({ type: 'commit', clusterId: 'c1', offerId: 'o9' }).code, 'NOT_FOUND')
+  t.end()
+})
+
+t.test('the table of transitions is complete and has no dead ends', t => {
+  const reached = new Set(transitions.map(row => row.to))
+  t.same([...reached].sort(), ['active', 'committed', 'ended', 'held'])
+  for (const state of ['held', 'committed', 'active'] as const) {
+    for (const trigger of ['expire', 'release'] as const) t.ok(transitions.some(row => row.from === state && row.trigger === trigger && row.to === 'ended'), `${state} ends by ${trigger}`)
+  }
+  t.notOk(transitions.some(row => row.from === 'ended'), 'ended is final')
+  t.end()
+})
