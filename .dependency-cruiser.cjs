@@ -1,7 +1,7 @@
 // Imports point one way: protocol/core <- protocol/{wire,mesh,rest} <- store <- {agent, coordinator}; cli sees protocol only.
 module.exports = {
   forbidden: [
-    { name: 'core-is-pure', severity: 'error', from: { path: '^protocol/core' }, to: { pathNot: '^(protocol/core|protocol/api\\.ts|node_modules/(typebox))' } },
+    { name: 'core-is-pure', severity: 'error', from: { path: '^protocol/core' }, to: { pathNot: '^(protocol/core|protocol/api\\.ts|typebox|node_modules/typebox)' } },
     { name: 'wire-below-mesh', severity: 'error', from: { path: '^protocol/wire' }, to: { path: '^(protocol/mesh|protocol/rest|store|agent|coordinator|cli|lab)' } },
     { name: 'protocol-below-all', severity: 'error', from: { path: '^protocol' }, to: { path: '^(store|agent|coordinator|cli|lab)' } },
     { name: 'store-below-daemons', severity: 'error', from: { path: '^store' }, to: { path: '^(agent|coordinator|cli|lab)' } },
@@ -16,6 +16,7 @@ module.exports = {
   options: {
     doNotFollow: { path: 'node_modules' },
     tsPreCompilationDeps: true,
+    enhancedResolveOptions: { exportsFields: ['exports'], conditionNames: ['import', 'node', 'default'] },
     tsConfig: { fileName: 'tsconfig.json' },
     exclude: { path: 'protocol/wire/gen' }
   }

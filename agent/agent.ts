@@ -28,6 +28,7 @@ import { loadOrCreateKey, peerIdOf } from '../protocol/mesh/identity.ts'
 import { createMesh, type Mesh } from '../protocol/mesh/mesh.ts'
 import { createApi, listenUnix } from '../protocol/rest/server.ts'
 import { VERSION } from '../protocol/version.ts'
+import { createLedgerClock } from '../store/clock.ts'
 import { openLedger, type Ledger } from '../store/ledger.ts'
 import { openLevelStore } from '../store/level.ts'
 import type { LeaseResource } from '../protocol/api.ts'
@@ -52,7 +53,8 @@ export async function startAgent (config: AgentConfig, keyFile: string, log: Log
   checkIdentity(config, peerIdOf(key), federation.roleOf(peerIdOf(key)))
   const store = await openLevelStore(join(config.stateDir, 'store'))
   const total = await hostCapacity(config)
-  const ledger = await openLedger({ store, now, host: config.name, capacity: total, bootId: bootId(), ...(config.segmentIds === undefined ? {} : { slice: config.segmentIds }) })
+  const clock = createLedgerClock(now, monotonic)
+  const ledger = await openLedger({ store, now: () => clock.now(), frozen: () => clock.frozen(), host: config.name, capacity: total, bootId: bootId(), ...(config.segmentIds === undefined ? {} : { slice: config.segmentIds }) })
   const epoch = await ledger.nextEpoch()
   const events = createEventLog(now)
 

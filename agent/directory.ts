@@ -91,5 +91,3 @@ export function createDirectory (options: DirectoryOptions): Directory {
     }))
   }
 }
-
-

@@ -7,7 +7,8 @@ export function canonicalJson (value: unknown): string {
     const entries = Object.entries(value).filter(([, v]) => v !== undefined).sort(([a], [b]) => (a < b ? -1 : 1))
     return `{${entries.map(([k, v]) => `${JSON.stringify(k)}:${canonicalJson(v)}`).join(',')}}`
   }
-  return JSON.stringify(value) ?? 'null'
+  // JSON has no undefined: in an array it is null, as JSON.stringify makes it there
+  return value === undefined ? 'null' : JSON.stringify(value)
 }
 
 /** Short digest of a spec; drivers store it with what they made, `diff` compares it. */

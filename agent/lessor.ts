@@ -53,11 +53,19 @@ export function createLessor (deps: LessorDeps): Lessor {
     return [...mine, ...tunnel]
   }
 
+  /** Why nobody can tell whether objects of a cluster are gone: their drivers could not look. */
+  function unseenOf (clusterId: string): string[] {
+    const record = ledger.documents.get(clusterId)
+    if (record === undefined) return []
+    const kinds = new Set(desiredFor(record.document, { site, host }, record.secrets).map(o => o.kind))
+    return [...deps.reconciler().unseen()].filter(([kind]) => kinds.has(kind)).map(([kind, why]) => `what it cannot see: ${kind} (${why})`)
+  }
+
   /** What nobody has looked at since the counter was read stays promised: it may have been started after the look. */
   async function vacateIfGone (clusterId: string): Promise<boolean> {
     const seenCounter = ledger.state().counter
     await deps.reconciler().pass()
-    if (objectsOf(clusterId).length > 0) return false
+    if (objectsOf(clusterId).length > 0 || unseenOf(clusterId).length > 0) return false
     await ledger.vacate(clusterId, seenCounter)
     return true
   }
@@ -66,7 +74,7 @@ export function createLessor (deps: LessorDeps): Lessor {
     const deadline = performance.now() + REMOVAL_MS
     while (!await vacateIfGone(clusterId)) {
       if (performance.now() > deadline) {
-        const left = objectsOf(clusterId).map(o => `${o.kind} ${o.name}${o.error === '' ? '' : ` (${o.error})`}`)
+        const left = [...objectsOf(clusterId).map(o => `${o.kind} ${o.name}${o.error === '' ? '' : ` (${o.error})`}`), ...unseenOf(clusterId)]
         throw new MusubiError('STILL_REMOVING', `host ${host} still has ${left.join(', ')}`, { retryable: true, hint: 'it is tried again' })
       }
       await sleep(REMOVAL_POLL_MS)

@@ -6,7 +6,7 @@ export type Methods = { [M in MethodName]: { request: Filled<WireMethods[M]['req
 export type Activate = Methods['activate']['request']
 export type Release = Methods['release']['request']
 export type HostStatus = Methods['hostStatus']['reply']
-export type ObjectStatus = HostStatus['objects'][number]
+
 
 export interface CallOptions { deadlineMs?: number, signal?: AbortSignal }
 

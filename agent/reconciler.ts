@@ -30,6 +30,8 @@ export interface Reconciler {
   trigger (): void
   /** Desired and left-over objects as of the last pass. */
   states (): ObjectState[]
+  /** Kinds that the last pass could not see, with the reason: nothing is known of what runs there. */
+  unseen (): ReadonlyMap<ObjectKind, string>
   /** Runs one pass now and waits for it. */
   pass (): Promise<void>
   stop (): Promise<void>
@@ -40,6 +42,15 @@ const OBSERVE_TIMEOUT_MS = 30_000
 /** Applies of one kind that run at once: two cores, and most of an apply is waiting. */
 const PARALLEL = 4
 
+/** Drivers put what they found wrong into `detail`; without that it is still said that something is. */
+function whyUnhealthy ({ detail }: ObservedObject): string {
+  const reason = detail.problem ?? detail.faults ?? detail.missing ?? detail.state
+  const text = Array.isArray(reason) ? reason.map(String).join('; ') : typeof reason === 'string' ? reason : ''
+  return text === '' ? 'does not work yet' : text
+}
+
+const allKinds = (why: string): Map<ObjectKind, string> => new Map(KIND_ORDER.map(kind => [kind, why]))
+
 /**
  * Drives the host to its desired objects, level-triggered: observe all, `diff`, act; again on every
  * trigger, after failures, and every few seconds. Nothing is remembered between passes but errors.
@@ -47,9 +58,11 @@ const PARALLEL = 4
 export function createReconciler (options: ReconcilerOptions): Reconciler {
   const { drivers, log } = options
   const known = new Map<string, ObjectState>()
+  let unseen: ReadonlyMap<ObjectKind, string> = allKinds('nothing has been looked at yet')
   let timer: NodeJS.Timeout | undefined
   let running: Promise<void> | undefined
-  let again = false
+  /** `again`: somebody asked during a pass, or a pass has acted and must look at what became of it */
+  const asked = { again: false }
   let stopped = false
 
   const key = (kind: string, name: string): string => `${kind}/${name}`
@@ -87,8 +100,10 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
     const started = performance.now()
     try {
       const signal = AbortSignal.timeout(APPLY_TIMEOUT_MS)
-      note(action.kind, action.name, action.op === 'apply' ? 'pending' : 'removing', known.get(key(action.kind, action.name))?.error ?? '', {})
-      if (action.op === 'apply') await driver.apply(action.name, action.spec as SpecByKind[ObjectKind], signal)
+      const before = known.get(key(action.kind, action.name))
+      // What fails again and again is news once, not at every try.
+      if (before?.state !== 'failed') note(action.kind, action.name, action.op === 'apply' ? 'pending' : 'removing', before?.error ?? '', {})
+      if (action.op === 'apply') await driver.apply(action.name, action.spec, signal)
       else await driver.remove(action.name, signal)
       log.info({ op: action.op, kind: action.kind, object: action.name, why: action.why, ms: Math.round(performance.now() - started) }, 'reconciled')
       return true
@@ -111,10 +126,11 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
       while (actions[end]?.kind === first.kind && actions[end]?.op === first.op) end++
       const group = actions.slice(i, end)
       i = end
+      // What stands on something that failed waits for the next pass; its own kind does not stand on it.
+      const blocked = new Set(failedClusters)
       for (let j = 0; j < group.length; j += PARALLEL) {
         await Promise.all(group.slice(j, j + PARALLEL).map(async action => {
-          // What stands on something that failed waits for the next pass.
-          if (action.op === 'apply' && failedClusters.has(clusterOf(action.name))) { allOk = false; return }
+          if (action.op === 'apply' && blocked.has(clusterOf(action.name))) { allOk = false; return }
           if (!await act(action)) { allOk = false; failedClusters.add(clusterOf(action.name)) }
         }))
       }
@@ -125,6 +141,7 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
   async function onePass (): Promise<boolean> {
     const desired = await options.desired()
     const { observed, blind } = await observeAll()
+    unseen = blind
     const visible = desired.filter(d => !blind.has(d.kind))
     const actions = diff(visible, observed)
     let ok = blind.size === 0
@@ -135,29 +152,35 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
     }
     if (actions.length > 0) {
       ok = await actAll(actions) && ok
-      again = true // see what it became, and show it
+      asked.again = true // see what it became, and show it
     }
     const acted = new Set(actions.map(a => key(a.kind, a.name)))
     for (const o of observed) {
-      if (!acted.has(key(o.kind, o.name))) note(o.kind, o.name, o.healthy ? 'ok' : 'pending', '', o.detail)
+      if (!acted.has(key(o.kind, o.name))) note(o.kind, o.name, o.healthy ? 'ok' : 'pending', o.healthy ? '' : whyUnhealthy(o), o.detail)
     }
     const present = new Set(observed.map(o => key(o.kind, o.name)))
-    for (const k of known.keys()) if (!wanted.has(k) && !present.has(k)) known.delete(k)
+    for (const [k, { kind, name, detail }] of known) {
+      if (wanted.has(k) || present.has(k)) continue
+      const reason = blind.get(kind)
+      if (reason === undefined) known.delete(k)
+      else note(kind, name, 'failed', reason, detail) // it may still be there
+    }
     return ok
   }
 
   async function loop (): Promise<void> {
     // Bounded: an object that never becomes healthy must not turn the loop into a busy one.
     for (let passes = 0; passes < 3 && !stopped; passes++) {
-      again = false
+      asked.again = false
       let ok = false
       try {
         ok = await onePass()
       } catch (error) {
+        unseen = allKinds(describeError(error))
         log.error({ error: describeError(error) }, 'reconcile pass failed')
       }
       if (!ok) { schedule(RECONCILE_RETRY_MS); return }
-      if (!again) { schedule(RECONCILE_INTERVAL_MS); return }
+      if (!asked.again) { schedule(RECONCILE_INTERVAL_MS); return }
     }
     schedule(RECONCILE_RETRY_MS)
   }
@@ -177,10 +200,11 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
   return {
     trigger () {
       if (stopped) return
-      if (running !== undefined) again = true
+      if (running !== undefined) asked.again = true
       else schedule(10)
     },
     states: () => [...known.values()],
+    unseen: () => unseen,
     async pass () {
       if (running !== undefined) await running
       await start()

@@ -1,7 +1,7 @@
 import type { Command } from 'commander'
 
 const names = (command: Command): string[] => command.commands.map(c => c.name())
-const flags = (command: Command): string[] => command.options.map(o => o.long).filter(f => f !== null && f !== undefined)
+const flags = (command: Command): string[] => command.options.flatMap(o => o.long ?? [])
 
 /** A bash completion script made from the command tree, so that it is never out of date. */
 export function bashCompletion (program: Command): string {

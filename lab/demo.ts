@@ -69,7 +69,7 @@ async function runCluster (lab: Lab, api: Endpoint, { options, progress, result,
   try {
     progress.step(`musubi cluster create -f demo.yaml   at tokyo: 1 frontend and ${options.nodes} nodes`)
     const accepted = await call<ClusterResource>(api, 'POST', '/v1/clusters', spec)
-    await waitForCluster(api, accepted.id, ['ready'], CREATE_TIMEOUT_MS, signal, line => { progress.detail(line) })
+    await waitForCluster(api, accepted.id, ['ready', 'degraded'], CREATE_TIMEOUT_MS, signal, line => { progress.detail(line) })
     progress.step('between the sites: ping, full-size packets, HTTP by name')
     let cluster = await call<ClusterResource>(api, 'GET', `/v1/clusters/${accepted.id}`)
     result.crossSite = await checkCrossSite(lab, MASTER, cluster)
@@ -105,7 +105,9 @@ function printSummary (cluster: ClusterResource, result: DemoResult, options: De
 async function runDemo (demo: Demo): Promise<void> {
   const { options, progress, result, signal } = demo
   progress.step('node image (Debian 12, kept by digest)')
-  const [image, imageMs] = await timed(() => buildNodeImage({ storeDir: DEFAULT_IMAGE_STORE, signal, onProgress: step => { progress.detail(step) } }))
+  const [image, imageMs] = await timed(async () => options.imageDigest === null
+    ? await buildNodeImage({ storeDir: DEFAULT_IMAGE_STORE, signal, onProgress: step => { progress.detail(step) } })
+    : { digest: options.imageDigest, built: false })
   result.image = { digest: image.digest, built: image.built }
   result.timings.imageMs = imageMs
 
@@ -181,7 +183,7 @@ async function demonstrate (options: DemoOptions, signal: AbortSignal): Promise<
   }
   result.timings.totalMs = Math.round(performance.now() - started)
   if (options.json) process.stdout.write(`${JSON.stringify(result, null, 2)}\n`)
-  else process.stdout.write(result.ok ? `All well in ${duration(result.timings.totalMs)}: created in ${duration(result.timings.createMs)}, deleted in ${duration(result.timings.deleteMs)}, nothing left over.\n` : `Failed: ${result.error?.message ?? ''}\n`)
+  else process.stdout.write(result.ok ? `All well in ${duration(result.timings.totalMs)}: created in ${duration(result.timings.createMs)}, ${options.keep ? 'left running as asked' : `deleted in ${duration(result.timings.deleteMs)}, nothing left over`}.\n` : `Failed: ${result.error?.message ?? ''}\n`)
   return result.ok
 }
 

@@ -21,13 +21,17 @@ export type SnapshotKind = keyof Snapshot
 const KINDS: readonly SnapshotKind[] = ['namespace', 'link', 'nft table', 'process', 'domain', 'mount', 'loop device']
 const emptySnapshot = (): Snapshot => ({ namespace: [], link: [], 'nft table': [], process: [], domain: [], mount: [], 'loop device': [] })
 
+/** A process in a snapshot; a restarted one counts as the same, so its pid is only for people. */
+const withPid = (argv: readonly string[], pid: number): string => `${argv.join(' ').slice(0, 200)} (pid ${pid})`
+const withoutPid = (text: string): string => text.replace(/ \(pid \d+\)$/, '')
+
 /** What is there now and was not in the baseline, one line each: `tokyo-1: link mzb000001`. */
 export function compareSnapshots (place: string, baseline: Snapshot, now: Snapshot): string[] {
   const lines: string[] = []
   for (const kind of KINDS) {
-    const known = [...baseline[kind]]
+    const known = baseline[kind].map(withoutPid)
     for (const thing of now[kind]) {
-      const at = known.indexOf(thing)
+      const at = known.indexOf(withoutPid(thing))
       if (at >= 0) known.splice(at, 1)
       else lines.push(`${place}: ${kind} ${thing}`)
     }
@@ -74,7 +78,7 @@ export async function snapshotPod (pod: Pod, options: { libvirt: boolean }): Pro
     namespace: lines(netns).map(line => line.split(' ')[0] ?? line),
     link: linkNames(links),
     'nft table': nftTables(tables),
-    process: processes.map(p => p.argv.join(' ').slice(0, 200)).filter(argv => !/^sleep 0\.\d$/.test(argv)),
+    process: processes.map(p => withPid(p.argv, p.innerPid)),
     domain: lines(domains),
     mount: mountPoints(mounts)
   }
@@ -128,21 +132,28 @@ export async function ticksNow (): Promise<number> {
 export async function survivors (labDir: string, namespaces: ReadonlySet<string>, endedTicks: number): Promise<string[]> {
   const found = await Promise.all((await allPids()).map(async pid => {
     if (pid === process.pid) return null
-    const ref = await processRef(pid)
+    const ref = processRef(pid)
     if (ref === null || Number(ref.startTicks) > endedTicks) return null
     const argv = await argvOf(pid)
     const inside = (await Promise.all(['pid', 'net', 'mnt'].map(async kind => await namespaceOf(pid, kind)))).some(name => name !== null && namespaces.has(name))
-    return inside || argv.some(arg => arg === labDir || arg.startsWith(`${labDir}/`)) ? `machine: process ${pid} ${argv.join(' ').slice(0, 200)}` : null
+    return inside || argv.some(arg => arg === labDir || arg.startsWith(`${labDir}/`)) ? `machine: process ${withPid(argv, pid)}` : null
   }))
   return found.filter(line => line !== null)
 }
 
-/** Repeats a search until it finds nothing or `settleMs` are over: the kernel ends namespaces in its own time. */
+/**
+ * Repeats a search until nothing is found twice running, or `settleMs` are over: the kernel ends
+ * namespaces in its own time, and what an agent runs for a moment is no left-over.
+ */
 export async function settled (search: () => Promise<string[]>, settleMs: number): Promise<string[]> {
   const endMs = performance.now() + settleMs
-  for (;;) {
-    const found = await search()
-    if (found.length === 0 || performance.now() >= endMs) return found
+  let before = await search()
+  while (before.length > 0) {
     await delay(200)
+    const now = await search()
+    const both = now.filter(line => before.includes(line))
+    if (both.length === 0 || performance.now() >= endMs) return both
+    before = now
   }
+  return []
 }

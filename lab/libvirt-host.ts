@@ -12,7 +12,10 @@ export interface LibvirtHostOptions {
 }
 
 export interface LibvirtHost {
-  /** `mount --bind source target`, in this order, in the host's own mount namespace before the start */
+  /**
+   * `mount --bind source target`, in this order, in the host's own mount namespace before the start;
+   * the first four targets come with Debian's packages, the last one lies in the fourth source
+   */
   mounts: Array<{ source: string, target: string }>
   /** libvirtd in the foreground; answers at `qemu:///system` inside the host within about a second */
   argv: string[]
@@ -50,10 +53,6 @@ export async function prepareLibvirtHost (options: LibvirtHostOptions): Promise<
     logFile: join(folders.log, 'libvirtd.log')
   }
 }
-
-/** What must exist on the machine before the binds: mount points that Debian's packages bring. */
-export const LIBVIRT_MOUNT_POINTS: readonly string[] =
-  ['/etc/libvirt', '/var/lib/libvirt', '/var/log/libvirt', '/var/cache/libvirt']
 
 function qemuConf (): string {
   return [

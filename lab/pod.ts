@@ -5,7 +5,7 @@ import type { Readable } from 'node:stream'
 import { CommandError, run, type RunOptions, type RunResult } from '../agent/exec.ts'
 import { InvalidInputError, MusubiError } from '../protocol/core/errors.ts'
 import { COMMAND_TIMEOUT_MS } from '../protocol/core/limits.ts'
-import { childrenOf, isAlive, processesOfPod, processRef, signalProcess, until, waitGone, type ProcessRef } from './process.ts'
+import { childrenOf, isAlive, processesOfPod, processRef, signalProcess, waitGone, type ProcessRef } from './process.ts'
 
 /** The work tree that this file belongs to. */
 export const WORK_TREE = dirname(import.meta.dirname)
@@ -43,8 +43,9 @@ export interface PodOptions {
 /** A program started inside a pod; it belongs to the pod's init and ends with the pod. */
 export interface SpawnedProcess extends ProcessRef {
   innerPid: number
-  alive (): Promise<boolean>
-  kill (signal: NodeJS.Signals): Promise<boolean>
+  alive (): boolean
+  /** @returns false when it is gone */
+  kill (signal: NodeJS.Signals): boolean
 }
 
 /** One host of the lab: a process tree with namespaces of its own. Killing `pid` ends all of it. */
@@ -56,13 +57,15 @@ export interface Pod extends AsyncDisposable {
   readonly init: ProcessRef
   /** the `unshare` that waits for the init */
   readonly keeper: ProcessRef
-  alive (): Promise<boolean>
+  alive (): boolean
   /** Runs a program inside to its end. @throws CommandError like `run` */
   exec (argv: readonly string[], options?: RunOptions): Promise<RunResult>
   /** Starts a program that stays. `log`: file on this machine that takes its output */
   spawn (argv: readonly string[], options: { log: string, env?: Record<string, string>, netns?: string }): Promise<SpawnedProcess>
   /** Where a private file of the pod is on this machine. @throws MusubiError for shared paths */
   path (inside: string): string
+  /** A command line for people: a shell inside */
+  readonly shell: string
   stop (): Promise<void>
 }
 
@@ -130,8 +133,8 @@ export async function startPod (options: PodOptions): Promise<Pod> {
     const line = await Promise.race([firstLine(ready), ended.then(() => null)]).catch(() => null)
     signal?.throwIfAborted()
     const initPid = (await childrenOf(keeperPid))[0]
-    const init = initPid === undefined ? null : await processRef(initPid)
-    const keeper = await processRef(keeperPid)
+    const init = initPid === undefined ? null : processRef(initPid)
+    const keeper = processRef(keeperPid)
     if (line !== 'ready' || init === null || keeper === null) {
       const words = (await readFile(logPath, 'utf8')).trim().split('\n').slice(-3).join(' / ')
       throw new MusubiError('POD_FAILED', `pod ${name} did not start: ${words === '' ? (timeout.aborted ? `not within ${START_TIMEOUT_MS} ms` : 'its init ended') : words}`)
@@ -141,8 +144,8 @@ export async function startPod (options: PodOptions): Promise<Pod> {
   } catch (error) {
     ready.destroy()
     if (keeperPid !== undefined) {
-      const keeper = await processRef(keeperPid)
-      if (keeper !== null) await signalProcess(keeper, 'SIGKILL')
+      const keeper = processRef(keeperPid)
+      if (keeper !== null) signalProcess(keeper, 'SIGKILL')
       if (keeper !== null) await waitGone(keeper, STOP_TIMEOUT_MS)
     }
     throw error
@@ -150,17 +153,17 @@ export async function startPod (options: PodOptions): Promise<Pod> {
 }
 
 /** Takes hold of a pod that an earlier process started. @throws MusubiError when it is gone */
-export async function adoptPod (record: { name: string, dir: string, init: ProcessRef, keeper: ProcessRef }): Promise<Pod> {
-  if (!(await isAlive(record.init))) throw new MusubiError('NOT_FOUND', `pod ${record.name} does not run any more`)
+export function adoptPod (record: { name: string, dir: string, init: ProcessRef, keeper: ProcessRef }): Pod {
+  if (!isAlive(record.init)) throw new MusubiError('NOT_FOUND', `pod ${record.name} does not run any more`)
   return createPod(record.name, record.dir, record.init, record.keeper)
 }
 
 /** Ends a pod by its pids; gone ones are no error. @throws MusubiError when it would not die */
 export async function stopPod (record: { name: string, init: ProcessRef, keeper: ProcessRef }): Promise<void> {
   // The init first: its death takes the whole pid namespace along, and the kernel waits for that.
-  await signalProcess(record.init, 'SIGKILL')
+  signalProcess(record.init, 'SIGKILL')
   const gone = await waitGone(record.init, STOP_TIMEOUT_MS)
-  await signalProcess(record.keeper, 'SIGKILL')
+  signalProcess(record.keeper, 'SIGKILL')
   if (!gone || !(await waitGone(record.keeper, STOP_TIMEOUT_MS))) {
     throw new MusubiError('POD_STUCK', `pod ${record.name} (pid ${record.init.pid}) does not end`, { retryable: true })
   }
@@ -183,16 +186,17 @@ async function startInside (name: string, argv: readonly string[], log: string, 
 
 function createPod (name: string, dir: string, init: ProcessRef, keeper: ProcessRef): Pod {
   const entered = (argv: readonly string[]): string[] => [...enter(init.pid), ...argv]
-  const mustLive = async (): Promise<void> => {
-    if (!(await isAlive(init))) throw new MusubiError('POD_GONE', `pod ${name} does not run any more`)
+  const mustLive = (): void => {
+    if (!isAlive(init)) throw new MusubiError('POD_GONE', `pod ${name} does not run any more`)
   }
 
   return {
     name, dir, pid: init.pid, init, keeper,
-    alive: async () => await isAlive(init),
+    shell: `nsenter -t ${init.pid} -n -m -u -i -p --wdns=/ -- bash`,
+    alive: () => isAlive(init),
     path: inside => hostPath(dir, inside),
     exec: async (argv, options = {}) => {
-      await mustLive()
+      mustLive()
       const { netns, timeoutMs = COMMAND_TIMEOUT_MS, ...rest } = options
       // Time runs out inside: were `nsenter` killed, its child would be left to the machine's init,
       // and a zombie that nobody collects keeps a whole pod from ending.
@@ -206,7 +210,7 @@ function createPod (name: string, dir: string, init: ProcessRef, keeper: Process
       }
     },
     spawn: async (argv, { log, env, netns }) => {
-      await mustLive()
+      mustLive()
       const inner = await startInside(name, entered(['/bin/sh', join(SCRIPTS, 'pod-spawn.sh'), ...inNetns(netns), ...argv]), log, env)
       const found = (await processesOfPod(init.pid)).find(p => p.innerPid === inner)
       if (found === undefined) {
@@ -214,7 +218,7 @@ function createPod (name: string, dir: string, init: ProcessRef, keeper: Process
         throw new MusubiError('PROCESS_ENDED', `${argv.join(' ')} in pod ${name} ended at once${words === '' ? '' : `: ${words}`}`)
       }
       const ref = { pid: found.pid, startTicks: found.startTicks }
-      return { ...ref, innerPid: inner, alive: async () => await isAlive(ref), kill: async signal => await signalProcess(ref, signal) }
+      return { ...ref, innerPid: inner, alive: () => isAlive(ref), kill: signal => signalProcess(ref, signal) }
     },
     stop: async () => { await stopPod({ name, init, keeper }) },
     [Symbol.asyncDispose]: async () => { await stopPod({ name, init, keeper }) }

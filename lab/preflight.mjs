@@ -61,9 +61,11 @@ export const REQUIREMENTS = [
 ]
 
 /** What the user can mend; ends the program with its text and exit code 1. */
-export class PreflightError extends Error {}
+export class PreflightError extends Error {
+  name = 'PreflightError'
+}
 
-/** The first line of a command's arguments that are ours: target, its own arguments, `--check`. */
+/** Splits argv: `--check`, the target, and what goes to the target. */
 export function parseArguments (argv) {
   const rest = argv[0] === '--' ? argv.slice(1) : [...argv]
   const check = rest[0] === '--check'
@@ -211,7 +213,7 @@ function tunProblem (mend) {
       spawnSync('mknod', ['-m', '0600', path, 'c', '10', '200'])
     }
   }
-  if (!existsSync(path)) return `${path} is missing and cannot be made here; virtual machines need it (in a container: --device /dev/net/tun --cap-add NET_ADMIN)`
+  if (!existsSync(path)) return `${path} is missing${mend ? ' and cannot be made here' : '; a run makes it where that is allowed'}; virtual machines need it (in a container: --device /dev/net/tun --cap-add NET_ADMIN)`
   try {
     closeSync(openSync(path, 'r+'))
     return null

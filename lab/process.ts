@@ -11,19 +11,19 @@ export interface ProcessRef {
 }
 
 /** A reference to a living process; null when there is none. */
-export async function processRef (pid: number): Promise<ProcessRef | null> {
-  const stat = await readProcess(pid)
+export function processRef (pid: number): ProcessRef | null {
+  const stat = readProcess(pid)
   return stat === null ? null : { pid, startTicks: stat.startTicks }
 }
 
 /** True while exactly this process runs (a zombie does not). */
-export async function isAlive (ref: ProcessRef): Promise<boolean> {
-  return (await readProcess(ref.pid))?.startTicks === ref.startTicks
+export function isAlive (ref: ProcessRef): boolean {
+  return readProcess(ref.pid)?.startTicks === ref.startTicks
 }
 
 /** Sends a signal to exactly this process. @returns false when it is gone */
-export async function signalProcess (ref: ProcessRef, signal: NodeJS.Signals): Promise<boolean> {
-  if (!(await isAlive(ref))) return false
+export function signalProcess (ref: ProcessRef, signal: NodeJS.Signals): boolean {
+  if (!isAlive(ref)) return false
   try {
     process.kill(ref.pid, signal)
     return true
@@ -35,7 +35,7 @@ export async function signalProcess (ref: ProcessRef, signal: NodeJS.Signals): P
 /** Waits until the process is gone. @returns false when it still runs after `timeoutMs` */
 export async function waitGone (ref: ProcessRef, timeoutMs: number): Promise<boolean> {
   for (let waited = 0; ; waited += 10) {
-    if (!(await isAlive(ref))) return true
+    if (!isAlive(ref)) return true
     if (waited >= timeoutMs) return false
     await delay(10)
   }
@@ -88,7 +88,7 @@ export async function processesOfPod (initPid: number): Promise<PodProcess[]> {
   if (namespace === null) return []
   const found = await Promise.all((await allPids()).map(async (pid): Promise<PodProcess | null> => {
     if (await namespaceOf(pid, 'pid') !== namespace) return null
-    const ref = await processRef(pid)
+    const ref = processRef(pid)
     if (ref === null) return null
     try {
       const inner = /^NSpid:.*\s(\d+)$/m.exec(await readFile(`/proc/${pid}/status`, 'latin1'))?.[1]

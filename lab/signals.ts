@@ -1,6 +1,7 @@
 import { MusubiError } from '../protocol/core/errors.ts'
 
 const EXIT_CODES = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const
+const REPEAT_MS = 500
 type Stop = keyof typeof EXIT_CODES
 const STOPS = Object.keys(EXIT_CODES) as Stop[]
 
@@ -13,11 +14,14 @@ const STOPS = Object.keys(EXIT_CODES) as Stop[]
  */
 export async function withSignals<T> (task: (signal: AbortSignal) => Promise<T>, notice: (line: string) => void = line => { process.stderr.write(`${line}\n`) }): Promise<T> {
   const controller = new AbortController()
+  let firstMs = 0
   const onSignal = (name: Stop): void => {
     if (controller.signal.aborted) {
-      notice('still cleaning up')
+      // One Ctrl-C arrives several times: from the terminal, and from npm and the preflight which forward it.
+      if (performance.now() - firstMs > REPEAT_MS) notice('still cleaning up')
       return
     }
+    firstMs = performance.now()
     process.exitCode = EXIT_CODES[name]
     notice(`${name}: cleaning up`)
     controller.abort(new MusubiError('INTERRUPTED', `interrupted by ${name}`))

@@ -41,10 +41,10 @@ export async function makeLabDir (dir?: string): Promise<string> {
 }
 
 export async function newState (dir: string, sites: LabState['sites'], now: number): Promise<LabState> {
-  const owner = await processRef(process.pid)
+  const owner = processRef(process.pid)
   const pidNamespace = await namespaceOf(process.pid, 'pid')
   if (owner === null || pidNamespace === null) throw new MusubiError('NO_PROC', '/proc does not show this process', { hint: 'mount /proc' })
-  return { version: 1, dir, bootId: await bootId(), owner, pidNamespace, kept: false, createdAt: now, pods: [], sites }
+  return { version: 1, dir, bootId: bootId(), owner, pidNamespace, kept: false, createdAt: now, pods: [], sites }
 }
 
 /** Replaces the state as a whole: a reader sees the old or the new one. */
@@ -83,9 +83,9 @@ async function podsBelow (dir: string): Promise<PodRecord[]> {
     const [name, podDir] = argv.slice(at + 1)
     // The keeper has the same arguments behind its own: it is the one that starts with `unshare`.
     if (at < 0 || name === undefined || podDir === undefined || !podDir.startsWith(`${dir}/`) || argv[0] !== 'unshare') continue
-    const keeper = await processRef(pid)
+    const keeper = processRef(pid)
     const child = (await childrenOf(pid))[0]
-    const init = child === undefined ? null : await processRef(child)
+    const init = child === undefined ? null : processRef(child)
     if (keeper !== null) found.push({ name, dir: podDir, keeper, init: init ?? keeper })
   }
   return found
@@ -107,7 +107,7 @@ export async function removeLabDir (dir: string): Promise<void> {
 /** Ends a lab by its records and by what runs below its folder, then removes the folder. */
 export async function endLab (dir: string, options: { keepFiles?: boolean } = {}): Promise<void> {
   const state = await readState(dir)
-  const sameBoot = state !== null && state.bootId === await bootId() && state.pidNamespace === await namespaceOf(process.pid, 'pid')
+  const sameBoot = state !== null && state.bootId === bootId() && state.pidNamespace === await namespaceOf(process.pid, 'pid')
   const failures: unknown[] = []
   const end = async (pods: readonly PodRecord[]): Promise<void> => {
     for (const result of await Promise.allSettled(pods.map(async pod => { await stopPod(pod) }))) {
@@ -127,11 +127,11 @@ async function isStale (dir: string, now: number): Promise<boolean> {
     const folder = await lstat(dir).catch(() => null)
     return folder !== null && folder.isDirectory() && folder.uid === process.getuid?.() && now - folder.ctimeMs > YOUNG_MS
   }
-  if (state.bootId !== await bootId()) return true
+  if (state.bootId !== bootId()) return true
   if (state.pidNamespace !== await namespaceOf(process.pid, 'pid')) return false
-  if (await isAlive(state.owner)) return false
+  if (isAlive(state.owner)) return false
   // A kept lab whose pods have all died (somebody killed them) is only a folder.
-  return !state.kept || (await Promise.all(state.pods.map(async pod => await isAlive(pod.init)))).every(alive => !alive)
+  return !state.kept || !state.pods.some(pod => isAlive(pod.init))
 }
 
 /** Removes what labs left whose owner died without ending them. @returns their folders */
@@ -168,7 +168,7 @@ export async function downLabs (dir?: string): Promise<string[]> {
 }
 
 async function downOne (state: LabState): Promise<void> {
-  const ownerWorks = state.pidNamespace === await namespaceOf(process.pid, 'pid') && state.owner.pid !== process.pid && await isAlive(state.owner)
+  const ownerWorks = state.pidNamespace === await namespaceOf(process.pid, 'pid') && state.owner.pid !== process.pid && isAlive(state.owner)
   if (ownerWorks) {
     // It ends its lab by itself; ending it below its feet would look like a failure of every host.
     process.kill(state.owner.pid, 'SIGTERM')

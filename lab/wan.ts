@@ -153,7 +153,7 @@ async function buildWan (pod: Pod, { sites, rttMs, rateMbit, signal }: WanOption
         return
       }
       await writeDelay(ms)
-      for (const relay of relays) await relay.kill('SIGHUP')
+      for (const relay of relays) relay.kill('SIGHUP')
     },
     partition: async (site, cut) => { await ipBatch(pod, [`link set u${indexOf(site)}l ${cut ? 'down' : 'up'}`]) },
     stop: async () => { await pod.stop() },

@@ -27,7 +27,7 @@ function explain (error: SchemaError): string | null {
 export function parseWith<T extends TSchema> (schema: T, data: unknown, source: string): Static<T> {
   const value: unknown = Default(schema, data ?? {})
   const validator = Compile(schema)
-  if (validator.Check(value)) return value as Static<T>
+  if (validator.Check(value)) return value
   const problems = [...new Set([...validator.Errors(value)].map(explain).filter(line => line !== null))]
   throw new InvalidInputError(`${source} is not valid:\n${problems.map(p => `  ${p}`).join('\n')}`)
 }

@@ -92,7 +92,7 @@ async function load (options: LedgerOptions): Promise<{ state: LedgerState, meta
   const { store, host, capacity } = options
   const read = async <T>(key: string): Promise<T | null> => {
     const entry = await store.read(key)
-    return entry === undefined ? null : migrated<T>(entry, key.slice(PREFIX.length), options.migrations)
+    return entry === undefined ? null : migrated(entry, key.slice(PREFIX.length), options.migrations) as T
   }
   const state = emptyLedger(host, capacity, options.slice ?? null)
   const meta = await read<Meta>(META)
@@ -101,13 +101,15 @@ async function load (options: LedgerOptions): Promise<{ state: LedgerState, meta
     state.counter = meta.counter
     state.clockMs = meta.clockMs
   }
+  const leases: Lease[] = []
   for await (const entry of store.iterate(LEASES)) {
-    const lease = migrated<Lease>(entry, 'lease', options.migrations)
+    const lease = migrated(entry, 'lease', options.migrations) as Lease
     if (LEASES + lease.id !== entry.key || !(lease.token <= state.counter)) throw new CorruptRecordError(entry.key, `lease ${lease.id} with token ${lease.token} does not belong to a ledger at ${state.counter}`)
-    state.leases.set(lease.id, lease)
+    leases.push(lease)
   }
+  for (const lease of leases.sort((a, b) => a.heldToken - b.heldToken)) state.leases.set(lease.id, lease)
   for await (const entry of store.iterate(REPLAYS)) {
-    const replay = migrated<Replay>(entry, 'replay', options.migrations)
+    const replay = migrated(entry, 'replay', options.migrations) as Replay
     state.replays.set(replay.key, replay)
   }
   state.dueMs = 0

@@ -2,15 +2,10 @@ import { mkdir } from 'node:fs/promises'
 import { Level } from 'level'
 import { MusubiError } from '../protocol/core/errors.ts'
 import { decodeRecord, encodeRecord } from './envelope.ts'
+import { createGroupCommit } from './group-commit.ts'
 import { type Store, type StoreOperation, closedError } from './store.ts'
 
-/** Writes that one disk sync may carry; more wait for the next. Bounds memory and latency of a group. */
-const MAX_GROUP_WRITES = 1024
-/** Writes that may wait; beyond this the disk does not keep up and callers are told. */
-const MAX_WAITING_WRITES = 16_384
-
 type RawOperation = { type: 'put', key: string, value: Uint8Array } | { type: 'del', key: string }
-interface Write { operations: RawOperation[], sync: boolean, resolve: () => void, reject: (error: unknown) => void }
 
 const causeCode = (error: unknown): unknown => ((error as { cause?: { code?: unknown } }).cause)?.code
 
@@ -25,8 +20,8 @@ const raw = (op: StoreOperation): RawOperation =>
   op.type === 'put' ? { type: 'put', key: op.key, value: encodeRecord(op.key, op.value, op.version ?? 1) } : { type: 'del', key: op.key }
 
 /**
- * Opens, or creates with mode 0700, a store in a folder. Concurrent writes are grouped: while one
- * sync is under way the next writes gather and share the following one, in the order of the calls.
+ * Opens, or creates with mode 0700, a store in a folder. Concurrent writes share syncs,
+ * see `createGroupCommit`.
  *
  * @throws MusubiError STORE_LOCKED, STORE_CORRUPT or STORE_UNUSABLE, naming the folder
  */
@@ -38,33 +33,26 @@ export async function openLevelStore (folder: string): Promise<Store> {
   } catch (error) {
     throw openError(folder, error)
   }
+  return createLevelStore(db)
+}
 
-  const waiting: Write[] = []
-  let draining: Promise<void> | null = null
+/** What of a level database is used: records by key, synced batches, ranges. */
+export interface LevelDatabase {
+  get (key: string): Promise<Uint8Array | undefined>
+  batch (operations: RawOperation[], options: { sync: boolean }): Promise<void>
+  iterator (range: { gte: string }): AsyncIterable<[string, Uint8Array]> & { close (): Promise<void> }
+  close (): Promise<void>
+}
+
+/** The store on a database that is open. */
+export function createLevelStore (db: LevelDatabase): Store {
+  const writer = createGroupCommit<RawOperation>((operations, sync) => db.batch(operations, { sync }))
   let closing: Promise<void> | null = null
 
-  async function drain (): Promise<void> {
-    while (waiting.length > 0) {
-      const group = waiting.splice(0, MAX_GROUP_WRITES)
-      const options = { sync: group.some(write => write.sync) }
-      try {
-        await db.batch(group.flatMap(write => write.operations), options)
-        for (const write of group) write.resolve()
-      } catch (error) {
-        const failure = new MusubiError('STORE_WRITE_FAILED', `writing to the store in ${folder} failed: ${String(error)}`, { cause: error })
-        for (const write of group) write.reject(failure)
-      }
-    }
-    draining = null
-  }
-
-  const write = (operations: readonly StoreOperation[], sync = false): Promise<void> => {
-    if (closing !== null) return Promise.reject(closedError())
-    if (waiting.length >= MAX_WAITING_WRITES) return Promise.reject(new MusubiError('BUSY', `the store in ${folder} has ${waiting.length} writes waiting`, { retryable: true }))
-    return new Promise((resolve, reject) => {
-      waiting.push({ operations: operations.map(raw), sync, resolve, reject })
-      draining ??= drain()
-    })
+  // Async, so that an operation that cannot be encoded is a rejection.
+  const write = async (operations: readonly StoreOperation[], sync = false): Promise<void> => {
+    if (closing !== null) throw closedError()
+    await writer.write(operations.map(raw), sync)
   }
 
   const store: Store = {
@@ -96,7 +84,7 @@ export async function openLevelStore (folder: string): Promise<Store> {
     },
     close () {
       closing ??= (async () => {
-        await draining
+        await writer.idle()
         await db.close()
       })()
       return closing

@@ -18,7 +18,7 @@ export function createMemoryStore (): Store {
       }
       return Promise.resolve()
     } catch (error) {
-      return Promise.reject(error as Error)
+      return Promise.reject(error instanceof Error ? error : new Error(String(error)))
     }
   }
 

@@ -16,7 +16,7 @@ export type Migrations = Record<string, Record<number, (value: unknown) => unkno
  *
  * @throws MusubiError RECORD_TOO_NEW, or RECORD_TOO_OLD when a step is missing, naming the key
  */
-export function migrated<T> (entry: StoreEntry<unknown>, kind: string, migrations: Migrations = {}): T {
+export function migrated (entry: StoreEntry<unknown>, kind: string, migrations: Migrations = {}): unknown {
   if (entry.version > RECORD_VERSION) {
     throw new MusubiError('RECORD_TOO_NEW', `record "${entry.key}" was written by a newer release (version ${entry.version}, known is ${RECORD_VERSION})`, { hint: 'install that release again; nothing was changed' })
   }
@@ -26,5 +26,5 @@ export function migrated<T> (entry: StoreEntry<unknown>, kind: string, migration
     if (upgrade === undefined) throw new MusubiError('RECORD_TOO_OLD', `record "${entry.key}" has version ${version} and nothing turns it into ${version + 1}`)
     value = upgrade(value)
   }
-  return value as T
+  return value
 }

@@ -26,11 +26,17 @@ export function createMemoryFakeStore (): FakeStore {
   const objects = new Map<string, FakeObject>()
   const key = (kind: ObjectKind, name: string): string => `${kind} ${name}`
   return {
-    async list (kind) {
-      return [...objects].filter(([k]) => k.startsWith(`${kind} `)).map(([, object]) => structuredClone(object))
+    list (kind) {
+      return Promise.resolve([...objects].filter(([k]) => k.startsWith(`${kind} `)).map(([, object]) => structuredClone(object)))
     },
-    async put (kind, object) { objects.set(key(kind, object.name), structuredClone(object)) },
-    async delete (kind, name) { objects.delete(key(kind, name)) }
+    put (kind, object) {
+      objects.set(key(kind, object.name), structuredClone(object))
+      return Promise.resolve()
+    },
+    delete (kind, name) {
+      objects.delete(key(kind, name))
+      return Promise.resolve()
+    }
   }
 }
 
@@ -40,10 +46,8 @@ export function createDirectoryFakeStore (dir: string): FakeStore {
   const file = (kind: ObjectKind, name: string): string => join(folder(kind), `${encodeURIComponent(name)}.json`)
   return {
     async list (kind) {
-      const names = await readdir(folder(kind)).catch((error: NodeJS.ErrnoException) => {
-        if (error.code === 'ENOENT') return []
-        throw error
-      })
+      await mkdir(folder(kind), { recursive: true })
+      const names = await readdir(folder(kind))
       const objects: FakeObject[] = []
       for (const name of names.filter(n => n.endsWith('.json')).sort()) {
         const text = await readFile(join(folder(kind), name), 'utf8').catch(() => null)
@@ -84,7 +88,7 @@ export function createFakeDriver<K extends ObjectKind> (kind: K, options: FakeDr
   }
   return {
     kind,
-    async probe () { return [...options.problems ?? []] },
+    probe () { return Promise.resolve([...options.problems ?? []]) },
     async observe (signal) {
       await begin('observe', '', signal)
       return (await store.list(kind)).map((object): ObservedObject => ({
@@ -112,7 +116,7 @@ export function createFakeComputeDriver (options: FakeDriverOptions = {}): Compu
         [object.name, { rxBytes: 0, txBytes: 0, state: object.healthy ? 'running' : 'shut off' }])
       return Object.fromEntries(entries)
     },
-    async consoleLog () { return '' }
+    consoleLog () { return Promise.resolve('') }
   }
 }
 

@@ -11,7 +11,8 @@ export interface OfferRecord {
   key: string
   offer: Offer
   masterPeer: string
-  state: 'offered' | 'committed' | 'active' | 'releasing'
+  /** `asking`: hosts are being asked to hold what was planned; it is no offer yet */
+  state: 'asking' | 'offered' | 'committed' | 'active' | 'releasing'
   reason: string
 }
 
@@ -54,22 +55,28 @@ export function createGateway (deps: GatewayDeps): Gateway {
   async function alone<T> (clusterId: string, work: () => Promise<T>): Promise<T> {
     const before = busy.get(clusterId) ?? Promise.resolve()
     const mine = before.then(work, work)
-    busy.set(clusterId, mine.catch(() => undefined))
+    const settled = mine.catch(() => undefined)
+    busy.set(clusterId, settled)
     try {
       return await mine
     } finally {
-      if (busy.size > 1024) busy.delete(clusterId)
+      // Only the last in line clears the way: whoever came behind it has put itself there.
+      if (busy.get(clusterId) === settled) busy.delete(clusterId)
     }
   }
 
   const load = (clusterId: string): Promise<OfferRecord | undefined> => store.get<OfferRecord>(PREFIX + clusterId)
   const save = (clusterId: string, record: OfferRecord): Promise<void> => store.put(PREFIX + clusterId, record, { sync: true })
 
-  /** Only the master that negotiated an offer, or this gateway itself, may change it. */
+  function mustOwn (clusterId: string, record: OfferRecord, caller: Caller): void {
+    if (record.masterPeer !== caller.peerId) throw new ConflictError(`cluster ${clusterId} at site ${site} belongs to another master`)
+  }
+
+  /** Only the master that negotiated an offer may change it. */
   async function mine (clusterId: string, caller: Caller): Promise<OfferRecord> {
     const record = await load(clusterId)
-    if (record === undefined) throw new NotFoundError(`site ${site} holds nothing for cluster ${clusterId}`, 'ask for it again')
-    if (record.masterPeer !== caller.peerId) throw new ConflictError(`cluster ${clusterId} at site ${site} belongs to another master`)
+    if (record === undefined || record.state === 'asking') throw new NotFoundError(`site ${site} holds nothing for cluster ${clusterId}`, 'ask for it again')
+    mustOwn(clusterId, record, caller)
     return record
   }
 
@@ -92,17 +99,19 @@ export function createGateway (deps: GatewayDeps): Gateway {
   return {
     request: (request, caller) => alone(request.clusterId, async () => {
       const old = await load(request.clusterId)
-      if (old !== undefined && old.key === request.key && old.state !== 'releasing') {
-        if (old.masterPeer !== caller.peerId) throw new ConflictError(`request ${request.key} belongs to another master`)
-        return old.offer
+      if (old !== undefined) {
+        mustOwn(request.clusterId, old, caller)
+        if (old.state === 'offered' || old.state === 'committed' || old.state === 'active') {
+          if (old.key === request.key) return old.offer
+          if (old.state !== 'offered') throw new ConflictError(`cluster ${request.cluster} (${request.clusterId}) already has leases at site ${site}`)
+        }
+        // What was only held ends by itself where a host does not answer; what ran must be confirmed gone.
+        const released = releaseHosts(request.clusterId, old.offer, 'asked again')
+        await (old.state === 'releasing' ? released : released.catch(() => undefined))
       }
-      if (old !== undefined && old.state !== 'offered' && old.state !== 'releasing') {
-        throw new ConflictError(`cluster ${request.cluster} (${request.clusterId}) already has leases at site ${site}`)
-      }
-      if (old !== undefined) await releaseHosts(request.clusterId, old.offer, 'asked again')
       const offer = await makeOffer(deps, request, caller, async partial => {
         // Known before the first hold leaves: after a crash the sweep ends what nobody will commit.
-        await save(request.clusterId, { key: request.key, offer: partial, masterPeer: caller.peerId, state: 'offered', reason: '' })
+        await save(request.clusterId, { key: request.key, offer: partial, masterPeer: caller.peerId, state: 'asking', reason: '' })
       })
       await save(request.clusterId, { key: request.key, offer, masterPeer: caller.peerId, state: 'offered', reason: '' })
       events.add('lease.offered', `${offer.held.filter(h => h.kind === 'node').length} nodes held for cluster ${request.cluster} of ${request.masterSite}`, request.cluster)
@@ -137,7 +146,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
     release: (request, caller) => alone(request.clusterId, async () => {
       const record = await load(request.clusterId)
       if (record === undefined) return { site, ended: 0 }
-      if (record.masterPeer !== caller.peerId) throw new ConflictError(`cluster ${request.clusterId} at site ${site} belongs to another master`)
+      mustOwn(request.clusterId, record, caller)
       await save(request.clusterId, { ...record, state: 'releasing', reason: request.reason })
       const ended = await releaseHosts(request.clusterId, record.offer, request.reason)
       events.add('lease.released', `${ended} leases of cluster ${request.clusterId} ended: ${request.reason}`)
@@ -147,7 +156,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
     async status (request, caller) {
       const record = await load(request.clusterId)
       if (record === undefined) return { hosts: [] }
-      if (record.masterPeer !== caller.peerId) throw new ConflictError(`cluster ${request.clusterId} at site ${site} belongs to another master`)
+      mustOwn(request.clusterId, record, caller)
       const hosts = await Promise.all(hostsOf(record.offer).map(async (h): Promise<HostStatus> => {
         try {
           return await call(h.peer, 'hostStatus', { clusterId: request.clusterId }, { deadlineMs: STATUS_DEADLINE_MS })
@@ -160,22 +169,29 @@ export function createGateway (deps: GatewayDeps): Gateway {
     },
 
     async sweep () {
-      for await (const { key, value } of store.iterate<OfferRecord>(PREFIX)) {
+      for await (const { key } of store.iterate<OfferRecord>(PREFIX)) {
         const clusterId = key.slice(PREFIX.length)
-        if (value.state === 'releasing') {
-          await alone(clusterId, () => releaseHosts(clusterId, value.offer, value.reason))
-          continue
-        }
-        // Holds, inactive and ended leases end at the hosts by themselves; forget what no host has any more.
-        const states = await Promise.allSettled(hostsOf(value.offer).map(h => call(h.peer, 'hostStatus', { clusterId }, { deadlineMs: STATUS_DEADLINE_MS })))
-        const allGone = states.every(s => s.status === 'fulfilled' && (s.value.leaseState === '' || s.value.leaseState === 'ended') && s.value.objects.length === 0)
-        if (allGone) {
-          await alone(clusterId, async () => {
-            const current = await load(clusterId)
-            if (current !== undefined && current.offer.offerId === value.offer.offerId && current.state === value.state) await store.delete(PREFIX + clusterId, { sync: true })
-          })
-        }
+        // One host that does not answer must not keep the others from being swept.
+        await sweepOne(clusterId).catch((error: unknown) => { log.debug({ clusterId, error: describeError(error) }, 'an offer could not be swept') })
       }
     }
+  }
+
+  async function sweepOne (clusterId: string): Promise<void> {
+    const seen = await load(clusterId)
+    if (seen === undefined) return
+    // Looked at again when it is its turn: the master may have released, or asked anew, since.
+    const unchanged = async (): Promise<boolean> => {
+      const current = await load(clusterId)
+      return current !== undefined && current.offer.offerId === seen.offer.offerId && current.state === seen.state
+    }
+    if (seen.state === 'releasing') {
+      await alone(clusterId, async () => { if (await unchanged()) await releaseHosts(clusterId, seen.offer, seen.reason) })
+      return
+    }
+    // Holds, inactive and ended leases end at the hosts by themselves; forget what no host has any more.
+    const states = await Promise.allSettled(hostsOf(seen.offer).map(h => call(h.peer, 'hostStatus', { clusterId }, { deadlineMs: STATUS_DEADLINE_MS })))
+    const allGone = states.every(s => s.status === 'fulfilled' && (s.value.leaseState === '' || s.value.leaseState === 'ended') && s.value.objects.length === 0)
+    if (allGone) await alone(clusterId, async () => { if (await unchanged()) await store.delete(PREFIX + clusterId, { sync: true }) })
   }
 }

@@ -19,6 +19,8 @@ export interface Recipe {
   rootModules: readonly string[]
   maskedUnits: readonly string[]
   enabledUnits: readonly string[]
+  /** not part of the boot: `musubi-late.service` starts them when the node is ready */
+  lateUnits: readonly string[]
   /** udev rules that stay; every rule costs start-up time on an emulated processor */
   udevRules: readonly string[]
   cmdline: string
@@ -58,10 +60,11 @@ export const NODE_RECIPE: Recipe = {
     'veritysetup.target', 'remote-fs.target'
   ],
   enabledUnits: ['musubi-httpd.service', 'musubi-ready.service', 'musubi-console.service', 'musubi-late.service'],
+  lateUnits: ['systemd-udevd.service', 'systemd-sysctl.service'],
   udevRules: ['50-udev-default.rules', '60-block.rules', '60-persistent-storage.rules', '80-drivers.rules', '99-systemd.rules'],
   cmdline: 'console=ttyS0 quiet loglevel=3 panic=30 mitigations=off random.trust_cpu=on no_timer_check cryptomgr.notests ' +
-    'net.ifnames=0 audit=0 apparmor=0 systemd.show_status=0 systemd.default_timeout_start_sec=180',
-  squashfs: ['-comp', 'zstd', '-Xcompression-level', '15', '-b', '128K']
+    'net.ifnames=0 audit=0 apparmor=0 selinux=0 systemd.show_status=0 systemd.default_timeout_start_sec=180',
+  squashfs: ['-comp', 'zstd', '-Xcompression-level', '9', '-b', '128K']
 }
 
 /** Hash (hex) of a recipe together with the files that it copies in, by their relative path. */

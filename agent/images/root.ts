@@ -64,6 +64,7 @@ async function chooseUnits (recipe: Recipe, root: string): Promise<void> {
   }
   for (const unit of recipe.maskedUnits) await link('/dev/null', join(etc, 'system', unit))
   for (const unit of recipe.enabledUnits) await link(`/etc/systemd/system/${unit}`, join(etc, 'system/multi-user.target.wants', unit))
+  for (const unit of recipe.lateUnits) await rm(join(root, 'usr/lib/systemd/system/sysinit.target.wants', unit), { force: true })
   await link('/lib/systemd/system/multi-user.target', join(etc, 'system/default.target'))
   // generators look for disks, fstab and SysV scripts that a node does not have; each costs a process
   for (const generator of await readdir(join(root, 'usr/lib/systemd/system-generators'))) {

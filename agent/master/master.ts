@@ -6,12 +6,13 @@ import type { Store } from '../../store/store.ts'
 import type { ClusterResource } from '../../protocol/api.ts'
 import type { Probe } from './probe.ts'
 import { KEEP_ENDED_MS, isEnded, noPhases, type ClusterRecord } from './record.ts'
-import { negotiate, releaseAll, type KnownSite, type NegotiationDeps } from './negotiate.ts'
+import { negotiate, releaseAll, repeated, type KnownSite, type NegotiationDeps } from './negotiate.ts'
 import { clusterView, foldStatus } from './view.ts'
 import type { Builder } from './build.ts'
 import { parseClusterSpec, type ClusterSpec } from '../../protocol/core/spec.ts'
 import { placeAmongSites } from '../../protocol/core/spread.ts'
 import { ConflictError, describeError, errorCode, MusubiError, NoCapacityError, NotFoundError } from '../../protocol/core/errors.ts'
+import { ACTIVATE_TTL_MS } from '../../protocol/core/limits.ts'
 
 export interface MasterDeps {
   site: string
@@ -45,6 +46,10 @@ const PREFIX = 'cluster/'
 const POLL_BUILDING_MS = 500
 const POLL_READY_MS = 3_000
 const ACTIVATE_DEADLINE_MS = 15_000
+/** A gateway that restarts is back by then; committed leases live twice as long. */
+const ACTIVATE_PATIENCE_MS = ACTIVATE_TTL_MS / 2
+/** Told to let go when a cluster fails: people wait for the error, the rest is done behind it. */
+const FAIL_RELEASE_MS = 5_000
 const STATUS_DEADLINE_MS = 6_000
 const RETRY_MS = 2_000
 
@@ -54,10 +59,19 @@ export function createMaster (deps: MasterDeps): Master {
   const records = new Map<string, ClusterRecord>()
   const statuses = new Map<string, HostStatus[]>()
   const loops = new Map<string, Promise<void>>()
+  /** ends the pauses of a cluster's loop when it is to be deleted */
+  const deletions = new Map<string, AbortController>()
   const abort = new AbortController()
 
   const save = (record: ClusterRecord): Promise<void> => store.put(PREFIX + record.id, record, { sync: true })
   const view = (record: ClusterRecord): ClusterResource => clusterView(record, statuses.get(record.id) ?? [])
+
+  /** A cluster that is being deleted goes nowhere else. @returns false then */
+  async function advance (record: ClusterRecord, state: ClusterRecord['state'], message: string): Promise<boolean> {
+    if (record.state === 'deleting') return false
+    await setState(record, state, message)
+    return true
+  }
 
   async function setState (record: ClusterRecord, state: ClusterRecord['state'], message: string): Promise<void> {
     record.state = state
@@ -83,18 +97,41 @@ export function createMaster (deps: MasterDeps): Master {
     const hint = error instanceof MusubiError ? error.hint : undefined
     record.error = { code: errorCode(error), message: describeMessage(error), ...(hint === undefined ? {} : { hint }) }
     log.error({ cluster: record.name, error: describeError(error) }, 'cluster failed')
-    await releaseAll(deps, record, 'the cluster failed')
+    await releaseAll(deps, record, 'the cluster failed', FAIL_RELEASE_MS)
     await deps.builder.forget(record)
-    await setState(record, 'failed', record.error.message)
+    if (await advance(record, 'failed', record.error.message)) await finishRelease(record)
+  }
+
+  /** A failed cluster may still run where the master's word has not arrived: it is said again until it has. */
+  async function finishRelease (record: ClusterRecord): Promise<void> {
+    const untilMs = record.document === null ? deps.now() + ACTIVATE_TTL_MS : record.endMs
+    while (record.asked.length > 0 && record.state === 'failed' && !abort.signal.aborted && deps.now() < untilMs) {
+      await pause(record, RETRY_MS)
+      await releaseAll(deps, record, 'the cluster failed')
+      await save(record)
+    }
   }
 
   async function activate (record: ClusterRecord): Promise<void> {
     await deps.builder.prepare(record)
-    await setState(record, 'activating', `${record.receipts.length} leases at ${record.offers.length} sites committed in ${record.negotiateMs} ms`)
+    if (!await advance(record, 'activating', `${record.receipts.length} leases at ${record.offers.length} sites committed in ${record.negotiateMs} ms`)) return
     if (record.document === null) throw new MusubiError('INTERNAL', 'a cluster without a document cannot be activated')
     const request = { clusterId: record.id, document: record.document, receipts: record.receipts, secrets: record.secrets }
-    await Promise.all(record.offers.map(o => call(o.gateway.peer, 'activate', request, { deadlineMs: ACTIVATE_DEADLINE_MS })))
-    await setState(record, 'building', '')
+    const failed = new AbortController()
+    const untilMs = deps.monotonic() + ACTIVATE_PATIENCE_MS
+    const results = await Promise.allSettled(record.offers.map(async offer => {
+      try {
+        await repeated(deps.monotonic, untilMs, async leftMs => {
+          if (record.state === 'deleting') return
+          await call(offer.gateway.peer, 'activate', request, { deadlineMs: Math.min(ACTIVATE_DEADLINE_MS, leftMs) })
+        }, AbortSignal.any([abort.signal, failed.signal]))
+      } catch (error) {
+        failed.abort()
+        throw new MusubiError(errorCode(error), `site ${offer.site} could not activate its leases: ${describeMessage(error)}`, { hint: 'nothing is kept; ask again', cause: error })
+      }
+    }))
+    for (const result of results) if (result.status === 'rejected') throw result.reason
+    await advance(record, 'building', '')
   }
 
   async function poll (record: ClusterRecord): Promise<HostStatus[]> {
@@ -125,14 +162,21 @@ export function createMaster (deps: MasterDeps): Master {
       if (record.firstPingMs === null || record.mtuInner === 0) changed = await deps.probe(record, deps.now) || changed
       const state = nextState(record, hosts)
       if (state !== record.state) {
-        if (state === 'ready' && record.readyMs === null) record.readyMs = deps.now()
+        if (state !== 'building') record.readyMs ??= deps.now()
         await setState(record, state, '')
       } else if (changed) await save(record)
-      await pause(record.state === 'ready' ? POLL_READY_MS : POLL_BUILDING_MS)
+      await pause(record, record.state === 'ready' ? POLL_READY_MS : POLL_BUILDING_MS)
     }
   }
 
-  const pause = (ms: number): Promise<void> => sleep(ms, undefined, { signal: abort.signal }).catch(() => undefined)
+  const stopOf = (record: ClusterRecord): AbortController => {
+    const stop = deletions.get(record.id) ?? new AbortController()
+    deletions.set(record.id, stop)
+    return stop
+  }
+  /** Ends early when the process stops, or when the cluster is to be deleted. */
+  const pause = (record: ClusterRecord, ms: number): Promise<void> =>
+    sleep(ms, undefined, { signal: record.state === 'deleting' ? abort.signal : AbortSignal.any([abort.signal, stopOf(record).signal]) }).catch(() => undefined)
 
   async function drive (record: ClusterRecord): Promise<void> {
     try {
@@ -142,7 +186,7 @@ export function createMaster (deps: MasterDeps): Master {
       }
       if (record.state === 'committing' || record.state === 'activating') await activate(record)
     } catch (error) {
-      if (record.state !== 'deleting') await fail(record, error)
+      if (record.state !== 'deleting' && !abort.signal.aborted) await fail(record, error)
       return
     }
     await watch(record)
@@ -176,23 +220,25 @@ export function createMaster (deps: MasterDeps): Master {
   async function finishRemoval (record: ClusterRecord): Promise<void> {
     while (!abort.signal.aborted) {
       const open = await releaseAll(deps, record, record.error === null ? 'deleted by the user' : 'the cluster failed')
+      await save(record)
       // Beyond the end of the term nothing runs anywhere: hosts end leases by themselves.
       if (open.length === 0 || deps.now() > record.endMs) {
         await deps.builder.forget(record)
         record.deletedMs = deps.now()
         statuses.delete(record.id)
+        deletions.delete(record.id)
         await setState(record, 'deleted', '')
         return
       }
       events.add('cluster.progress', `${record.name}: waiting for ${open.join('; ')}`, record.name)
-      await pause(RETRY_MS)
+      await pause(record, RETRY_MS)
     }
   }
 
   async function remove (nameOrId: string): Promise<ClusterResource> {
     const record = find(nameOrId)
     if (record.state === 'deleted' || record.state === 'deleting') return view(record)
-    if (record.state === 'failed') {
+    if (record.state === 'failed' && record.asked.length === 0) {
       // Nothing is held any more; forget it, so that the name reads free.
       record.deleteStartedMs = record.deletedMs = deps.now()
       await setState(record, 'deleted', '')
@@ -200,6 +246,7 @@ export function createMaster (deps: MasterDeps): Master {
     }
     record.deleteStartedMs = deps.now()
     await setState(record, 'deleting', '')
+    stopOf(record).abort()
     start(record, finishRemoval)
     return view(record)
   }
@@ -239,13 +286,14 @@ export function createMaster (deps: MasterDeps): Master {
     remove,
     async resume () {
       for await (const { value: record } of store.iterate<ClusterRecord>(PREFIX)) {
-        if (isEnded(record.state) && deps.now() - record.createdMs > KEEP_ENDED_MS) { await store.delete(PREFIX + record.id); continue }
+        if (isEnded(record.state) && record.asked.length === 0 && deps.now() - record.createdMs > KEEP_ENDED_MS) { await store.delete(PREFIX + record.id); continue }
         records.set(record.id, record)
         for (const node of record.document?.nodes ?? []) record.phases[node.name] ??= noPhases()
         if (record.state === 'negotiating' || record.state === 'committing') {
           // No activation has left, so nothing runs anywhere: the safe way is back.
           start(record, r => fail(r, new MusubiError('MASTER_RESTARTED', `the master restarted while ${r.name} was being negotiated; nothing is kept`, { retryable: true, hint: 'ask again' })))
         } else if (record.state === 'deleting') start(record, finishRemoval)
+        else if (record.state === 'failed') start(record, finishRelease)
         else if (!isEnded(record.state)) start(record, drive)
       }
     },

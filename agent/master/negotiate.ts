@@ -1,10 +1,11 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { CallPeer } from '../peers.ts'
 import type { ClusterRecord } from './record.ts'
 import type { Offer, Receipt } from '../../protocol/core/messages.ts'
 import type { SiteCapacity } from '../../protocol/core/placement.ts'
 import { placeAmongSites, type SitePart } from '../../protocol/core/spread.ts'
-import { describeError, errorCode, MusubiError, NoCapacityError, UnreachableError } from '../../protocol/core/errors.ts'
+import { ConflictError, describeError, errorCode, MusubiError, NoCapacityError, UnreachableError } from '../../protocol/core/errors.ts'
 import { CLOCK_RATE_ERROR, HOLD_TTL_MS } from '../../protocol/core/limits.ts'
 
 /** A site as the master's own view has it: what it could lend, and the gateway to ask. */
@@ -27,6 +28,9 @@ const REQUEST_DEADLINE_MS = 15_000
 const COMMIT_DEADLINE_MS = 10_000
 /** A release is confirmed when nothing runs any more: guests are stopped, links and volumes gone. */
 const RELEASE_DEADLINE_MS = 100_000
+/** Nothing runs yet: a site that does not answer at once is not waited for, its holds end by themselves. */
+const GIVE_UP_DEADLINE_MS = 5_000
+const REPEAT_MS = 250
 /** Placements tried among sites: a site that refused or vanished is left out of the next. */
 const ROUNDS = 3
 
@@ -63,11 +67,11 @@ export async function negotiate (deps: NegotiationDeps, record: ClusterRecord): 
         await deps.save(record)
         return
       } catch (error) {
-        await releaseAll(deps, record, 'not every site could commit')
+        await giveUp(deps, record, 'not every site could commit')
         throw error
       }
     }
-    await releaseAll(deps, record, 'another site refused')
+    await giveUp(deps, record, 'another site refused')
     for (const { site, error } of refused) {
       // The master's own site cannot be left out: it carries the frontend.
       if (site.site === deps.site && errorCode(error) !== 'NO_CAPACITY') throw error
@@ -121,6 +125,7 @@ function checkOffer (part: SitePart, site: KnownSite, offer: Offer): void {
 
 async function commitAll (deps: NegotiationDeps, record: ClusterRecord, held: Held[]): Promise<void> {
   const stale = held.filter(h => deps.monotonic() >= h.validUntil)
+  if (record.state !== 'negotiating') throw new ConflictError(`cluster ${record.name} was deleted while it was being negotiated`)
   if (stale.length > 0) throw new UnreachableError(`the hold at ${stale.map(h => h.site.site).join(', ')} ran out before all sites had answered`, 'try again')
   record.offers = held.map(h => h.offer)
   record.state = 'committing'
@@ -138,30 +143,52 @@ async function commitAll (deps: NegotiationDeps, record: ClusterRecord, held: He
 
 /** Commits are idempotent: one that got lost is sent again while the hold is valid. */
 async function commitOne (deps: NegotiationDeps, record: ClusterRecord, h: Held): Promise<Receipt[]> {
+  return await repeated(deps.monotonic, h.validUntil, async leftMs => {
+    if (record.state !== 'committing') throw new ConflictError(`cluster ${record.name} was deleted while it was being committed`)
+    const request = { clusterId: record.id, offerId: h.offer.offerId, key: `${record.id}/${h.offer.offerId}` }
+    const reply = await deps.call(h.site.peer, 'commit', request, { deadlineMs: Math.min(COMMIT_DEADLINE_MS, leftMs) })
+    deps.progress(`${h.site.site} committed`)
+    return reply.receipts
+  })
+}
+
+/**
+ * Does something idempotent again while it fails with an error that may pass, there is time, and
+ * nobody has called it off.
+ *
+ * @param monotonic milliseconds  @param untilMs on that clock
+ */
+export async function repeated<T> (monotonic: () => number, untilMs: number, work: (leftMs: number) => Promise<T>, signal?: AbortSignal): Promise<T> {
   for (;;) {
     try {
-      const left = Math.max(1_000, Math.min(COMMIT_DEADLINE_MS, h.validUntil - deps.monotonic()))
-      const reply = await deps.call(h.site.peer, 'commit', { clusterId: record.id, offerId: h.offer.offerId, key: `${record.id}/${h.offer.offerId}` }, { deadlineMs: left })
-      deps.progress(`${h.site.site} committed`)
-      return reply.receipts
+      return await work(Math.max(1_000, untilMs - monotonic()))
     } catch (error) {
       const retryable = error instanceof MusubiError && error.retryable
-      if (!retryable || deps.monotonic() + 1_000 >= h.validUntil) throw error
-      await new Promise(resolve => { setTimeout(resolve, 250) })
+      if (!retryable || signal?.aborted === true || monotonic() + 1_000 >= untilMs) throw error
+      await sleep(REPEAT_MS)
     }
   }
 }
 
+/** Lets go of what is only held or committed. */
+const giveUp = (deps: NegotiationDeps, record: ClusterRecord, reason: string): Promise<string[]> => releaseAll(deps, record, reason, GIVE_UP_DEADLINE_MS)
+
 /**
- * Tells every site that was ever asked to let go. What does not answer is returned: its holds and
+ * Tells every site that was asked, and has not confirmed since, to let go; those that confirm are
+ * taken off `record.asked`, which the caller keeps. What does not answer is returned: its holds and
  * inactive leases end by themselves, active ones are released by trying again.
  */
-export async function releaseAll (deps: Pick<NegotiationDeps, 'call' | 'log'>, record: ClusterRecord, reason: string): Promise<string[]> {
-  const results = await Promise.allSettled(record.asked.map(a => deps.call(a.peer, 'release', { clusterId: record.id, reason }, { deadlineMs: RELEASE_DEADLINE_MS })))
-  return results.flatMap((r, i) => {
-    const site = record.asked[i]?.site ?? '?'
-    if (r.status === 'fulfilled') return []
-    deps.log.warn({ site, error: describeError(r.reason) }, 'release not confirmed')
-    return [`${site}: ${describeError(r.reason)}`]
-  })
+export async function releaseAll (deps: Pick<NegotiationDeps, 'call' | 'log'>, record: ClusterRecord, reason: string, deadlineMs = RELEASE_DEADLINE_MS): Promise<string[]> {
+  const open = await Promise.all(record.asked.map(async asked => {
+    try {
+      await deps.call(asked.peer, 'release', { clusterId: record.id, reason }, { deadlineMs })
+      return null
+    } catch (error) {
+      deps.log.warn({ site: asked.site, error: describeError(error) }, 'release not confirmed')
+      return { asked, why: `${asked.site}: ${describeError(error)}` }
+    }
+  }))
+  const left = open.filter(o => o !== null)
+  record.asked = left.map(l => l.asked)
+  return left.map(l => l.why)
 }

@@ -15,7 +15,7 @@ export interface ClusterRecord {
   createdMs: number
   endMs: number
   error: { code: string, message: string, hint?: string } | null
-  /** gateways that were asked: whatever happens, these are told to release */
+  /** gateways that were asked and have not confirmed a release since: whatever happens, these are told to release */
   asked: Array<{ site: string, peer: string }>
   offers: Offer[]
   receipts: Receipt[]

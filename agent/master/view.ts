@@ -32,6 +32,7 @@ export function foldStatus (record: ClusterRecord, statuses: readonly HostStatus
   const before = JSON.stringify([record.phases, record.failures])
   const frontendHost = statuses.find(s => s.host === document.frontend.host && s.site === document.frontend.site)
   const seen = (detailOf(frontendHost, 'frontend').phases ?? {}) as Record<string, SeenPhases | undefined>
+  const failures = new Map(Object.entries(record.failures))
   for (const node of document.nodes) {
     const phases = record.phases[node.name] ??= { ...noPhases(), leased: record.negotiateMs }
     const domain = objectOfNode(statuses, node)
@@ -41,9 +42,10 @@ export function foldStatus (record: ClusterRecord, statuses: readonly HostStatus
       const at = figure(of?.[phase])
       if (at > 0 && phases[phase] === null) phases[phase] = Math.max(0, Math.round(at - record.createdMs))
     }
-    if (figure(of?.failed) > 0) record.failures[node.name] = typeof of?.reason === 'string' ? of.reason : 'no reason given'
-    if (phases.ready !== null) delete record.failures[node.name]
+    if (figure(of?.failed) > 0) failures.set(node.name, typeof of?.reason === 'string' ? of.reason : 'no reason given')
+    if (phases.ready !== null) failures.delete(node.name)
   }
+  record.failures = Object.fromEntries(failures)
   return JSON.stringify([record.phases, record.failures]) !== before
 }
 

@@ -1,4 +1,4 @@
-import { open } from 'node:fs/promises'
+import { open, readdir } from 'node:fs/promises'
 import { InvalidInputError } from '../../protocol/core/errors.ts'
 
 /** A process that ends within this time has failed to start. */
@@ -47,5 +47,15 @@ export async function logTail (path: string): Promise<string> {
     }
   } catch {
     return ''
+  }
+}
+
+/** The names in a folder; none when there is no such folder. */
+export async function namesIn (dir: string): Promise<string[]> {
+  try {
+    return (await readdir(dir)).sort()
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return []
+    throw error
   }
 }

@@ -1,7 +1,8 @@
 import { spawn } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { realpathSync } from 'node:fs'
-import { mkdir, open, readdir, readFile, rename, rm, stat, truncate, writeFile } from 'node:fs/promises'
+import { mkdir, open, readFile, rename, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ConflictError, MusubiError, NotFoundError } from '../../protocol/core/errors.ts'
@@ -9,7 +10,7 @@ import { fingerprint } from '../fingerprint.ts'
 import type { ServiceManager, ServiceSpec, ServiceStatus } from '../services.ts'
 import { bootId, environmentOf, listProcesses, outputsOf, readProcess } from './proc.ts'
 import type { ProcessStat } from './proc.ts'
-import { assertServiceName, createTurns, LOG_MAX_BYTES, logTail, SETTLE_MS, STOP_GRACE_MS } from './common.ts'
+import { assertServiceName, createTurns, LOG_MAX_BYTES, logTail, namesIn, SETTLE_MS, STOP_GRACE_MS } from './common.ts'
 
 /** After SIGKILL only a process stuck in the kernel is left. */
 const KILL_WAIT_MS = 3_000
@@ -185,9 +186,7 @@ export function createPidfileServices (options: { dir: string }): ServiceManager
       child.on('error', () => undefined)
       pid = child.pid
       const ended = new AbortController()
-      const failed = once(child, 'exit', { signal: ended.signal }).then(
-        ([code, signal]: unknown[]) => code === null ? `ended by ${String(signal)}` : `exit code ${String(code)}`,
-        (error: NodeJS.ErrnoException) => error.name === 'AbortError' ? null : error.code === 'ENOENT' ? `${file} is not installed` : error.message)
+      const failed = endOf(child, file, ended.signal)
       if (pid !== undefined) {
         const started = readProcess(pid)
         if (started !== null) await writeRecord(name, { ...intent, pid, startTicks: started.startTicks })
@@ -246,10 +245,7 @@ export function createPidfileServices (options: { dir: string }): ServiceManager
     },
     async list () {
       const scanned = scan()
-      const files = await readdir(dir).catch((error: NodeJS.ErrnoException): string[] => {
-        if (error.code === 'ENOENT') return []
-        throw error
-      })
+      const files = await namesIn(dir)
       const names = new Set([...scanned.keys(), ...files.filter(file => file.endsWith('.json')).map(file => file.slice(0, -'.json'.length))])
       const found: ServiceStatus[] = []
       for (const name of [...names].sort()) {
@@ -257,6 +253,18 @@ export function createPidfileServices (options: { dir: string }): ServiceManager
       }
       return found
     }
+  }
+}
+
+/** How a child that just started ended, in words; null when the signal says that it was long enough. */
+async function endOf (child: ChildProcess, file: string, signal: AbortSignal): Promise<string | null> {
+  try {
+    const [code, by] = await once(child, 'exit', { signal }) as [number | null, string | null]
+    return code === null ? `ended by ${by ?? 'an unknown cause'}` : `exit code ${code}`
+  } catch (error) {
+    if (signal.aborted) return null
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return `${file} is not installed`
+    return error instanceof Error ? error.message : String(error)
   }
 }
 

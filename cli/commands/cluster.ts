@@ -16,7 +16,8 @@ const pathOf = (name: string): string => `/v1/clusters/${encodeURIComponent(name
 function progressLine (c: ClusterResource): string {
   const phases = c.nodes.map(n => n.state)
   const counts = [...new Set(phases)].map(p => `${phases.filter(x => x === p).length} ${p}`).join(', ')
-  return `${c.name}: ${c.state}${counts === '' ? '' : `  (${counts})`}`
+  const problems = c.state === 'degraded' ? `: ${c.problems.map(p => `${p.host} ${p.kind}: ${p.error}`).join('; ')}` : ''
+  return `${c.name}: ${c.state}${counts === '' ? '' : `  (${counts})`}${problems}`
 }
 
 /**
@@ -79,7 +80,7 @@ A specification:
       }
       const accepted = await call<ClusterResource>(endpoint, 'POST', '/v1/clusters', spec)
       const done = options.wait
-        ? await waitForCluster(endpoint, accepted.name, ['ready'], timeoutMs, untilInterrupted(), line => { if (!wantsJson(command)) process.stderr.write(`${line}\n`) })
+        ? await waitForCluster(endpoint, accepted.id, ['ready', 'degraded'], timeoutMs, untilInterrupted(), line => { if (!wantsJson(command)) process.stderr.write(`${line}\n`) })
         : accepted
       show(done, wantsJson(command), clusterText)
     })

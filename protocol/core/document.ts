@@ -27,11 +27,9 @@ const byText = (a: string, b: string): number => a < b ? -1 : a > b ? 1 : 0
 
 /** A uuid that the same names give again: version 8 (made from a hash of one's own choice), RFC 9562. */
 export function uuidFrom (hex: string): string {
-  const digits = [...hex.slice(0, 32).padEnd(32, '0')]
-  digits[12] = '8'
-  digits[16] = ((Number.parseInt(digits[16] ?? '0', 16) & 0x3) | 0x8).toString(16)
-  const text = digits.join('')
-  return [text.slice(0, 8), text.slice(8, 12), text.slice(12, 16), text.slice(16, 20), text.slice(20)].join('-')
+  const text = hex.slice(0, 32).padEnd(32, '0')
+  const variant = ((Number.parseInt(text.charAt(16), 16) & 0x3) | 0x8).toString(16)
+  return [text.slice(0, 8), text.slice(8, 12), `8${text.slice(13, 16)}`, `${variant}${text.slice(17, 20)}`, text.slice(20)].join('-')
 }
 
 /** Target name of a volume. */

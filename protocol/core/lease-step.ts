@@ -203,7 +203,7 @@ function hold (event: EventOf<'hold'>, turn: Turn): Answer {
     id: item.leaseId, offerId: request.offerId, clusterId: request.clusterId, cluster: request.cluster, kind: item.kind, name: item.name,
     resources: { ...item.resources }, segmentId: item.kind === 'segment' ? segmentId : item.segmentId,
     masterSite: request.masterSite, masterPeer: request.masterPeer, requester, state: nextState(null, 'hold') ?? 'held',
-    startMs, endMs: request.endMs, ttlMs, deadlineMs: turn.now + ttlMs, token: 0, commitToken: 0, activatedMs: 0, endedMs: 0, endReason: '', vacated: true
+    startMs, endMs: request.endMs, ttlMs, deadlineMs: turn.now + ttlMs, token: 0, heldToken: turn.state.counter + 1, commitToken: 0, activatedMs: 0, endedMs: 0, endReason: '', vacated: true
   })
   const receipts = request.items.map(item => turn.receipt(turn.put(lease(item), null)))
   const answer = answerWith({ receipts, segmentId })
@@ -299,7 +299,7 @@ function handle (event: LeaseEvent, turn: Turn): Answer {
  * @param now ledger clock, Unix ms; one that goes back counts as standing still
  */
 export function advance (state: LedgerState, event: LeaseEvent, now: number): Outcome {
-  state.clockMs = Math.max(state.clockMs, now)
+  state.clockMs = Math.max(state.clockMs, Math.floor(now))
   const turn = new Turn(state)
   // Not before a restart is worked in: what was promised before the boot gets its full time again.
   if (event.type !== 'restart') sweep(turn)

@@ -55,6 +55,8 @@ export interface Lease {
   readonly deadlineMs: number
   /** fencing token: the ledger's counter at the last change of this lease */
   readonly token: number
+  /** token at hold: leases are answered in this order, also after a restart */
+  readonly heldToken: number
   /** token at commit, 0 before; the receipt that activation asks for */
   readonly commitToken: number
   /** 0 when it never became active */

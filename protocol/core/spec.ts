@@ -72,7 +72,7 @@ const unitMs: Record<string, number> = { s: SECOND, m: 60 * SECOND, h: 3600 * SE
 export function parseDuration (text: string): number | null {
   const iso = /^P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?$/.exec(text)
   const short = /^(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?$/.exec(text)
-  const groups = (iso ?? short)?.slice(1)
+  const groups: Array<string | undefined> | undefined = (iso ?? short)?.slice(1)
   if (groups === undefined || groups.every(group => group === undefined)) return null
   return ['d', 'h', 'm', 's'].reduce((total, unit, i) => total + Number(groups[i] ?? 0) * (unitMs[unit] ?? 0), 0)
 }
@@ -117,7 +117,7 @@ function knownFields (parts: readonly string[]): string[] {
 }
 
 const show = (value: unknown): string => {
-  const text = JSON.stringify(value) ?? String(value)
+  const text = JSON.stringify(value) as string | undefined ?? String(value)
   return text.length > 60 ? `${text.slice(0, 57)}...` : text
 }
 

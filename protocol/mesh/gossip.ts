@@ -1,8 +1,9 @@
 import { createHash } from 'node:crypto'
 import { gossipsub, StrictNoSign, TopicValidatorResult, type GossipSub, type GossipSubComponents } from '@libp2p/gossipsub'
-import type { Registrar } from '@libp2p/interface-internal'
 import { MAX_GOSSIP_RPC_BYTES } from './constants.ts'
 import { topicOf, type Scope } from './federation.ts'
+
+type Registrar = GossipSubComponents['registrar']
 
 /** What to do with a received message: pass it on, drop it, or drop it and hold it against the sender. */
 export type Verdict = 'accept' | 'ignore' | 'reject'

@@ -1,18 +1,18 @@
 import { MusubiError } from '../core/errors.ts'
 import { DIAL_TIMEOUT_MS, MAX_MESSAGE_BYTES } from '../core/limits.ts'
 import { decode, type MethodName, type Methods } from '../wire/codec.ts'
-import { Callers, Deadline, unwrapReply, type CallOptions } from './callers.ts'
+import { Callers, Deadline, unwrapReply, type CallOptions } from './rpc/callers.ts'
 import { MAX_RPC_STREAMS, RPC_PROTOCOL } from './constants.ts'
 import { admissionBy, describeRole, scopesOf, topicOf, type Admission, type Neighbour, type Role, type Roster, type Scope } from './federation.ts'
 import { listen as listenTo, type Inspect } from './gossip.ts'
-import { encodeCall, Handlers, type Handler } from './handlers.ts'
+import { encodeCall, Handlers, type Handler } from './rpc/handlers.ts'
 import { peerIdOf, type NodeKey } from './identity.ts'
 import { Neighbours, type NeighbourGroup } from './neighbours.ts'
 import { connect, createNode, startNode, usableAddresses, type FailureDetection } from './node.ts'
-import { serveStream } from './streams.ts'
+import { serveStream } from './rpc/streams.ts'
 
-export type { CallOptions } from './callers.ts'
-export type { CallContext, Handler } from './handlers.ts'
+export type { CallOptions } from './rpc/callers.ts'
+export type { CallContext, Handler } from './rpc/handlers.ts'
 export type { FailureDetection } from './node.ts'
 
 /** One line for the log: a constant text, and data as keys. */
@@ -161,7 +161,7 @@ export async function createMesh (options: MeshOptions): Promise<Mesh> {
   let started = false
 
   const callSelf = async <M extends MethodName>(method: M, request: Methods[M]['request'], callOptions: CallOptions): Promise<Methods[M]['reply']> => {
-    using deadline = new Deadline(callOptions)
+    using deadline = new Deadline(callOptions, totalMs => `${method} did not end here within ${totalMs} ms`)
     const { call } = decode('Frame', encodeCall(0, deadline.totalMs, method, request), { maxBytes: MAX_MESSAGE_BYTES })
     if (call === null) throw new MusubiError('INTERNAL', 'a call to oneself lost its body')
     const { reply } = decode('Frame', await deadline.race(handlers.answer(call, peerId, AbortSignal.any([deadline.signal, gone.signal]))))

@@ -6,11 +6,11 @@ import { SYNC_INTERVAL_MS } from './constants.ts'
 import { scopesOf, type Scope } from './federation.ts'
 import type { Verdict } from './gossip.ts'
 import type { Mesh, MeshLog } from './mesh.ts'
-import { isNewer, RecordView, type Merge, type Version } from './record-view.ts'
-import { checkRecord, decodeBody, encodeBody, isAuthentic, isKind, KINDS, kindOf, scopeFor, signRecord, speaksForItself, type Bodies, type Kind } from './signed-record.ts'
-import { answerSync, syncWith } from './sync.ts'
+import { isNewer, RecordView, type Merge, type Version } from './records/view.ts'
+import { checkRecord, decodeBody, encodeBody, isAuthentic, isKind, KINDS, kindOf, scopeFor, signRecord, speaksForItself, type Bodies, type Kind } from './records/signed.ts'
+import { answerSync, syncWith } from './records/sync.ts'
 
-export type { Bodies, Kind } from './signed-record.ts'
+export type { Bodies, Kind } from './records/signed.ts'
 
 export interface RecordsOptions {
   readonly mesh: Mesh

@@ -1,13 +1,15 @@
 import { chmod, mkdir, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import swagger from '@fastify/swagger'
-import { TypeBoxValidatorCompiler, type TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
-import Fastify, { type FastifyBaseLogger, type FastifyInstance, type RawReplyDefaultExpression, type RawRequestDefaultExpression, type RawServerDefault } from 'fastify'
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
+import Fastify, { LogController, type FastifyBaseLogger, type FastifyInstance, type RawReplyDefaultExpression, type RawRequestDefaultExpression, type RawServerDefault } from 'fastify'
+import type { TSchema } from 'typebox'
+import { Convert } from 'typebox/value'
 import { MusubiError } from '../core/errors.ts'
 import { API_BODY_BYTES } from '../core/limits.ts'
 import { VERSION } from '../version.ts'
 import type { Problem } from '../api.ts'
-import { parseYaml } from '../config-file.ts'
+import { parseWith, parseYaml } from '../config-file.ts'
 
 export type Api = FastifyInstance<RawServerDefault, RawRequestDefaultExpression, RawReplyDefaultExpression, FastifyBaseLogger, TypeBoxTypeProvider>
 
@@ -33,8 +35,15 @@ export function problemOf (error: unknown): Problem {
  * `/v1/openapi.json`, answers errors as RFC 9457 problem details, takes JSON and YAML bodies.
  */
 export async function createApi (options: { title: string, description: string, logger: FastifyBaseLogger }): Promise<Api> {
-  const api = Fastify({ loggerInstance: options.logger, bodyLimit: API_BODY_BYTES, disableRequestLogging: true, requestTimeout: 60_000, forceCloseConnections: true })
-    .setValidatorCompiler(TypeBoxValidatorCompiler)
+  const api = Fastify({ loggerInstance: options.logger, bodyLimit: API_BODY_BYTES, logController: new LogController({ disableRequestLogging: true }), requestTimeout: 60_000, forceCloseConnections: true })
+    .setValidatorCompiler<TSchema>(({ schema, httpPart }) => value => {
+      try {
+        // query and path are text: `true` and `5` become what the schema says
+        return { value: parseWith(schema, httpPart === 'body' ? value : Convert(schema, value), `the ${httpPart ?? 'request'}`) }
+      } catch (error) {
+        return { error: error as Error }
+      }
+    })
     .withTypeProvider<TypeBoxTypeProvider>()
   await api.register(swagger, { openapi: { openapi: '3.1.0', info: { title: options.title, description: options.description, version: VERSION } } })
   api.addContentTypeParser(['application/yaml', 'text/yaml'], { parseAs: 'string' }, (_request, body, done) => {

@@ -30,10 +30,8 @@ function describe (value: unknown): string {
 }
 
 /** Where a value does not fit. The path grows on the way out, so that good data pay nothing for it. */
-class Misfit {
-  readonly why: string
+class Misfit extends Error {
   path = ''
-  constructor (why: string) { this.why = why }
   /** @param step field name or index that led here */
   under (step: string): this {
     this.path = `${step}${this.path}`
@@ -111,7 +109,7 @@ function toStatic (type: MessageName, value: unknown): Record<string, unknown> {
   return out
 }
 
-/** What the static decoder gave -> plain data with every field present. */
+/** What the static decoder gave -> plain data with every field present. Of a oneof the last member won already. */
 function toPlain (type: MessageName, value: unknown): Record<string, unknown> {
   const found = isObject(value) ? value : {}
   const out: Record<string, unknown> = {}
@@ -123,7 +121,6 @@ function toPlain (type: MessageName, value: unknown): Record<string, unknown> {
       return one(field, item, toPlain)
     })
   }
-  checkOneofs(type, out)
   return out
 }
 
@@ -132,7 +129,7 @@ function checked<T> (type: MessageName, walk: () => T): T {
   try {
     return walk()
   } catch (error) {
-    throw error instanceof Misfit ? new InvalidInputError(`${type}${error.path}: ${error.why}`) : error
+    throw error instanceof Misfit ? new InvalidInputError(`${type}${error.path}: ${error.message}`) : error
   }
 }
 

@@ -2,6 +2,8 @@
  * Writes `gen/` from musubi.proto: `npm run codegen`, or with `--check` only says whether the
  * committed files still fit the contract. The same input always gives the same bytes.
  */
+// first: what pbjs writes for a uint64 depends on it
+import './numbers.ts'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'

@@ -113,6 +113,7 @@ export async function createCacheLab (dir: string, nodeCount: number): Promise<C
   start([process.execPath, join(import.meta.dirname, 'cache-origin.ts'), LAB_SPEC.frontendAddress, '8080'])
 
   let logRead = 0
+  let marks = 0
   const curl = async (node: LabNode, url: string, args: readonly string[]): Promise<{ stdout: string, exitCode: number }> =>
     await run('curl', ['-sS', '-m', '60', ...args, url.startsWith('/') ? `http://${LAB_SPEC.frontendAddress}${url}` : url], { netns: node.namespace, timeoutMs: 70_000, okCodes: Array.from({ length: 100 }, (_, i) => i) })
 
@@ -148,10 +149,18 @@ export async function createCacheLab (dir: string, nodeCount: number): Promise<C
       return links[0]?.stats64.rx.bytes ?? 0
     },
     async originRequests () {
-      const text = await readFile(log, 'utf8').catch(() => '')
-      const fresh = text.slice(logRead)
-      logRead = text.length
-      return fresh.split('\n').filter(line => line !== '').map(line => JSON.parse(line) as OriginRequest)
+      // its one process writes in order: with this line in the log, all before it are
+      const mark = `/mark-${marks++}`
+      await run('curl', ['-sS', '-m', '10', '-o', '/dev/null', `http://${LAB_SPEC.frontendAddress}${mark}`], { netns: FRONTEND })
+      for (let tries = 0; tries < 100; tries++) {
+        const fresh = (await readFile(log, 'utf8')).slice(logRead)
+        if (fresh.includes(`"${mark}"`) && fresh.endsWith('\n')) {
+          logRead += fresh.length
+          return fresh.split('\n').filter(line => line !== '').map(line => JSON.parse(line) as OriginRequest).filter(request => request.target !== mark)
+        }
+        await delay(20)
+      }
+      throw new Error('the log of the lab\'s frontend does not grow')
     },
     async limitWan (mbitPerS) {
       await run('tc', ['-n', 'gwa', 'qdisc', 'del', 'dev', 'u0', 'root'], { okCodes: [2] })

@@ -1,5 +1,5 @@
 import type { Test } from 'tap'
-import { readFile, writeFile } from 'node:fs/promises'
+import { readFile, readlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { readProcess } from '../../agent/services/proc.ts'
@@ -18,8 +18,8 @@ export interface ServicesContractOptions {
 const WAIT_MS = 5_000
 
 /** Polls until `check` holds; the deadline is only there so that a fault ends. */
-export async function eventually (what: string, check: () => Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + WAIT_MS
+export async function eventually (what: string, check: () => Promise<boolean>, waitMs = WAIT_MS): Promise<void> {
+  const deadline = Date.now() + waitMs
   while (!await check()) {
     if (Date.now() > deadline) throw new Error(`never happened: ${what}`)
     await sleep(20)
@@ -153,9 +153,7 @@ export function servicesContract (t: Test, options: ServicesContractOptions): vo
       const services = create()
       t.teardown(() => services.stop('inside'))
       const started = await services.ensure('inside', { ...sleeper(506), netns })
-      const own = await readFile('/proc/self/net/dev', 'utf8')
-      const theirs = await readFile(`/proc/${started.pid ?? 0}/net/dev`, 'utf8')
-      t.not(theirs, own)
+      t.not(await readlink(`/proc/${started.pid ?? 0}/ns/net`), await readlink('/proc/self/ns/net'))
       t.match(await readFile(`/proc/${started.pid ?? 0}/cmdline`, 'utf8'), /^sleep/, 'the pid is that of the program itself')
       t.same(await create().ensure('inside', { ...sleeper(506), netns }), started)
       await t.rejects(services.ensure('lost', { ...sleeper(507), netns: 'mz-nonesuch' }), { code: 'SERVICE_FAILED' })

@@ -3,6 +3,8 @@ import { mkdir, readdir, readFile, readlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Test } from 'tap'
+import { DYNAMIC_HEADERS, classify } from '../../agent/drivers/cache/classes.ts'
+import type { RequestHead } from '../../agent/drivers/cache/classes.ts'
 import { createCacheDriver } from '../../agent/drivers/cache/driver.ts'
 import { run } from '../../agent/exec.ts'
 import { fingerprint } from '../../agent/fingerprint.ts'
@@ -124,12 +126,26 @@ async function main (t: Test): Promise<void> {
     await run('curl', ['-sS', '-m', '60', '-o', join(dir, 'warm'), `http://${LAB_SPEC.frontendAddress}${image.path}`], { netns: node(2).namespace })
     t.equal(createHash('sha256').update(await readFile(join(dir, 'warm'))).digest('hex'), image.sha256)
     t.ok(await lab.wanBytes() - start < MIB)
+    await until('all are logged', async () => (await driver.stats(NAME))?.requests === 9)
     const stats = await driver.stats(NAME)
-    t.match(stats, { requests: 9 })
     t.ok((stats?.hits ?? 0) >= 1 && (stats?.hits ?? 0) <= 8)
     t.ok((stats?.bytesToNodes ?? 0) > 900 * MIB && (stats?.bytesToNodes ?? 0) < 905 * MIB)
     t.ok((stats?.bytesFromUpstream ?? 0) > 100 * MIB && (stats?.bytesFromUpstream ?? 0) < 101 * MIB)
     t.ok((stats?.stored ?? 0) > 100 * MIB && (stats?.stored ?? 0) < 101 * MIB)
+  })
+
+  await t.test('a node that gives up half-way costs the link nothing', async t => {
+    const { path } = await lab.publish(48 * MIB)
+    await lab.limitWan(400)
+    const start = await lab.wanBytes()
+    await Promise.all([
+      run('curl', ['-sS', '-m', '0.5', '-o', '/dev/null', `http://${LAB_SPEC.frontendAddress}${path}`], { netns: node(1).namespace, okCodes: [28] }),
+      run('curl', ['-sS', '-m', '60', '--limit-rate', '25M', '-o', '/dev/null', `http://${LAB_SPEC.frontendAddress}${path}`], { netns: node(2).namespace }),
+      delay(200).then(async () => { t.match(await lab.get(node(3), path), { status: 200, bytes: 48 * MIB }) })
+    ])
+    const wan = await lab.wanBytes() - start
+    await lab.limitWan(null)
+    t.ok(wan <= 1.05 * directBytes * 48 / 100, `${wan} bytes on the link for ${48 * MIB}`)
   })
 
   await t.test('ranges are those of the object', async t => {
@@ -163,6 +179,29 @@ async function main (t: Test): Promise<void> {
       t.match(await lab.originRequests(), [{ from: node(6).address, target: image.path }], header)
     }
     t.equal((await driver.stats(NAME))?.stored, stored)
+  })
+
+  await t.test('the engine decides as the rules do', async t => {
+    const { path, sha256 } = await lab.publish(1000)
+    const requests: RequestHead[] = [
+      ...[path, `${path}?a=1`, '/images/latest', `/images/../${path}`, `/x${path}`, path.replaceAll(/[0-9]/g, 'A'), `${path}/../root`, `/images/a%3a${sha256}`, `/images/%2e/${sha256}`, `/images/${'b'.repeat(600)}${sha256}`]
+        .map(target => ({ method: 'GET', target, headers: {} })),
+      ...['HEAD', 'POST', 'OPTIONS', 'DELETE'].map(method => ({ method, target: path, headers: {} })),
+      ...DYNAMIC_HEADERS.filter(header => header !== 'transfer-encoding').map(header => ({ method: 'GET', target: path, headers: { [header]: 'x' } })),
+      ...['bytes=0-9', 'bytes=-9', 'bytes=5-', 'bytes=0-1,4-5', 'lines=1-2'].map(range => ({ method: 'GET', target: path, headers: { range } })),
+      ...['0', '3'].map(length => ({ method: 'GET', target: path, headers: { 'content-length': length } }))
+    ]
+    const before = (await driver.stats(NAME))?.requests ?? 0
+    for (const request of requests) {
+      const headers = Object.entries(request.headers).flatMap(([name, value]) => ['-H', `${name}: ${value}`])
+      const body = request.headers['content-length'] === '3' ? ['--data-binary', 'abc'] : []
+      await lab.get(node(1), request.target, ['--path-as-is', ...(request.method === 'HEAD' ? ['-I'] : ['-X', request.method]), ...headers, ...body])
+    }
+    const logged = async () => (await readFile(join(dir, 'cache', 'lab%2Ecache', 'access.log'), 'utf8')).split('\n').slice(0, -1)
+      .map(line => JSON.parse(line) as { asked: number, class: string, method: string, target: string }).filter(entry => entry.asked > 0)
+    await until('the last one is logged', async () => (await logged()).length === before + requests.length)
+    const log = (await logged()).slice(before)
+    t.same(log.map(entry => [entry.method, entry.target, entry.class]), requests.map(request => [request.method, request.target, classify(request)]))
   })
 
   await t.test('POST bodies pass whole', async t => {
@@ -211,7 +250,7 @@ async function main (t: Test): Promise<void> {
   })
 
   await t.test('SIGSTOP of the engine: the dead-man set takes it out, apply replaces it', async t => {
-    const held = run('curl', ['-sS', '-m', '60', '--limit-rate', '20M', '-o', join(dir, 'held'), `http://${LAB_SPEC.frontendAddress}${image.path}`], { netns: node(8).namespace })
+    const held = run('curl', ['-sS', '-m', '60', '--limit-rate', '40M', '-o', join(dir, 'held'), `http://${LAB_SPEC.frontendAddress}${image.path}`], { netns: node(8).namespace })
     await delay(500)
     const pids = await enginePids()
     for (const pid of pids) process.kill(pid, 'SIGSTOP')
@@ -239,16 +278,16 @@ async function main (t: Test): Promise<void> {
   })
 
   await t.test('apply mends what was broken by hand', async t => {
-    for (const [what, breakIt] of [
-      ['table bridge', async () => await run('nft', ['delete', 'table', 'bridge', 'mz_cache'], { netns: SITE })],
-      ['table ip', async () => await run('nft', ['delete', 'table', 'ip', 'mz_cache'], { netns: SITE })],
-      ['rule', async () => await run('ip', ['-n', SITE, 'rule', 'del', 'priority', '7734'])],
-      ['route', async () => await run('ip', ['-n', SITE, 'route', 'flush', 'table', '7734'])],
-      ['prober', async () => { await services.stop('mz-cacheprobe-00ca5e') }]
+    for (const [what, seamless, breakIt] of [
+      ['table bridge', true, async () => await run('nft', ['delete', 'table', 'bridge', 'mz_cache'], { netns: SITE })],
+      ['table ip', true, async () => await run('nft', ['delete', 'table', 'ip', 'mz_cache'], { netns: SITE })],
+      ['rule', false, async () => await run('ip', ['-n', SITE, 'rule', 'del', 'priority', '7734'])],
+      ['route', false, async () => await run('ip', ['-n', SITE, 'route', 'flush', 'table', '7734'])],
+      ['prober', true, async () => { await services.stop('mz-cacheprobe-00ca5e') }]
     ] as const) {
       await breakIt()
       t.match(await observed(), { healthy: false }, what)
-      t.equal(await lab.text(node(3), '/who'), node(3).address, `${what}: nodes do not notice`)
+      if (seamless) t.equal(await lab.text(node(3), '/who'), node(3).address, `${what}: nodes do not notice`)
       await driver.apply(NAME, LAB_SPEC, signal())
       t.match(await observed(), { healthy: true }, what)
       t.notOk(await direct(node(3)), what)

@@ -161,7 +161,8 @@ t.test('segments of two clusters with equal subnets over two sites', { skip: pro
     const after = await b1.counters('c1')
     t.ok(after?.wanUp)
     const grown = [Number(after?.wanRxBytes) - Number(wan?.wanRxBytes), Number(after?.wanTxBytes) - Number(wan?.wanTxBytes)]
-    for (const grow of grown) t.ok(grow > bytes && grow < bytes * 1.15, `counters grew by ${grow} for ${bytes} bytes of payload`)
+    // headers, acknowledgements and what TCP sent again are in it, but nothing is counted twice
+    for (const grow of grown) t.ok(grow > bytes && grow < bytes * 2, `counters grew by ${grow} for ${bytes} bytes of payload`)
     t.equal(await a2.counters('c1'), null)
     for (const host of HOSTS) await lab.hosts[host].ok('nft delete table inet t', { netns: nodeOf(C1, host) })
   })

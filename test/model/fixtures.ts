@@ -40,6 +40,6 @@ export function offerFor (site: string, index: number, part: SitePart, hosts: re
   }
 }
 
-/** Everything of a ledger that must survive, comparable. */
+/** Everything of a ledger that must survive, comparable; leases in their order, because answers follow it. */
 export const essence = (state: Pick<LedgerState, 'counter'> & { leases: ReadonlyMap<string, unknown>, replays: ReadonlyMap<string, unknown> }): unknown =>
-  JSON.parse(JSON.stringify({ counter: state.counter, leases: [...state.leases].sort(), replays: [...state.replays].sort() }))
+  JSON.parse(JSON.stringify({ counter: state.counter, leases: [...state.leases], replays: [...state.replays].sort() }))

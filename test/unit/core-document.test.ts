@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import fc from 'fast-check'
 import t from 'tap'
-import type { DesiredObject, DomainSpec, SegmentSpec, TunnelSpec } from '../../protocol/core/desired.ts'
+import type { DesiredObject, DomainSpec, ObjectKind, SpecByKind, TunnelSpec } from '../../protocol/core/desired.ts'
 import { type DocumentInput, buildClusterDocument, missingReceipts, uuidFrom } from '../../protocol/core/document.ts'
 import type { ClusterDocument, Offer, Secret } from '../../protocol/core/messages.ts'
 import { type HostCapacity, siteCapacityOf } from '../../protocol/core/placement.ts'
@@ -33,10 +33,10 @@ const documentInput = (part: Partial<DocumentInput> = {}): DocumentInput => ({
 })
 const build = (part: Partial<DocumentInput> = {}): ClusterDocument => buildClusterDocument(documentInput(part))
 const named = (objects: readonly DesiredObject[]): string[] => objects.map(one => `${one.kind} ${one.name}`)
-const specOf = <T>(objects: readonly DesiredObject[], kind: string): T => {
-  const found = objects.find(one => one.kind === kind)
+const specOf = <K extends ObjectKind>(objects: readonly DesiredObject[], kind: K): SpecByKind[K] => {
+  const found = objects.find((one): one is DesiredObject<K> => one.kind === kind)
   if (found === undefined) throw new Error(`no ${kind}`)
-  return found.spec as T
+  return found.spec
 }
 
 t.test('a document says where everything is and what it is called', t => {
@@ -100,19 +100,19 @@ t.test('what each host must run', t => {
   t.strictSame(of('tsukuba', 'tokyo-1'), [], 'a host of that name at another site')
   t.strictSame(of('nara', 'x'), [])
 
-  t.strictSame(specOf<SegmentSpec>(of('tokyo', 'tokyo-1'), 'segment'), {
+  t.strictSame(specOf(of('tokyo', 'tokyo-1'), 'segment'), {
     cluster: 'demo', vni: 0x0a0b0c, site: { segmentId: 1000, localAddress: '192.0.2.1', remoteAddresses: ['192.0.2.2'] }, compute: true,
     gateway: { address: '10.42.255.1/16', bridgeMac: '52:54:0b:0c:ff:01', tunnel: { localAddress: '100.64.0.1', remoteAddresses: ['100.64.0.2'] } }
   }, 'a storage host is no end of the in-site segment')
-  t.strictSame(specOf<SegmentSpec>(of('tokyo', 'tokyo-2'), 'segment'), {
+  t.strictSame(specOf(of('tokyo', 'tokyo-2'), 'segment'), {
     cluster: 'demo', vni: 0x0a0b0c, site: { segmentId: 1000, localAddress: '192.0.2.2', remoteAddresses: ['192.0.2.1'] }, compute: true
   })
-  t.equal(specOf<SegmentSpec>(of('tsukuba', 'tsukuba-1'), 'segment').compute, false)
-  t.strictSame(specOf<TunnelSpec>(of('tsukuba', 'tsukuba-1'), 'tunnel'), {
+  t.equal(specOf(of('tsukuba', 'tsukuba-1'), 'segment').compute, false)
+  t.strictSame(specOf(of('tsukuba', 'tsukuba-1'), 'tunnel'), {
     listenPort: 51820, address: '100.64.0.2', peers: [{ site: 'tokyo', publicKey: 'key-tokyo', endpoint: '192.0.2.1:51820', address: '100.64.0.1' }]
   })
   t.match(specOf(of('tokyo', 'tokyo-3'), 'volume'), { allow: ['192.0.2.2'], chap: { user: 'u', secret: 's' }, portalAddress: '192.0.2.3', sizeMiB: 64 })
-  t.match(specOf<DomainSpec>(of('tokyo', 'tokyo-2'), 'domain'), {
+  t.match(specOf(of('tokyo', 'tokyo-2'), 'domain'), {
     bridge: 'mzb0a0b0c', tap: 'mzt0a0b0c02', volumes: [{ name: 'data', portalPort: 3260, chap: { user: 'u', secret: 's' } }]
   })
   t.match(specOf(of('tokyo', 'tokyo-1'), 'frontend'), { address: '10.42.0.1/16', nodes: document.nodes.map(({ name, mac, ip, site }) => ({ name, mac, ip, site })) })
@@ -126,7 +126,7 @@ t.test('a cluster at one site has no tunnel', t => {
   const document = build({ spec: spec({ nodes: { count: 1, vcpus: 1, memoryMiB: 768 } }) })
   const objects = desiredFor(document, { site: 'tokyo', host: 'tokyo-1' }, [])
   t.notOk(objects.some(one => one.kind === 'tunnel'))
-  t.equal(specOf<SegmentSpec>(objects, 'segment').gateway?.tunnel, null)
+  t.equal(specOf(objects, 'segment').gateway?.tunnel, null)
   t.end()
 })
 
@@ -136,7 +136,7 @@ t.test('the tunnels of several clusters become one', t => {
   const volume: DesiredObject = { kind: 'volume', name: 'v', spec: { sizeMiB: 1, iqn: 'i', portalAddress: 'a', chap: { user: 'u', secret: 's' }, allow: [] } }
   const merged = mergeTunnels([tunnel(peer(3), peer(1)), volume, tunnel(peer(2), peer(1, 'newer'))])
   t.strictSame(named(merged), ['volume v', 'tunnel wg'])
-  t.strictSame(specOf<TunnelSpec>(merged, 'tunnel').peers.map(p => [p.address, p.publicKey]), [['100.64.0.1', 'newer'], ['100.64.0.2', 'key2'], ['100.64.0.3', 'key3']], 'the later document wins')
+  t.strictSame(specOf(merged, 'tunnel').peers.map(p => [p.address, p.publicKey]), [['100.64.0.1', 'newer'], ['100.64.0.2', 'key2'], ['100.64.0.3', 'key3']], 'the later document wins')
   t.strictSame(mergeTunnels([volume]), [volume])
   t.end()
 })
@@ -148,7 +148,7 @@ t.test('in every document names, addresses, MACs, uuids and taps are unique, and
     const share = Math.ceil(count / siteCount)
     const sites = Array.from({ length: siteCount }, (_, i) => ({ site: `s${i}`, hosts: [host(`s${i}-1`, ['gateway', 'compute', 'storage'], share + (i === 0 ? 1 : 0), 10), host(`s${i}-2`, ['compute'], 1)] }))
     const placed = placeAmongSites(cluster, sites.map(one => siteCapacityOf(one.site, one.hosts)), 's0')
-    if ('refusal' in placed) return void t.fail(placed.refusal)
+    if ('refusal' in placed) throw new Error(placed.refusal)
     if (placed.parts.length > 2) runs.many++
     const offers = placed.parts.map(part => offerFor(part.site, Number(part.site.slice(1)), part, sites.find(one => one.site === part.site)?.hosts ?? []))
     const document = buildClusterDocument({ ...documentInput({ offers: [] }), spec: cluster, offers, masterSite: 's0', vni })

@@ -1,9 +1,9 @@
 import t from 'tap'
-import { type LeaseEvent, MAX_HOLD_TTL_MS, step } from '../../protocol/core/lease-step.ts'
+import { type LeaseEvent, MAX_ENDED_KEPT, MAX_HOLD_TTL_MS, advance, step } from '../../protocol/core/lease-step.ts'
 import {
   type Answer, END_GUARD_MS, ID_QUARANTINE_MS, type LedgerState, clusterState, emptyLedger, freeOf, transitions
 } from '../../protocol/core/lease.ts'
-import { ACTIVATE_TTL_MS, MAX_HOLDS_PER_PEER, REPLAY_KEEP_MS } from '../../protocol/core/limits.ts'
+import { ACTIVATE_TTL_MS, MAX_HOLDS_PER_PEER, MAX_LEASES_PER_HOST, REPLAY_KEEP_MS } from '../../protocol/core/limits.ts'
 import type { HoldRequest } from '../../protocol/core/messages.ts'
 import { HOUR, holdRequest, item } from '../model/fixtures.ts'
 
@@ -267,6 +267,36 @@ t.test('bounds', t => {
   host.ok({ type: 'commit', clusterId: 'c0', offerId: 'o0' })
   host.ok(nth(1002, 'greedy'))
   t.match(host.refused(nth(1003, 'greedy')).message, /holds 64 offers for peer greedy/)
+  t.end()
+})
+
+t.test('the number of leases is bounded, live and ended', t => {
+  const state = emptyLedger('a1', { vcpus: 0, memoryMib: 0, diskMib: 0 })
+  const free = { vcpus: 0, memoryMib: 0, diskMib: 0 }
+  const send = (event: LeaseEvent): ReturnType<typeof step>['result'] => advance(state, event, T0).result
+  const batch = (i: number, size: number): LeaseEvent => ({
+    type: 'hold',
+    requester: `peer${i}`,
+    request: holdRequest({ key: `k${i}`, offerId: `o${i}`, clusterId: `c${i}`, startMs: T0, endMs: T0 + HOUR, items: Array.from({ length: size }, (_, n) => item(`l${i}-${n}`, { resources: free })) })
+  })
+  const size = MAX_LEASES_PER_HOST / 4
+  for (let i = 0; i < 4; i++) t.equal(send(batch(i, size)).ok, true)
+  t.match(send(batch(4, 1)), { ok: false, error: { code: 'NO_CAPACITY', message: /has 1024 leases/ } })
+  for (let i = 0; i < 4; i++) send({ type: 'release', clusterId: `c${i}`, reason: 'x' })
+  // One that runs and one that ended first but had run: neither may be forgotten for room.
+  send(batch(4, 1))
+  const committed = send({ type: 'commit', clusterId: 'c4', offerId: 'o4' })
+  send({ type: 'activate', clusterId: 'c4', receipts: committed.ok ? committed.answer.receipts : [] })
+  send({ type: 'release', clusterId: 'c4', reason: 'x' })
+  for (let i = 5; i < 40; i++) {
+    send(batch(i, size))
+    send({ type: 'release', clusterId: `c${i}`, reason: 'x' })
+    t.ok(state.leases.size <= MAX_LEASES_PER_HOST + MAX_ENDED_KEPT)
+  }
+  t.equal(state.leases.has('l0-0'), false, 'the oldest is forgotten')
+  t.equal(state.replays.has('k0'), false, 'with its answer')
+  t.equal(state.leases.has('l39-0'), true)
+  t.equal(state.leases.has('l4-0'), true, 'not what may still run')
   t.end()
 })
 

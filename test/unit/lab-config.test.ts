@@ -16,14 +16,15 @@ const SITES = [
   { name: 'tsukuba', hosts: [host('tsukuba-1', ['gateway', 'compute'])] }
 ]
 
-t.test('every host gets an address of its own, by site and place', async t => {
+t.test('every host gets an address of its own, by site and place', t => {
   t.same(placeHosts(SITES).map(h => [h.name, h.site, h.address]), [
     ['tokyo-1', 'tokyo', '10.99.1.1'], ['tokyo-2', 'tokyo', '10.99.1.2'], ['tsukuba-1', 'tsukuba', '10.99.2.1']
   ])
   t.equal(underlayAddress(0, 1), '10.99.0.1', 'the coordinator stands outside the sites')
+  t.end()
 })
 
-t.test('labs that cannot be built are refused by name', async t => {
+t.test('labs that cannot be built are refused by name', t => {
   t.throws(() => placeHosts([]), { code: 'INVALID_INPUT' })
   t.throws(() => placeHosts([{ name: 'tokyo', hosts: [] }]), { message: /tokyo has 0 hosts/ })
   t.throws(() => placeHosts([{ name: 'Tokyo', hosts: [host('a')] }]), { message: /no site name/ })
@@ -31,6 +32,7 @@ t.test('labs that cannot be built are refused by name', async t => {
   t.throws(() => placeHosts([{ name: 'tokyo', hosts: [host('wan')] }]), { message: /name wan is taken/ })
   t.throws(() => placeHosts([{ name: 'x', hosts: [host('a')] }, { name: 'x', hosts: [host('b')] }]), { message: /named twice/ })
   t.throws(() => placeHosts([{ name: 'x', hosts: [host('../a')] }]), { message: /no host name/ })
+  t.end()
 })
 
 t.test('the files it writes are the ones that agent and coordinator read', async t => {
@@ -52,15 +54,16 @@ t.test('the files it writes are the ones that agent and coordinator read', async
   t.same(federation.roleOf(placed[2]?.peerId ?? ''), { kind: 'host', site: 'tsukuba', host: 'tsukuba-1', roles: ['gateway', 'compute'] })
 })
 
-t.test('segment ids of two sites never meet', async t => {
+t.test('segment ids of two sites never meet', t => {
   const [a, b] = [segmentIdsOf(1), segmentIdsOf(2)]
   t.ok(a.from <= a.to && a.to < b.from)
   const gateway = placeHosts(SITES)[0]
   t.ok(gateway)
   if (gateway !== undefined) t.match(parse(agentYaml(gateway, { imageStore: '/i', drivers: 'real', logLevel: 'info' })), { segmentIds: a })
+  t.end()
 })
 
-t.test('an uplink delays by a quarter of the RTT and queues what is under way', async t => {
+t.test('an uplink delays by a quarter of the RTT and queues what is under way', t => {
   t.equal(uplinkDelayMs(20), 5)
   const args = netemArgs(20, 200)
   t.same([...args.slice(0, 3), ...args.slice(5)], ['netem', 'delay', '5ms', 'rate', '200mbit'])
@@ -68,6 +71,7 @@ t.test('an uplink delays by a quarter of the RTT and queues what is under way', 
   t.notOk(netemArgs(20, undefined).includes('rate'))
   t.same(tbfArgs(200), ['tbf', 'rate', '200mbit', 'burst', '65536', 'latency', '50ms'])
   t.equal(tbfArgs(1000)[4], '250000')
+  t.end()
 })
 
 t.test('an underlay that cannot be is refused before anything is started', async t => {
@@ -80,18 +84,20 @@ t.test('an underlay that cannot be is refused before anything is started', async
 
 const snapshot = (some: Partial<Snapshot>): Snapshot => ({ namespace: [], link: [], 'nft table': [], process: [], domain: [], mount: [], 'loop device': [], ...some })
 
-t.test('what is new is a left-over, what was there is not, what went is none', async t => {
+t.test('what is new is a left-over, what was there is not, what went is none', t => {
   const before = snapshot({ link: ['lo', 'eth0'], process: ['agent', 'sleep'] })
   t.same(compareSnapshots('h', before, before), [])
   t.same(compareSnapshots('h', before, snapshot({ link: ['lo'] })), [])
   t.same(compareSnapshots('h', before, snapshot({ link: ['lo', 'eth0', 'mzb000001'], domain: ['n1'] })), ['h: link mzb000001', 'h: domain n1'])
   t.same(compareSnapshots('h', before, snapshot({ process: ['agent', 'agent', 'sleep'] })), ['h: process agent'], 'a second equal one counts')
+  t.end()
 })
 
-t.test('answers of ip, nft and the kernel are read', async t => {
+t.test('answers of ip, nft and the kernel are read', t => {
   t.same(linkNames('[{"ifname":"lo"},{"ifname":"eth0","link_index":7}]'), ['lo', 'eth0'])
   t.same(linkNames(''), [])
   t.same(nftTables('{"nftables":[{"metainfo":{"version":"1.0.6"}},{"table":{"family":"bridge","name":"mzcache","handle":3}}]}'), ['bridge mzcache'])
   t.same(nftTables(''), [])
   t.same(mountPoints('26 1 254:0 / / rw - ext4 /dev/vda rw\n27 26 0:22 / /proc rw - proc proc rw\n'), ['/', '/proc'])
+  t.end()
 })

@@ -1,5 +1,5 @@
 import { join } from 'node:path'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { stringify } from 'yaml'
 import { admissionBy, describeRole, loadFederation, parseFederation, scopesOf, type FederationDocument } from '../../protocol/mesh/federation.ts'
 import { createKey, peerIdOf } from '../../protocol/mesh/identity.ts'
@@ -21,7 +21,7 @@ const document = (): FederationDocument => ({
 })
 const federation = parseFederation(stringify(document()))
 
-t.test('who may connect to whom', async t => {
+t.test('who may connect to whom', t => {
   const table: Record<Name, Name[]> = {
     main: ['main', 'spare', 'tokyo/g1', 'tokyo/g2', 'tokyo/c1', 'kyoto/g1', 'kyoto/s1'],
     spare: ['main', 'spare', 'tokyo/g1', 'tokyo/g2', 'tokyo/c1', 'kyoto/g1', 'kyoto/s1'],
@@ -40,17 +40,19 @@ t.test('who may connect to whom', async t => {
     }
   }
   t.notOk(admissionBy(federation, stranger).admits(ids.main), 'who is no member admits nobody')
+  t.end()
 })
 
-t.test('members are found by PeerId', async t => {
+t.test('members are found by PeerId', t => {
   t.strictSame(federation.roleOf(ids['tokyo/g1']), { kind: 'host', site: 'tokyo', host: 'g1', roles: ['gateway', 'compute'] })
   t.strictSame(federation.roleOf(ids.main), { kind: 'coordinator', name: 'main' })
   t.equal(federation.roleOf(stranger), null)
   t.strictSame(federation.members.map(({ peerId }) => peerId), NAMES.map(name => ids[name]))
   t.strictSame(NAMES.map(name => federation.roleOf(ids[name])).map(role => role === null ? '' : describeRole(role)), ['coordinator main', 'coordinator spare', ...NAMES.slice(2)])
+  t.end()
 })
 
-t.test('scopes keep what a site says inside it', async t => {
+t.test('scopes keep what a site says inside it', t => {
   const scopes = (name: Name): string[] => {
     const role = federation.roleOf(ids[name])
     return role === null ? [] : scopesOf(role)
@@ -58,24 +60,25 @@ t.test('scopes keep what a site says inside it', async t => {
   t.strictSame(scopes('main'), ['directory'])
   t.strictSame(scopes('tokyo/g1'), ['site/tokyo', 'directory'])
   t.strictSame(scopes('kyoto/s1'), ['site/kyoto'])
+  t.end()
 })
 
-const refused = (t: Tap, change: (document: FederationDocument) => void, pattern: RegExp): void => {
+const refused = (t: Test, change: (document: FederationDocument) => void, pattern: RegExp): void => {
   const changed = document()
   change(changed)
   t.throws(() => parseFederation(stringify(changed, { aliasDuplicateObjects: false }), 'fed.yaml'), { code: 'INVALID_INPUT', message: pattern })
 }
-type Tap = typeof t
 
-t.test('a second use of a name or PeerId is refused, naming both places', async t => {
+t.test('a second use of a name or PeerId is refused, naming both places', t => {
   refused(t, ({ sites }) => { if (sites[1]?.hosts[0] !== undefined) sites[1].hosts[0].peerId = ids['tokyo/c1'] }, /host kyoto\/g1: PeerId '.*' is already used by fed\.yaml: host tokyo\/c1/)
   refused(t, ({ sites }) => { if (sites[0]?.hosts[0] !== undefined) sites[0].hosts[0].peerId = ids.main }, /host tokyo\/g1: PeerId '.*' is already used by fed\.yaml: coordinator main/)
   refused(t, ({ sites }) => { if (sites[1] !== undefined) sites[1].name = 'tokyo' }, /site name 'tokyo' is already used/)
   refused(t, ({ sites }) => { if (sites[0]?.hosts[1] !== undefined) sites[0].hosts[1].name = 'g1' }, /host tokyo\/g1: host name 'g1' is already used/)
   refused(t, ({ coordinators }) => { if (coordinators[1] !== undefined) coordinators[1].name = 'main' }, /coordinator name 'main' is already used/)
+  t.end()
 })
 
-t.test('what does not fit is named', async t => {
+t.test('what does not fit is named', t => {
   refused(t, document => Object.assign(document, { extra: 1 }), /must NOT have additional properties: extra/)
   refused(t, document => { document.name = 'Not A Name' }, /\/name must match pattern/)
   refused(t, ({ sites }) => Object.assign(sites[0]?.hosts[0] ?? {}, { roles: ['router'] }), /\/sites\/0\/hosts\/0\/roles\/0/)
@@ -87,6 +90,7 @@ t.test('what does not fit is named', async t => {
   t.throws(() => parseFederation('a: [', 'fed.yaml'), { code: 'INVALID_INPUT', message: /fed\.yaml is not YAML/ })
   t.throws(() => parseFederation('', 'fed.yaml'), { code: 'INVALID_INPUT' })
   t.throws(() => parseFederation('a: &x [1]\nb: [*x, *x]', 'fed.yaml'), { code: 'INVALID_INPUT' }, 'no aliases: they could blow up')
+  t.end()
 })
 
 t.test('the file is read with a bound, and a missing one says so', async t => {

@@ -10,18 +10,20 @@ import { eventually, servicesContract } from '../contract/services.ts'
 
 const spec = { argv: ['sleep', '600'] }
 
-t.test('contract', async t => {
+t.test('contract', t => {
   const dir = t.testdir()
   servicesContract(t, { create: () => createPidfileServices({ dir: join(dir, 'services') }), dir })
+  t.end()
 })
 
-t.test('a stat line is parsed whatever the command is called', async t => {
+t.test('a stat line is parsed whatever the command is called', t => {
   const rest = Array.from({ length: 49 }, (_, index) => index + 4)
   t.match(parseStat(`12 (a) b (c)) S ${rest.join(' ')}`), { pid: 12, state: 'S', parent: 4, session: 6, startTicks: '22' })
   t.equal(parseStat(''), null)
   t.equal(parseStat('12 (x'), null)
   t.equal(parseStat('12 (x) S 1 2'), null)
   t.equal(parseStat('x (x) S 1 2 3'), null)
+  t.end()
 })
 
 t.test('a zombie is dead', async t => {

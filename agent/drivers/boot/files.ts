@@ -1,4 +1,4 @@
-import { mkdir, readFile, readdir, readlink, rename, rm, symlink, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, readdir, readlink, rename, rm, rmdir, symlink, writeFile } from 'node:fs/promises'
 import { dirname, join, relative } from 'node:path'
 
 /** A file below a folder: its text, or where a symbolic link leads. */
@@ -11,14 +11,18 @@ export async function isCurrent (path: string, content: FileContent): Promise<bo
     : await readFile(path, 'utf8').catch(() => null) === content.text
 }
 
-/** Writes a file by rename, so that a reader sees the old or the new one. Touches nothing that is current. */
-export async function putFile (path: string, content: FileContent): Promise<void> {
+/**
+ * Writes a file by rename, so that a reader sees the old or the new one. Touches nothing that is current.
+ *
+ * @param options.durable on disk before this returns; the rest is rendered again when it is lost
+ */
+export async function putFile (path: string, content: FileContent, options: { durable?: boolean } = {}): Promise<void> {
   if (await isCurrent(path, content)) return
   await mkdir(dirname(path), { recursive: true, mode: 0o755 })
   const temp = `${path}.new`
   await rm(temp, { force: true })
   if ('link' in content) await symlink(content.link, temp)
-  else await writeFile(temp, content.text, { mode: 0o644, flush: true })
+  else await writeFile(temp, content.text, { mode: 0o644, flush: options.durable ?? false })
   await rename(temp, path)
 }
 
@@ -27,7 +31,10 @@ export async function putTree (dir: string, files: ReadonlyMap<string, FileConte
   for (const [path, content] of files) await putFile(join(dir, path), content)
   for (const entry of await readdir(dir, { recursive: true, withFileTypes: true })) {
     const path = join(entry.parentPath, entry.name)
-    if (!entry.isDirectory() && !files.has(relative(dir, path))) await rm(path, { force: true })
+    if (entry.isDirectory() || files.has(relative(dir, path))) continue
+    await rm(path, { force: true })
+    // a folder that this leaves empty goes too; one that others are in stays
+    await rmdir(entry.parentPath).catch(() => undefined)
   }
 }
 

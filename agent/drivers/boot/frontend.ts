@@ -1,4 +1,4 @@
-import { access, chown, mkdir, open, readFile, readdir, rm } from 'node:fs/promises'
+import { access, chown, mkdir, open, readFile, readdir, rm, rmdir } from 'node:fs/promises'
 import { constants } from 'node:fs'
 import { join } from 'node:path'
 import { frontendNamespace } from '../../../protocol/core/desired.ts'
@@ -23,7 +23,7 @@ const LOG_TAIL_BYTES = 2 * 1024 * 1024
 const PROGRAMS = ['/usr/sbin/dnsmasq', '/usr/sbin/nginx', `${IPXE_DIR}/undionly.kpxe`]
 
 export interface FrontendDriverOptions {
-  /** one folder per frontend is kept here */
+  /** state of this driver is kept in its folder `frontends`, which may lie beside that of others */
   stateDir: string
   imageStoreDir: string
   services: ServiceManager
@@ -41,22 +41,28 @@ interface FrontendRecord { fingerprint: string, spec: FrontendSpec }
 
 /**
  * The built-in frontend: a namespace `mzf-<vni>` on the cluster's bridge with dnsmasq (DHCP, DNS,
- * TFTP) and nginx (HTTP). All state lies in `<stateDir>/<name>`; its record is the first thing
+ * TFTP) and nginx (HTTP). All state lies in `<stateDir>/frontends/<name>`; its record is the first thing
  * written and the last one removed, so that `observe` knows of everything that was ever begun.
  */
 export function createFrontendDriver (options: FrontendDriverOptions): FrontendDriver {
   const { services } = options
   const images = openImageStore(options.imageStoreDir)
+  const stateDir = join(options.stateDir, 'frontends')
 
   const folder = (name: string): string => {
     if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/.test(name)) throw new InvalidInputError(`${JSON.stringify(name)} is no name of a frontend`)
-    return join(options.stateDir, name)
+    return join(stateDir, name)
   }
   const recordFile = (name: string): string => join(folder(name), 'record.json')
   const readRecord = async (name: string): Promise<FrontendRecord | null> => {
     const text = await readFile(recordFile(name), 'utf8').catch(() => null)
-    // written whole by rename: what can be read is ours
-    return text === null ? null : JSON.parse(text) as FrontendRecord
+    if (text === null) return null
+    try {
+      return JSON.parse(text) as FrontendRecord
+    } catch {
+      // damaged from outside: the namespace is then reported, and removed, by its own name
+      return null
+    }
   }
   const needRecord = async (name: string): Promise<FrontendRecord> => {
     const record = await readRecord(name)
@@ -92,7 +98,7 @@ export function createFrontendDriver (options: FrontendDriverOptions): FrontendD
     async observe (signal) {
       const observed: ObservedObject[] = []
       const known = new Set<string>()
-      for (const entry of await readdir(options.stateDir, { withFileTypes: true }).catch(() => [])) {
+      for (const entry of await readdir(stateDir, { withFileTypes: true }).catch(() => [])) {
         if (!entry.isDirectory()) continue
         const record = await readRecord(entry.name)
         if (record === null) {
@@ -127,17 +133,16 @@ export function createFrontendDriver (options: FrontendDriverOptions): FrontendD
         ? await images.get(spec.image.digest)
         : await images.verify(spec.image.digest, signal)
       if (before !== null && before.spec.vni !== spec.vni) await tearDown(before.spec.vni, services, signal)
-      await putFile(join(dir, 'record.json'), { text: JSON.stringify({ fingerprint: wanted, spec } satisfies FrontendRecord) })
+      await putFile(join(dir, 'record.json'), { text: JSON.stringify({ fingerprint: wanted, spec } satisfies FrontendRecord) }, { durable: true })
 
       const layout = planLayout(dir, spec, image)
       await prepareFolders(layout.nginxDir)
       await putTree(layout.www, subTree(layout.files, 'www'))
       for (const [path, content] of layout.files) if (!path.startsWith('www/')) await putFile(join(dir, path), content)
-      const fresh = await ensureLinks(spec, signal)
-      for (const [service, unit] of layout.services) {
-        if (fresh) await services.stop(service)
-        await services.ensure(service, unit)
-      }
+      await ensureLinks(spec, async () => {
+        for (const service of layout.services.keys()) await services.stop(service)
+      }, signal)
+      for (const [service, unit] of layout.services) await services.ensure(service, unit)
     },
 
     async remove (name, signal) {
@@ -151,6 +156,8 @@ export function createFrontendDriver (options: FrontendDriverOptions): FrontendD
         if (entry !== 'record.json') await rm(join(dir, entry), { recursive: true, force: true })
       }
       await rm(dir, { recursive: true, force: true })
+      // the last one turns off the light
+      await rmdir(stateDir).catch(() => undefined)
     },
 
     async phases (name) {

@@ -52,10 +52,11 @@ export async function linkFaults (spec: FrontendSpec, signal: AbortSignal): Prom
 /**
  * Makes namespace and link what the spec says; leaves what is right alone.
  *
- * @returns true when the namespace or eth0 was made anew: daemons of before cannot serve it
+ * @param beforeFresh called before a namespace or eth0 is made anew: daemons that were bound to the
+ *   old one must have ended by then, or a crash in between would leave them running and deaf
  * @throws MusubiError `SEGMENT_MISSING` when the cluster's bridge is not there yet
  */
-export async function ensureLinks (spec: FrontendSpec, signal: AbortSignal): Promise<boolean> {
+export async function ensureLinks (spec: FrontendSpec, beforeFresh: () => Promise<void>, signal: AbortSignal): Promise<void> {
   const cluster = clusterNamespace(spec.vni)
   const own = frontendNamespace(spec.vni)
   const present = await namespaces(signal)
@@ -65,19 +66,15 @@ export async function ensureLinks (spec: FrontendSpec, signal: AbortSignal): Pro
       retryable: true, hint: 'the segment of the cluster comes first'
     })
   }
-  let fresh = false
-  if (!present.includes(own)) {
-    await run('ip', ['netns', 'add', own], { signal })
-    fresh = true
-  }
-  const inside = await links(own, signal)
-  const eth0 = inside.find(link => link.ifname === 'eth0')
-  if (eth0 === undefined || !outside.some(link => link.ifname === PORT)) {
+  const eth0 = present.includes(own) ? (await links(own, signal)).find(link => link.ifname === 'eth0') : undefined
+  const fresh = eth0 === undefined || !outside.some(link => link.ifname === PORT)
+  if (fresh) {
+    await beforeFresh()
+    if (!present.includes(own)) await run('ip', ['netns', 'add', own], { signal })
     // half a pair, or a port whose other end went with a namespace that still lives in a process
     if (eth0 !== undefined) await run('ip', ['-n', own, 'link', 'del', 'eth0'], { signal })
     else await deletePort(spec.vni, signal)
     await run('ip', ['link', 'add', 'name', PORT, 'netns', cluster, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', own], { signal })
-    fresh = true
   }
   const stale = (eth0?.addr_info ?? []).filter(entry => entry.local?.includes('.') === true && `${entry.local}/${entry.prefixlen ?? ''}` !== spec.address)
   await batch(own, [
@@ -88,7 +85,6 @@ export async function ensureLinks (spec: FrontendSpec, signal: AbortSignal): Pro
     `addr replace ${advertisedAddress(spec.vni)} dev eth0 nodad`
   ], signal)
   await batch(cluster, [`link set ${PORT} mtu 1500 master ${BRIDGE} up`], signal)
-  return fresh
 }
 
 /**

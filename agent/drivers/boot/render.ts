@@ -111,6 +111,8 @@ export function renderDnsmasq (spec: FrontendSpec, paths: FrontendPaths): string
     `dhcp-boot=tag:ipxe,http://${address}/v1/boot/\${netX/mac:hexhyp}.ipxe`,
     'dhcp-boot=tag:!ipxe,tag:efi64,snponly.efi',
     'dhcp-boot=tag:!ipxe,tag:!efi64,undionly.kpxe',
+    '# iPXE need not wait for a second, proxy DHCP server',
+    'dhcp-option=encap:175,176,1b',
     'enable-tftp',
     `tftp-root=${IPXE_DIR}`,
     '# without a router advertisement iPXE waits 13 s for one; lifetime 0: not a default router',

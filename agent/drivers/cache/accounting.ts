@@ -1,5 +1,6 @@
 import { open, readdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { ignoreMissing } from './folder.ts'
 
 /** What the engine has done since it was first set up. Bytes are those of HTTP, headers included. */
 export interface CacheCounters {
@@ -117,9 +118,4 @@ export async function storedBytes (folder: string): Promise<number> {
     sum += await stat(join(entry.parentPath, entry.name)).then(found => found.size, () => 0)
   }
   return sum
-}
-
-function ignoreMissing (error: NodeJS.ErrnoException): null {
-  if (error.code === 'ENOENT') return null
-  throw error
 }

@@ -35,7 +35,7 @@ export const CLASS_RULES: readonly ClassRule[] = [
   {
     name: 'path',
     source: '$request_uri',
-    accept: /^\/images\/(?!.*\/\.)(?=.*[0-9a-f]{64})(?:[A-Za-z0-9._:@+~\/-]|%3[Aa])+$/
+    accept: /^\/images\/(?!.{512})(?!(?:.*\/)?\.)(?=.*[0-9a-f]{64})(?:[A-Za-z0-9._:@+~\/-]|%3[Aa])+$/
   },
   { name: 'headers', source: DYNAMIC_HEADERS.map(header => `$http_${header.replaceAll('-', '_')}`).join(''), accept: /^$/ },
   { name: 'length', source: '$http_content_length', accept: /^0?$/ },

@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 import type { CacheSpec } from '../../../protocol/core/desired.ts'
 import { clusterNamespace } from '../../../protocol/core/desired.ts'
 import { ConflictError, MusubiError } from '../../../protocol/core/errors.ts'
-import { CommandError, run } from '../../exec.ts'
+import { run } from '../../exec.ts'
 import { fingerprint } from '../../fingerprint.ts'
 import type { ServiceManager, ServiceSpec, ServiceStatus } from '../../services.ts'
 import type { Driver, ObservedObject } from '../driver.ts'
@@ -16,7 +16,7 @@ import type { CacheRecord } from './folder.ts'
 import { applyRouting, applyTables, checkTables, hasBridge, observeInterception, removeInterception } from './interception.ts'
 import { LIVE_SECONDS, LIVE_SET, TABLE } from './nft.ts'
 import { renderNginxConf } from './nginx-conf.ts'
-import { planCache, serviceNames } from './plan.ts'
+import { planCache, serviceNames, vniOfService } from './plan.ts'
 import type { CachePlan } from './plan.ts'
 
 /** Figures of one cache; bytes are those of HTTP, `stored` is what lies on disk. */
@@ -45,6 +45,8 @@ const PROBER = fileURLToPath(new URL('./prober.pl', import.meta.url))
 /** How long a started engine may take to answer, and a live one to be seen by the prober. */
 const ANSWER_MS = 8_000
 const POLL_MS = 100
+/** Objects that only their services tell of go by such names. */
+const ORPHAN = 'orphan-'
 
 /** Transparent HTTP cache of a cluster: nginx, TPROXY and a dead-man switch in the cluster's namespace. */
 export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): CacheDriver {
@@ -89,7 +91,13 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
 
   async function observeOne (record: CacheRecord, signal: AbortSignal): Promise<ObservedObject> {
     const base = { kind: 'cache' as const, name: record.name, fingerprint: record.applied }
-    const plan = planOf(record)
+    let plan: CachePlan
+    try {
+      plan = planOf(record)
+    } catch (error) {
+      // written by another version, or damaged: whatever it was, `apply` brings it to the spec
+      return { ...base, fingerprint: null, healthy: false, detail: { state: messageOf(error) } }
+    }
     const bridge = await hasBridge(plan.namespace, signal)
     if (!bridge) return { ...base, healthy: false, detail: { state: 'no segment' } }
     const [engine, prober, state] = await Promise.all([
@@ -115,11 +123,18 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
     return await mine
   }
 
+  /** VNIs of running services whose record is gone: somebody deleted our files. */
+  async function orphans (records: readonly CacheRecord[]): Promise<Set<number>> {
+    const recorded = new Set(records.map(record => record.spec.vni))
+    const vnis = (await services.list()).map(service => vniOfService(service.name))
+    return new Set(vnis.filter(vni => vni !== null && !recorded.has(vni)) as number[])
+  }
+
   async function stopAll (vni: number, signal: AbortSignal): Promise<void> {
     const names = serviceNames(vni)
     const namespace = clusterNamespace(vni)
     // first the rules: from then on new connections need no engine
-    if (await hasNamespace(namespace)) await removeInterception(namespace, signal)
+    if (await exists(`/run/netns/${namespace}`)) await removeInterception(namespace, signal)
     await services.stop(names.prober)
     await services.stop(names.engine)
   }
@@ -140,10 +155,12 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
     const config = renderNginxConf(plan)
     for (const folder of [paths.store, paths.temporary]) await mkdir(folder, { recursive: true, mode: 0o700 })
     await writeAtomically(paths.config, config)
+    const { tables } = await observeInterception(plan, signal)
+    // rules of another plan may name a socket that will serve another port: nodes go directly until the new ones
+    if (!tables) await removeInterception(namespace, signal)
     await applyRouting(plan, signal)
     await ensureService(plan.services.engine, engineService(plan, config), namespace)
-    const state = await observeInterception(plan, signal)
-    if (!state.tables) await applyTables(plan, signal)
+    if (!tables) await applyTables(plan, signal)
     await ensureService(plan.services.prober, proberService(plan), namespace)
     if (await becomesLive(plan, signal)) return
     // it runs and does not answer: hung
@@ -179,7 +196,11 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
 
     async observe (signal) {
       const observed: ObservedObject[] = []
-      for (const record of await readRecords(root)) observed.push(await observeOne(record, signal))
+      const records = await readRecords(root)
+      for (const record of records) observed.push(await observeOne(record, signal))
+      for (const vni of await orphans(records)) {
+        observed.push({ kind: 'cache', name: orphanName(vni), fingerprint: null, healthy: false, detail: { state: 'no record' } })
+      }
       return observed
     },
 
@@ -203,6 +224,9 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
       const folder = cacheFolder(root, name)
       const record = await readRecord(folder)
       if (record !== null) await stopAll(record.spec.vni, signal)
+      else if (await exists(folder) || name.startsWith(ORPHAN)) {
+        for (const vni of await orphans(await readRecords(root))) await stopAll(vni, signal)
+      }
       await removeFolder(folder)
     },
 
@@ -210,8 +234,10 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
   }
 }
 
-async function hasNamespace (namespace: string): Promise<boolean> {
-  return await stat(`/run/netns/${namespace}`).then(() => true, () => false)
+const orphanName = (vni: number): string => `${ORPHAN}${clusterNamespace(vni)}`
+
+async function exists (path: string): Promise<boolean> {
+  return await stat(path).then(() => true, () => false)
 }
 
 async function inNamespace (pid: number, namespace: string): Promise<boolean> {
@@ -221,5 +247,5 @@ async function inNamespace (pid: number, namespace: string): Promise<boolean> {
 }
 
 function messageOf (error: unknown): string {
-  return error instanceof CommandError || error instanceof Error ? error.message : String(error)
+  return error instanceof Error ? error.message : String(error)
 }

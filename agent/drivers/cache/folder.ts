@@ -21,12 +21,9 @@ export function cacheFolder (stateDir: string, name: string): string {
   return join(resolve(stateDir), encodeURIComponent(name).replaceAll(/[.!'()*~]/g, character => `%${character.charCodeAt(0).toString(16).toUpperCase()}`))
 }
 
-/** All records; a folder without a readable one has nothing running and is reported as null spec. */
+/** All records; a folder without one has nothing running: the record is written first and deleted last. */
 export async function readRecords (stateDir: string): Promise<CacheRecord[]> {
-  const entries = await readdir(stateDir, { withFileTypes: true }).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return []
-    throw error
-  })
+  const entries = await readdir(stateDir, { withFileTypes: true }).catch(ignoreMissing) ?? []
   const records: CacheRecord[] = []
   for (const entry of entries) {
     if (!entry.isDirectory()) continue
@@ -43,8 +40,7 @@ export async function readRecord (folder: string): Promise<CacheRecord | null> {
     if (typeof value?.name !== 'string' || typeof value.spec?.vni !== 'number') return null
     return { name: value.name, spec: value.spec, applied: value.applied ?? null }
   } catch (error) {
-    if (error instanceof SyntaxError || (error as NodeJS.ErrnoException).code === 'ENOENT') return null
-    throw error
+    return error instanceof SyntaxError ? null : ignoreMissing(error)
   }
 }
 
@@ -56,10 +52,7 @@ export async function writeRecord (folder: string, name: string, spec: CacheSpec
 
 /** Everything but the record first: after a crash the record still tells what to take away. */
 export async function removeFolder (folder: string): Promise<void> {
-  const entries = await readdir(folder).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return []
-    throw error
-  })
+  const entries = await readdir(folder).catch(ignoreMissing) ?? []
   for (const entry of entries) if (entry !== RECORD) await rm(join(folder, entry), { recursive: true, force: true })
   await rm(folder, { recursive: true, force: true })
 }
@@ -69,4 +62,10 @@ export async function writeAtomically (path: string, text: string): Promise<void
   if (await readFile(path, 'utf8').catch(() => null) === text) return
   await writeFile(`${path}.tmp`, text, { mode: 0o600 })
   await rename(`${path}.tmp`, path)
+}
+
+/** For `catch`: a file that is not there is an answer, any other failure is one. */
+export function ignoreMissing (error: unknown): null {
+  if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
+  throw error
 }

@@ -88,9 +88,9 @@ export async function checkTables (plan: CachePlan, signal: AbortSignal): Promis
 }
 
 async function listing (args: readonly string[], signal: AbortSignal): Promise<Listing> {
-  // an unknown route table is an error to some versions of ip and an empty list to others
-  const { stdout } = await run('ip', args, { signal, okCodes: [1, 2, 255] })
-  return stdout.trim() === '' ? [] : JSON.parse(stdout) as Listing
+  // a route table that was never used is an error to ip, with the beginning of a list on stdout
+  const { stdout, exitCode } = await run('ip', args, { signal, okCodes: [1, 2, 255] })
+  return exitCode !== 0 || stdout.trim() === '' ? [] : JSON.parse(stdout) as Listing
 }
 
 /** Ports in the live set, from the listing of the bridge table. Pure. */

@@ -24,7 +24,7 @@ const WAN_PORT = 'wan0m'
  * Frames, not packets, pass `br0`. The bridge table turns those of interest into packets for this
  * host (destination MAC and packet type); the ip table hands them to the engine's sockets, and what
  * no socket takes is simply routed on: that is the fail-open path. A new connection is only lifted
- * while its port is in the live set, and only handed over while the marked route is there, so with the engine hung it stays on the bridge; all later
+ * while its port is in the live set, so with the engine hung it stays on the bridge; all later
  * segments are lifted always, or flows would change hands when the set runs out.
  */
 export function renderNft (plan: CachePlan): string {
@@ -32,6 +32,8 @@ export function renderNft (plan: CachePlan): string {
   const ports = listeners.map(listener => listener.port).join(', ')
   const nodePorts = NODE_PORTS.map(port => `"${port}"`).join(', ')
   const lift = `meta pkttype set host ether daddr set ${spec.bridgeMac}`
+  const divert = listeners.map(({ port, listenPort }) =>
+    `    iifname "br0" ip daddr ${spec.frontendAddress} tcp dport ${port} tcp flags & (syn | ack) == syn tproxy to 127.0.0.1:${listenPort} meta mark set ${MARK} accept`)
   const body = (comment: string): string => `table bridge ${TABLE} {
   comment "${comment}"
   set ${LIVE_SET} {
@@ -53,9 +55,7 @@ table ip ${TABLE} {
   chain divert {
     type filter hook prerouting priority -150; policy accept;
     iifname "br0" ip protocol tcp socket transparent 1 meta mark set ${MARK} accept
-${listeners.map(({ port, listenPort }) =>
-    `    iifname "br0" ip daddr ${spec.frontendAddress} tcp dport ${port} tcp flags & (syn | ack) == syn meta mark set ${MARK} fib daddr . mark type local tproxy to 127.0.0.1:${listenPort} accept`
-  ).join('\n')}
+${divert.join('\n')}
   }
 }
 `

@@ -17,6 +17,8 @@ export function renderNginxConf (plan: CachePlan): string {
 daemon off;
 user root;
 worker_processes 1;
+# all nodes of the site wait for this one process, and virtual machines may fill the processors
+worker_priority -5;
 pid ${paths.pid};
 lock_file ${paths.dir}/nginx.lock;
 error_log ${paths.errorLog} warn;
@@ -55,6 +57,8 @@ http {
 
 ${CLASS_RULES.map(renderRule).join('\n')}
   map "${CLASS_RULES.map(rule => `$mz_is_${rule.name}`).join('')}" $mz_class { default dynamic; "${'1'.repeat(CLASS_RULES.length)}" static; }
+  # a body that ends with its connection may have been cut off
+  map $upstream_http_content_length $mz_unsized { default 0; "" 1; }
   map $http_host $mz_host { default $http_host; "" ${spec.frontendAddress}; }
   map $http_upgrade $mz_connection { default upgrade; "" close; }
 
@@ -125,6 +129,7 @@ function renderPort (plan: CachePlan, { port, listenPort }: CachePlan['listeners
       proxy_cache_key "${port} $mz_host $request_uri $slice_range";
       proxy_cache_methods GET HEAD;
       proxy_cache_valid 200 206 365d;
+      proxy_no_cache $mz_unsized;
       proxy_cache_use_stale off;
       proxy_cache_lock on;
       proxy_cache_lock_timeout ${COLLAPSE_SECONDS}s;

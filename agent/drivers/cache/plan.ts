@@ -43,6 +43,12 @@ export function serviceNames (vni: number): CachePlan['services'] {
   return { engine: `${PREFIX}-cache-${hex}`, prober: `${PREFIX}-cacheprobe-${hex}` }
 }
 
+/** The cluster that a service of this driver belongs to; null for services of others. */
+export function vniOfService (name: string): number | null {
+  const hex = new RegExp(`^${PREFIX}-cache(?:probe)?-([0-9a-f]{6})$`).exec(name)?.[1]
+  return hex === undefined ? null : Number.parseInt(hex, 16)
+}
+
 /**
  * @param dir absolute folder of this cache alone
  * @throws InvalidInputError when the spec could not be rendered safely: its strings end up in

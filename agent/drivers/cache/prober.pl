@@ -16,6 +16,7 @@ my ($health, $folder, $table, $set, $seconds, @ports) = @ARGV;
 exit(answers() ? 0 : 1) unless defined $folder;
 
 $SIG{PIPE} = 'IGNORE';
+setpriority(0, 0, -10); # a busy host is not a dead engine; where it is not allowed, so be it
 while (1) {
   refresh() if answers();
   shorten($_) for 'access.log', 'error.log';

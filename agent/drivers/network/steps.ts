@@ -81,8 +81,10 @@ function configLines (link: LinkPlan, have: LinkState | undefined): string[] {
   set(link.master !== undefined && have?.master !== link.master, `master ${link.master ?? ''}`)
   set(have?.up !== true, 'up')
   if (link.address !== undefined) {
-    if (have?.ipv4.includes(link.address) !== true) lines.push(`address add ${link.address} dev ${link.name}`)
-    for (const other of have?.ipv4 ?? []) if (other !== link.address) lines.push(`address delete ${other} dev ${link.name}`)
+    // deletion first: an older address of the same subnet is primary and takes the newer ones along
+    const others = (have?.ipv4 ?? []).filter((other) => other !== link.address)
+    lines.push(...others.map((other) => `address delete ${other} dev ${link.name}`))
+    if (others.length > 0 || have?.ipv4.includes(link.address) !== true) lines.push(`address replace ${link.address} dev ${link.name}`)
   }
   return lines
 }
@@ -145,7 +147,9 @@ export function segmentSteps (plan: SegmentPlan, observed: Observed): Step[] {
     if (observed.cluster === 'broken') steps.push({ do: 'netns-delete', ns: cluster.namespace })
     steps.push({ do: 'netns-add', ns: cluster.namespace })
   }
-  if (ns !== null && (fresh || inner.links.some((link) => link.ipv6))) steps.push({ do: 'no-ipv6', ns, links: null })
+  // `lo` comes up after this step: while it is down, the step may have been missed
+  const loopbackUp = inner.links.find(({ name }) => name === 'lo')?.up === true
+  if (ns !== null && (!loopbackUp || inner.links.some((link) => link.ipv6))) steps.push({ do: 'no-ipv6', ns, links: null })
 
   steps.push(...filterSteps(vni, plan.host, observed.host, null))
   if (ns !== null) steps.push(...filterSteps(vni, cluster ?? NO_SPACE, inner, ns))
@@ -163,7 +167,7 @@ export function segmentSteps (plan: SegmentPlan, observed: Observed): Step[] {
   const innerMade = create(space.make.filter(({ kind }) => kind !== 'vxlan'))
   const innerFloods = floodLines(cluster?.links ?? [], space, inner)
   if (ns !== null && innerFloods.length > 0) steps.push({ do: 'bridge', ns, lines: innerFloods })
-  const loopback = ns !== null && inner.links.find(({ name }) => name === 'lo')?.up !== true ? ['link set dev lo up'] : []
+  const loopback = loopbackUp ? [] : ['link set dev lo up']
   if (ns !== null) ip(ns, [...loopback, ...innerMade, ...configure(cluster?.links ?? [], space)])
   const hostFloods = floodLines(plan.host.links, host, observed.host)
   if (hostFloods.length > 0) steps.push({ do: 'bridge', ns: null, lines: hostFloods })

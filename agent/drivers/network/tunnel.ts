@@ -168,8 +168,9 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
       const [spec, observed, service] = await Promise.all([records.get(NAME), read(signal), services.status(WG_SERVICE)])
       if (spec === null && observed.link === undefined && !service.running) return []
       const { link: found, wireguard } = observed
-      const healthy = wireguard !== null && spec !== null && ipLines(spec, observed).length === 0 &&
-        !needsSync(spec, wireguard, (await loadKeys(signal)).publicKey, spec, nowSeconds())
+      const wanted = spec === null ? null : checkTunnel(spec)
+      const healthy = wireguard !== null && wanted !== null && ipLines(wanted, observed).length === 0 &&
+        !needsSync(wanted, wireguard, (await loadKeys(signal)).publicKey, wanted, nowSeconds())
       const sites = new Map(spec?.peers.map(({ publicKey, site }) => [publicKey, site]))
       return [{
         kind: 'tunnel',

@@ -1,5 +1,6 @@
-import { mkdir, open, readdir, rm, stat, statfs } from 'node:fs/promises'
+import { mkdir, open, rm, stat, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
+import { namesIn } from '../../services/common.ts'
 import { ConflictError, NoCapacityError } from '../../../protocol/core/errors.ts'
 
 const MIB = 1024 * 1024
@@ -32,10 +33,7 @@ export function createFileBacking (options: { dir: string }): Backing {
   const path = (name: string): string => join(dir, `${name}${suffix}`)
 
   async function list (): Promise<BackingVolume[]> {
-    const files = await readdir(dir).catch((error: NodeJS.ErrnoException): string[] => {
-      if (error.code === 'ENOENT') return []
-      throw error
-    })
+    const files = await namesIn(dir)
     const found: BackingVolume[] = []
     for (const file of files.filter(one => one.endsWith(suffix)).sort()) {
       const { size, blocks } = await stat(join(dir, file))

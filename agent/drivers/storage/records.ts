@@ -1,5 +1,6 @@
-import { mkdir, open, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { namesIn } from '../../services/common.ts'
 
 /** What a volume was made from, without its secret. */
 export interface VolumeRecord {
@@ -33,10 +34,7 @@ export function createVolumeRecords (options: { dir: string }): VolumeRecords {
   return {
     async all () {
       const found = new Map<string, VolumeRecord>()
-      const files = await readdir(dir).catch((error: NodeJS.ErrnoException): string[] => {
-        if (error.code === 'ENOENT') return []
-        throw error
-      })
+      const files = await namesIn(dir)
       for (const file of files.filter(one => one.endsWith(SUFFIX)).sort()) {
         found.set(file.slice(0, -SUFFIX.length), parseRecord(await readFile(join(dir, file), 'utf8')))
       }

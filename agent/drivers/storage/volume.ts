@@ -63,6 +63,9 @@ export function createVolumeDriver (options: VolumeDriverOptions): Driver<'volum
     const before = await observeAll(known, signal)
     if (before.find(one => one.name === name)?.healthy === true && old?.fingerprint === wanted) return
     assertAlone(name, next, known)
+    if (old !== undefined && old.fingerprint !== null && !(await backing.list()).some(one => one.name === name)) {
+      throw new ConflictError(`volume ${name}: ${backing.path(name)} is gone, and its data with it`, 'bring it back from a copy, or delete the volume')
+    }
     const mending = old?.fingerprint === wanted
     if (!mending) await records.write(name, next)
     try {
@@ -71,8 +74,8 @@ export function createVolumeDriver (options: VolumeDriverOptions): Driver<'volum
       await undo(name, old)
       throw error
     }
-    // a target keeps name and size from its making
-    if (old !== undefined && (old.iqn !== spec.iqn || old.sizeMiB !== spec.sizeMiB)) await exporter.unexport(old.iqn, signal)
+    // a target keeps name and size from its making; of one that was left half made nobody knows them
+    if (old !== undefined && (old.fingerprint === null || old.iqn !== spec.iqn || old.sizeMiB !== spec.sizeMiB)) await exporter.unexport(old.iqn, signal)
     await exporter.export({ ...spec, allow: next.allow, path: backing.path(name) }, !mending, signal)
     await records.write(name, { ...next, fingerprint: wanted })
     await sweep(signal)

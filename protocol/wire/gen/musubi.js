@@ -491,8 +491,8 @@ export const musubi = $root.musubi = (() => {
 
             Record.prototype.peer = "";
             Record.prototype.kind = "";
-            Record.prototype.epoch = $util.Long ? $util.Long.fromBits(0,0,true) : 0;
-            Record.prototype.seq = $util.Long ? $util.Long.fromBits(0,0,true) : 0;
+            Record.prototype.epoch = 0;
+            Record.prototype.seq = 0;
             Record.prototype.ttlMs = 0;
             Record.prototype.body = $util.newBuffer([]);
             Record.prototype.signature = $util.newBuffer([]);
@@ -657,8 +657,8 @@ export const musubi = $root.musubi = (() => {
 
             RecordId.prototype.peer = "";
             RecordId.prototype.kind = "";
-            RecordId.prototype.epoch = $util.Long ? $util.Long.fromBits(0,0,true) : 0;
-            RecordId.prototype.seq = $util.Long ? $util.Long.fromBits(0,0,true) : 0;
+            RecordId.prototype.epoch = 0;
+            RecordId.prototype.seq = 0;
 
             RecordId.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -1220,8 +1220,8 @@ export const musubi = $root.musubi = (() => {
             Request.prototype.cluster = "";
             Request.prototype.vni = 0;
             Request.prototype.masterSite = "";
-            Request.prototype.startMs = $util.Long ? $util.Long.fromBits(0,0,true) : 0;
-            Request.prototype.endMs = $util.Long ? $util.Long.fromBits(0,0,true) : 0;
+            Request.prototype.startMs = 0;
+            Request.prototype.endMs = 0;
             Request.prototype.nodes = $util.emptyArray;
             Request.prototype.volumes = $util.emptyArray;
             Request.prototype.frontend = false;
@@ -1424,7 +1424,7 @@ export const musubi = $root.musubi = (() => {
             Held.prototype.peer = "";
             Held.prototype.underlayAddress = "";
             Held.prototype.resources = null;
-            Held.prototype.token = $util.Long ? $util.Long.fromBits(0,0,true) : 0;
+            Held.prototype.token = 0;
 
             Held.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -1970,7 +1970,7 @@ export const musubi = $root.musubi = (() => {
 
             Receipt.prototype.leaseId = "";
             Receipt.prototype.host = "";
-            Receipt.prototype.token = $util.Long ? $util.Long.fromBits(0,0,true) : 0;
+            Receipt.prototype.token = 0;
 
             Receipt.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -2880,7 +2880,7 @@ export const musubi = $root.musubi = (() => {
             HostStatus.prototype.leaseState = "";
             HostStatus.prototype.objects = $util.emptyArray;
             HostStatus.prototype.reachable = false;
-            HostStatus.prototype.nowMs = $util.Long ? $util.Long.fromBits(0,0,true) : 0;
+            HostStatus.prototype.nowMs = 0;
 
             HostStatus.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -3233,8 +3233,8 @@ export const musubi = $root.musubi = (() => {
             HoldRequest.prototype.cluster = "";
             HoldRequest.prototype.masterSite = "";
             HoldRequest.prototype.masterPeer = "";
-            HoldRequest.prototype.startMs = $util.Long ? $util.Long.fromBits(0,0,true) : 0;
-            HoldRequest.prototype.endMs = $util.Long ? $util.Long.fromBits(0,0,true) : 0;
+            HoldRequest.prototype.startMs = 0;
+            HoldRequest.prototype.endMs = 0;
             HoldRequest.prototype.ttlMs = 0;
             HoldRequest.prototype.items = $util.emptyArray;
             HoldRequest.prototype.offerId = "";
@@ -4469,8 +4469,8 @@ export const musubi = $root.musubi = (() => {
             ClusterDocument.prototype.domain = "";
             ClusterDocument.prototype.masterSite = "";
             ClusterDocument.prototype.masterPeer = "";
-            ClusterDocument.prototype.createdMs = $util.Long ? $util.Long.fromBits(0,0,true) : 0;
-            ClusterDocument.prototype.endMs = $util.Long ? $util.Long.fromBits(0,0,true) : 0;
+            ClusterDocument.prototype.createdMs = 0;
+            ClusterDocument.prototype.endMs = 0;
             ClusterDocument.prototype.frontend = null;
             ClusterDocument.prototype.sites = $util.emptyArray;
             ClusterDocument.prototype.nodes = $util.emptyArray;

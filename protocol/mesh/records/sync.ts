@@ -1,11 +1,11 @@
-import { InvalidInputError } from '../core/errors.ts'
-import { MAX_RECORD_BYTES } from '../core/limits.ts'
-import type { wire } from '../wire/codec.ts'
-import { SYNC_DIGEST_RECORDS, SYNC_RECORD_BYTES, SYNC_ROUNDS_MAX } from './constants.ts'
-import type { Scope } from './federation.ts'
-import type { Mesh } from './mesh.ts'
-import type { Part, RecordView, ViewEntry } from './record-view.ts'
-import { kindOf, type Bodies, type Kind } from './signed-record.ts'
+import { InvalidInputError } from '../../core/errors.ts'
+import { MAX_RECORD_BYTES } from '../../core/limits.ts'
+import type { wire } from '../../wire/codec.ts'
+import { SYNC_DIGEST_RECORDS, SYNC_RECORD_BYTES, SYNC_ROUNDS_MAX } from '../constants.ts'
+import type { Scope } from '../federation.ts'
+import type { Mesh } from '../mesh.ts'
+import type { Part, RecordView, ViewEntry } from './view.ts'
+import { kindOf, type Bodies, type Kind } from './signed.ts'
 
 /**
  * Anti-entropy: one side sends a digest of what it has, the other answers with what is newer there

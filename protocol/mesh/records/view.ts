@@ -1,4 +1,4 @@
-import type { wire } from '../wire/codec.ts'
+import type { wire } from '../../wire/codec.ts'
 
 /** A position in the sequence of records of one peer: the epoch grows at each start, seq within it. */
 export interface Version { readonly epoch: number, readonly seq: number }

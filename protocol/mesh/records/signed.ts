@@ -1,9 +1,9 @@
-import { InvalidInputError } from '../core/errors.ts'
-import { MAX_RECORD_BYTES } from '../core/limits.ts'
-import { decode, encode, type wire } from '../wire/codec.ts'
-import { RECORD_TTL_MAX_MS } from './constants.ts'
-import type { Role, Scope } from './federation.ts'
-import { peerIdOf, sign, verify, type NodeKey } from './identity.ts'
+import { InvalidInputError } from '../../core/errors.ts'
+import { MAX_RECORD_BYTES } from '../../core/limits.ts'
+import { decode, encode, type wire } from '../../wire/codec.ts'
+import { RECORD_TTL_MAX_MS } from '../constants.ts'
+import type { Role, Scope } from '../federation.ts'
+import { peerIdOf, sign, verify, type NodeKey } from '../identity.ts'
 
 /** What peers say about themselves, by kind of record. */
 export interface Bodies {

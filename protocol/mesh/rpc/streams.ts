@@ -3,9 +3,9 @@ import * as lp from 'it-length-prefixed'
 import { pipe } from 'it-pipe'
 import type { Stream } from '@libp2p/interface'
 import type { Uint8ArrayList } from 'uint8arraylist'
-import { MAX_MESSAGE_BYTES } from '../core/limits.ts'
-import { decode, type wire } from '../wire/codec.ts'
-import { READ_HIGH_WATER_BYTES, WRITE_HIGH_WATER_BYTES } from './constants.ts'
+import { MAX_MESSAGE_BYTES } from '../../core/limits.ts'
+import { decode, type wire } from '../../wire/codec.ts'
+import { READ_HIGH_WATER_BYTES, WRITE_HIGH_WATER_BYTES } from '../constants.ts'
 import type { Handlers } from './handlers.ts'
 
 type Chunk = Uint8Array | Uint8ArrayList
@@ -15,14 +15,14 @@ export class Outbox implements AsyncIterable<Uint8Array> {
   #queue: Uint8Array[] = []
   #bytes = 0
   #ended = false
-  #wake: PromiseWithResolvers<void> | null = null
-  #room: PromiseWithResolvers<void> | null = null
+  #wake: PromiseWithResolvers<undefined> | null = null
+  #room: PromiseWithResolvers<undefined> | null = null
 
   push (frame: Uint8Array): void {
     if (this.#ended) return
     this.#queue.push(frame)
     this.#bytes += frame.length
-    this.#wake?.resolve()
+    this.#wake?.resolve(undefined)
   }
 
   /** Nothing more is sent, not even what waits. */
@@ -30,14 +30,14 @@ export class Outbox implements AsyncIterable<Uint8Array> {
     this.#ended = true
     this.#queue = []
     this.#bytes = 0
-    this.#wake?.resolve()
-    this.#room?.resolve()
+    this.#wake?.resolve(undefined)
+    this.#room?.resolve(undefined)
   }
 
   /** Resolves when little enough waits to accept more, or at the end. */
   async room (): Promise<void> {
     while (this.#bytes > WRITE_HIGH_WATER_BYTES && !this.#ended) {
-      this.#room ??= Promise.withResolvers<void>()
+      this.#room ??= Promise.withResolvers<undefined>()
       await this.#room.promise
     }
   }
@@ -49,12 +49,12 @@ export class Outbox implements AsyncIterable<Uint8Array> {
         yield frame
         // asked for the next one: the stream has taken this one
         this.#bytes = Math.max(0, this.#bytes - frame.length)
-        this.#room?.resolve()
+        this.#room?.resolve(undefined)
         this.#room = null
       } else if (this.#ended) {
         return
       } else {
-        this.#wake = Promise.withResolvers<void>()
+        this.#wake = Promise.withResolvers<undefined>()
         await this.#wake.promise
         this.#wake = null
       }
@@ -122,7 +122,7 @@ export async function serveStream (stream: Stream, peerId: string, handlers: Han
   }
 }
 
-interface Pending { resolve (reply: wire.Reply): void, reject (error: Error): void }
+interface Pending { readonly resolve: (reply: wire.Reply) => void, readonly reject: (error: Error) => void }
 
 /** The caller's end of a stream that stays open: many calls under way, answers in any order. */
 export class CallStream {

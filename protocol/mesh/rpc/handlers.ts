@@ -1,8 +1,8 @@
-import { MusubiError } from '../core/errors.ts'
-import { MAX_IN_FLIGHT_PER_PEER, RPC_DEADLINE_MAX_MS, RPC_DEADLINE_MS } from '../core/limits.ts'
-import { encode, METHODS, type MethodName, type Methods, type wire } from '../wire/codec.ts'
+import { MusubiError } from '../../core/errors.ts'
+import { MAX_IN_FLIGHT_PER_PEER, RPC_DEADLINE_MAX_MS, RPC_DEADLINE_MS } from '../../core/limits.ts'
+import { encode, METHODS, type MethodName, type Methods, type wire } from '../../wire/codec.ts'
 import { toFailure } from './failures.ts'
-import type { Role } from './federation.ts'
+import type { Role } from '../federation.ts'
 
 /** Who calls, and until when an answer is of use. */
 export interface CallContext {
@@ -75,7 +75,8 @@ export class Handlers {
       const reply = await this.#run(method, call, peerId, gone)
       return encodeReply(call.id, { [method]: reply })
     } catch (error) {
-      if (!(error instanceof MusubiError) && method !== undefined) this.#options.onInternalError(method, peerId, error)
+      // a caller that went away took its handler's errors with it
+      if (!(error instanceof MusubiError) && method !== undefined && !gone.aborted) this.#options.onInternalError(method, peerId, error)
       return encodeReply(call.id, { failure: toFailure(error, this.#options.self) })
     }
   }

@@ -1,5 +1,5 @@
-import { ConflictError, InvalidInputError, MusubiError, NoCapacityError, NotFoundError, UnreachableError } from '../core/errors.ts'
-import type { wire } from '../wire/codec.ts'
+import { ConflictError, InvalidInputError, MusubiError, NoCapacityError, NotFoundError, UnreachableError } from '../../core/errors.ts'
+import type { wire } from '../../wire/codec.ts'
 
 /** Where an error that came over the mesh was first thrown. */
 export interface ErrorOrigin {

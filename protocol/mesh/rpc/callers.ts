@@ -1,8 +1,8 @@
 import type { Stream } from '@libp2p/interface'
-import { InvalidInputError, MusubiError, UnreachableError } from '../core/errors.ts'
-import { DIAL_TIMEOUT_MS, MAX_IN_FLIGHT_PER_PEER } from '../core/limits.ts'
-import type { MethodName, Methods, wire } from '../wire/codec.ts'
-import { MAX_WAITING_CALLS_PER_PEER } from './constants.ts'
+import { InvalidInputError, MusubiError, UnreachableError } from '../../core/errors.ts'
+import { DIAL_TIMEOUT_MS, MAX_IN_FLIGHT_PER_PEER } from '../../core/limits.ts'
+import type { MethodName, Methods, wire } from '../../wire/codec.ts'
+import { MAX_WAITING_CALLS_PER_PEER } from '../constants.ts'
 import { fromFailure } from './failures.ts'
 import { clampDeadline, encodeCall } from './handlers.ts'
 import { CallStream } from './streams.ts'
@@ -24,7 +24,7 @@ export function unwrapReply<M extends MethodName> (method: M, reply: wire.Reply,
   return result
 }
 
-/** Ends with the caller's signal, or at the deadline. */
+/** Ends with the caller's signal, or at the deadline: then as an UnreachableError that says who did not answer. */
 export class Deadline {
   readonly #controller = new AbortController()
   readonly #endMs: number
@@ -32,16 +32,13 @@ export class Deadline {
   readonly #caller: AbortSignal | undefined
   readonly #cancel = (): void => { this.#controller.abort(this.#caller?.reason) }
   readonly totalMs: number
-  expired = false
 
-  constructor (options: CallOptions) {
+  /** @param late what to say when time is up, given the time that there was */
+  constructor (options: CallOptions, late: (totalMs: number) => string) {
     this.totalMs = clampDeadline(options.deadlineMs)
     this.#endMs = performance.now() + this.totalMs
     this.#caller = options.signal
-    this.#timer = setTimeout(() => {
-      this.expired = true
-      this.#controller.abort(new Error('out of time'))
-    }, this.totalMs)
+    this.#timer = setTimeout(() => { this.#controller.abort(new UnreachableError(late(this.totalMs))) }, this.totalMs)
     if (this.#caller?.aborted === true) this.#cancel()
     else this.#caller?.addEventListener('abort', this.#cancel, { once: true })
   }
@@ -76,7 +73,7 @@ export class Deadline {
 /** Places in flight to one peer; callers beyond them wait in turn. */
 class Places {
   #free = MAX_IN_FLIGHT_PER_PEER
-  readonly #waiting: Array<PromiseWithResolvers<void>> = []
+  readonly #waiting: Array<PromiseWithResolvers<undefined>> = []
 
   get idle (): boolean {
     return this.#free === MAX_IN_FLIGHT_PER_PEER
@@ -88,7 +85,7 @@ class Places {
       return
     }
     if (this.#waiting.length >= MAX_WAITING_CALLS_PER_PEER) throw new MusubiError('BUSY', `${this.#waiting.length} calls to this peer already wait`, { retryable: true })
-    const place = Promise.withResolvers<void>()
+    const place = Promise.withResolvers<undefined>()
     this.#waiting.push(place)
     try {
       await deadline.race(place.promise)
@@ -103,7 +100,7 @@ class Places {
   give (): void {
     const next = this.#waiting.shift()
     if (next === undefined) this.#free++
-    else next.resolve()
+    else next.resolve(undefined)
   }
 }
 
@@ -128,7 +125,7 @@ export class Callers {
 
   /** @throws MusubiError of the far side; UnreachableError when there is no answer in time */
   async call<M extends MethodName> (peerId: string, method: M, request: Methods[M]['request'], options: CallOptions): Promise<Methods[M]['reply']> {
-    using deadline = new Deadline(options)
+    using deadline = new Deadline(options, totalMs => `${this.#options.describe(peerId)} did not answer ${method} within ${totalMs} ms`)
     const target = this.#targets.get(peerId) ?? { stream: null, places: new Places() }
     this.#targets.set(peerId, target)
     try {
@@ -138,11 +135,6 @@ export class Callers {
       } finally {
         target.places.give()
       }
-    } catch (error) {
-      if (deadline.expired) {
-        throw new UnreachableError(`${this.#options.describe(peerId)} did not answer ${method} within ${deadline.totalMs} ms`, undefined, error)
-      }
-      throw error
     } finally {
       if (target.stream === null && target.places.idle && this.#targets.get(peerId) === target) this.#targets.delete(peerId)
     }
