@@ -128,6 +128,8 @@ async function commitAll (deps: NegotiationDeps, record: ClusterRecord, held: He
   if (record.state !== 'negotiating') throw new ConflictError(`cluster ${record.name} was deleted while it was being negotiated`)
   if (stale.length > 0) throw new UnreachableError(`the hold at ${stale.map(h => h.site.site).join(', ')} ran out before all sites had answered`, 'try again')
   record.offers = held.map(h => h.offer)
+  // Who was asked in vain and never answered has a hold at most, which ends by itself: a deletion must not wait for it.
+  record.asked = held.map(h => ({ site: h.site.site, peer: h.site.peer }))
   record.state = 'committing'
   await deps.save(record) // the decision: synced before the first commit leaves
   const results = await Promise.allSettled(held.map(h => commitOne(deps, record, h)))

@@ -118,7 +118,7 @@ export function createSystemdServices (options: { unitPrefix: string, dir: strin
       await run('systemd-run', [
         '--quiet', `--unit=${unitOf(name)}`,
         `--description=Musubi service ${name} spec=${fingerprint(spec)}`,
-        '--property=Type=exec', '--property=KillMode=mixed', '--property=TimeoutStopSec=2s', '--property=Restart=no',
+        '--property=Type=exec', '--property=KillMode=mixed', '--property=TimeoutStopSec=2s', '--property=Restart=no', '--property=LimitNOFILE=65536',
         `--property=StandardOutput=append:${logPath(name)}`, `--property=StandardError=append:${logPath(name)}`,
         `--working-directory=${spec.cwd ?? '/'}`,
         ...Object.entries(environment).map(([key, value]) => `--setenv=${key}=${value}`),

@@ -1,0 +1,316 @@
+/**
+ * A whole federation in one process: real ledgers, lessors, reconcilers, gateways and masters; only
+ * the network, the clock and the machines are pretended, so that each can be made to fail at will.
+ */
+import { createHash } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { pino } from 'pino'
+import { createFakeDriver, createMemoryFakeStore, type FakeStore } from '../../agent/drivers/fake.ts'
+import { createEventLog, type EventLog } from '../../agent/events.ts'
+import { createGateway, type Gateway } from '../../agent/gateway/gateway.ts'
+import type { SiteHost } from '../../agent/gateway/offer.ts'
+import { createLessor, type Lessor } from '../../agent/lessor.ts'
+import type { Builder } from '../../agent/master/build.ts'
+import { createMaster, type Master } from '../../agent/master/master.ts'
+import type { KnownSite } from '../../agent/master/negotiate.ts'
+import { noProbe } from '../../agent/master/probe.ts'
+import { noPhases } from '../../agent/master/record.ts'
+import type { Caller, CallPeer } from '../../agent/peers.ts'
+import { createReconciler, type Reconciler } from '../../agent/reconciler.ts'
+import { zero, type Resources } from '../../protocol/core/capacity.ts'
+import { type ObjectKind, KIND_ORDER } from '../../protocol/core/desired.ts'
+import { buildClusterDocument } from '../../protocol/core/document.ts'
+import { UnreachableError } from '../../protocol/core/errors.ts'
+import { allocateId } from '../../protocol/core/ids.ts'
+import { idUses } from '../../protocol/core/lease.ts'
+import { siteCapacityOf } from '../../protocol/core/placement.ts'
+import type { MethodName } from '../../protocol/wire/codec.ts'
+import { createMemoryStore } from '../../store/memory.ts'
+import { openLedger, type Ledger } from '../../store/ledger.ts'
+import type { Store, StoreOperation } from '../../store/store.ts'
+
+export const silent = pino({ level: 'silent' })
+const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex')
+
+export interface HostPlan { site: string, host: string, roles: readonly string[], capacity: Resources }
+/** `deliver` it, lose it before it arrives, or carry it out and lose the answer. */
+export type Fate = 'deliver' | 'lose request' | 'lose reply'
+export interface Message { from: string, to: string, method: MethodName, request: unknown }
+
+/** One start of a host's agent, until it stops or dies. */
+export interface Life {
+  dead: boolean
+  /** rejects when the process dies: what it had under way never ends */
+  died: Promise<never>
+  kill: () => void
+  ledger: Ledger
+  reconciler: Reconciler
+  lessor: Lessor
+  events: EventLog
+  gateway: Gateway | null
+  master: Master | null
+}
+
+export interface Machine extends HostPlan {
+  peer: string
+  underlayAddress: string
+  /** the disk: outlives the process */
+  disk: Store
+  /** what "runs" on the machine: outlives the process too */
+  objects: FakeStore
+  life: Life | null
+  /** called before and after each write to the disk, with its keys */
+  onWrite: (phase: 'before' | 'after', keys: readonly string[]) => void
+  /** throws to make a driver fail */
+  onDriver: (kind: ObjectKind, verb: string, name: string) => void
+}
+
+export interface FederationModel {
+  clockMs: number
+  readonly machines: ReadonlyMap<string, Machine>
+  readonly calls: Message[]
+  /** decides what happens to each message, also of a host to itself; a promise holds it up */
+  fate: (message: Message) => Fate | Promise<Fate>
+  /** what masters believe of sites and gateways of hosts; by default what the ledgers say */
+  belief: Map<string, Resources>
+  machine (host: string): Machine
+  alive (host: string): Life
+  master (host: string): Master
+  start (host: string): Promise<Life>
+  crash (host: string): void
+  /** time passes on all clocks, and all hosts notice */
+  pass (ms: number): Promise<void>
+  /** live leases everywhere: `host kind name state` */
+  leases (): string[]
+  /** everything that runs on machines: `host kind name` */
+  objects (): Promise<string[]>
+  stop (): Promise<void>
+}
+
+const never = <T>(): Promise<T> => new Promise<T>(() => undefined)
+
+/** A disk that a dead process writes to no more, and never hears from. */
+function mortalStore (machine: Machine, life: Life): Store {
+  const { disk } = machine
+  const write = async (keys: readonly string[], work: () => Promise<void>): Promise<void> => {
+    if (!life.dead) machine.onWrite('before', keys)
+    if (life.dead) { await never(); return }
+    await work()
+    machine.onWrite('after', keys)
+    if (life.dead) await never()
+  }
+  const read = async <T>(work: () => Promise<T>): Promise<T> => {
+    if (life.dead) return await never<T>()
+    const value = await work()
+    return life.dead ? await never<T>() : value
+  }
+  const keysOf = (operations: readonly StoreOperation[]): string[] => operations.map(o => o.key)
+  return {
+    get: <T>(key: string) => read(() => disk.get<T>(key)),
+    read: <T>(key: string) => read(() => disk.read<T>(key)),
+    put: (key, value, options) => write([key], () => disk.put(key, value, options)),
+    delete: (key, options) => write([key], () => disk.delete(key, options)),
+    batch: (operations, options) => write(keysOf(operations), () => disk.batch(operations, options)),
+    iterate: <T>(prefix: string) => disk.iterate<T>(prefix),
+    close: () => Promise.resolve()
+  }
+}
+
+/** What a master adds to offers, without images and key files. */
+function memoryBuilder (machine: Machine): Builder {
+  return {
+    imageFor: () => Promise.resolve(`sha256:${sha256('image')}`),
+    vniFor: (clusterId, taken) => {
+      let vni = parseInt(sha256(clusterId).slice(0, 6), 16) || 1
+      while (taken.has(vni)) vni++
+      return vni
+    },
+    prepare (record) {
+      if (record.document === null) {
+        record.secrets = record.spec.volumes.map(v => ({ name: v.name, user: 'user', secret: 'secret' }))
+        record.document = buildClusterDocument({
+          id: record.id, name: record.name, spec: record.spec, offers: record.offers, masterSite: machine.site, masterPeer: machine.peer,
+          vni: record.vni, nowMs: record.createdMs, endMs: record.endMs, sshPublicKey: 'ssh-ed25519 AAAA', imageDigest: record.imageDigest, hash: sha256
+        })
+        for (const node of record.document.nodes) record.phases[node.name] = { ...noPhases(), leased: record.negotiateMs }
+      }
+      return Promise.resolve()
+    },
+    forget: () => Promise.resolve(),
+    keyFile: () => ''
+  }
+}
+
+/** Builds the machines; every agent is started. */
+export async function startFederation (plans: readonly HostPlan[]): Promise<FederationModel> {
+  const machines = new Map<string, Machine>(plans.map((plan, i) => [plan.host, {
+    ...plan, peer: `peer-${plan.host}`, underlayAddress: `192.0.2.${i + 1}`, disk: createMemoryStore(), objects: createMemoryFakeStore(), life: null,
+    onWrite: () => undefined, onDriver: () => undefined
+  }]))
+  let ids = 0
+  const model: FederationModel = {
+    clockMs: 1_800_000_000_000,
+    machines, calls: [], fate: () => 'deliver', belief: new Map(),
+    machine (host) {
+      const machine = machines.get(host)
+      if (machine === undefined) throw new Error(`no host ${host}`)
+      return machine
+    },
+    alive (host) {
+      const { life } = model.machine(host)
+      if (life === null) throw new Error(`${host} does not run`)
+      return life
+    },
+    master (host) {
+      const { master } = model.alive(host)
+      if (master === null) throw new Error(`${host} is no gateway`)
+      return master
+    },
+    start: host => startAgent(model.machine(host)),
+    crash (host) { model.machine(host).life?.kill() },
+    async pass (ms) {
+      model.clockMs += ms
+      for (const { life } of machines.values()) {
+        if (life === null) continue
+        await Promise.race([(async () => { await life.lessor.tick(); await life.gateway?.sweep() })(), life.died]).catch(() => undefined)
+      }
+    },
+    leases: () => [...machines.values()].flatMap(({ host, life }) => life === null
+      ? [`${host} is down`]
+      : [...life.ledger.state().leases.values()].filter(l => l.state !== 'ended').map(l => `${host} ${l.kind} ${l.name} ${l.state}`)),
+    async objects () {
+      const lists = await Promise.all([...machines.values()].map(async m =>
+        (await Promise.all(KIND_ORDER.map(async kind => (await m.objects.list(kind)).map(o => `${m.host} ${kind} ${o.name}`)))).flat()))
+      return lists.flat()
+    },
+    async stop () {
+      for (const { life } of machines.values()) {
+        await life?.master?.stop()
+        await life?.reconciler.stop()
+        life?.kill()
+      }
+    }
+  }
+
+  const siteHosts = (site: string): SiteHost[] => [...machines.values()].filter(m => m.site === site).map(m => ({
+    host: m.host, roles: m.roles, peer: m.peer, underlayAddress: m.underlayAddress, free: model.belief.get(m.host) ?? m.life?.ledger.free() ?? zero()
+  }))
+  function knownSites (): KnownSite[] {
+    return [...machines.values()].filter(m => m.roles.includes('gateway')).map(m => ({ ...siteCapacityOf(m.site, siteHosts(m.site)), peer: m.peer, gatewayHost: m.host }))
+  }
+
+  async function deliver (to: Machine, from: Machine, method: MethodName, request: unknown): Promise<unknown> {
+    const { life } = to
+    if (life === null || life.dead) throw new UnreachableError(`cannot reach ${to.site}/${to.host}`)
+    const caller: Caller = { peerId: from.peer, site: from.site, host: from.host, gateway: from.roles.includes('gateway') }
+    const gateway = life.gateway === null ? {} : {
+      request: life.gateway.request, commit: life.gateway.commit, activate: life.gateway.activate, release: life.gateway.release, status: life.gateway.status
+    }
+    const table = {
+      ...gateway, hold: life.lessor.hold, hostCommit: life.lessor.commit, hostActivate: life.lessor.activate, hostRelease: life.lessor.release,
+      hostStatus: (r: { clusterId: string }) => life.lessor.status(r.clusterId)
+    } as unknown as Record<string, (request: unknown, caller: Caller) => Promise<unknown>>
+    const handler = table[method]
+    if (handler === undefined) throw new Error(`${to.host} does not serve ${method}`)
+    return structuredClone(await Promise.race([handler(request, caller), life.died]))
+  }
+
+  function callFrom (from: Machine, life: Life): CallPeer {
+    const call = async (peer: string, method: MethodName, request: unknown): Promise<unknown> => {
+      if (life.dead) return await never()
+      const to = [...machines.values()].find(m => m.peer === peer)
+      if (to === undefined) throw new UnreachableError(`no peer ${peer}`)
+      // As on the wire: both sides have a copy of their own.
+      const message = { from: from.host, to: to.host, method, request: structuredClone(request) }
+      model.calls.push(message)
+      const fate = await model.fate(message)
+      const lost = new UnreachableError(`${to.site}/${to.host} did not answer ${method}`)
+      if (fate === 'lose request') throw lost
+      try {
+        const reply = await deliver(to, from, method, message.request)
+        if (fate === 'lose reply') throw lost
+        return life.dead ? await never() : reply
+      } catch (error) {
+        if (life.dead) return await never()
+        throw fate === 'lose reply' ? lost : error
+      }
+    }
+    return call as CallPeer
+  }
+
+  async function startAgent (machine: Machine): Promise<Life> {
+    const { promise: died, reject } = Promise.withResolvers<never>()
+    died.catch(() => undefined)
+    const life = { dead: false, died } as Life
+    life.kill = () => {
+      if (life.dead) return
+      life.dead = true
+      if (machine.life === life) machine.life = null
+      void life.reconciler.stop()
+      reject(new UnreachableError(`lost ${machine.site}/${machine.host}`))
+    }
+    const store = mortalStore(machine, life)
+    const now = (): number => model.clockMs
+    life.events = createEventLog(now)
+    life.ledger = await openLedger({ store, now, host: machine.host, capacity: machine.capacity, ...(machine.roles.includes('gateway') ? { slice: { from: 1000, to: 9999 } } : {}) })
+    const objects: FakeStore = {
+      list: kind => life.dead ? never() : machine.objects.list(kind),
+      put: (kind, object) => life.dead ? never() : machine.objects.put(kind, object),
+      delete: (kind, name) => life.dead ? never() : machine.objects.delete(kind, name)
+    }
+    const driver = <K extends ObjectKind>(kind: K): ReturnType<typeof createFakeDriver<K>> =>
+      createFakeDriver(kind, { store: objects, onCall: (verb, name) => { machine.onDriver(kind, verb, name) } })
+    life.reconciler = createReconciler({
+      drivers: { volume: driver('volume'), tunnel: driver('tunnel'), segment: driver('segment'), frontend: driver('frontend'), cache: driver('cache'), domain: driver('domain') },
+      desired: () => life.lessor.desired(), log: silent
+    })
+    life.lessor = createLessor({ site: machine.site, host: machine.host, ledger: life.ledger, reconciler: () => life.reconciler, details: { of: () => Promise.resolve({}) }, events: life.events, now })
+    const call = callFrom(machine, life)
+    const newId = (): string => sha256(`${++ids}`).slice(0, 32)
+    const isGateway = machine.roles.includes('gateway')
+    const proposed = new Set<number>()
+    life.gateway = !isGateway ? null : createGateway({
+      site: machine.site, call, store, events: life.events, log: silent, now, newId, siteHosts: () => siteHosts(machine.site),
+      facts: () => Promise.resolve({ host: machine.host, peer: machine.peer, underlayAddress: machine.underlayAddress, tunnelPublicKey: `key-${machine.host}`, tunnelEndpoint: `${machine.underlayAddress}:51820`, tunnelAddress: `100.64.0.${machine.underlayAddress.split('.')[3] ?? ''}` }),
+      nextSegmentId: () => {
+        const uses = [...idUses(life.ledger.state()), ...[...proposed].map(id => ({ id, untilMs: Number.POSITIVE_INFINITY }))]
+        const id = allocateId({ from: 1000, to: 9999 }, uses, model.clockMs) ?? 0
+        proposed.add(id)
+        return id
+      }
+    })
+    life.master = !isGateway ? null : createMaster({
+      site: machine.site, call, sites: knownSites, store, events: life.events, log: silent, now, monotonic: now, newId, builder: memoryBuilder(machine), probe: noProbe
+    })
+    machine.life = life
+    await life.reconciler.pass()
+    await life.master?.resume()
+    return life
+  }
+
+  for (const host of machines.keys()) await model.start(host)
+  return model
+}
+
+/** Waits, in real time, until something holds. */
+export async function eventually (what: string, holds: () => boolean | Promise<boolean>, timeoutMs = 10_000): Promise<void> {
+  for (let waited = 0; !await holds(); waited += 5) {
+    if (waited > timeoutMs) throw new Error(`${what}: not within ${timeoutMs} ms`)
+    await sleep(5)
+  }
+}
+
+const GIB = 1024
+/** `host('tokyo', 1, 'gateway compute', 2)`: tokyo-1 with 2 vCPU, 1 GiB for each, and 500 MiB of disk if it is storage. */
+export const host = (site: string, number: number, roles: string, vcpus: number): HostPlan => ({
+  site, host: `${site}-${number}`, roles: roles.split(' '), capacity: { vcpus, memoryMib: vcpus * GIB, diskMib: roles.includes('storage') ? 500 : 0 }
+})
+
+/** A spec as users write it. */
+export const wanted = (name: string, count: number, more: { vcpus?: number, memoryMiB?: number, volumes?: object[], term?: string } = {}): object => {
+  const { volumes, term, ...nodes } = more
+  return {
+    apiVersion: 'musubi/v1', kind: 'Cluster', metadata: { name },
+    spec: { nodes: { count, vcpus: 1, memoryMiB: 512, ...nodes }, ...(volumes === undefined ? {} : { volumes }), ...(term === undefined ? {} : { term }) }
+  }
+}
