@@ -1,7 +1,7 @@
 import { readFile, readdir, rename, mkdir, open, rm, stat, writeFile } from 'node:fs/promises'
 import { join, relative } from 'node:path'
 import { MusubiError } from '../../protocol/core/errors.ts'
-import { run } from '../exec.ts'
+import { CommandError, run } from '../exec.ts'
 import { withBuildLock } from './lock.ts'
 import { buildInitrd } from './initrd.ts'
 import { fetchKernel } from './kernel.ts'
@@ -32,13 +32,16 @@ export interface BuiltImage {
 /** All of a build together; the slowest machine that we know takes a fifth of it. */
 const BUILD_TIMEOUT_MS = 15 * 60_000
 const TEMP_PREFIX = 'building-'
+/** for messages: those that run inside a wrapper first */
+const PROGRAMS = ['mmdebstrap', 'mksquashfs']
 
 /**
  * Makes the Debian node image once. An image of the same recipe that is already in the store is
  * found at once and without network. A build happens in a folder of its own inside the store and
  * appears by one rename: killed at any point, it leaves only that folder, which the next build sweeps.
  *
- * @throws MusubiError `IMAGE_BUILD_NOT_ROOT`; CommandError of the step that failed
+ * @throws MusubiError `IMAGE_BUILD_NOT_ROOT`; `IMAGE_BUILD_FAILED` naming the step and the last words of
+ *   its program, the CommandError as cause; CommandError when the signal ended it
  */
 export async function buildNodeImage (options: BuildOptions): Promise<BuiltImage> {
   const timeout = AbortSignal.timeout(BUILD_TIMEOUT_MS)
@@ -61,8 +64,14 @@ export async function buildNodeImage (options: BuildOptions): Promise<BuiltImage
     await sweep(options.storeDir)
     const work = join(options.storeDir, `${TEMP_PREFIX}${process.pid}`)
     await mkdir(work, { mode: 0o755 })
+    let current: BuildStep = 'kernel and root system'
     try {
-      return await build(options.storeDir, work, recipe, signal, progress)
+      return await build(options.storeDir, work, recipe, signal, step => {
+        current = step
+        progress(step)
+      })
+    } catch (error) {
+      throw signal.aborted ? error : buildFailed(current, error)
     } finally {
       await rm(work, { recursive: true, force: true })
     }
@@ -114,6 +123,15 @@ async function build (storeDir: string, work: string, recipe: string, signal: Ab
   await writeIndex(storeDir, work, recipe, digest)
   await syncToDisk(storeDir)
   return { digest, dir, built: true }
+}
+
+function buildFailed (step: BuildStep, error: unknown): unknown {
+  if (!(error instanceof CommandError)) return error
+  const last = error.stderr.trim().split('\n').slice(-3).map(line => line.slice(0, 200)).join(' / ')
+  const program = PROGRAMS.find(name => error.argv.includes(name)) ?? error.argv[0] ?? ''
+  return new MusubiError('IMAGE_BUILD_FAILED', `building the node image failed at "${step}": ${program}: ${last === '' ? error.message : last}`, {
+    retryable: true, cause: error, hint: 'needs apt sources that answer, and mmdebstrap, squashfs-tools, cpio, zstd and kmod'
+  })
 }
 
 /** Hash of the recipe and of the files that go into initrd and root image. */

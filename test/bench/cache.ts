@@ -7,8 +7,8 @@ import { join } from 'node:path'
 import { readPod } from './cache-pod.ts'
 import type { Figure } from './mesh.ts'
 
-export const benches: Record<string, (full: boolean) => AsyncIterable<Figure>> = {
-  async * cache (full) {
+export const benches: Record<string, (options?: { full?: boolean }) => AsyncIterable<Figure>> = {
+  async * cache ({ full = false } = {}) {
     for await (const line of readPod(join(import.meta.dirname, 'cache-figures.ts'), full ? ['--full'] : [])) yield JSON.parse(line) as Figure
   }
 }

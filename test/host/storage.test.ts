@@ -32,7 +32,7 @@ if (process.getuid?.() !== 0) {
   t.plan(0, 'needs root for namespaces')
 } else if (process.env[INSIDE] === undefined) {
   const scratch = t.testdir()
-  await t.spawn('unshare', ['-n', '-m', '-p', '-f', '--kill-child', '--mount-proc', process.execPath, ...process.execArgv, process.argv[1] ?? ''],
+  await t.spawn('unshare', ['-n', '-m', '-p', '-f', '--kill-child', '--mount-proc', process.execPath, process.argv[1] ?? ''],
     { env: { ...process.env, [INSIDE]: scratch }, timeout: TIMEOUT_MS }, 'in a pod')
 } else {
   await inside(process.env[INSIDE])

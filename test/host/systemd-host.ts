@@ -50,7 +50,7 @@ export async function startSystemdHost (dir: string): Promise<SystemdHost> {
   await mkdir(root)
   await mkdir(share)
   const groups = groupDirs()
-  const child = spawn('unshare', ['-m', '-p', '-f', '--kill-child', '--mount-proc', process.execPath, ...process.execArgv, SELF, 'enter', root, share, ...groups],
+  const child = spawn('unshare', ['-m', '-p', '-f', '--kill-child', '--mount-proc', process.execPath, SELF, 'enter', root, share, ...groups],
     { stdio: ['pipe', 'ignore', 'pipe'] })
   let said = ''
   child.stderr.setEncoding('utf8').on('data', (text: string) => { said = (said + text).slice(-2_000) })

@@ -64,7 +64,7 @@ export function parseNetwork (cidr: string): Network | null {
 }
 
 /** The frontend's own address without prefix length. @throws InvalidInputError */
-export function frontendAddress (spec: FrontendSpec): string {
+function frontendAddress (spec: FrontendSpec): string {
   return requireNetwork(spec).address
 }
 
@@ -75,7 +75,7 @@ function requireNetwork (spec: FrontendSpec): Network {
 }
 
 /** MAC as it stands in URLs: hyphens need no escaping anywhere. */
-export const macInUrl = (mac: string): string => mac.replaceAll(':', '-')
+const macInUrl = (mac: string): string => mac.replaceAll(':', '-')
 
 /** DHCP for the known nodes only, names, and TFTP for boot ROMs that are not iPXE. */
 export function renderDnsmasq (spec: FrontendSpec, paths: FrontendPaths): string {
