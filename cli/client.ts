@@ -1,5 +1,5 @@
 import { request, type ClientRequest, type IncomingMessage } from 'node:http'
-import { MusubiError, UnreachableError } from '../protocol/core/errors.ts'
+import { InvalidInputError, MusubiError, UnreachableError } from '../protocol/core/errors.ts'
 import type { Problem } from '../protocol/api.ts'
 
 /** Where an API is: a unix socket path, or an http:// URL. */
@@ -10,9 +10,15 @@ export const describeEndpoint = (e: Endpoint): string => e.socketPath ?? e.url ?
 const CALL_TIMEOUT_MS = 60_000
 const MAX_RESPONSE_BYTES = 16 * 1024 * 1024
 
+/** A mistake of the caller, told apart from an agent that is away. */
+function urlOf (base: string, path: string): URL {
+  if (!URL.canParse(base) || new URL(base).protocol !== 'http:') throw new InvalidInputError(`"${base}" is no HTTP address`, 'such as http://192.0.2.1:4180')
+  return new URL(path, base)
+}
+
 function open (endpoint: Endpoint, method: string, path: string, body: unknown, timeoutMs: number): { req: ClientRequest, response: Promise<IncomingMessage> } {
   const payload = body === undefined ? undefined : JSON.stringify(body)
-  const url = endpoint.url === undefined ? undefined : new URL(path, endpoint.url)
+  const url = endpoint.url === undefined ? undefined : urlOf(endpoint.url, path)
   const req = request({
     method,
     ...(url === undefined ? { socketPath: endpoint.socketPath, path } : { hostname: url.hostname, port: url.port, path: url.pathname + url.search }),
@@ -73,7 +79,11 @@ export async function call<T> (endpoint: Endpoint, method: 'GET' | 'POST' | 'DEL
     throw unreachable(endpoint, error)
   }
   if (status >= 400) throw problemToError(text, status, endpoint)
-  return (text === '' ? null : JSON.parse(text)) as T
+  try {
+    return (text === '' ? null : JSON.parse(text)) as T
+  } catch (error) {
+    throw new MusubiError('BAD_ANSWER', `${describeEndpoint(endpoint)} answered something that is no JSON: ${text.slice(0, 60)}`, { hint: `is this the ${endpoint.what}'s address?`, cause: error })
+  }
 }
 
 /** Server-sent events of a path, until the signal or the server ends it. */
@@ -83,9 +93,10 @@ export async function * events<T> (endpoint: Endpoint, path: string, signal: Abo
   signal.addEventListener('abort', stop, { once: true })
   try {
     const stream = await response
+    stream.setEncoding('utf8') // a character may be cut in two by the network
     let rest = ''
-    for await (const chunk of stream as AsyncIterable<Buffer>) {
-      const blocks = (rest + chunk.toString('utf8')).split('\n\n')
+    for await (const chunk of stream as AsyncIterable<string>) {
+      const blocks = (rest + chunk).split('\n\n')
       rest = blocks.pop() ?? ''
       for (const block of blocks) {
         const data = block.split('\n').filter(line => line.startsWith('data:')).map(line => line.slice(5).trim()).join('')
@@ -93,7 +104,7 @@ export async function * events<T> (endpoint: Endpoint, path: string, signal: Abo
       }
     }
   } catch (error) {
-    if (!signal.aborted) throw unreachable(endpoint, error)
+    if (!signal.aborted) throw error instanceof MusubiError ? error : unreachable(endpoint, error)
   } finally {
     signal.removeEventListener('abort', stop)
     req.destroy()

@@ -49,6 +49,12 @@ function exitWithUsageCode (command: Command): void {
   for (const sub of command.commands) exitWithUsageCode(sub)
 }
 
+// `musubi events | head -1`: a reader that has seen enough is no error.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error
+  process.exit(0)
+})
+
 try {
   await buildProgram().parseAsync()
 } catch (error) {

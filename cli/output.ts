@@ -21,7 +21,8 @@ export function duration (ms: number | null): string {
   if (ms === null) return '-'
   if (ms < 1000) return `${Math.round(ms)}ms`
   if (ms < 120_000) return `${(ms / 1000).toFixed(1)}s`
-  return `${Math.floor(ms / 60_000)}m${Math.round(ms % 60_000 / 1000).toString().padStart(2, '0')}s`
+  const seconds = Math.round(ms / 1000)
+  return `${Math.floor(seconds / 60)}m${(seconds % 60).toString().padStart(2, '0')}s`
 }
 
 export const mib = (n: number): string => n >= 10_240 ? `${(n / 1024).toFixed(n % 1024 === 0 ? 0 : 1)} GiB` : `${n} MiB`

@@ -33,7 +33,7 @@ export function addAgentRoutes (api: Api, deps: RouteDeps): void {
   api.get('/v1/hosts', { schema: { summary: 'hosts of this site', response: { 200: Type.Array(HostSchema) } } }, () => view.hosts())
   api.get('/v1/sites', { schema: { summary: 'sites of the federation, as this agent sees them', response: { 200: Type.Array(SiteSchema) } } }, () => view.sites())
   api.post('/v1/search', { schema: { summary: 'which sites could lend what now', body: SearchSchema, response: { 200: SearchResultSchema } } }, request => searchSites(request.body, view.sites()))
-  api.get('/v1/leases', { schema: { summary: 'leases of this host; on a gateway, of the site', querystring: Type.Object({ all: Type.Optional(Type.Boolean()) }), response: { 200: Type.Array(LeaseSchema) } } }, request => view.leases(request.query.all === true))
+  api.get('/v1/leases', { schema: { summary: 'leases in the ledger of this host', querystring: Type.Object({ all: Type.Optional(Type.Boolean()) }), response: { 200: Type.Array(LeaseSchema) } } }, request => view.leases(request.query.all === true))
 
   api.get('/v1/clusters', { schema: { summary: 'clusters of this master', response: { 200: Type.Array(ClusterSchema) } } }, () => deps.master?.list() ?? [])
   api.post('/v1/clusters', {

@@ -76,7 +76,8 @@ export function createBuilder (options: BuilderOptions): Builder {
       if (record.document !== null) return
       const volumes = record.offers.flatMap(o => o.held.filter(h => h.kind === 'volume').map(h => h.name))
       // CHAP wants 12 to 16 bytes (RFC 7143, 9.2.1: some initiators refuse more than 16).
-      record.secrets = volumes.map(name => ({ name, user: `musubi-${record.id.slice(0, 8)}`, secret: randomBytes(8).toString('hex') }))
+      // One user per volume: a target daemon's accounts are global, one secret each.
+      record.secrets = volumes.map(name => ({ name, user: `musubi-${record.id.slice(0, 8)}.${name}`, secret: randomBytes(8).toString('hex') }))
       record.document = buildClusterDocument({
         id: record.id, name: record.name, spec: record.spec, offers: record.offers, masterSite: options.site, masterPeer: options.peerId,
         vni: record.vni, nowMs: record.createdMs, endMs: record.endMs, sshPublicKey: await sshKey(record), imageDigest: record.imageDigest, hash: sha256

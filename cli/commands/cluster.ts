@@ -6,11 +6,13 @@ import { agentEndpoint, untilInterrupted, wantsJson } from '../context.ts'
 import { duration, show } from '../output.ts'
 import { clustersTable, clusterText } from '../render.ts'
 import { readYamlFile } from '../../protocol/config-file.ts'
-import { InvalidInputError, MusubiError } from '../../protocol/core/errors.ts'
+import { InvalidInputError, MusubiError, UnreachableError } from '../../protocol/core/errors.ts'
 import type { ClusterResource, ConsoleResource } from '../../protocol/api.ts'
 import type { Endpoint } from '../client.ts'
 
 const POLL_MS = 500
+/** An agent that restarts answers again by then; what it was asked to do goes on meanwhile. */
+const RESTART_PATIENCE_MS = 30_000
 const pathOf = (name: string): string => `/v1/clusters/${encodeURIComponent(name)}`
 
 function progressLine (c: ClusterResource): string {
@@ -27,13 +29,26 @@ function progressLine (c: ClusterResource): string {
 export async function waitForCluster (endpoint: Endpoint, name: string, wanted: readonly string[], timeoutMs: number, signal: AbortSignal, onProgress: (line: string) => void): Promise<ClusterResource> {
   const deadline = Date.now() + timeoutMs
   let last = ''
+  let answeredAt = Date.now()
   for (;;) {
-    const cluster = await call<ClusterResource>(endpoint, 'GET', pathOf(name))
+    const cluster = await call<ClusterResource>(endpoint, 'GET', pathOf(name)).catch((error: unknown) => {
+      if (!(error instanceof UnreachableError) || signal.aborted || Date.now() > Math.min(deadline, answeredAt + RESTART_PATIENCE_MS)) throw error
+      return null
+    })
+    if (cluster === null) {
+      const away = `the ${endpoint.what} does not answer, still waiting`
+      if (away !== last) onProgress(away)
+      last = away
+      await sleep(POLL_MS)
+      continue
+    }
+    answeredAt = Date.now()
     const line = progressLine(cluster)
     if (line !== last) onProgress(line)
     last = line
     if (wanted.includes(cluster.state)) return cluster
     if (cluster.state === 'failed') throw new MusubiError(cluster.error?.code ?? 'FAILED', cluster.error?.message ?? `cluster ${name} failed`, cluster.error?.hint === undefined ? {} : { hint: cluster.error.hint })
+    if (cluster.state === 'deleted') throw new MusubiError('DELETED', `cluster ${cluster.name} was deleted while it was waited for`)
     if (Date.now() > deadline) throw new MusubiError('TIMEOUT', `${name} is still ${cluster.state} after ${duration(timeoutMs)}: ${line}`, { hint: `look at: musubi cluster show ${name}` })
     if (signal.aborted) throw new MusubiError('INTERRUPTED', `stopped waiting; ${name} goes on being ${cluster.state}`, { hint: `look at: musubi cluster show ${name}; end it with: musubi cluster delete ${name}` })
     await sleep(POLL_MS)

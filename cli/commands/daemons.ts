@@ -53,6 +53,7 @@ export function addDaemonCommands (program: Command): void {
     .option(store, 'image store', '/var/lib/musubi/images')
     .action(async (o: { store: string }, command: Command) => {
       const { openImageStore } = await import('../../agent/images/store.ts')
-      show(await openImageStore(o.store).list(), wantsJson(command), list => list.length === 0 ? 'No image. Build one with: musubi image build' : list.map(String).join('\n'))
+      const images = (await openImageStore(o.store).list()).map(({ digest, dir, manifest }) => ({ digest, dir, files: manifest.files }))
+      show(images, wantsJson(command), list => list.length === 0 ? 'No image. Build one with: musubi image build' : list.map(i => i.digest).join('\n'))
     })
 }

@@ -35,8 +35,8 @@ export function addViewCommands (program: Command): void {
 
   addSearch(program, 'the view of this agent', agentEndpoint)
 
-  const lease = program.command('lease').description('what this host and its site have promised')
-  lease.command('list').description('leases in the ledger of this host; on a gateway, of all hosts of the site')
+  const lease = program.command('lease').description('what this host has promised')
+  lease.command('list').description('leases in the ledger of this host, the only authority over it')
     .option('--all', 'also ended ones')
     .action(async (o: { all?: boolean }, command: Command) => {
       show(await call<LeaseResource[]>(agentEndpoint(command), 'GET', `/v1/leases${o.all === true ? '?all=true' : ''}`), wantsJson(command), leasesTable)

@@ -5,7 +5,7 @@ import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import Fastify, { LogController, type FastifyBaseLogger, type FastifyInstance, type RawReplyDefaultExpression, type RawRequestDefaultExpression, type RawServerDefault } from 'fastify'
 import type { TSchema } from 'typebox'
 import { Convert } from 'typebox/value'
-import { MusubiError } from '../core/errors.ts'
+import { errorCode, MusubiError } from '../core/errors.ts'
 import { API_BODY_BYTES } from '../core/limits.ts'
 import { VERSION } from '../version.ts'
 import type { Problem } from '../api.ts'
@@ -13,19 +13,25 @@ import { parseWith, parseYaml } from '../config-file.ts'
 
 export type Api = FastifyInstance<RawServerDefault, RawRequestDefaultExpression, RawReplyDefaultExpression, FastifyBaseLogger, TypeBoxTypeProvider>
 
-/** HTTP status of each error code; what is not listed is 500. */
+/** HTTP status of each error code; what is not listed is 503 when it may pass, else 500. */
 const STATUS: Record<string, number> = {
-  INVALID_INPUT: 400, FST_ERR_VALIDATION: 400, NOT_FOUND: 404, CONFLICT: 409, NO_CAPACITY: 409, NO_IMAGE: 409,
+  INVALID_INPUT: 400, FORBIDDEN: 403, NOT_FOUND: 404, CONFLICT: 409, NO_CAPACITY: 409, NO_IMAGE: 409,
   IMAGE_UNKNOWN: 400, IMAGE_CORRUPT: 409, NOT_A_GATEWAY: 409, UNREACHABLE: 503, BUSY: 503
 }
 
+/** What the server itself refuses (no JSON, too large, unknown media type) carries codes of its library: to callers it is bad input. */
+function refusalOf (error: unknown): number | null {
+  if (!(error instanceof Error) || !('code' in error) || !String(error.code).startsWith('FST_')) return null
+  const status = 'statusCode' in error ? Number(error.statusCode) : 500
+  return status >= 400 && status < 500 ? status : null
+}
+
 export function problemOf (error: unknown): Problem {
-  const code = error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : 'INTERNAL'
-  const given = error instanceof Error && 'statusCode' in error && typeof error.statusCode === 'number' ? error.statusCode : undefined
-  const status = STATUS[code] ?? given ?? 500
+  const refusal = refusalOf(error)
+  const code = refusal !== null ? 'INVALID_INPUT' : errorCode(error)
   const hint = error instanceof MusubiError ? error.hint : undefined
   return {
-    type: 'about:blank', title: code, status, code: code === 'FST_ERR_VALIDATION' ? 'INVALID_INPUT' : code,
+    type: 'about:blank', title: code, status: refusal ?? STATUS[code] ?? (error instanceof MusubiError && error.retryable ? 503 : 500), code,
     detail: error instanceof Error ? error.message : String(error), ...(hint === undefined ? {} : { hint })
   }
 }

@@ -70,7 +70,7 @@ export function createLibvirtDriver (options: LibvirtDriverOptions): ComputeDriv
 
   async function destroy (domain: string, signal: AbortSignal): Promise<void> {
     try {
-      await virsh.call(['destroy', '--domain', domain], signal)
+      await virsh.change(['destroy', '--domain', domain], signal)
     } catch (error) {
       // it may have ended by itself between the look and the call
       const state = (await virsh.stats(signal)).get(domain)?.state
@@ -81,10 +81,10 @@ export function createLibvirtDriver (options: LibvirtDriverOptions): ComputeDriv
   async function setSecrets (name: string, spec: DomainSpec, signal: AbortSignal): Promise<void> {
     for (const volume of spec.volumes) {
       const { uuid } = secretOf(name, volume.name)
-      await withFile(renderSecretXml(name, volume.name), file => virsh.call(['secret-define', '--file', file], signal))
+      await withFile(renderSecretXml(name, volume.name), file => virsh.change(['secret-define', '--file', file], signal))
       // not as an argument: everybody on the host can read those
       await withFile(volume.chap.secret, file =>
-        virsh.call(['secret-set-value', '--secret', uuid, '--file', file, '--plain'], signal))
+        virsh.change(['secret-set-value', '--secret', uuid, '--file', file, '--plain'], signal))
     }
   }
 
@@ -93,14 +93,14 @@ export function createLibvirtDriver (options: LibvirtDriverOptions): ComputeDriv
     for (const line of (await virsh.call(['secret-list'], signal)).split('\n')) {
       const [uuid, , usage] = line.trim().split(/\s+/)
       if (uuid === undefined || usage === undefined || !usage.startsWith(secretUsagePrefix(name)) || kept.has(uuid)) continue
-      await virsh.call(['secret-undefine', '--secret', uuid], signal)
+      await virsh.change(['secret-undefine', '--secret', uuid], signal)
     }
   }
 
   async function start (domain: string, signal: AbortSignal): Promise<void> {
     await mkdir(join(stateDir, 'console'), { recursive: true })
     try {
-      await virsh.call(['start', '--domain', domain], signal)
+      await virsh.change(['start', '--domain', domain], signal)
     } catch (error) {
       // libvirt may still have been at work on a start whose caller was killed
       const state = (await virsh.stats(signal)).get(domain)?.state
@@ -110,7 +110,7 @@ export function createLibvirtDriver (options: LibvirtDriverOptions): ComputeDriv
 
   async function undefine (domain: string, signal: AbortSignal): Promise<void> {
     try {
-      await virsh.call(['undefine', '--domain', domain, '--nvram', '--managed-save', '--snapshots-metadata', '--checkpoints-metadata'], signal)
+      await virsh.change(['undefine', '--domain', domain, '--nvram', '--managed-save', '--snapshots-metadata', '--checkpoints-metadata'], signal)
     } catch (error) {
       // a domain whose definition is gone already vanishes with its process
       if ((await virsh.stats(signal)).has(domain)) throw error
@@ -152,7 +152,7 @@ export function createLibvirtDriver (options: LibvirtDriverOptions): ComputeDriv
     const links = await listLinks(signal)
     if (problemOf(known, links) === null) return true
     if (!links.has(known.mark.tap)) return false
-    if (known.state === 'paused') await virsh.call(['resume', '--domain', known.domain], signal)
+    if (known.state === 'paused') await virsh.change(['resume', '--domain', known.domain], signal)
     else if (!isRunning(known.state)) return false
     // the bridge was made anew under a running guest
     await run('ip', ['link', 'set', 'dev', known.mark.tap, 'master', known.mark.bridge, 'up'], { signal })
@@ -191,7 +191,7 @@ export function createLibvirtDriver (options: LibvirtDriverOptions): ComputeDriv
       if (known !== null && known.state !== 'shut off') await destroy(domain, signal)
       // libvirt takes a name for one UUID only
       if (known !== null && known.mark.uuid !== spec.uuid) await remove(name, signal)
-      await withFile(xml, file => virsh.call(['define', '--file', file], signal))
+      await withFile(xml, file => virsh.change(['define', '--file', file], signal))
       await setSecrets(name, spec, signal)
       await dropSecrets(name, spec.volumes.map(v => v.name), signal)
       await start(domain, signal)

@@ -27,6 +27,11 @@ export interface KnownDomain extends DomainStats {
 export interface Virsh {
   /** Runs one command. @throws CommandError as `run` does */
   call (args: readonly string[], signal?: AbortSignal): Promise<string>
+  /**
+   * One command that changes something. It is not begun on an aborted signal, but once begun it is
+   * not cut off: libvirtd would finish it anyway, behind the back of whatever is done next.
+   */
+  change (args: readonly string[], signal: AbortSignal): Promise<string>
   /** All domains, by libvirt's name, ours or not. */
   stats (signal?: AbortSignal): Promise<Map<string, DomainStats>>
   /** The domains that carry our mark; in steady state this is one process, whatever their number. */
@@ -51,6 +56,12 @@ export function createVirsh (uri: string): Virsh {
 
   return {
     call,
+    async change (args, signal) {
+      signal.throwIfAborted()
+      const out = await call(args)
+      signal.throwIfAborted()
+      return out
+    },
     async stats (signal) {
       return parseDomstats(await call(['domstats', '--state', '--interface', '--nowait'], signal))
     },

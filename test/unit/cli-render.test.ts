@@ -1,0 +1,74 @@
+import t from 'tap'
+import { bytes, duration, mib, table } from '../../cli/output.ts'
+import { clustersTable, clusterText, hostsTable, leasesTable, nodesTable, searchText, sitesTable, statusText } from '../../cli/render.ts'
+import type { AgentStatus, ClusterResource, HostResource, LeaseResource, NodeResource, SiteResource } from '../../protocol/api.ts'
+
+const free = { vcpus: 1, memoryMib: 1024, diskMib: 500 }
+const total = { vcpus: 4, memoryMib: 16_384, diskMib: 500 }
+const node = (name: string, part: Partial<NodeResource> = {}): NodeResource => ({
+  name, site: 'tokyo', host: 'tokyo-1', mac: '52:54:00:00:01:01', ip: '10.42.1.1', ready: false, state: 'leased', rxBytes: 0,
+  phases: { leased: 12, defined: 900, dhcp: null, boot: null, image: null, ready: null }, ...part
+})
+const cluster: ClusterResource = {
+  id: 'abc', name: 'demo', state: 'building', error: null, createdAt: 0, expiresAt: 7_200_000, masterSite: 'tokyo', cidr: '10.42.0.0/16', domain: 'demo.internal',
+  frontend: { name: 'demo-fe', site: 'tokyo', host: 'tokyo-1', ip: '10.42.0.1', mac: '52:54:00:00:00:01' },
+  nodes: [node('demo-tokyo-001'), node('demo-tsukuba-002', { site: 'tsukuba', ready: true, state: 'ready', phases: { leased: 12, defined: 900, dhcp: 1500, boot: 20_000, image: 40_000, ready: 125_000 } })],
+  volumes: [{ name: 'data', site: 'tokyo', host: 'tokyo-2', node: 'demo-tokyo-001', sizeMib: 64, iqn: 'iqn.x' }],
+  lease: { sites: 2, holds: 7, negotiateMs: 61, rttMs: 20.1 }, segment: { vni: 77, ids: { tokyo: 1000, tsukuba: 2000 }, mtuInner: 1500, firstPingMs: null },
+  wan: { bytes: 1_000_000, bytesWithoutCache: 3_500_000 }, caches: [{ site: 'tsukuba', requests: 10, hits: 7, bytesToNodes: 3_500_000, bytesFromUpstream: 900_000 }],
+  timings: { createMs: null, deleteMs: null }, problems: [{ site: 'tsukuba', host: 'tsukuba-2', kind: 'domain', name: 'abc.n', error: 'libvirtd is down' }]
+}
+
+t.test('figures are short and have units', t => {
+  t.same([0, 999, 1000, 1500, 123_456, 12_345_678, 5e9, 7e15].map(bytes), ['0 B', '999 B', '1.0 kB', '1.5 kB', '123 kB', '12.3 MB', '5.0 GB', '7000 TB'])
+  t.same([null, 0, 999.4, 1000, 61_000, 119_999, 120_000, 3_661_000].map(duration), ['-', '0ms', '999ms', '1.0s', '61.0s', '120.0s', '2m00s', '61m01s'])
+  t.same([0, 1023, 10_239, 10_240, 15_000].map(mib), ['0 MiB', '1023 MiB', '10239 MiB', '10 GiB', '14.6 GiB'])
+  t.end()
+})
+
+t.test('minutes never show sixty seconds', t => {
+  t.same([119_999.9, 120_000, 179_499, 179_500, 179_999].map(duration), ['120.0s', '2m00s', '2m59s', '3m00s', '3m00s'])
+  t.end()
+})
+
+t.test('tables are aligned, without blanks at the end of a line', t => {
+  t.equal(table(['a', 'long'], [['wide cell', 'x'], ['y', '']]), 'A          LONG\nwide cell  x\ny')
+  t.equal(table(['only'], []), 'ONLY')
+  t.end()
+})
+
+t.test('what is empty says what to do', t => {
+  t.match(hostsTable([]), /No host/)
+  t.match(sitesTable([]), /No site/)
+  t.match(leasesTable([]), /No lease/)
+  t.match(clustersTable([]), /musubi cluster create -f/)
+  t.end()
+})
+
+t.test('hosts, sites, search, leases, status', t => {
+  const host: HostResource = { site: 'tokyo', host: 'tokyo-1', peerId: 'p', roles: ['gateway', 'compute'], addresses: [], underlayAddress: '192.0.2.1', total, free, accelerator: 'tcg', version: '0.1.0', ageMs: 2_500, connected: true }
+  t.match(hostsTable([host]), /tokyo-1 +tokyo +gateway,compute +1\/4 +1024 MiB \/ 16 GiB +500 MiB +tcg +2\.5s ago/)
+  const site: SiteResource = { site: 'tokyo', gateway: 'tokyo-1', peerId: 'p', addresses: [], hosts: 2, total, free, freeByHost: [free], volumeFreeMib: 500, ageMs: 0 }
+  t.match(sitesTable([site]), /tokyo +tokyo-1 +2 +1\/4/)
+  t.match(searchText({ fits: true, sites: [{ ...site, nodesThatFit: 3 }], explanation: 'It fits.' }), /tokyo +tokyo-1 +3[^]*\nIt fits\.$/)
+  const lease: LeaseResource = { leaseId: '0123456789abcdef', clusterId: 'abc', cluster: 'demo', host: 'tokyo-1', kind: 'node', name: 'demo-tokyo-001', state: 'active', resources: { vcpus: 1, memoryMib: 768, diskMib: 0 }, startMs: 0, endMs: 7_200_000, token: 5, masterSite: 'tokyo' }
+  t.match(leasesTable([lease]), /0123456789abc +demo +tokyo-1 +node +demo-tokyo-001 +active +1 +768 MiB +0 MiB +1970-01-01T02:00/)
+  const status: AgentStatus = { name: 'tokyo-1', site: 'tokyo', roles: ['gateway'], peerId: '12D3', version: '0.1.0', addresses: [], peers: [], epoch: 3, uptimeMs: 1_000, total, free, objects: [{ kind: 'domain', name: 'n', state: 'failed', error: 'boom' }], problems: ['compute: no libvirt'] }
+  const text = statusText(status)
+  for (const part of [/start 3, up 1\.0s/, /none connected/, /domain n: failed boom/, /problem +compute: no libvirt/]) t.match(text, part)
+  t.end()
+})
+
+t.test('a cluster tells where its nodes are, what crossed the WAN, and what is wrong', t => {
+  const text = clusterText(cluster)
+  for (const part of [
+    /demo +building +id abc +master tokyo +until 1970-01-01T02:00/, /7 at 2 sites, negotiated in 61ms at RTT 20ms/, /VNI 77.*tokyo=1000 tsukuba=2000.*first ping across after -/,
+    /demo-fe +10\.42\.0\.1 +on tokyo-1/, /volume +data +64 MiB +on tokyo-2 for demo-tokyo-001/, /1\.0 MB crossed; the far nodes received 3\.5 MB \(3\.5 x\)/,
+    /tsukuba: 7 of 10 requests/, /problem +tsukuba-2 \(tsukuba\) domain abc\.n: libvirtd is down/, /demo-tsukuba-002 .* 20\.0s +40\.0s +2m05s +ready/
+  ]) t.match(text, part)
+  t.notMatch(clusterText({ ...cluster, wan: { bytes: 0, bytesWithoutCache: 0 } }), / x\)/)
+  t.match(clusterText({ ...cluster, frontend: null, error: { code: 'X', message: 'why', hint: 'what next' } }), /error +why \(what next\)/)
+  t.match(clustersTable([cluster]), /demo +building +1\/2 +tokyo,tsukuba +77 +tokyo/)
+  t.match(nodesTable(cluster), /LEASED +DEFINED +DHCP +BOOT +IMAGE +READY +STATE/)
+  t.end()
+})
