@@ -61,7 +61,7 @@ export async function startAgent (config: AgentConfig, keyFile: string, log: Log
   const host: HostDrivers = config.drivers === 'fake' ? createFakeDrivers(config) : createRealDrivers(config, createServices({ dir: join(config.runDir, 'services') }))
   const details = createDetails(host.details, monotonic)
   const reconciler: Reconciler = createReconciler({
-    drivers: host.drivers, desired: () => lessor.desired(), log,
+    drivers: host.drivers, desired: () => lessor.desired(), leaveAlone: () => lessor.undecided(), log, monotonic,
     onChange: o => { events.add('object', `${o.kind} ${o.name}: ${o.state}${o.error === '' ? '' : ` (${o.error})`}`) }
   })
   const lessor: Lessor = createLessor({ site: config.site, host: config.name, ledger, reconciler: () => reconciler, details, events, now })
@@ -104,9 +104,9 @@ export async function startAgent (config: AgentConfig, keyFile: string, log: Log
 
   await mesh.start()
   directory.start()
-  await reconciler.pass() // adopt what runs before anything new is promised
+  await reconciler.look() // what runs here is known before anybody is told of it; its repair goes on meanwhile
+  await master?.resume() // a question about a cluster of an earlier process is not answered with "not found"
   await listenUnix(api, join(config.runDir, 'agent.sock'))
-  await master?.resume()
   const stopLoops = startLoops()
   const notifier = createNotifier()
   await notifier.ready(`${config.roles.join(',')} of ${config.site}`)
@@ -136,6 +136,8 @@ export async function startAgent (config: AgentConfig, keyFile: string, log: Log
     const unsubscribe = ledger.onChange(() => { directory.changed() })
     const timers = [
       every(TICK_MS, 'the ledger could not be ticked', () => lessor.tick()),
+      // in a loop of its own: a removal that hangs must not keep leases from ending
+      every(TICK_MS, 'ended clusters could not be vacated', () => lessor.vacate()),
       every(SWEEP_MS, 'old offers could not be swept', () => gateway?.sweep() ?? Promise.resolve())
     ]
     return () => { unsubscribe(); timers.forEach(clearInterval) }

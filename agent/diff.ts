@@ -20,6 +20,17 @@ function whyApply (desired: DesiredObject, observed: ObservedObject | undefined)
   return observed.healthy ? null : 'does not work'
 }
 
+/** Objects that are desired twice with different specs. */
+export function conflicts (desired: readonly DesiredObject[]): Array<{ kind: ObjectKind, name: string, why: string }> {
+  const seen = new Map<string, DesiredObject>()
+  return desired.flatMap(object => {
+    const other = seen.get(keyOf(object))
+    seen.set(keyOf(object), object)
+    if (other === undefined || fingerprint(other.spec) === fingerprint(object.spec)) return []
+    return [{ kind: object.kind, name: object.name, why: `${object.kind} ${object.name} is desired twice, differently` }]
+  })
+}
+
 /**
  * What to do so that the host runs what is desired and nothing else. First removals, against the
  * order of creation, because they free what the others need; then the rest in order of creation.
@@ -28,12 +39,9 @@ function whyApply (desired: DesiredObject, observed: ObservedObject | undefined)
  * @throws ConflictError when one object is desired twice with different specs
  */
 export function diff (desired: readonly DesiredObject[], observed: readonly ObservedObject[]): Action[] {
-  const wanted = new Map<string, DesiredObject>()
-  for (const object of desired) {
-    const other = wanted.get(keyOf(object))
-    if (other !== undefined && fingerprint(other.spec) !== fingerprint(object.spec)) throw new ConflictError(`${object.kind} ${object.name} is desired twice, differently`)
-    wanted.set(keyOf(object), object)
-  }
+  const [conflict] = conflicts(desired)
+  if (conflict !== undefined) throw new ConflictError(conflict.why)
+  const wanted = new Map(desired.map(object => [keyOf(object), object]))
   const found = new Map<string, ObservedObject>()
   for (const object of observed) {
     // Seen twice, e.g. by two engines: the worse report counts.

@@ -1,14 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Activate, HostStatus, Methods, Release } from './peers.ts'
 import type { EventLog } from './events.ts'
-import type { Reconciler } from './reconciler.ts'
+import { clusterOf, type Reconciler } from './reconciler.ts'
 import type { Details } from './details.ts'
-import type { Ledger } from '../store/ledger.ts'
-import type { DesiredObject } from '../protocol/core/desired.ts'
+import type { DocumentRecord, Ledger } from '../store/ledger.ts'
+import type { DesiredObject, ObjectKind } from '../protocol/core/desired.ts'
 import { missingReceipts } from '../protocol/core/document.ts'
-import { ConflictError, MusubiError } from '../protocol/core/errors.ts'
+import { ConflictError, describeError, MusubiError } from '../protocol/core/errors.ts'
 import type { HoldRequest } from '../protocol/core/messages.ts'
-import { desiredFor, mergeTunnels, objectName } from '../protocol/core/plan.ts'
+import { desiredFor, mergeTunnels, objectName, TUNNEL_NAME } from '../protocol/core/plan.ts'
 
 export interface LessorDeps {
   site: string
@@ -28,8 +28,12 @@ export interface Lessor {
   status (clusterId: string): Promise<HostStatus>
   /** What this host must run now: the objects of clusters whose leases are active. */
   desired (): DesiredObject[]
-  /** Time passes: holds and terms end, documents of ended clusters are forgotten once their objects are gone. */
+  /** Active clusters whose document cannot be read into objects, by the first part of object names, with the reason: left as they are. */
+  undecided (): ReadonlyMap<string, string>
+  /** Time passes: holds and terms end, and the removal of what ran begins. Waits for no removal. */
   tick (): Promise<void>
+  /** Forgets the documents of ended clusters whose objects are gone. */
+  vacate (): Promise<void>
 }
 
 /** How long a release waits for guests to stop and links to go before it says "still removing". */
@@ -43,7 +47,14 @@ const REMOVAL_POLL_MS = 200
 export function createLessor (deps: LessorDeps): Lessor {
   const { ledger, events, site, host } = deps
 
+  const asDesired = ({ document, secrets }: DocumentRecord): DesiredObject[] => desiredFor(document, { site, host }, secrets)
+  // However a lease ends: what ran under it is removed now.
+  ledger.onChange(effects => {
+    if (effects.some(e => e.effect === 'lease' && e.lease.state === 'ended' && ledger.documents.get(e.lease.clusterId) !== undefined)) deps.reconciler().trigger()
+  })
+
   const isActive = (clusterId: string): boolean => ledger.clusterState(clusterId) === 'active'
+  const isOver = (clusterId: string): boolean => ['ended', ''].includes(ledger.clusterState(clusterId))
   const prefixOf = (clusterId: string): string => objectName(clusterId, '')
   const objectsOf = (clusterId: string): ReturnType<Reconciler['states']> => {
     const states = deps.reconciler().states()
@@ -53,28 +64,38 @@ export function createLessor (deps: LessorDeps): Lessor {
     return [...mine, ...tunnel]
   }
 
-  /** Why nobody can tell whether objects of a cluster are gone: their drivers could not look. */
-  function unseenOf (clusterId: string): string[] {
+  /** Kinds of which nobody can tell whether objects of a cluster are there, with the reason: their drivers could not look. */
+  function unseenOf (clusterId: string): Array<{ kind: ObjectKind, why: string }> {
     const record = ledger.documents.get(clusterId)
     if (record === undefined) return []
-    const kinds = new Set(desiredFor(record.document, { site, host }, record.secrets).map(o => o.kind))
-    return [...deps.reconciler().unseen()].filter(([kind]) => kinds.has(kind)).map(([kind, why]) => `what it cannot see: ${kind} (${why})`)
+    const unseen = [...deps.reconciler().unseen()].map(([kind, why]) => ({ kind, why }))
+    try {
+      const kinds = new Set(asDesired(record).map(o => o.kind))
+      return unseen.filter(({ kind }) => kinds.has(kind))
+    } catch {
+      return unseen // of a document that cannot be read any kind may be there
+    }
   }
 
-  /** What nobody has looked at since the counter was read stays promised: it may have been started after the look. */
-  async function vacateIfGone (clusterId: string): Promise<boolean> {
+  /**
+   * One look for all. What nobody has looked at since the counter was read stays promised: it may
+   * have been started after the look.
+   *
+   * @returns the clusters of which something is left
+   */
+  async function vacateGone (clusterIds: readonly string[]): Promise<string[]> {
     const seenCounter = ledger.state().counter
-    await deps.reconciler().pass()
-    if (objectsOf(clusterId).length > 0 || unseenOf(clusterId).length > 0) return false
-    await ledger.vacate(clusterId, seenCounter)
-    return true
+    await deps.reconciler().look()
+    const gone = clusterIds.filter(id => objectsOf(id).length === 0 && unseenOf(id).length === 0)
+    await Promise.all(gone.map(id => ledger.vacate(id, seenCounter)))
+    return clusterIds.filter(id => !gone.includes(id))
   }
 
   async function removed (clusterId: string): Promise<void> {
     const deadline = performance.now() + REMOVAL_MS
-    while (!await vacateIfGone(clusterId)) {
+    while ((await vacateGone([clusterId])).length > 0) {
       if (performance.now() > deadline) {
-        const left = [...objectsOf(clusterId).map(o => `${o.kind} ${o.name}${o.error === '' ? '' : ` (${o.error})`}`), ...unseenOf(clusterId)]
+        const left = [...objectsOf(clusterId).map(o => `${o.kind} ${o.name}${o.error === '' ? '' : ` (${o.error})`}`), ...unseenOf(clusterId).map(({ kind, why }) => `what it cannot see: ${kind} (${why})`)]
         throw new MusubiError('STILL_REMOVING', `host ${host} still has ${left.join(', ')}`, { retryable: true, hint: 'it is tried again' })
       }
       await sleep(REMOVAL_POLL_MS)
@@ -113,21 +134,49 @@ export function createLessor (deps: LessorDeps): Lessor {
     },
 
     async status (clusterId) {
-      const objects = await Promise.all(objectsOf(clusterId).map(async o => ({
+      await deps.reconciler().looked() // before that "no objects" would say that nothing runs
+      const objects: HostStatus['objects'] = await Promise.all(objectsOf(clusterId).map(async o => ({
         kind: o.kind, name: o.name, state: o.state, error: o.error,
         detail: JSON.stringify({ ...o.detail, ...await deps.details.of(o.kind, o.name) })
       })))
+      for (const { kind, why } of unseenOf(clusterId)) {
+        if (!objects.some(o => o.kind === kind)) objects.push({ kind, name: prefixOf(clusterId), state: 'failed', error: `cannot be seen: ${why}`, detail: '' })
+      }
+      // As long as the document is kept nobody has found everything gone.
+      if (objects.length === 0 && isOver(clusterId) && ledger.documents.get(clusterId) !== undefined) objects.push({ kind: 'cluster', name: prefixOf(clusterId), state: 'removing', error: '', detail: '' })
       return { site, host, leaseState: ledger.clusterState(clusterId), objects, reachable: true, nowMs: deps.now() }
     },
 
     desired () {
-      return mergeTunnels(ledger.activeDocuments().flatMap(c => desiredFor(c.document, { site, host }, c.secrets)))
+      return mergeTunnels(ledger.activeDocuments().flatMap(record => {
+        try {
+          return asDesired(record)
+        } catch {
+          return [] // told by `undecided`
+        }
+      }))
     },
 
-    async tick () {
-      await ledger.tick()
-      const over = ledger.documents.list().map(c => c.document.id).filter(id => ['ended', ''].includes(ledger.clusterState(id)))
-      for (const clusterId of over) await vacateIfGone(clusterId)
+    undecided () {
+      const held = new Map<string, string>()
+      let tunnel = false
+      for (const record of ledger.activeDocuments()) {
+        try {
+          tunnel ||= asDesired(record).some(o => o.kind === 'tunnel')
+        } catch (error) {
+          held.set(clusterOf(prefixOf(record.document.id)), describeError(error))
+        }
+      }
+      // It may be the only one that needs the tunnel: then that stays too.
+      if (held.size > 0 && !tunnel) held.set(TUNNEL_NAME, 'a cluster that may need it cannot be read')
+      return held
+    },
+
+    tick: () => ledger.tick(),
+
+    async vacate () {
+      const over = ledger.documents.list().map(c => c.document.id).filter(isOver)
+      if (over.length > 0) await vacateGone(over)
     }
   }
 }

@@ -2,7 +2,8 @@ import type { Logger } from 'pino'
 import type { Driver, ObservedObject } from './drivers/driver.ts'
 import type { DesiredObject, ObjectKind, SpecByKind } from '../protocol/core/desired.ts'
 import { KIND_ORDER } from '../protocol/core/desired.ts'
-import { diff, type Action } from './diff.ts'
+import { createBackoff } from './backoff.ts'
+import { conflicts, diff, type Action } from './diff.ts'
 import { describeError } from '../protocol/core/errors.ts'
 import { RECONCILE_INTERVAL_MS, RECONCILE_RETRY_MS } from '../protocol/core/limits.ts'
 
@@ -23,6 +24,10 @@ export interface ReconcilerOptions {
   desired: () => DesiredObject[] | Promise<DesiredObject[]>
   log: Logger
   onChange?: (object: ObjectState) => void
+  /** what nobody can tell the wishes of, by the first part of object names (`clusterOf`), with the reason: left as it is */
+  leaveAlone?: () => ReadonlyMap<string, string>
+  /** monotonic milliseconds, for the pauses between tries */
+  monotonic?: () => number
 }
 
 export interface Reconciler {
@@ -32,7 +37,14 @@ export interface Reconciler {
   states (): ObjectState[]
   /** Kinds that the last pass could not see, with the reason: nothing is known of what runs there. */
   unseen (): ReadonlyMap<ObjectKind, string>
-  /** Runs one pass now and waits for it. */
+  /** Resolves when what runs here has been looked at once since the start. */
+  looked (): Promise<void>
+  /**
+   * Waits until what runs here has been looked at by a pass that begins now; one under way leaves
+   * what it has not begun to that pass, in which removals come first.
+   */
+  look (): Promise<void>
+  /** Runs passes now until there is nothing to do, or something has failed, and waits for that. */
   pass (): Promise<void>
   stop (): Promise<void>
 }
@@ -41,6 +53,8 @@ const APPLY_TIMEOUT_MS = 90_000
 const OBSERVE_TIMEOUT_MS = 30_000
 /** Applies of one kind that run at once: two cores, and most of an apply is waiting. */
 const PARALLEL = 4
+/** Passes in a row without anybody asking: an object that never becomes healthy must not turn the loop into a busy one. */
+const MAX_PASSES = 3
 
 /** Drivers put what they found wrong into `detail`; without that it is still said that something is. */
 function whyUnhealthy ({ detail }: ObservedObject): string {
@@ -49,11 +63,15 @@ function whyUnhealthy ({ detail }: ObservedObject): string {
   return text === '' ? 'does not work yet' : text
 }
 
+/** Objects of one cluster share what stands before the first dot; the host's tunnel stands for itself. */
+export const clusterOf = (name: string): string => name.split('.')[0] ?? name
+
 const allKinds = (why: string): Map<ObjectKind, string> => new Map(KIND_ORDER.map(kind => [kind, why]))
 
 /**
  * Drives the host to its desired objects, level-triggered: observe all, `diff`, act; again on every
- * trigger, after failures, and every few seconds. Nothing is remembered between passes but errors.
+ * trigger, after failures, and every few seconds. Nothing is remembered between passes but errors,
+ * and when to try again what failed: one cluster's trouble must not take the time of the others.
  */
 export function createReconciler (options: ReconcilerOptions): Reconciler {
   const { drivers, log } = options
@@ -61,9 +79,12 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
   let unseen: ReadonlyMap<ObjectKind, string> = allKinds('nothing has been looked at yet')
   let timer: NodeJS.Timeout | undefined
   let running: Promise<void> | undefined
-  /** `again`: somebody asked during a pass, or a pass has acted and must look at what became of it */
+  /** `again`: somebody asked during a pass */
   const asked = { again: false }
+  const lookers: Array<() => void> = []
   let stopped = false
+  const backoff = createBackoff(options.monotonic ?? (() => performance.now()))
+  const { promise: looked, resolve: nowLooked } = Promise.withResolvers<void>()
 
   const key = (kind: string, name: string): string => `${kind}/${name}`
 
@@ -92,6 +113,14 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
   }
 
   async function act (action: Action): Promise<boolean> {
+    const started = backoff.start()
+    const ok = await attempt(action)
+    if (ok) backoff.succeeded(action)
+    else backoff.failed(action, started)
+    return ok
+  }
+
+  async function attempt (action: Action): Promise<boolean> {
     const driver = drivers[action.kind] as Driver | undefined
     if (driver === undefined) {
       note(action.kind, action.name, 'failed', `this host has no driver for a ${action.kind}`, {})
@@ -114,12 +143,14 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
     }
   }
 
-  /** Runs actions kind by kind in the order that diff gave; those of one kind side by side. */
-  async function actAll (actions: Action[]): Promise<boolean> {
-    let allOk = true
+  /**
+   * Runs actions kind by kind in the order that diff gave; those of one kind side by side. Leaves
+   * early, after what has begun, when somebody asks for a new pass: what they wait for may come first then.
+   */
+  async function actAll (actions: readonly Action[]): Promise<{ ok: boolean, tried: boolean }> {
+    const outcome = { ok: true, tried: false }
     const failedClusters = new Set<string>()
-    const clusterOf = (name: string): string => name.split('.')[0] ?? name
-    for (let i = 0; i < actions.length;) {
+    for (let i = 0; i < actions.length && !(asked.again && outcome.tried) && !stopped;) {
       const first = actions[i]
       if (first === undefined) break
       let end = i
@@ -128,36 +159,50 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
       i = end
       // What stands on something that failed waits for the next pass; its own kind does not stand on it.
       const blocked = new Set(failedClusters)
-      for (let j = 0; j < group.length; j += PARALLEL) {
-        await Promise.all(group.slice(j, j + PARALLEL).map(async action => {
-          if (action.op === 'apply' && blocked.has(clusterOf(action.name))) { allOk = false; return }
-          if (!await act(action)) { allOk = false; failedClusters.add(clusterOf(action.name)) }
-        }))
+      const todo = group.filter(action => {
+        if (action.op === 'apply' && blocked.has(clusterOf(action.name))) { outcome.ok = false; return false }
+        if (backoff.isDue(action)) return true
+        outcome.ok = false
+        failedClusters.add(clusterOf(action.name))
+        return false
+      })
+      const worker = async (): Promise<void> => {
+        for (let action = todo.shift(); action !== undefined; action = asked.again || stopped ? undefined : todo.shift()) {
+          outcome.tried = true
+          if (!await act(action)) { outcome.ok = false; failedClusters.add(clusterOf(action.name)) }
+        }
       }
+      await Promise.all(Array.from({ length: Math.min(PARALLEL, todo.length) }, worker))
     }
-    return allOk
+    return outcome
   }
 
-  async function onePass (): Promise<boolean> {
+  /** Clusters whose wishes cannot be told, with the reason: neither made nor removed, and shown as failed. */
+  function undecided (desired: readonly DesiredObject[]): ReadonlyMap<string, string> {
+    const held = new Map(options.leaveAlone?.())
+    for (const { name, why } of conflicts(desired)) held.set(clusterOf(name), why)
+    return held
+  }
+
+  /** @param seen called when what runs here has been looked at, before anything is done */
+  async function onePass (seen: () => void): Promise<{ ok: boolean, tried: boolean }> {
     const desired = await options.desired()
+    const held = undecided(desired)
     const { observed, blind } = await observeAll()
     unseen = blind
-    const visible = desired.filter(d => !blind.has(d.kind))
-    const actions = diff(visible, observed)
-    let ok = blind.size === 0
-    const wanted = new Set(desired.map(d => key(d.kind, d.name)))
-    for (const d of desired) {
-      const reason = blind.get(d.kind)
+    const actions = diff(desired.filter(d => !blind.has(d.kind) && !held.has(clusterOf(d.name))), observed.filter(o => !held.has(clusterOf(o.name))))
+    backoff.keep(actions)
+    for (const d of [...desired, ...observed]) {
+      const reason = blind.get(d.kind) ?? held.get(clusterOf(d.name))
       if (reason !== undefined) note(d.kind, d.name, 'failed', reason, {})
     }
-    if (actions.length > 0) {
-      ok = await actAll(actions) && ok
-      asked.again = true // see what it became, and show it
-    }
-    const acted = new Set(actions.map(a => key(a.kind, a.name)))
+    const toDo = new Set(actions.map(a => key(a.kind, a.name)))
     for (const o of observed) {
-      if (!acted.has(key(o.kind, o.name))) note(o.kind, o.name, o.healthy ? 'ok' : 'pending', o.healthy ? '' : whyUnhealthy(o), o.detail)
+      if (!toDo.has(key(o.kind, o.name)) && !held.has(clusterOf(o.name))) note(o.kind, o.name, o.healthy ? 'ok' : 'pending', o.healthy ? '' : whyUnhealthy(o), o.detail)
     }
+    // What waits for its turn is shown from the first look on: it is not gone.
+    for (const { kind, name, op } of actions) if (!known.has(key(kind, name))) note(kind, name, op === 'apply' ? 'pending' : 'removing', '', {})
+    const wanted = new Set(desired.map(d => key(d.kind, d.name)))
     const present = new Set(observed.map(o => key(o.kind, o.name)))
     for (const [k, { kind, name, detail }] of known) {
       if (wanted.has(k) || present.has(k)) continue
@@ -165,29 +210,39 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
       if (reason === undefined) known.delete(k)
       else note(kind, name, 'failed', reason, detail) // it may still be there
     }
-    return ok
+    nowLooked()
+    seen()
+    const { ok, tried } = await actAll(actions)
+    return { ok: ok && blind.size === 0 && held.size === 0, tried }
   }
 
   async function loop (): Promise<void> {
-    // Bounded: an object that never becomes healthy must not turn the loop into a busy one.
-    for (let passes = 0; passes < 3 && !stopped; passes++) {
+    for (let passes = 0; !stopped;) {
       asked.again = false
-      let ok = false
-      try {
-        ok = await onePass()
-      } catch (error) {
+      const mine = lookers.splice(0)
+      const outcome = await onePass(() => { for (const resolve of mine) resolve() }).catch((error: unknown) => {
         unseen = allKinds(describeError(error))
+        nowLooked()
         log.error({ error: describeError(error) }, 'reconcile pass failed')
-      }
-      if (!ok) { schedule(RECONCILE_RETRY_MS); return }
-      if (!asked.again) { schedule(RECONCILE_INTERVAL_MS); return }
+        return { ok: false, tried: false }
+      })
+      for (const resolve of mine) resolve()
+      if (asked.again) continue
+      if (!outcome.ok) { schedule(Math.min(RECONCILE_INTERVAL_MS, Math.max(RECONCILE_RETRY_MS, backoff.nextDueMs()))); return }
+      if (!outcome.tried) { schedule(RECONCILE_INTERVAL_MS); return }
+      // It has acted: the next pass sees what it became, and shows it.
+      if (++passes === MAX_PASSES) { schedule(RECONCILE_RETRY_MS); return }
     }
-    schedule(RECONCILE_RETRY_MS)
   }
 
   function start (): Promise<void> {
     clearTimeout(timer)
-    running ??= loop().finally(() => { running = undefined })
+    running ??= loop().finally(() => {
+      running = undefined
+      // Asked for just as the loop ended, or stopped: nobody is left waiting.
+      if (stopped) for (const resolve of lookers.splice(0)) resolve()
+      else if (asked.again) void start()
+    })
     return running
   }
 
@@ -205,12 +260,22 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
     },
     states: () => [...known.values()],
     unseen: () => unseen,
+    looked: () => looked,
+    async look () {
+      if (stopped) return
+      await new Promise<void>(resolve => {
+        lookers.push(resolve)
+        if (running !== undefined) asked.again = true
+        else void start()
+      })
+    },
     async pass () {
       if (running !== undefined) await running
       await start()
     },
     async stop () {
       stopped = true
+      nowLooked()
       clearTimeout(timer)
       await running
     }

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import type { Resources } from '../protocol/core/capacity.ts'
 import { missingReceipts } from '../protocol/core/document.ts'
 import { ConflictError, InvalidInputError, MusubiError } from '../protocol/core/errors.ts'
@@ -21,6 +22,9 @@ const REPLAYS = `${PREFIX}replay/`
 const TABLES = `${PREFIX}table/`
 
 interface Meta { host: string, counter: number, clockMs: number, bootId: string }
+
+/** As it is after it was written and read: plain data without what JSON leaves out. */
+const asOnDisk = <T>(value: T): T => JSON.parse(JSON.stringify(value)) as T
 
 /** A cluster as this host runs it, with the secrets of its volumes here. */
 export interface DocumentRecord { document: ClusterDocument, secrets: Secret[] }
@@ -52,7 +56,8 @@ export interface Ledger {
   /**
    * Makes committed leases active and keeps the document in the same write.
    *
-   * @throws ConflictError when a receipt of any member is missing: nothing starts unless all have committed
+   * @throws ConflictError when a receipt of any member is missing: nothing starts unless all have committed;
+   * or when the cluster is active with another document: what runs is never exchanged
    */
   activate (clusterId: string, receipts: readonly Receipt[], record?: DocumentRecord): Promise<Answer>
   release (clusterId: string, reason: string, offerId?: string): Promise<Answer>
@@ -75,7 +80,7 @@ export interface Ledger {
   /** Lowest free id of the slice; null without a slice or when all are taken. A hint until it is held. */
   nextSegmentId (): number | null
   setCapacity (capacity: Resources): void
-  /** Documents of clusters with an active lease here: what this host must run. */
+  /** Documents of clusters with an active lease here: what this host must run. The latest activated comes last. */
   activeDocuments (): DocumentRecord[]
   readonly documents: Table<DocumentRecord>
   /** A durable table of records of any kind; writes are synced. */
@@ -170,12 +175,12 @@ export async function openLedger (options: LedgerOptions): Promise<Ledger> {
    * Works one event in, writes what it changed, then answers. An answer without a change waits for
    * the writes before it: a replay must not be answered from a write that may still fail.
    */
-  async function submit (event: LeaseEvent, extra: () => StoreOperation[] = () => []): Promise<Answer> {
+  async function submit (event: LeaseEvent, extra: (answer: Answer) => StoreOperation[] = () => []): Promise<Answer> {
     if (failure !== null) throw failure
     const { effects, result } = work(event)
     const operations = effects.map(operationOf)
     if (operations.length > 0) operations.push(metaRecord())
-    const added = result.ok ? extra() : []
+    const added = result.ok ? extra(result.answer) : []
     await write([...operations, ...added])
     tables.written(added)
     if (effects.length > 0) for (const listener of listeners) listener(effects)
@@ -188,6 +193,8 @@ export async function openLedger (options: LedgerOptions): Promise<Ledger> {
     tables.written([operation])
   }
   const documents = tables.table<DocumentRecord>('document', tableWrite)
+  /** documents of activations that are being written */
+  const pending = new Map<string, ClusterDocument>()
   const documentKey = (clusterId: string): string => tableKey(TABLES, 'document', clusterId)
 
   const ledger: Ledger = {
@@ -203,7 +210,20 @@ export async function openLedger (options: LedgerOptions): Promise<Ledger> {
         const missing = missingReceipts(record.document, receipts)
         if (missing.length > 0) throw new ConflictError(`cluster ${record.document.name} cannot be activated on ${host}: no commit receipt for ${missing.join(', ')}`)
       }
-      return await submit({ type: 'activate', clusterId, receipts }, () => record === undefined ? [] : [put(documentKey(clusterId), record)])
+      const kept = pending.get(clusterId) ?? documents.get(clusterId)?.document
+      if (record !== undefined && kept !== undefined && clusterState(state, clusterId) === 'active' && !isDeepStrictEqual(kept, asOnDisk(record.document))) {
+        throw new ConflictError(`cluster ${record.document.name} is active on ${host} with another document`)
+      }
+      try {
+        return await submit({ type: 'activate', clusterId, receipts }, answer => {
+          if (record === undefined || answer.replay) return []
+          pending.set(clusterId, asOnDisk(record.document))
+          return [put(documentKey(clusterId), record)]
+        })
+      } finally {
+        // Whoever comes while it is being written is compared with it; then it is in the table.
+        if (documents.get(clusterId) !== undefined) pending.delete(clusterId)
+      }
     },
     release: (clusterId, reason, offerId) => submit({ type: 'release', clusterId, reason, ...(offerId === undefined ? {} : { offerId }) }),
     vacate: (clusterId, seenCounter) => submit(
@@ -218,7 +238,11 @@ export async function openLedger (options: LedgerOptions): Promise<Ledger> {
     clusterState: clusterId => clusterState(state, clusterId),
     nextSegmentId: () => state.slice === null ? null : allocateId(state.slice, idUses(state), Math.max(state.clockMs, options.now())),
     setCapacity (capacity) { state.capacity = { ...capacity } },
-    activeDocuments: () => documents.list().filter(record => clusterState(state, record.document.id) === 'active'),
+    activeDocuments () {
+      const since = (clusterId: string): number => Math.max(...leasesOf(state, clusterId).filter(lease => lease.state === 'active').map(lease => lease.token))
+      return documents.list().filter(record => clusterState(state, record.document.id) === 'active').map(record => ({ record, at: since(record.document.id) }))
+        .sort((a, b) => a.at - b.at).map(({ record }) => record)
+    },
     documents,
     table: name => tables.table(name, tableWrite),
     async nextEpoch () {

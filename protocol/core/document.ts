@@ -66,7 +66,8 @@ function checkTunnels (offers: readonly Offer[]): void {
 /** An address without its prefix length. */
 export const bareAddress = (address: string): string => address.split('/')[0] ?? ''
 
-function memberHosts (offer: Offer): MemberHost[] {
+/** Every host that an offer names, its gateway first marked as such. */
+export function memberHosts (offer: Offer): MemberHost[] {
   const hosts = new Map<string, MemberHost>()
   const { gateway } = offer
   hosts.set(gateway.host, { host: gateway.host, peer: gateway.peer, underlayAddress: gateway.underlayAddress, gateway: true })

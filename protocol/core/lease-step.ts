@@ -6,7 +6,7 @@ import {
   type Answer, END_GUARD_MS, ID_QUARANTINE_MS, type Lease, type LeaseTrigger, type LedgerState, type ReadonlyLedgerState, type Replay,
   freeOf, idUses, isLive, leasesOf, nextState, running
 } from './lease.ts'
-import { ACTIVATE_TTL_MS, HOLD_TTL_MS, MAX_HOLDS_PER_PEER, MAX_LEASES_PER_HOST, MAX_TERM_MS, MIN_TERM_MS, REPLAY_KEEP_MS } from './limits.ts'
+import { ACTIVATE_TTL_MS, HOLD_TTL_MS, MAX_HOLDS_PER_PEER, MAX_LEASES_PER_HOST, MAX_LEASES_PER_PEER, MAX_TERM_MS, MIN_TERM_MS, REPLAY_KEEP_MS } from './limits.ts'
 import type { HoldItem, HoldRequest, Receipt } from './messages.ts'
 
 /** A start this near counts as now: clocks of master and host differ. */
@@ -156,16 +156,24 @@ function replayed ({ request, requester }: EventOf<'hold'>, { state }: Turn): An
 
 function checkBounds ({ request, requester }: EventOf<'hold'>, { state }: Turn): void {
   let live = 0
+  let ofPeer = 0
   const offers = new Set<string>()
+  const prefix = request.clusterId.slice(0, 8)
   for (const lease of state.leases.values()) {
+    // Objects on a host are told apart by these characters: two such clusters would remove each other's.
+    if (lease.clusterId !== request.clusterId && lease.clusterId.slice(0, 8) === prefix && (isLive(lease) || !lease.vacated)) {
+      throw new ConflictError(`the id of cluster ${request.cluster} begins as that of another cluster on ${state.host}`, 'ask again: a new cluster has a new id')
+    }
     if (!isLive(lease)) continue
     live++
+    if (lease.requester === requester) ofPeer++
     if (lease.offerId === request.offerId) throw new ConflictError(`offer ${request.offerId} is already held on ${state.host} under another key`)
     if (lease.clusterId === request.clusterId && lease.requester !== requester) throw new ConflictError(`cluster ${request.clusterId} on ${state.host} belongs to another peer`)
     if (lease.state === 'held' && lease.requester === requester) offers.add(lease.offerId)
   }
   if (offers.size >= MAX_HOLDS_PER_PEER) throw new MusubiError('TOO_MANY_HOLDS', `host ${state.host} holds ${offers.size} offers for peer ${requester}, no more than ${MAX_HOLDS_PER_PEER} at a time`, { retryable: true, hint: 'commit or release some first' })
   if (live + request.items.length > MAX_LEASES_PER_HOST) throw new NoCapacityError(`host ${state.host} has ${live} leases, no more than ${MAX_LEASES_PER_HOST} at a time`)
+  if (ofPeer + request.items.length > MAX_LEASES_PER_PEER) throw new NoCapacityError(`host ${state.host} has ${ofPeer} leases for peer ${requester}, no more than ${MAX_LEASES_PER_PEER} at a time`)
   for (const { leaseId } of request.items) {
     if (state.leases.has(leaseId)) throw new ConflictError(`lease ${leaseId} exists already on ${state.host}`)
   }

@@ -34,6 +34,8 @@ export const ACTIVATE_TTL_MS = 120_000
 export const CLOCK_RATE_ERROR = 0.0005
 export const MAX_HOLDS_PER_PEER = 64
 export const MAX_LEASES_PER_HOST = 1024
+/** Live leases on one host for one peer: its largest cluster nearly twice, and half of the host stays for others. */
+export const MAX_LEASES_PER_PEER = MAX_LEASES_PER_HOST / 2
 export const MIN_TERM_MS = 60_000
 export const MAX_TERM_MS = 366 * 24 * 3_600_000
 /** How long an idempotency key answers the same after its lease has ended. */

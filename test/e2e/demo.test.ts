@@ -1,24 +1,15 @@
 /** The demo as a user runs it, with two nodes; its numbers are asserted for sense, not for time. */
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { join } from 'node:path'
-import { text } from 'node:stream/consumers'
 import t from 'tap'
 import type { DemoResult } from '../../lab/demo/result.ts'
-
-const TREE = join(import.meta.dirname, '..', '..')
+import { rmSync } from 'node:fs'
+import { LABS, labTraces, runDemo } from '../demo-process.ts'
 
 t.setTimeout(600_000)
-
-async function demo (args: readonly string[]): Promise<{ code: number | null, out: string, err: string }> {
-  const child = spawn(process.execPath, [join(TREE, 'lab', 'demo.ts'), ...args], { cwd: TREE, stdio: ['ignore', 'pipe', 'pipe'] })
-  const [out, err, [code]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'close') as Promise<[number | null]>])
-  return { code, out, err }
-}
+t.teardown(() => { rmSync(LABS, { recursive: true, force: true }) })
 
 t.test('wrong options are refused with one message and exit code 2', async t => {
   for (const [args, expected] of [[['--nodes', '0'], /--nodes must be a whole number from 2 to 8/], [['--nodez', '3'], /nodez/], [['--image', 'sha256:12'], /--image must be sha256/]] as const) {
-    const { code, err, out } = await demo(args)
+    const { code, err, out } = await runDemo(args)
     t.equal(code, 2, args.join(' '))
     t.match(err, expected)
     t.equal(out, '')
@@ -26,7 +17,7 @@ t.test('wrong options are refused with one message and exit code 2', async t => 
 })
 
 t.test('an image that is not in the store is refused, and nothing stays behind', async t => {
-  const { code, out } = await demo(['--json', '--nodes', '2', '--image', `sha256:${'0'.repeat(64)}`])
+  const { code, out } = await runDemo(['--json', '--nodes', '2', '--image', `sha256:${'0'.repeat(64)}`])
   t.equal(code, 1)
   const result = JSON.parse(out) as DemoResult
   t.equal(result.ok, false)
@@ -35,7 +26,7 @@ t.test('an image that is not in the store is refused, and nothing stays behind',
 })
 
 t.test('a real cluster of two nodes over two sites', async t => {
-  const { code, out, err } = await demo(['--json', '--nodes', '2'])
+  const { code, out, err } = await runDemo(['--json', '--nodes', '2'])
   const result = JSON.parse(out) as DemoResult
   if (code !== 0) t.comment(err)
   t.equal(code, 0)
@@ -65,5 +56,6 @@ t.test('a real cluster of two nodes over two sites', async t => {
   t.match(result.volume, { host: 'tokyo-3', writeReadOk: true })
   t.match(result.volume?.iqn, /^iqn\.2026-11\.org\.musubi:/)
   t.same(result.leftovers, [])
+  t.same(await labTraces(), [])
   t.ok(result.timings.labUpMs > 0 && result.timings.createMs > 0 && result.timings.deleteMs > 0)
 })

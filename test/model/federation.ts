@@ -172,7 +172,7 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
       model.clockMs += ms
       for (const { life } of machines.values()) {
         if (life === null) continue
-        await Promise.race([(async () => { await life.lessor.tick(); await life.gateway?.sweep() })(), life.died]).catch(() => undefined)
+        await Promise.race([(async () => { await life.lessor.tick(); await life.lessor.vacate(); await life.gateway?.sweep() })(), life.died]).catch(() => undefined)
       }
     },
     leases: () => [...machines.values()].flatMap(({ host, life }) => life === null
@@ -262,7 +262,7 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
       createFakeDriver(kind, { store: objects, onCall: (verb, name) => { machine.onDriver(kind, verb, name) } })
     life.reconciler = createReconciler({
       drivers: { volume: driver('volume'), tunnel: driver('tunnel'), segment: driver('segment'), frontend: driver('frontend'), cache: driver('cache'), domain: driver('domain') },
-      desired: () => life.lessor.desired(), log: silent
+      desired: () => life.lessor.desired(), leaveAlone: () => life.lessor.undecided(), log: silent
     })
     life.lessor = createLessor({ site: machine.site, host: machine.host, ledger: life.ledger, reconciler: () => life.reconciler, details: { of: () => Promise.resolve({}) }, events: life.events, now })
     const call = callFrom(machine, life)

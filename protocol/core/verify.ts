@@ -1,0 +1,265 @@
+/**
+ * What a lender checks of a cluster document before anything of it runs. The document was written by
+ * a master of another site: nothing in it is believed that this host, its ledger or the roster can
+ * tell. Pure; the first problem is told in words.
+ */
+import { cidrProblem, parseCidr, parseIp } from './addresses.ts'
+import { bareAddress, memberHosts, volumeIqn } from './document.ts'
+import { ConflictError, MusubiError } from './errors.ts'
+import { fits } from './capacity.ts'
+import { type Lease, isLive } from './lease.ts'
+import {
+  MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_SITES_PER_CLUSTER, MAX_VCPUS_PER_NODE, MAX_VNI, MAX_VOLUME_MIB, MAX_VOLUMES_PER_CLUSTER
+} from './limits.ts'
+import type { ClusterDocument, GatewayFacts, MemberSite, Offer } from './messages.ts'
+import { FRONTEND_RESOURCES, nodeResources, volumeResources } from './placement.ts'
+import { holdTimeOf, isName, isUuid, twice } from './verify-request.ts'
+
+const MAC = /^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$/
+/** 32 bytes in base64: the last character before the sign carries four bits only. */
+const WIREGUARD_KEY = /^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$/
+const ENDPOINT = /^([0-9.]+):(\d{1,5})$/
+const isWhole = (value: number, least: number, most: number): boolean => Number.isSafeInteger(value) && value >= least && value <= most
+
+export interface Self { site: string, host: string }
+
+/** What the roster and the tunnel's address scheme say of gateways, whoever claims otherwise. */
+export interface GatewayTruth {
+  isGatewayOf: (peer: string, site: string, host: string) => boolean
+  /** address of a gateway inside tunnels, without prefix length */
+  tunnelAddressFor: (peer: string) => string
+}
+
+/** What a host knows of itself and its site. */
+export interface HostTruth extends GatewayTruth {
+  peer: string
+  underlayAddress: string
+  tunnelPort: number
+  /** where another host of the own site says it is; null when nothing is known of it */
+  addressOf: (host: string) => string | null
+}
+
+/** A document that this host keeps of another cluster; one that is not active may still have something here. */
+export interface OtherDocument { document: ClusterDocument, active: boolean }
+
+type Check = readonly [ok: boolean, problem: string]
+const firstOf = (checks: Iterable<Check>): string | null => {
+  for (const [ok, problem] of checks) if (!ok) return problem
+  return null
+}
+
+/**
+ * Whether a host can be reached there: no loopback, no multicast, no broadcast, no range without
+ * hosts. Public and private ranges are both fine, sites use what they have.
+ */
+export function isHostAddress (text: string): boolean {
+  const ip = parseIp(text)
+  if (ip === null) return false
+  const first = ip >>> 24
+  return first !== 0 && first !== 127 && first < 224 && ip >>> 16 !== 0xa9fe
+}
+
+/** What is wrong with what a gateway says of itself, as far as the roster can tell. */
+export function gatewayProblem (site: string, gateway: GatewayFacts, truth: GatewayTruth): string | null {
+  const [, address = '', port] = ENDPOINT.exec(gateway.tunnelEndpoint) ?? []
+  return firstOf([
+    [truth.isGatewayOf(gateway.peer, site, gateway.host), `${gateway.host} with the key ${gateway.peer} is no gateway of site ${site}`],
+    [bareAddress(gateway.tunnelAddress) === truth.tunnelAddressFor(gateway.peer), `gateway ${gateway.host} of site ${site} has not the tunnel address of its key`],
+    [WIREGUARD_KEY.test(gateway.tunnelPublicKey), `the tunnel key of gateway ${gateway.host} of site ${site} is no WireGuard key`],
+    [isHostAddress(address) && isWhole(Number(port), 1, 65_535), `gateway ${gateway.host} of site ${site} has the tunnel endpoint "${gateway.tunnelEndpoint}", which is no address and port`],
+    [isHostAddress(gateway.underlayAddress), `gateway ${gateway.host} of site ${site} has the address "${gateway.underlayAddress}"`]
+  ])
+}
+
+/** What is wrong with an offer beyond what it holds. @param asked the gateway that was asked */
+export function offerProblem (offer: Offer, asked: { site: string, peer: string }, truth: GatewayTruth): string | null {
+  return firstOf([
+    [offer.site === asked.site, `it is of site ${offer.site}`],
+    [offer.gateway.peer === asked.peer, `it names another gateway than was asked, ${offer.gateway.peer}`],
+    [holdTimeOf(offer) !== null, 'it is held for no time at all'],
+    [isWhole(offer.segmentId, 1, MAX_VNI), `its segment id is ${offer.segmentId}`],
+    [offer.held.every(held => isHostAddress(held.underlayAddress)), 'a host of it has no usable address']
+  ]) ?? gatewayProblem(offer.site, offer.gateway, truth)
+}
+
+/**
+ * What a document says of a site must be what that site has offered: hosts, addresses, tunnel,
+ * segment id, and who holds what.
+ */
+export function offeredProblem (document: ClusterDocument, offer: Offer): string | null {
+  const member = document.sites.find(one => one.site === offer.site)
+  if (member === undefined) return `it leaves out site ${offer.site}`
+  const facts = (g: GatewayFacts): string => JSON.stringify([g.host, g.peer, g.underlayAddress, g.tunnelPublicKey, g.tunnelEndpoint, g.tunnelAddress])
+  const hosts = (list: MemberSite['hosts']): string => JSON.stringify(list.map(h => [h.host, h.peer, h.underlayAddress, h.gateway]).sort())
+  const parts = [
+    ...document.nodes.map(part => ({ kind: 'node', part, name: part.name })), ...document.volumes.map(part => ({ kind: 'volume', part, name: part.name })),
+    { kind: 'frontend', part: document.frontend, name: 'frontend' }
+  ].filter(({ part }) => part.site === offer.site)
+  const stray = parts.find(({ kind, part, name }) => !offer.held.some(held => held.leaseId === part.leaseId && held.kind === kind && held.name === name && held.host === part.host))
+  return firstOf([
+    [member.segmentId === offer.segmentId, `site ${offer.site} offered the segment id ${offer.segmentId}, not ${member.segmentId}`],
+    [facts(member.gateway) === facts(offer.gateway), `the gateway of site ${offer.site} is not as offered`],
+    [hosts(member.hosts) === hosts(memberHosts(offer)), `the hosts of site ${offer.site} are not as offered`],
+    [stray === undefined, `site ${offer.site} did not offer ${stray?.kind ?? ''} ${stray?.name ?? ''} on ${stray?.part.host ?? ''}`]
+  ])
+}
+
+function * siteChecks (document: ClusterDocument, member: MemberSite, truth: GatewayTruth): Generator<Check> {
+  const { site, hosts, gateway } = member
+  const gateways = hosts.filter(host => host.gateway)
+  yield [isName(site) && hosts.every(host => isName(host.host)), `site ${JSON.stringify(site)} or one of its hosts has a malformed name`]
+  yield [twice(hosts.map(host => host.host)) === undefined && twice(hosts.map(host => host.peer)) === undefined, `site ${site} names a host twice`]
+  yield [hosts.every(host => isHostAddress(host.underlayAddress)), `a host of site ${site} has no usable address`]
+  yield [twice(hosts.map(host => host.underlayAddress)) === undefined, `two hosts of site ${site} have one address`]
+  yield [gateways.length === 1 && gateways[0]?.host === gateway.host && gateways[0].peer === gateway.peer && gateways[0].underlayAddress === gateway.underlayAddress, `the gateway of site ${site} is not one of its hosts`]
+  yield [isWhole(member.segmentId, 1, MAX_VNI), `the segment id ${member.segmentId} of site ${site} is not within 1..${MAX_VNI}`]
+  yield [!member.cache || site !== document.frontend.site, `site ${site} has the frontend and needs no cache`]
+  const problem = gatewayProblem(site, gateway, truth)
+  yield [problem === null, problem ?? '']
+}
+
+function * partChecks (document: ClusterDocument): Generator<Check> {
+  const { nodes, volumes, frontend, sites } = document
+  const hostAt = (site: string, host: string): { underlayAddress: string } | undefined => sites.find(one => one.site === site)?.hosts.find(one => one.host === host)
+  for (const part of [frontend, ...nodes, ...volumes]) {
+    yield [isName(part.name), `${JSON.stringify(part.name)} is no name`]
+    yield [hostAt(part.site, part.host) !== undefined, `${part.name} is on ${part.host} of site ${part.site}, which is no member`]
+  }
+  const names = twice([frontend.name, ...nodes.map(node => node.name)]) ?? twice(volumes.map(volume => volume.name))
+  yield [names === undefined, `${names ?? ''} is there twice`]
+  const leases = twice([frontend, ...nodes, ...volumes].map(part => part.leaseId))
+  yield [leases === undefined, `lease ${leases ?? ''} is named twice`]
+  for (const node of nodes) {
+    yield [isWhole(node.index, 1, MAX_NODES_PER_CLUSTER), `node ${node.name} has the number ${node.index}`]
+    yield [isWhole(node.vcpus, 1, MAX_VCPUS_PER_NODE) && isWhole(node.memoryMib, 1, MAX_MEMORY_MIB_PER_NODE), `node ${node.name} is of no possible size`]
+    yield [isUuid(node.uuid), `node ${node.name} has no UUID`]
+  }
+  // The number makes the tap's name on a host.
+  yield [twice(nodes.map(node => node.index)) === undefined, `two nodes have the number ${twice(nodes.map(node => node.index)) ?? ''}`]
+  yield [twice(nodes.map(node => node.uuid)) === undefined, 'two nodes have one UUID']
+  for (const volume of volumes) {
+    yield [isWhole(volume.sizeMib, 1, MAX_VOLUME_MIB), `volume ${volume.name} is not within 1..${MAX_VOLUME_MIB} MiB`]
+    yield [volume.iqn === volumeIqn(document.id, volume.name), `volume ${volume.name} has the target name of another, ${JSON.stringify(volume.iqn)}`]
+    yield [volume.portalAddress === hostAt(volume.site, volume.host)?.underlayAddress, `volume ${volume.name} is offered at ${JSON.stringify(volume.portalAddress)}, not at its host`]
+    yield [nodes.some(node => node.name === volume.node && node.site === volume.site), `volume ${volume.name} is for ${JSON.stringify(volume.node)}, no node of its site`]
+  }
+}
+
+function * segmentChecks (document: ClusterDocument): Generator<Check> {
+  const { cidr, frontend, nodes, sites } = document
+  const bad = cidrProblem(cidr)
+  yield [bad === null, bad ?? '']
+  const network = parseCidr(cidr)
+  const size = 2 ** (32 - (network?.prefixLength ?? 32))
+  const ips = [frontend.ip, ...nodes.map(node => node.ip), ...sites.map(site => site.gatewayAddress)]
+  for (const text of ips) {
+    const ip = parseIp(text)
+    const host = ip === null || network === null ? 0 : ip - network.base
+    yield [host > 0 && host < size - 1, `${JSON.stringify(text)} is no address of a host in ${cidr}`]
+  }
+  yield [twice(ips) === undefined, `the address ${twice(ips) ?? ''} is given twice`]
+  const macs = [frontend.mac, ...nodes.map(node => node.mac), ...sites.map(site => site.gatewayMac)]
+  for (const mac of macs) yield [MAC.test(mac), `${JSON.stringify(mac)} is no unicast MAC address in lower case`]
+  yield [twice(macs) === undefined, `the MAC address ${twice(macs) ?? ''} is given twice`]
+}
+
+function * documentChecks (document: ClusterDocument, truth: GatewayTruth): Generator<Check> {
+  const { sites, nodes, volumes } = document
+  yield [isUuid(document.id), 'its id is no UUID in lower case']
+  yield [isName(document.name) && isName(document.masterSite), 'its name or its master\'s site is malformed']
+  yield [isWhole(document.vni, 1, MAX_VNI), `its VNI ${document.vni} is not within 1..${MAX_VNI}`]
+  yield [sites.length >= 1 && sites.length <= MAX_SITES_PER_CLUSTER, `it spans ${sites.length} sites`]
+  yield [nodes.length <= MAX_NODES_PER_CLUSTER && volumes.length <= MAX_VOLUMES_PER_CLUSTER, `it has more than ${MAX_NODES_PER_CLUSTER} nodes or ${MAX_VOLUMES_PER_CLUSTER} volumes`]
+  yield [twice(sites.map(one => one.site)) === undefined, `site ${twice(sites.map(one => one.site)) ?? ''} is there twice`]
+  for (const member of sites) yield * siteChecks(document, member, truth)
+  for (const [what, of] of [['peer', (g: GatewayFacts) => g.peer], ['tunnel key', (g: GatewayFacts) => g.tunnelPublicKey], ['tunnel address', (g: GatewayFacts) => bareAddress(g.tunnelAddress)]] as const) {
+    yield [twice(sites.map(one => of(one.gateway))) === undefined, `two gateways have one ${what}`]
+  }
+  yield [document.frontend.site === document.masterSite, `its frontend is at ${document.frontend.site}, not at its master`]
+  yield * partChecks(document)
+  yield * segmentChecks(document)
+}
+
+/** What is wrong with a document whoever reads it. */
+export const documentProblem = (document: ClusterDocument, truth: GatewayTruth): string | null => firstOf(documentChecks(document, truth))
+
+function * leaseChecks (document: ClusterDocument, self: Self, leases: readonly Lease[]): Generator<Check> {
+  const mine = leases.filter(lease => isLive(lease) && lease.clusterId === document.id)
+  const here = (part: { site: string, host: string }): boolean => part.site === self.site && part.host === self.host
+  const parts = [
+    ...document.nodes.filter(here).map(node => ({ kind: 'node', name: node.name, leaseId: node.leaseId, needs: nodeResources(node) })),
+    ...document.volumes.filter(here).map(volume => ({ kind: 'volume', name: volume.name, leaseId: volume.leaseId, needs: volumeResources(volume) })),
+    ...[document.frontend].filter(here).map(frontend => ({ kind: 'frontend', name: 'frontend', leaseId: frontend.leaseId, needs: FRONTEND_RESOURCES }))
+  ]
+  for (const { kind, name, leaseId, needs } of parts) {
+    const lease = mine.find(one => one.id === leaseId && one.kind === kind && one.name === name)
+    yield [lease !== undefined, `${self.host} has no lease ${leaseId} for ${kind} ${name}`]
+    if (lease !== undefined) yield [fits(needs, lease.resources), `${kind} ${name} is larger than its lease on ${self.host}`]
+  }
+  yield [mine.every(lease => lease.cluster === document.name), `its leases on ${self.host} were asked for under another name`]
+  const site = document.sites.find(one => one.site === self.site)
+  const member = site?.hosts.find(one => one.host === self.host)
+  if (site === undefined || member === undefined) return
+  const segment = mine.find(lease => lease.kind === 'segment')
+  yield [member.gateway === (segment !== undefined), member.gateway ? `${self.host} has no lease as its gateway` : `${self.host} is its gateway by its lease`]
+  yield [segment === undefined || segment.segmentId === site.segmentId, `its segment id at site ${self.site} is ${segment?.segmentId ?? 0}, not ${site.segmentId}`]
+  yield [mine.length > 0, `${self.host} has no lease of it`]
+}
+
+function * selfChecks (document: ClusterDocument, self: Self, truth: HostTruth): Generator<Check> {
+  const site = document.sites.find(one => one.site === self.site)
+  for (const host of site?.hosts ?? []) {
+    const known = host.host === self.host ? truth.underlayAddress : truth.addressOf(host.host)
+    // Nothing known of a host yet: its address has the form of one, and the own gateway has compared it with what it offered.
+    yield [known === null || known === host.underlayAddress, `host ${host.host} of site ${self.site} is at ${known ?? ''}, not at ${host.underlayAddress}`]
+  }
+  if (site?.gateway.host !== self.host) return
+  yield [site.gateway.peer === truth.peer, `gateway ${self.host} has another key`]
+  yield [site.gateway.tunnelEndpoint === `${truth.underlayAddress}:${truth.tunnelPort}`, `gateway ${self.host} listens at ${truth.underlayAddress}:${truth.tunnelPort}, not at ${site.gateway.tunnelEndpoint}`]
+}
+
+/** Peers that a document makes this host's tunnel talk to. */
+const tunnelPeers = (document: ClusterDocument, self: Self): GatewayFacts[] =>
+  document.sites.some(one => one.site === self.site && one.gateway.host === self.host) ? document.sites.filter(one => one.site !== self.site).map(one => one.gateway) : []
+
+/**
+ * What two clusters may not share on one host. A peer's tunnel is shared by all clusters: only that
+ * peer itself, as a master, may say that its key or endpoint has changed.
+ */
+function * clashChecks (document: ClusterDocument, self: Self, { document: other, active }: OtherDocument): Generator<Check> {
+  const what = `cluster ${other.name}${active ? '' : ', which is being removed,'} on ${self.host}`
+  const here = (one: ClusterDocument): string[] => one.nodes.filter(node => node.site === self.site && node.host === self.host).map(node => node.uuid)
+  const segmentOf = (one: ClusterDocument): number | undefined => one.sites.find(member => member.site === self.site)?.segmentId
+  yield [document.id.slice(0, 8) !== other.id.slice(0, 8), `its id begins as that of ${what}`]
+  yield [document.vni !== other.vni, `VNI ${document.vni} belongs to ${what}`]
+  yield [segmentOf(document) === undefined || segmentOf(document) !== segmentOf(other), `segment id ${segmentOf(document) ?? 0} belongs to ${what}`]
+  yield [!here(document).some(uuid => here(other).includes(uuid)), `a node has the UUID of a node of ${what}`]
+  if (!active) return
+  const used = tunnelPeers(other, self)
+  for (const peer of tunnelPeers(document, self)) {
+    const same = used.find(one => one.peer === peer.peer)
+    yield [same === undefined || peer.peer === document.masterPeer || (same.tunnelPublicKey === peer.tunnelPublicKey && same.tunnelEndpoint === peer.tunnelEndpoint), `gateway ${peer.host} has another key or endpoint than in ${what}, and does not say so itself`]
+    yield [!used.some(one => one.peer !== peer.peer && one.tunnelPublicKey === peer.tunnelPublicKey), `gateway ${peer.host} has the tunnel key of another gateway of ${what}`]
+  }
+}
+
+/**
+ * Leases bound what runs: refuses a document that asks this host for more than its ledger has
+ * promised, that says of this host or of other gateways what is not so, or that would take something
+ * of another cluster.
+ *
+ * @param leases of this host
+ * @param others documents of other clusters that are active here or not yet known to be gone
+ * @throws ConflictError; NOT_READY, retryable, when only the remains of an ended cluster are in the way
+ */
+export function checkAgainstLeases (document: ClusterDocument, self: Self, leases: readonly Lease[], others: readonly OtherDocument[], truth: HostTruth): void {
+  const problem = documentProblem(document, truth) ?? firstOf(leaseChecks(document, self, leases)) ?? firstOf(selfChecks(document, self, truth))
+  if (problem !== null) throw new ConflictError(`the document of cluster ${document.name} is refused: ${problem}`)
+  const clashes = others.filter(({ document: other }) => other.id !== document.id).toSorted((a, b) => Number(b.active) - Number(a.active))
+  for (const other of clashes) {
+    const clash = firstOf(clashChecks(document, self, other))
+    if (clash === null) continue
+    if (other.active) throw new ConflictError(`the document of cluster ${document.name} is refused: ${clash}`)
+    throw new MusubiError('NOT_READY', `cluster ${document.name} cannot be activated yet: ${clash}`, { retryable: true, hint: 'try again in some seconds' })
+  }
+}
