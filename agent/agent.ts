@@ -12,10 +12,12 @@ import { createEventLog, type EventLog } from './events.ts'
 import { createFakeDrivers, createRealDrivers, type HostDrivers } from './drivers/registry.ts'
 import { tunnelAddressFor } from './drivers/network/address.ts'
 import { createGateway, type Gateway } from './gateway/gateway.ts'
+import type { ProposedId } from './gateway/offer.ts'
 import { createLessor, type Lessor } from './lessor.ts'
 import { createBuilder, type Builder } from './master/build.ts'
 import { createMaster, type Master } from './master/master.ts'
 import { createProbe, noProbe } from './master/probe.ts'
+import { refuseLostLedger } from './lost-ledger.ts'
 import { createReconciler, type Reconciler } from './reconciler.ts'
 import { createNotifier } from './services/notify.ts'
 import { createServices } from './services/select.ts'
@@ -23,7 +25,8 @@ import { callerOf, callPeerOf, logFor, serveAgent } from './serve.ts'
 import { describeError, MusubiError, NoCapacityError } from '../protocol/core/errors.ts'
 import { allocateId } from '../protocol/core/ids.ts'
 import { idUses } from '../protocol/core/lease.ts'
-import { loadFederation } from '../protocol/mesh/federation.ts'
+import type { GatewayTruth } from '../protocol/core/verify.ts'
+import { isGateway as isGatewayRole, loadFederation } from '../protocol/mesh/federation.ts'
 import { loadOrCreateKey, peerIdOf } from '../protocol/mesh/identity.ts'
 import { createMesh, type Mesh } from '../protocol/mesh/mesh.ts'
 import { createApi, listenUnix } from '../protocol/rest/server.ts'
@@ -37,8 +40,6 @@ export interface Agent { stop (): Promise<void> }
 
 const TICK_MS = 1_000
 const SWEEP_MS = 10_000
-/** A segment id that was proposed and never held is proposed again after this. */
-const PROPOSED_MS = 30_000
 
 const bootId = (): string => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
 
@@ -59,12 +60,20 @@ export async function startAgent (config: AgentConfig, keyFile: string, log: Log
   const events = createEventLog(now)
 
   const host: HostDrivers = config.drivers === 'fake' ? createFakeDrivers(config) : createRealDrivers(config, createServices({ dir: join(config.runDir, 'services') }))
+  await refuseLostLedger(store, config.stateDir, host.drivers)
   const details = createDetails(host.details, monotonic)
   const reconciler: Reconciler = createReconciler({
     drivers: host.drivers, desired: () => lessor.desired(), leaveAlone: () => lessor.undecided(), log, monotonic,
     onChange: o => { events.add('object', `${o.kind} ${o.name}: ${o.state}${o.error === '' ? '' : ` (${o.error})`}`) }
   })
-  const lessor: Lessor = createLessor({ site: config.site, host: config.name, ledger, reconciler: () => reconciler, details, events, now })
+  const gatewayTruth: GatewayTruth = {
+    isGatewayOf: (peer, site, name) => {
+      const role = federation.roleOf(peer)
+      return role?.kind === 'host' && role.site === site && role.host === name && isGatewayRole(role)
+    },
+    tunnelAddressFor
+  }
+  const lessor: Lessor = createLessor({ site: config.site, host: config.name, ledger, reconciler: () => reconciler, details, events, now, truth: { ...gatewayTruth, peer: peerIdOf(key), underlayAddress: config.underlayAddress, tunnelPort: config.tunnelPort, addressOf: name => directory.siteHosts().find(h => h.host === name)?.underlayAddress ?? null } })
 
   const mesh = await createMesh({ key, roster: federation, listen: config.listen, bootstrap: federation.members, log: logFor(log) })
   const directory = createDirectory({ mesh, epoch, config, ledger, total, now, log })
@@ -74,7 +83,7 @@ export async function startAgent (config: AgentConfig, keyFile: string, log: Log
   const { master, builder } = isGateway ? makeMaster() : { master: null, builder: null }
 
   function makeGateway (): Gateway {
-    const proposed = new Map<number, number>()
+    const proposed = new Set<number>()
     return createGateway({
       site: config.site, call, store, events, log, now, newId: randomUUID,
       siteHosts: () => directory.siteHosts(),
@@ -82,7 +91,7 @@ export async function startAgent (config: AgentConfig, keyFile: string, log: Log
         host: config.name, peer: mesh.peerId, underlayAddress: config.underlayAddress, tunnelPublicKey: await host.tunnelPublicKey(),
         tunnelEndpoint: `${config.underlayAddress}:${config.tunnelPort}`, tunnelAddress: tunnelAddressFor(mesh.peerId)
       }),
-      nextSegmentId: () => nextSegmentId(config, ledger, proposed, monotonic())
+      proposeSegmentId: () => proposeSegmentId(config, ledger, proposed)
     })
   }
 
@@ -91,7 +100,7 @@ export async function startAgent (config: AgentConfig, keyFile: string, log: Log
     const b = createBuilder({ stateDir: config.stateDir, imageStore: config.imageStore, site: config.site, peerId: mesh.peerId, realImages })
     const m = createMaster({
       site: config.site, call, sites: () => directory.knownSites(), store, events, log, now, monotonic, newId: randomUUID,
-      builder: b, probe: realImages ? createProbe(log) : noProbe
+      builder: b, probe: realImages ? createProbe(log) : noProbe, truth: gatewayTruth
     })
     return { master: m, builder: b }
   }
@@ -168,15 +177,14 @@ function checkIdentity (config: AgentConfig, peerId: string, role: ReturnType<Me
   if (missing.length > 0) throw new MusubiError('WRONG_IDENTITY', `the federation file does not give ${config.name} the role ${missing.join(', ')}`, { hint: `add it in ${config.federation} at every member` })
 }
 
-/** Lowest id that no live lease has and that was not proposed a moment ago to another cluster. */
-function nextSegmentId (config: AgentConfig, ledger: Ledger, proposed: Map<number, number>, at: number): number {
-  for (const [id, when] of proposed) if (at - when > PROPOSED_MS) proposed.delete(id)
+/** Lowest id that no live lease has and that is not being proposed to another cluster at this moment. */
+function proposeSegmentId (config: AgentConfig, ledger: Ledger, proposed: Set<number>): ProposedId {
   const slice = config.segmentIds
-  const uses = [...idUses(ledger.state()), ...[...proposed.keys()].map(taken => ({ id: taken, untilMs: Number.POSITIVE_INFINITY }))]
+  const uses = [...idUses(ledger.state()), ...[...proposed].map(taken => ({ id: taken, untilMs: Number.POSITIVE_INFINITY }))]
   const id = slice === undefined ? null : allocateId(slice, uses, ledger.state().clockMs)
   if (id === null) throw new NoCapacityError(`gateway ${config.name} has no free segment id${slice === undefined ? '' : ` in ${slice.from}..${slice.to}`}`, 'widen segmentIds in its configuration, or wait for clusters to end')
-  proposed.set(id, at)
-  return id
+  proposed.add(id)
+  return { id, release: () => { proposed.delete(id) } }
 }
 
 interface ViewParts {

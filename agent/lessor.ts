@@ -1,14 +1,17 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Activate, HostStatus, Methods, Release } from './peers.ts'
 import type { EventLog } from './events.ts'
+import { conflicts } from './diff.ts'
 import { clusterOf, type Reconciler } from './reconciler.ts'
 import type { Details } from './details.ts'
 import type { DocumentRecord, Ledger } from '../store/ledger.ts'
 import type { DesiredObject, ObjectKind } from '../protocol/core/desired.ts'
 import { missingReceipts } from '../protocol/core/document.ts'
-import { ConflictError, describeError, MusubiError } from '../protocol/core/errors.ts'
+import { ConflictError, describeError, InvalidInputError, MusubiError } from '../protocol/core/errors.ts'
 import type { HoldRequest } from '../protocol/core/messages.ts'
 import { desiredFor, mergeTunnels, objectName, TUNNEL_NAME } from '../protocol/core/plan.ts'
+import { checkAgainstLeases, type HostTruth } from '../protocol/core/verify.ts'
+import { holdProblem } from '../protocol/core/verify-request.ts'
 
 export interface LessorDeps {
   site: string
@@ -18,6 +21,8 @@ export interface LessorDeps {
   details: Details
   events: EventLog
   now: () => number
+  /** what this host knows by itself, against which documents are checked */
+  truth: HostTruth
 }
 
 export interface Lessor {
@@ -102,8 +107,43 @@ export function createLessor (deps: LessorDeps): Lessor {
     }
   }
 
+  /**
+   * Refuses what this host could not run, or not beside what it runs already, before anything changes:
+   * one document must not keep the reconciler from all others.
+   */
+  function mustBeRunnable (record: DocumentRecord): void {
+    const { document, secrets } = record
+    const others = ledger.documents.list().filter(other => other.document.id !== document.id)
+    checkAgainstLeases(document, { site, host }, ledger.leases(document.id), others.map(other => ({ document: other.document, active: isActive(other.document.id) })), deps.truth)
+    const accounts = new Set(others.flatMap(other => other.secrets.map(secret => secret.user)))
+    const taken = secrets.find(secret => accounts.has(secret.user))
+    // A target daemon's accounts are global: the second cluster would get, or change, the first one's secret.
+    if (taken !== undefined) throw new ConflictError(`the CHAP user ${brief(taken.user)} of cluster ${document.name} belongs to another cluster on ${host}`)
+    const [conflict] = conflicts([...desiredOf(others.map(other => other.document.id)), ...asDesired(record)].filter(object => object.kind !== 'tunnel'))
+    if (conflict !== undefined) throw new ConflictError(`cluster ${document.name} on ${host}: ${conflict.why}`)
+  }
+
+  /** What active clusters ask for; one whose document cannot be read asks for nothing, and is told by `undecided`. */
+  const desiredOf = (clusterIds: readonly string[]): DesiredObject[] => ledger.activeDocuments().filter(record => clusterIds.includes(record.document.id)).flatMap(record => {
+    try {
+      return asDesired(record)
+    } catch {
+      return []
+    }
+  })
+
+  /** Activations come one after the other: each is compared with all that are active. */
+  let last: Promise<unknown> = Promise.resolve()
+  function inTurn<T> (work: () => Promise<T>): Promise<T> {
+    const turn = last.then(work, work)
+    last = turn.catch(() => undefined)
+    return turn
+  }
+
   return {
     async hold (request) {
+      const problem = holdProblem(request)
+      if (problem !== null) throw new InvalidInputError(`hold of offer ${brief(request.offerId)} for cluster ${brief(request.cluster)} on ${host}: ${problem}`)
       const { receipts } = await ledger.hold(request)
       events.add('lease.held', `${request.items.map(i => `${i.kind} ${i.name}`).join(', ')} held for cluster ${request.cluster} of ${request.masterSite}`, request.cluster)
       return { receipts }
@@ -114,16 +154,16 @@ export function createLessor (deps: LessorDeps): Lessor {
       return { receipts }
     },
 
-    async activate ({ clusterId, document, receipts, secrets }) {
+    activate: ({ clusterId, document, receipts, secrets }) => inTurn(async () => {
       if (document.id !== clusterId) throw new ConflictError(`the document of cluster ${document.id} cannot activate ${clusterId}`)
       const missing = missingReceipts(document, receipts)
       if (missing.length > 0) throw new ConflictError(`cluster ${document.name}: not every lender has committed: no receipt for ${missing.join(', ')}`)
-      desiredFor(document, { site, host }, secrets) // refuses a document that this host could not run, before anything changes
+      mustBeRunnable({ document, secrets })
       await ledger.activate(clusterId, receipts, { document, secrets })
       events.add('lease.active', `${ledger.leases(clusterId).length} leases of cluster ${document.name} are active`, document.name)
       deps.reconciler().trigger()
       return { site }
-    },
+    }),
 
     async release ({ clusterId, reason }) {
       const ran = ledger.documents.get(clusterId) !== undefined
@@ -148,13 +188,7 @@ export function createLessor (deps: LessorDeps): Lessor {
     },
 
     desired () {
-      return mergeTunnels(ledger.activeDocuments().flatMap(record => {
-        try {
-          return asDesired(record)
-        } catch {
-          return [] // told by `undecided`
-        }
-      }))
+      return mergeTunnels(desiredOf(ledger.activeDocuments().map(record => record.document.id)))
     },
 
     undecided () {
@@ -180,3 +214,6 @@ export function createLessor (deps: LessorDeps): Lessor {
     }
   }
 }
+
+/** Text from elsewhere in a message: not longer than a name. */
+const brief = (text: string): string => text.length > 64 ? `${text.slice(0, 61)}...` : text

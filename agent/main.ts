@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import { loadAgentConfig } from './config.ts'
 import { startAgent } from './agent.ts'
 import { createRealDrivers } from './drivers/registry.ts'
+import { declareLost } from './lost-ledger.ts'
 import { createServices } from './services/select.ts'
 import { createLogger } from '../protocol/log.ts'
 import { untilStopped } from '../protocol/process.ts'
@@ -23,6 +24,13 @@ export async function initAgent (configPath: string): Promise<{ peerId: string, 
   const config = await loadAgentConfig(configPath)
   const keyFile = keyFileOf(config.stateDir)
   return { peerId: peerIdOf(await loadOrCreateKey(keyFile)), keyFile }
+}
+
+/** `musubi agent reset`: declares the ledger lost, so that the next start may remove what it does not ask for. */
+export async function resetAgent (configPath: string): Promise<{ stateDir: string }> {
+  const { stateDir } = await loadAgentConfig(configPath)
+  await declareLost(stateDir)
+  return { stateDir }
 }
 
 /** `musubi agent doctor`: what this host lacks for its roles, each with what mends it. */

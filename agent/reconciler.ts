@@ -4,7 +4,7 @@ import type { DesiredObject, ObjectKind, SpecByKind } from '../protocol/core/des
 import { KIND_ORDER } from '../protocol/core/desired.ts'
 import { createBackoff } from './backoff.ts'
 import { conflicts, diff, type Action } from './diff.ts'
-import { describeError } from '../protocol/core/errors.ts'
+import { describeError, MusubiError } from '../protocol/core/errors.ts'
 import { RECONCILE_INTERVAL_MS, RECONCILE_RETRY_MS } from '../protocol/core/limits.ts'
 
 /** Drivers by kind; a host has only those of its roles. */
@@ -42,6 +42,8 @@ export interface Reconciler {
   /**
    * Waits until what runs here has been looked at by a pass that begins now; one under way leaves
    * what it has not begun to that pass, in which removals come first.
+   *
+   * @throws MusubiError `STOPPING`
    */
   look (): Promise<void>
   /** Runs passes now until there is nothing to do, or something has failed, and waits for that. */
@@ -262,12 +264,14 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
     unseen: () => unseen,
     looked: () => looked,
     async look () {
-      if (stopped) return
       await new Promise<void>(resolve => {
+        if (stopped) { resolve(); return }
         lookers.push(resolve)
         if (running !== undefined) asked.again = true
         else void start()
       })
+      // What was seen before may be old: nobody must conclude from it that something is gone.
+      if (stopped) throw new MusubiError('STOPPING', 'this agent is stopping', { retryable: true })
     },
     async pass () {
       if (running !== undefined) await running

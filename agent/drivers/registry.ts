@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { join } from 'node:path'
 import type { AgentConfig } from '../config.ts'
 import type { DetailSources } from '../details.ts'
@@ -55,6 +56,7 @@ export function createFakeDrivers (config: AgentConfig): HostDrivers {
       frontend: createFakeDriver('frontend', { store }), cache: createFakeDriver('cache', { store }), domain
     },
     details: { domainStats: () => domain.stats() },
-    tunnelPublicKey: () => Promise.resolve('fake')
+    // of the form of a key, and another on every host
+    tunnelPublicKey: () => Promise.resolve(createHash('sha256').update(config.name).digest('base64'))
   }
 }

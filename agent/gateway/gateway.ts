@@ -3,7 +3,8 @@ import type { Activate, CallPeer, Caller, HostStatus, Methods, Release } from '.
 import type { EventLog } from '../events.ts'
 import type { Offer, Receipt, Request } from '../../protocol/core/messages.ts'
 import type { Store } from '../../store/store.ts'
-import { ConflictError, describeError, NotFoundError, UnreachableError } from '../../protocol/core/errors.ts'
+import { ConflictError, describeError, MusubiError, NotFoundError, UnreachableError } from '../../protocol/core/errors.ts'
+import { offeredProblem } from '../../protocol/core/verify.ts'
 import { makeOffer, type OfferDeps } from './offer.ts'
 
 /** What the gateway keeps of an offer: which hosts hold for which cluster. Rebuildable, kept for speed. */
@@ -11,6 +12,8 @@ export interface OfferRecord {
   key: string
   offer: Offer
   masterPeer: string
+  /** as asked for: what is activated must be the same */
+  vni: number
   /** `asking`: hosts are being asked to hold what was planned; it is no offer yet */
   state: 'asking' | 'offered' | 'committed' | 'active' | 'releasing'
   reason: string
@@ -72,6 +75,15 @@ export function createGateway (deps: GatewayDeps): Gateway {
     if (record.masterPeer !== caller.peerId) throw new ConflictError(`cluster ${clusterId} at site ${site} belongs to another master`)
   }
 
+  /** Hosts trust their own gateway: what a master writes about this site must be what was offered to that master. */
+  function mustBeAsOffered ({ clusterId, document }: Activate, record: OfferRecord, caller: Caller): void {
+    const problem = document.id !== clusterId ? `it is of cluster ${document.id}`
+      : document.masterSite !== caller.site || document.masterPeer !== caller.peerId ? `its master is not ${caller.host} of ${caller.site ?? 'the coordinators'}`
+      : document.vni !== record.vni ? `it has VNI ${document.vni}, the request had ${record.vni}`
+      : offeredProblem(document, record.offer)
+    if (problem !== null) throw new ConflictError(`the document for cluster ${clusterId} is refused by site ${site}: ${problem}`)
+  }
+
   /** Only the master that negotiated an offer may change it. */
   async function mine (clusterId: string, caller: Caller): Promise<OfferRecord> {
     const record = await load(clusterId)
@@ -98,6 +110,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
 
   return {
     request: (request, caller) => alone(request.clusterId, async () => {
+      if (request.masterSite !== caller.site) throw new MusubiError('FORBIDDEN', `${caller.host} of ${caller.site ?? 'the coordinators'} may not ask in the name of site ${request.masterSite.slice(0, 64)}`)
       const old = await load(request.clusterId)
       if (old !== undefined) {
         mustOwn(request.clusterId, old, caller)
@@ -111,9 +124,9 @@ export function createGateway (deps: GatewayDeps): Gateway {
       }
       const offer = await makeOffer(deps, request, caller, async partial => {
         // Known before the first hold leaves: after a crash the sweep ends what nobody will commit.
-        await save(request.clusterId, { key: request.key, offer: partial, masterPeer: caller.peerId, state: 'asking', reason: '' })
+        await save(request.clusterId, { key: request.key, offer: partial, masterPeer: caller.peerId, vni: request.vni, state: 'asking', reason: '' })
       })
-      await save(request.clusterId, { key: request.key, offer, masterPeer: caller.peerId, state: 'offered', reason: '' })
+      await save(request.clusterId, { key: request.key, offer, masterPeer: caller.peerId, vni: request.vni, state: 'offered', reason: '' })
       events.add('lease.offered', `${offer.held.filter(h => h.kind === 'node').length} nodes held for cluster ${request.cluster} of ${request.masterSite}`, request.cluster)
       return offer
     }),
@@ -134,6 +147,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
       const record = await mine(request.clusterId, caller)
       const document = request.document
       if (record.state === 'releasing') throw new ConflictError(`cluster ${document.name} is being released at site ${site}`)
+      mustBeAsOffered(request, record, caller)
       await Promise.all(hostsOf(record.offer).map(async h => {
         const names = new Set(document.volumes.filter(v => v.host === h.host || document.nodes.some(n => n.name === v.node && n.host === h.host)).map(v => v.name))
         await call(h.peer, 'hostActivate', { ...request, secrets: request.secrets.filter(s => names.has(s.name)) }, { deadlineMs: HOST_DEADLINE_MS })

@@ -4,9 +4,13 @@ import { placeAtSite, type Assignment, type HostCapacity } from '../../protocol/
 import { zero } from '../../protocol/core/capacity.ts'
 import { errorCode, describeError, MusubiError, NoCapacityError } from '../../protocol/core/errors.ts'
 import { HOLD_TTL_MS, MAX_TERM_MS, MIN_TERM_MS } from '../../protocol/core/limits.ts'
+import { requestProblem } from '../../protocol/core/verify-request.ts'
 
 /** A host of the site as the gateway sees it: capacity to place on, peer to call. */
 export interface SiteHost extends HostCapacity { peer: string, underlayAddress: string }
+
+/** A segment id that no other request gets until it is released; once a hold is answered the ledger knows of it. */
+export interface ProposedId { id: number, release: () => void }
 
 export interface OfferDeps {
   site: string
@@ -14,7 +18,7 @@ export interface OfferDeps {
   facts: () => Promise<GatewayFacts>
   siteHosts: () => SiteHost[]
   /** lowest free id of this gateway's slice; throws NoCapacityError when there is none */
-  nextSegmentId: () => number
+  proposeSegmentId: () => ProposedId
   newId: () => string
   now: () => number
 }
@@ -25,12 +29,12 @@ const ATTEMPTS = 3
 
 function checkRequest (request: Request, now: number): void {
   const term = request.endMs - request.startMs
-  const problem = request.nodes.length === 0 && !request.frontend && request.volumes.length === 0 ? 'it asks for nothing'
+  const problem = requestProblem(request) ?? (request.nodes.length === 0 && !request.frontend && request.volumes.length === 0 ? 'it asks for nothing'
     : term < MIN_TERM_MS ? `its term of ${term} ms is below ${MIN_TERM_MS} ms`
     : term > MAX_TERM_MS ? `its term of ${term} ms is above ${MAX_TERM_MS} ms`
     : request.endMs <= now ? 'it ends in the past'
-    : undefined
-  if (problem !== undefined) throw new MusubiError('INVALID_INPUT', `request for cluster ${request.cluster}: ${problem}`)
+    : null)
+  if (problem !== null) throw new MusubiError('INVALID_INPUT', `request for cluster ${request.cluster.slice(0, 64)}: ${problem}`)
 }
 
 /**
@@ -42,6 +46,15 @@ function checkRequest (request: Request, now: number): void {
  */
 export async function makeOffer (deps: OfferDeps, request: Request, caller: Caller, remember: (planned: Offer) => Promise<void>): Promise<Offer> {
   checkRequest(request, deps.now())
+  const segment: { proposed: ProposedId | null } = { proposed: null }
+  try {
+    return await tryOffers(deps, request, caller, remember, () => (segment.proposed ??= deps.proposeSegmentId()).id)
+  } finally {
+    segment.proposed?.release()
+  }
+}
+
+async function tryOffers (deps: OfferDeps, request: Request, caller: Caller, remember: (planned: Offer) => Promise<void>, segmentId: () => number): Promise<Offer> {
   const ttlMs = Math.min(request.holdTtlMs === 0 ? HOLD_TTL_MS : request.holdTtlMs, HOLD_TTL_MS)
   const refusals: string[] = []
   const full = new Set<string>()
@@ -49,7 +62,7 @@ export async function makeOffer (deps: OfferDeps, request: Request, caller: Call
     const hosts = deps.siteHosts().map(h => full.has(h.host) ? { ...h, free: zero() } : h)
     const placed = placeAtSite(request, hosts)
     if ('refusal' in placed) throw new NoCapacityError(`site ${deps.site}: ${[placed.refusal, ...refusals].join('; ')}`)
-    const offer = await plan(deps, request, placed.assignments, hosts, ttlMs)
+    const offer = await plan(deps, segmentId(), placed.assignments, hosts, ttlMs)
     await remember(offer)
     const outcome = await holdAll(deps, request, caller, offer)
     if (outcome.failed.length === 0) return { ...offer, held: offer.held.map(h => ({ ...h, token: outcome.tokens.get(h.leaseId) ?? 0 })) }
@@ -65,7 +78,7 @@ export async function makeOffer (deps: OfferDeps, request: Request, caller: Call
 
 const peersOf = (offer: Offer): string[] => [...new Set(offer.held.map(h => h.peer))]
 
-async function plan (deps: OfferDeps, request: Request, assignments: Assignment[], hosts: SiteHost[], ttlMs: number): Promise<Offer> {
+async function plan (deps: OfferDeps, segmentId: number, assignments: Assignment[], hosts: SiteHost[], ttlMs: number): Promise<Offer> {
   const gateway = await deps.facts()
   const byName = new Map(hosts.map(h => [h.host, h]))
   const held = assignments.map((a): Held => {
@@ -75,7 +88,7 @@ async function plan (deps: OfferDeps, request: Request, assignments: Assignment[
   })
   // The gateway always takes part: it carries the segment, and its ledger keeps the segment id.
   held.push({ leaseId: deps.newId(), kind: 'segment', name: 'segment', host: gateway.host, peer: gateway.peer, underlayAddress: gateway.underlayAddress, resources: zero(), token: 0 })
-  return { offerId: deps.newId(), site: deps.site, segmentId: deps.nextSegmentId(), gateway, held, ttlMs }
+  return { offerId: deps.newId(), site: deps.site, segmentId, gateway, held, ttlMs }
 }
 
 async function holdAll (deps: OfferDeps, request: Request, caller: Caller, offer: Offer): Promise<{ tokens: Map<string, number>, failed: Array<{ host: string, error: unknown }> }> {

@@ -13,6 +13,7 @@ import { parseClusterSpec, type ClusterSpec } from '../../protocol/core/spec.ts'
 import { placeAmongSites } from '../../protocol/core/spread.ts'
 import { ConflictError, describeError, errorCode, MusubiError, NoCapacityError, NotFoundError } from '../../protocol/core/errors.ts'
 import { ACTIVATE_TTL_MS } from '../../protocol/core/limits.ts'
+import type { GatewayTruth } from '../../protocol/core/verify.ts'
 
 export interface MasterDeps {
   site: string
@@ -26,6 +27,8 @@ export interface MasterDeps {
   newId: () => string
   builder: Builder
   probe: Probe
+  /** what is known of gateways whatever offers say */
+  truth: GatewayTruth
 }
 
 export interface Master {
@@ -89,7 +92,7 @@ export function createMaster (deps: MasterDeps): Master {
   }
 
   const negotiation = (record: ClusterRecord): NegotiationDeps => ({
-    site: deps.site, call, sites: deps.sites, monotonic: deps.monotonic, newId: deps.newId, log, save,
+    site: deps.site, call, sites: deps.sites, monotonic: deps.monotonic, newId: deps.newId, truth: deps.truth, log, save,
     progress: message => { events.add('cluster.progress', `${record.name}: ${message}`, record.name) }
   })
 
@@ -116,14 +119,16 @@ export function createMaster (deps: MasterDeps): Master {
     await deps.builder.prepare(record)
     if (!await advance(record, 'activating', `${record.receipts.length} leases at ${record.offers.length} sites committed in ${record.negotiateMs} ms`)) return
     if (record.document === null) throw new MusubiError('INTERNAL', 'a cluster without a document cannot be activated')
-    const request = { clusterId: record.id, document: record.document, receipts: record.receipts, secrets: record.secrets }
+    const { id: clusterId, document, receipts } = record
     const failed = new AbortController()
     const untilMs = deps.monotonic() + ACTIVATE_PATIENCE_MS
     const results = await Promise.allSettled(record.offers.map(async offer => {
       try {
         await repeated(deps.monotonic, untilMs, async leftMs => {
           if (record.state === 'deleting') return
-          await call(offer.gateway.peer, 'activate', request, { deadlineMs: Math.min(ACTIVATE_DEADLINE_MS, leftMs) })
+          // A site learns the secrets of the volumes that it has, no others.
+          const secrets = record.secrets.filter(secret => document.volumes.some(volume => volume.site === offer.site && volume.name === secret.name))
+          await call(offer.gateway.peer, 'activate', { clusterId, document, receipts, secrets }, { deadlineMs: Math.min(ACTIVATE_DEADLINE_MS, leftMs) })
         }, AbortSignal.any([abort.signal, failed.signal]))
       } catch (error) {
         failed.abort()

@@ -7,6 +7,8 @@ import type { SiteCapacity } from '../../protocol/core/placement.ts'
 import { placeAmongSites, type SitePart } from '../../protocol/core/spread.ts'
 import { ConflictError, describeError, errorCode, MusubiError, NoCapacityError, UnreachableError } from '../../protocol/core/errors.ts'
 import { CLOCK_RATE_ERROR, HOLD_TTL_MS } from '../../protocol/core/limits.ts'
+import { type GatewayTruth, offerProblem } from '../../protocol/core/verify.ts'
+import { holdTimeOf } from '../../protocol/core/verify-request.ts'
 
 /** A site as the master's own view has it: what it could lend, and the gateway to ask. */
 export interface KnownSite extends SiteCapacity { peer: string, gatewayHost: string }
@@ -19,6 +21,8 @@ export interface NegotiationDeps {
   monotonic: () => number
   newId: () => string
   log: Logger
+  /** what is known of gateways whatever offers say */
+  truth: GatewayTruth
   /** keeps the record, synced to disk */
   save: (record: ClusterRecord) => Promise<void>
   progress: (message: string) => void
@@ -103,10 +107,10 @@ async function requestAll (deps: NegotiationDeps, record: ClusterRecord, parts: 
         key: deps.newId(), clusterId: record.id, cluster: record.name, vni: record.vni, masterSite: deps.site,
         startMs: record.createdMs, endMs: record.endMs, nodes: part.nodes, volumes: part.volumes, frontend: part.frontend, holdTtlMs: HOLD_TTL_MS
       }, { deadlineMs: REQUEST_DEADLINE_MS })
-      checkOffer(part, site, offer)
+      const ttlMs = checkOffer(part, site, offer, deps.truth)
       // Counted from when the request was sent, less twice the clock-rate error (lease-protocol.md).
-      held.push({ part, site, offer, validUntil: sentAt + offer.ttlMs * (1 - 2 * CLOCK_RATE_ERROR) })
-      deps.progress(`${site.site} holds ${part.nodes.length} nodes for ${Math.round(offer.ttlMs / 1000)} s`)
+      held.push({ part, site, offer, validUntil: sentAt + ttlMs * (1 - 2 * CLOCK_RATE_ERROR) })
+      deps.progress(`${site.site} holds ${part.nodes.length} nodes for ${Math.round(ttlMs / 1000)} s`)
     } catch (error) {
       refused.push({ part, site, error })
     }
@@ -114,13 +118,16 @@ async function requestAll (deps: NegotiationDeps, record: ClusterRecord, parts: 
   return { held, refused }
 }
 
-/** What was offered must be what was asked: a gateway's answer is input like any other. */
-function checkOffer (part: SitePart, site: KnownSite, offer: Offer): void {
+/** What was offered must be what was asked: a gateway's answer is input like any other. @returns how long it is held, ms */
+function checkOffer (part: SitePart, site: KnownSite, offer: Offer, truth: GatewayTruth): number {
   const wanted = [...part.nodes.map(n => `node ${n.name}`), ...part.volumes.map(v => `volume ${v.name}`), ...(part.frontend ? ['frontend frontend'] : [])].sort()
   const got = offer.held.filter(h => h.kind !== 'segment').map(h => `${h.kind} ${h.name}`).sort()
   if (offer.site !== site.site || JSON.stringify(wanted) !== JSON.stringify(got)) {
     throw new MusubiError('BAD_OFFER', `site ${site.site} offered something else than was asked`, { hint: 'its agent may be of another release' })
   }
+  const problem = offerProblem(offer, { site: site.site, peer: site.peer }, truth)
+  if (problem !== null) throw new MusubiError('BAD_OFFER', `the offer of site ${site.site} is refused: ${problem}`)
+  return holdTimeOf(offer) ?? 0
 }
 
 async function commitAll (deps: NegotiationDeps, record: ClusterRecord, held: Held[]): Promise<void> {

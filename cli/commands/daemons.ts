@@ -17,6 +17,12 @@ export function addDaemonCommands (program: Command): void {
     .action(async (o: { config: string }, command: Command) => {
       show(await (await import('../../agent/main.ts')).initAgent(o.config), wantsJson(command), r => `${r.peerId}\nkey file  ${r.keyFile}\nnext      add this PeerId to the federation file of every host, then: systemctl start musubi-agent`)
     })
+  agent.command('reset').description('after the state folder was lost: let the next start remove nodes and volumes that no ledger asks for')
+    .option('-c, --config <file>', 'configuration', '/etc/musubi/agent.yaml')
+    .requiredOption('--yes', 'the data of those volumes is given up')
+    .action(async (o: { config: string }, command: Command) => {
+      show(await (await import('../../agent/main.ts')).resetAgent(o.config), wantsJson(command), r => `declared in ${r.stateDir}; next: systemctl start musubi-agent`)
+    })
   agent.command('doctor').description('what this host lacks for its roles, and what mends it')
     .option('-c, --config <file>', 'configuration', '/etc/musubi/agent.yaml')
     .action(async (o: { config: string }, command: Command) => {

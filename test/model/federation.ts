@@ -19,17 +19,19 @@ import type { Caller, CallPeer } from '../../agent/peers.ts'
 import { createReconciler, type Reconciler } from '../../agent/reconciler.ts'
 import { zero, type Resources } from '../../protocol/core/capacity.ts'
 import { type ObjectKind, KIND_ORDER } from '../../protocol/core/desired.ts'
-import { buildClusterDocument } from '../../protocol/core/document.ts'
+import { buildClusterDocument, uuidFrom } from '../../protocol/core/document.ts'
 import { UnreachableError } from '../../protocol/core/errors.ts'
 import { allocateId } from '../../protocol/core/ids.ts'
 import { idUses } from '../../protocol/core/lease.ts'
 import { siteCapacityOf } from '../../protocol/core/placement.ts'
+import type { GatewayTruth, HostTruth } from '../../protocol/core/verify.ts'
 import type { MethodName } from '../../protocol/wire/codec.ts'
 import { createMemoryStore } from '../../store/memory.ts'
 import { openLedger, type Ledger } from '../../store/ledger.ts'
 import type { Store, StoreOperation } from '../../store/store.ts'
 
 export const silent = pino({ level: 'silent' })
+const keyOf = (text: string): string => createHash('sha256').update(text).digest('base64')
 const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex')
 
 export interface HostPlan { site: string, host: string, roles: readonly string[], capacity: Resources }
@@ -127,7 +129,7 @@ function memoryBuilder (machine: Machine): Builder {
     },
     prepare (record) {
       if (record.document === null) {
-        record.secrets = record.spec.volumes.map(v => ({ name: v.name, user: 'user', secret: 'secret' }))
+        record.secrets = record.spec.volumes.map(v => ({ name: v.name, user: `user-${record.id}.${v.name}`, secret: 'secret' }))
         record.document = buildClusterDocument({
           id: record.id, name: record.name, spec: record.spec, offers: record.offers, masterSite: machine.site, masterPeer: machine.peer,
           vni: record.vni, nowMs: record.createdMs, endMs: record.endMs, sshPublicKey: 'ssh-ed25519 AAAA', imageDigest: record.imageDigest, hash: sha256
@@ -238,6 +240,12 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
     return call as CallPeer
   }
 
+  const gatewayTruth: GatewayTruth = {
+    isGatewayOf: (peer, site, host) => [...machines.values()].some(m => m.peer === peer && m.site === site && m.host === host && m.roles.includes('gateway')),
+    tunnelAddressFor: peer => `100.64.0.${[...machines.values()].findIndex(m => m.peer === peer) + 1}`
+  }
+  const truthOf = ({ peer, underlayAddress }: Machine): HostTruth => ({ ...gatewayTruth, peer, underlayAddress, tunnelPort: 51820, addressOf: host => machines.get(host)?.underlayAddress ?? null })
+
   async function startAgent (machine: Machine): Promise<Life> {
     const { promise: died, reject } = Promise.withResolvers<never>()
     died.catch(() => undefined)
@@ -264,23 +272,23 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
       drivers: { volume: driver('volume'), tunnel: driver('tunnel'), segment: driver('segment'), frontend: driver('frontend'), cache: driver('cache'), domain: driver('domain') },
       desired: () => life.lessor.desired(), leaveAlone: () => life.lessor.undecided(), log: silent
     })
-    life.lessor = createLessor({ site: machine.site, host: machine.host, ledger: life.ledger, reconciler: () => life.reconciler, details: { of: () => Promise.resolve({}) }, events: life.events, now })
+    life.lessor = createLessor({ site: machine.site, host: machine.host, ledger: life.ledger, reconciler: () => life.reconciler, details: { of: () => Promise.resolve({}) }, events: life.events, now, truth: truthOf(machine) })
     const call = callFrom(machine, life)
-    const newId = (): string => sha256(`${++ids}`).slice(0, 32)
+    const newId = (): string => uuidFrom(sha256(`${++ids}`))
     const isGateway = machine.roles.includes('gateway')
     const proposed = new Set<number>()
     life.gateway = !isGateway ? null : createGateway({
       site: machine.site, call, store, events: life.events, log: silent, now, newId, siteHosts: () => siteHosts(machine.site),
-      facts: () => Promise.resolve({ host: machine.host, peer: machine.peer, underlayAddress: machine.underlayAddress, tunnelPublicKey: `key-${machine.host}`, tunnelEndpoint: `${machine.underlayAddress}:51820`, tunnelAddress: `100.64.0.${machine.underlayAddress.split('.')[3] ?? ''}` }),
-      nextSegmentId: () => {
+      facts: () => Promise.resolve({ host: machine.host, peer: machine.peer, underlayAddress: machine.underlayAddress, tunnelPublicKey: keyOf(machine.host), tunnelEndpoint: `${machine.underlayAddress}:51820`, tunnelAddress: gatewayTruth.tunnelAddressFor(machine.peer) }),
+      proposeSegmentId: () => {
         const uses = [...idUses(life.ledger.state()), ...[...proposed].map(id => ({ id, untilMs: Number.POSITIVE_INFINITY }))]
         const id = allocateId({ from: 1000, to: 9999 }, uses, model.clockMs) ?? 0
         proposed.add(id)
-        return id
+        return { id, release: () => { proposed.delete(id) } }
       }
     })
     life.master = !isGateway ? null : createMaster({
-      site: machine.site, call, sites: knownSites, store, events: life.events, log: silent, now, monotonic: now, newId, builder: memoryBuilder(machine), probe: noProbe
+      site: machine.site, call, sites: knownSites, store, events: life.events, log: silent, now, monotonic: now, newId, builder: memoryBuilder(machine), probe: noProbe, truth: gatewayTruth
     })
     machine.life = life
     await life.reconciler.pass()

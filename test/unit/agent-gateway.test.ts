@@ -5,6 +5,8 @@ import type { Offer, Request } from '../../protocol/core/messages.ts'
 import { eventually, host, startFederation, type FederationModel } from '../model/federation.ts'
 
 const HOUR = 3_600_000
+const C1 = 'c1000000-0000-4000-8000-000000000000'
+const C2 = 'c2000000-0000-4000-8000-000000000000'
 const PLANS = [host('tokyo', 1, 'gateway', 1), host('tokyo', 2, 'compute storage', 2), host('tokyo', 3, 'compute', 2), host('tsukuba', 1, 'gateway', 1)]
 const MASTER: Caller = { peerId: 'peer-tsukuba-1', site: 'tsukuba', host: 'tsukuba-1', gateway: true }
 const OTHER: Caller = { ...MASTER, peerId: 'peer-osaka-1', site: 'osaka', host: 'osaka-1' }
@@ -20,7 +22,7 @@ async function bench (t: Test): Promise<Bench> {
   return {
     model, gateway,
     request: part => ({
-      key: 'k1', clusterId: 'c1'.padEnd(32, '0'), cluster: 'demo', vni: 7, masterSite: 'tsukuba', startMs: model.clockMs, endMs: model.clockMs + HOUR,
+      key: 'k1', clusterId: C1, cluster: 'demo', vni: 7, masterSite: 'tsukuba', startMs: model.clockMs, endMs: model.clockMs + HOUR,
       nodes: [node(1), node(2), node(3), node(4)], volumes: [{ name: 'data', sizeMib: 64, node: 'demo-tokyo-001' }], frontend: false, holdTtlMs: 30_000, ...part
     })
   }
@@ -142,7 +144,7 @@ t.test('a release that a host did not confirm is repeated, and does not keep oth
   const { model, gateway, request } = await bench(t)
   const one = await gateway.request(request({ nodes: request().nodes.slice(0, 2) }), MASTER)
   t.ok(one.held.some(h => h.host === 'tokyo-2'))
-  const other = request({ clusterId: 'c2'.padEnd(32, '0'), cluster: 'other', key: 'k2', nodes: request().nodes.slice(2), volumes: [] })
+  const other = request({ clusterId: C2, cluster: 'other', key: 'k2', nodes: request().nodes.slice(2), volumes: [] })
   const two = await gateway.request(other, MASTER)
   t.same([...new Set(two.held.map(h => h.host))].sort(), ['tokyo-1', 'tokyo-3'])
   model.crash('tokyo-2')

@@ -3,7 +3,7 @@ import { constants } from 'node:fs'
 import { join } from 'node:path'
 import { frontendNamespace } from '../../../protocol/core/desired.ts'
 import type { FrontendSpec } from '../../../protocol/core/desired.ts'
-import { InvalidInputError, NotFoundError } from '../../../protocol/core/errors.ts'
+import { ConflictError, InvalidInputError, NotFoundError } from '../../../protocol/core/errors.ts'
 import { run } from '../../exec.ts'
 import { fingerprint } from '../../fingerprint.ts'
 import { IMAGE_FILES } from '../../images/manifest.ts'
@@ -126,6 +126,9 @@ export function createFrontendDriver (options: FrontendDriverOptions): FrontendD
     async apply (name, spec, signal) {
       checkFrontendSpec(spec)
       const dir = folder(name)
+      for (const other of await readdir(stateDir).catch(() => [])) {
+        if (other !== name && (await readRecord(other))?.spec.vni === spec.vni) throw new ConflictError(`frontend ${name}: segment ${spec.vni} already has the frontend ${other}`)
+      }
       const before = await readRecord(name)
       const wanted = fingerprint(spec)
       // every byte is read once, when an image is first served; later passes trust the store

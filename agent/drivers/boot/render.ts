@@ -17,6 +17,7 @@ export interface FrontendPaths {
 export const IPXE_DIR = '/usr/lib/ipxe'
 
 const LABEL = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/
+const CLUSTER_ID = /^[A-Za-z0-9-]{1,64}$/
 const MAC = /^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/
 const SSH_KEY = /^(ssh|ecdsa|sk)-[a-zA-Z0-9@.-]+ [A-Za-z0-9+/=]+( [\x20-\x7e]*)?$/
 
@@ -26,6 +27,7 @@ export function checkFrontendSpec (spec: FrontendSpec): void {
     if (!ok) throw new InvalidInputError(`frontend ${JSON.stringify(spec.name)}: ${what}`)
   }
   must(LABEL.test(spec.name), 'its name is no host name')
+  must(CLUSTER_ID.test(spec.clusterId), `${JSON.stringify(spec.clusterId)} is no cluster id`)
   must(spec.domain.length <= 253 && spec.domain.split('.').every(label => LABEL.test(label)), `"${spec.domain}" is no domain`)
   must(MAC.test(spec.mac), `"${spec.mac}" is no MAC address in lower case`)
   const network = parseNetwork(spec.address)
@@ -34,6 +36,7 @@ export function checkFrontendSpec (spec: FrontendSpec): void {
   must(spec.nodes.length <= MAX_NODES_PER_CLUSTER, `more than ${MAX_NODES_PER_CLUSTER} nodes`)
   for (const node of spec.nodes) {
     must(LABEL.test(node.name), `node name ${JSON.stringify(node.name)} is no host name`)
+    must(LABEL.test(node.site), `node ${node.name}: ${JSON.stringify(node.site)} is no site name`)
     must(MAC.test(node.mac), `node ${node.name}: "${node.mac}" is no MAC address in lower case`)
     must(isIPv4(node.ip) && network !== null && network.contains(node.ip), `node ${node.name}: ${node.ip} is not on ${spec.address}`)
   }
