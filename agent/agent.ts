@@ -43,8 +43,12 @@ const SWEEP_MS = 10_000
 
 const bootId = (): string => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
 
-/** Everything of one host, wired: store and ledger first, then drivers, mesh, API, and the loops. */
-export async function startAgent (config: AgentConfig, keyFile: string, log: Logger): Promise<Agent> {
+/**
+ * Everything of one host, wired: store and ledger first, then drivers, mesh, API, and the loops.
+ *
+ * @param onFatal called when this process can keep no promise any more and must be started anew
+ */
+export async function startAgent (config: AgentConfig, keyFile: string, log: Logger, onFatal: (error: MusubiError) => void): Promise<Agent> {
   await mkdir(config.stateDir, { recursive: true, mode: 0o700 })
   const started = performance.now()
   const now = (): number => Date.now()
@@ -56,6 +60,7 @@ export async function startAgent (config: AgentConfig, keyFile: string, log: Log
   const total = await hostCapacity(config)
   const clock = createLedgerClock(now, monotonic)
   const ledger = await openLedger({ store, now: () => clock.now(), frozen: () => clock.frozen(), host: config.name, capacity: total, bootId: bootId(), ...(config.segmentIds === undefined ? {} : { slice: config.segmentIds }) })
+  ledger.onFailure(onFatal)
   const epoch = await ledger.nextEpoch()
   const events = createEventLog(now)
 

@@ -5,7 +5,8 @@ import { loadConfigFile } from '../protocol/config-file.ts'
 import { InvalidInputError } from '../protocol/core/errors.ts'
 import type { Resources } from '../protocol/core/capacity.ts'
 
-const Name = Type.String({ pattern: '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$' })
+/** As in the federation file: with cluster name and number it makes a host name of at most 63. */
+const Name = Type.String({ pattern: '^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$' })
 const Role = Type.Union([Type.Literal('gateway'), Type.Literal('compute'), Type.Literal('storage')])
 export const LogLevel = Type.Union([Type.Literal('trace'), Type.Literal('debug'), Type.Literal('info'), Type.Literal('warn'), Type.Literal('error')], { default: 'info' })
 

@@ -15,7 +15,11 @@ const keyFileOf = (stateDir: string): string => join(stateDir, 'key')
 export async function runAgent (configPath: string): Promise<void> {
   const config = await loadAgentConfig(configPath)
   const log = createLogger(config.logLevel, { host: config.name, site: config.site })
-  const agent = await startAgent(config, keyFileOf(config.stateDir), log)
+  const agent = await startAgent(config, keyFileOf(config.stateDir), log, error => {
+    // It would run on without ending any lease. The supervisor starts it again, from what is on the disk; nodes outlive it.
+    log.fatal({ error: describeError(error) }, 'this agent can keep no promise any more and ends')
+    process.exit(1)
+  })
   await untilStopped(log, () => agent.stop())
 }
 

@@ -51,6 +51,9 @@ export interface Reconciler {
   stop (): Promise<void>
 }
 
+/** `ok`: nothing is left to be tried again; `changed`: something was made or removed. */
+interface PassOutcome { ok: boolean, changed: boolean }
+
 const APPLY_TIMEOUT_MS = 90_000
 const OBSERVE_TIMEOUT_MS = 30_000
 /** Applies of one kind that run at once: two cores, and most of an apply is waiting. */
@@ -81,12 +84,11 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
   let unseen: ReadonlyMap<ObjectKind, string> = allKinds('nothing has been looked at yet')
   let timer: NodeJS.Timeout | undefined
   let running: Promise<void> | undefined
-  /** `again`: somebody asked during a pass */
-  const asked = { again: false }
+  /** `again`: somebody asked for a pass during one */
+  const asked = { again: false, stopped: false }
   const lookers: Array<() => void> = []
-  let stopped = false
   const backoff = createBackoff(options.monotonic ?? (() => performance.now()))
-  const { promise: looked, resolve: nowLooked } = Promise.withResolvers<void>()
+  const { promise: looked, resolve: resolveLooked } = Promise.withResolvers<undefined>()
 
   const key = (kind: string, name: string): string => `${kind}/${name}`
 
@@ -149,10 +151,10 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
    * Runs actions kind by kind in the order that diff gave; those of one kind side by side. Leaves
    * early, after what has begun, when somebody asks for a new pass: what they wait for may come first then.
    */
-  async function actAll (actions: readonly Action[]): Promise<{ ok: boolean, tried: boolean }> {
-    const outcome = { ok: true, tried: false }
+  async function actAll (actions: readonly Action[]): Promise<PassOutcome> {
+    const outcome: PassOutcome & { tried: boolean } = { ok: true, changed: false, tried: false }
     const failedClusters = new Set<string>()
-    for (let i = 0; i < actions.length && !(asked.again && outcome.tried) && !stopped;) {
+    for (let i = 0; i < actions.length && !(asked.again && outcome.tried) && !asked.stopped;) {
       const first = actions[i]
       if (first === undefined) break
       let end = i
@@ -169,9 +171,10 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
         return false
       })
       const worker = async (): Promise<void> => {
-        for (let action = todo.shift(); action !== undefined; action = asked.again || stopped ? undefined : todo.shift()) {
+        for (let action = todo.shift(); action !== undefined; action = asked.again || asked.stopped ? undefined : todo.shift()) {
           outcome.tried = true
-          if (!await act(action)) { outcome.ok = false; failedClusters.add(clusterOf(action.name)) }
+          if (await act(action)) outcome.changed = true
+          else { outcome.ok = false; failedClusters.add(clusterOf(action.name)) }
         }
       }
       await Promise.all(Array.from({ length: Math.min(PARALLEL, todo.length) }, worker))
@@ -187,7 +190,7 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
   }
 
   /** @param seen called when what runs here has been looked at, before anything is done */
-  async function onePass (seen: () => void): Promise<{ ok: boolean, tried: boolean }> {
+  async function onePass (seen: () => void): Promise<PassOutcome> {
     const desired = await options.desired()
     const held = undecided(desired)
     const { observed, blind } = await observeAll()
@@ -212,28 +215,29 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
       if (reason === undefined) known.delete(k)
       else note(kind, name, 'failed', reason, detail) // it may still be there
     }
-    nowLooked()
+    resolveLooked(undefined)
     seen()
-    const { ok, tried } = await actAll(actions)
-    return { ok: ok && blind.size === 0 && held.size === 0, tried }
+    const { ok, changed } = await actAll(actions)
+    return { ok: ok && blind.size === 0 && held.size === 0, changed }
   }
 
   async function loop (): Promise<void> {
-    for (let passes = 0; !stopped;) {
+    for (let passes = 0; !asked.stopped;) {
       asked.again = false
       const mine = lookers.splice(0)
       const outcome = await onePass(() => { for (const resolve of mine) resolve() }).catch((error: unknown) => {
         unseen = allKinds(describeError(error))
-        nowLooked()
+        resolveLooked(undefined)
         log.error({ error: describeError(error) }, 'reconcile pass failed')
-        return { ok: false, tried: false }
+        return { ok: false, changed: false }
       })
       for (const resolve of mine) resolve()
       if (asked.again) continue
-      if (!outcome.ok) { schedule(Math.min(RECONCILE_INTERVAL_MS, Math.max(RECONCILE_RETRY_MS, backoff.nextDueMs()))); return }
-      if (!outcome.tried) { schedule(RECONCILE_INTERVAL_MS); return }
-      // It has acted: the next pass sees what it became, and shows it.
-      if (++passes === MAX_PASSES) { schedule(RECONCILE_RETRY_MS); return }
+      // When it has changed something the next pass sees what it became, and shows it.
+      if (outcome.changed && ++passes < MAX_PASSES) continue
+      if (outcome.ok && !outcome.changed) schedule(RECONCILE_INTERVAL_MS)
+      else schedule(Math.min(RECONCILE_INTERVAL_MS, Math.max(RECONCILE_RETRY_MS, backoff.nextDueMs())))
+      return
     }
   }
 
@@ -242,21 +246,21 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
     running ??= loop().finally(() => {
       running = undefined
       // Asked for just as the loop ended, or stopped: nobody is left waiting.
-      if (stopped) for (const resolve of lookers.splice(0)) resolve()
+      if (asked.stopped) for (const resolve of lookers.splice(0)) resolve()
       else if (asked.again) void start()
     })
     return running
   }
 
   function schedule (delayMs: number): void {
-    if (stopped) return
+    if (asked.stopped) return
     clearTimeout(timer)
     timer = setTimeout(() => { void start() }, delayMs)
   }
 
   return {
     trigger () {
-      if (stopped) return
+      if (asked.stopped) return
       if (running !== undefined) asked.again = true
       else schedule(10)
     },
@@ -265,21 +269,21 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
     looked: () => looked,
     async look () {
       await new Promise<void>(resolve => {
-        if (stopped) { resolve(); return }
+        if (asked.stopped) { resolve(); return }
         lookers.push(resolve)
         if (running !== undefined) asked.again = true
         else void start()
       })
       // What was seen before may be old: nobody must conclude from it that something is gone.
-      if (stopped) throw new MusubiError('STOPPING', 'this agent is stopping', { retryable: true })
+      if (asked.stopped) throw new MusubiError('STOPPING', 'this agent is stopping', { retryable: true })
     },
     async pass () {
       if (running !== undefined) await running
       await start()
     },
     async stop () {
-      stopped = true
-      nowLooked()
+      asked.stopped = true
+      resolveLooked(undefined)
       clearTimeout(timer)
       await running
     }

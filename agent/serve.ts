@@ -1,5 +1,5 @@
 import type { Logger } from 'pino'
-import type { Caller, CallPeer, Methods } from './peers.ts'
+import type { Caller, CallPeer } from './peers.ts'
 import type { Gateway } from './gateway/gateway.ts'
 import type { Lessor } from './lessor.ts'
 import { MusubiError } from '../protocol/core/errors.ts'

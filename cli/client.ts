@@ -12,7 +12,7 @@ const MAX_RESPONSE_BYTES = 16 * 1024 * 1024
 
 /** A mistake of the caller, told apart from an agent that is away. */
 function urlOf (base: string, path: string): URL {
-  if (!URL.canParse(base) || new URL(base).protocol !== 'http:') throw new InvalidInputError(`"${base}" is no HTTP address`, 'such as http://192.0.2.1:4180')
+  if (!URL.canParse(base) || new URL(base).protocol !== 'http:') throw new InvalidInputError(`"${base}" is no HTTP address`, base.startsWith('https:') ? 'agents and coordinators speak plain HTTP: use http://, through a tunnel of your own where the way is not trusted' : 'such as http://192.0.2.1:4180')
   return new URL(path, base)
 }
 
@@ -37,7 +37,7 @@ function open (endpoint: Endpoint, method: string, path: string, body: unknown, 
 function unreachable (endpoint: Endpoint, error: unknown): UnreachableError {
   const code = error instanceof Error && 'code' in error ? String(error.code) : ''
   const hint = code === 'EACCES'
-    ? 'you may not open this socket: run as root or join the group musubi'
+    ? 'you may not open this socket: run as root'
     : `is the ${endpoint.what} running? try: systemctl status musubi-${endpoint.what}; another place is given by --socket or --url`
   return new UnreachableError(`cannot reach the ${endpoint.what} at ${describeEndpoint(endpoint)}: ${error instanceof Error ? error.message : String(error)}`, hint, error)
 }

@@ -10,7 +10,8 @@ import { VERSION } from '../protocol/version.ts'
 /** Exit codes: 0 done, 1 the request failed, 2 bad usage or bad input, 3 doctor found something, 4 nobody answered. */
 function exitCodeOf (error: unknown): number {
   if (!(error instanceof MusubiError)) return 1
-  if (error.code === 'INVALID_INPUT') return 2
+  // Input, configuration or federation file: the same again cannot work (systemd does not restart after 2).
+  if (['INVALID_INPUT', 'NOT_A_MEMBER', 'WRONG_IDENTITY'].includes(error.code)) return 2
   if (error.code === 'UNREACHABLE') return 4
   return 1
 }
@@ -60,6 +61,7 @@ try {
 } catch (error) {
   const json = process.argv.includes('--json')
   const { code, message, hint } = error instanceof MusubiError ? error : { code: 'INTERNAL', message: error instanceof Error ? (error.stack ?? error.message) : String(error), hint: undefined }
-  process.stderr.write(json ? `${JSON.stringify({ error: { code, message, hint } })}\n` : `musubi: ${message}\n${hint === undefined ? '' : `        ${hint}\n`}`)
-  process.exitCode = exitCodeOf(error)
+  const text = json ? `${JSON.stringify({ error: { code, message, hint } })}\n` : `musubi: ${message}\n${hint === undefined ? '' : `        ${hint}\n`}`
+  // Not by itself: a daemon that could not start may have sockets and timers open, and would stay for ever.
+  process.stderr.write(text, () => process.exit(exitCodeOf(error)))
 }

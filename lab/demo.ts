@@ -54,7 +54,7 @@ async function followEvents (api: Endpoint, progress: Progress, signal: AbortSig
     const events = await call<EventResource[]>(api, 'GET', `/v1/events?since=${since}`).catch(() => [])
     for (const e of events) {
       since = e.seq
-      if (e.type.startsWith('cluster.') || e.type.startsWith('node.')) progress.detail(e.message)
+      if (e.type === 'cluster.progress' || e.type.startsWith('node.')) progress.detail(e.message)
     }
     await sleep(300, undefined, { signal }).catch(() => undefined)
   }

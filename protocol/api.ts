@@ -15,7 +15,7 @@ export const ResourcesSchema = Type.Object({
 export const HostSchema = Type.Object({
   site: text('site'), host: text('host name'), peerId: text('libp2p PeerId'),
   roles: Type.Array(Type.String()), addresses: Type.Array(Type.String()), underlayAddress: text('where tunnels and volumes of this host end'),
-  total: ResourcesSchema, free: ResourcesSchema, accelerator: text('kvm or tcg'), version: text('release'),
+  total: ResourcesSchema, free: ResourcesSchema, accelerator: text('kvm, tcg, or auto: the host finds out itself'), version: text('release'),
   ageMs: count('age of the advertisement, ms'), connected: Type.Boolean()
 })
 export type HostResource = Static<typeof HostSchema>
@@ -29,7 +29,7 @@ export type SiteResource = Static<typeof SiteSchema>
 
 export const LeaseSchema = Type.Object({
   leaseId: text('lease'), clusterId: text('cluster'), cluster: text('cluster name'), host: text('host'),
-  kind: text('node, volume, frontend or gateway'), name: text('what it is for'), state: text('held, committed, active or ended'),
+  kind: text('node, volume, frontend or segment'), name: text('what it is for'), state: text('held, committed, active or ended'),
   resources: ResourcesSchema, startMs: count('start'), endMs: count('end'), token: count('fencing token'), masterSite: text('who asked')
 })
 export type LeaseResource = Static<typeof LeaseSchema>

@@ -89,6 +89,11 @@ export interface Ledger {
   nextEpoch (): Promise<number>
   /** Called after every durable change of leases. @returns stops it */
   onChange (listener: (effects: readonly Effect[]) => void): () => void
+  /**
+   * Called once when the ledger has failed, also when it has already: it answers no more and ends no
+   * lease, so whoever depends on it must start anew.
+   */
+  onFailure (listener: (failure: MusubiError) => void): void
   /** Waits for writes under way. Does not close the store. */
   close (): Promise<void>
 }
@@ -135,6 +140,14 @@ export async function openLedger (options: LedgerOptions): Promise<Ledger> {
   let epoch = lastEpoch
   let failure: MusubiError | null = null
   let lastWrite: Promise<void> = Promise.resolve()
+  const failureListeners = new Set<(failure: MusubiError) => void>()
+
+  function failed (why: MusubiError): MusubiError {
+    if (failure !== null) return failure
+    failure = why
+    for (const listener of failureListeners) listener(failure)
+    return failure
+  }
 
   const put = (key: string, value: unknown): StoreOperation => ({ type: 'put', key, value, version: RECORD_VERSION })
   const metaRecord = (): StoreOperation => put(META, { host, counter: state.counter, clockMs: state.clockMs, bootId } satisfies Meta)
@@ -152,8 +165,7 @@ export async function openLedger (options: LedgerOptions): Promise<Ledger> {
     if (failure !== null) return Promise.reject(failure)
     if (operations.length === 0) return lastWrite
     const written = store.batch(operations, { sync: true }).catch((cause: unknown) => {
-      failure ??= new MusubiError('LEDGER_FAILED', `the ledger of ${host} could not be written and answers no more: ${cause instanceof Error ? cause.message : String(cause)}`, { hint: 'look at the disk of the state folder, then restart the agent', cause })
-      throw failure
+      throw failed(new MusubiError('LEDGER_FAILED', `the ledger of ${host} could not be written and answers no more: ${cause instanceof Error ? cause.message : String(cause)}`, { hint: 'look at the disk of the state folder, then restart the agent', cause }))
     })
     // Every caller gets its own rejection from `written`; this copy only keeps the order.
     lastWrite = written
@@ -166,8 +178,7 @@ export async function openLedger (options: LedgerOptions): Promise<Ledger> {
     try {
       return advance(state, event, options.now())
     } catch (cause) {
-      failure = new MusubiError('LEDGER_FAILED', `the ledger of ${host} failed at ${event.type} and answers no more: ${String(cause)}`, { cause })
-      throw failure
+      throw failed(new MusubiError('LEDGER_FAILED', `the ledger of ${host} failed at ${event.type} and answers no more: ${String(cause)}`, { cause }))
     }
   }
 
@@ -253,6 +264,10 @@ export async function openLedger (options: LedgerOptions): Promise<Ledger> {
     onChange (listener) {
       listeners.add(listener)
       return () => { listeners.delete(listener) }
+    },
+    onFailure (listener) {
+      failureListeners.add(listener)
+      if (failure !== null) listener(failure)
     },
     async close () { await lastWrite.catch(() => undefined) }
   }

@@ -24,9 +24,9 @@ export function createRealDrivers (config: AgentConfig, services: ServiceManager
   const dir = (name: string): string => join(config.stateDir, name)
   const tunnel = createTunnelDriver({ stateDir: dir('network'), services })
   const segment = createSegmentDriver({ stateDir: dir('network') })
-  const frontend = createFrontendDriver({ stateDir: dir('frontends'), imageStoreDir: config.imageStore, services })
+  const frontend = createFrontendDriver({ stateDir: config.stateDir, imageStoreDir: config.imageStore, services })
   const cache = createCacheDriver({ stateDir: dir('caches'), services })
-  const volume = createVolumeDriver({ stateDir: dir('storage'), services })
+  const volume = createVolumeDriver({ stateDir: dir('storage'), runDir: config.runDir, services })
   const gateway = config.roles.includes('gateway') ? { tunnel, frontend, cache } : {}
   const compute = config.roles.includes('compute') ? createLibvirtDriver({ stateDir: dir('compute'), ...(config.accelerator === undefined ? {} : { accelerator: config.accelerator }) }) : undefined
   return {

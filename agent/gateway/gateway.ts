@@ -42,6 +42,8 @@ const HOST_DEADLINE_MS = 8_000
 const STATUS_DEADLINE_MS = 3_000
 /** A host confirms a release when its objects are gone, not before. */
 const RELEASE_DEADLINE_MS = 90_000
+/** Offers that are swept side by side: one whose hosts do not answer takes up to `RELEASE_DEADLINE_MS`. */
+const SWEEP_PARALLEL = 8
 
 const hostsOf = (offer: Offer): Array<{ host: string, peer: string }> =>
   [...new Map(offer.held.map(h => [h.peer, { host: h.host, peer: h.peer }])).values()]
@@ -54,6 +56,18 @@ export function createGateway (deps: GatewayDeps): Gateway {
   const { store, call, log, events, site } = deps
   /** One negotiation per cluster at a time: replays wait for the first to finish. */
   const busy = new Map<string, Promise<unknown>>()
+  /** Releases under way or in line, by cluster and master: who asks again meanwhile waits for the same one. */
+  const releases = new Map<string, Promise<{ site: string, ended: number }>>()
+
+  const releaseKey = (clusterId: string, master: string): string => `${clusterId}/${master}`
+
+  function releaseOnce (key: string, work: () => Promise<{ site: string, ended: number }>): Promise<{ site: string, ended: number }> {
+    const under = releases.get(key)
+    if (under !== undefined) return under
+    const mine = work().finally(() => { if (releases.get(key) === mine) releases.delete(key) })
+    releases.set(key, mine)
+    return mine
+  }
 
   async function alone<T> (clusterId: string, work: () => Promise<T>): Promise<T> {
     const before = busy.get(clusterId) ?? Promise.resolve()
@@ -66,6 +80,12 @@ export function createGateway (deps: GatewayDeps): Gateway {
       // Only the last in line clears the way: whoever came behind it has put itself there.
       if (busy.get(clusterId) === settled) busy.delete(clusterId)
     }
+  }
+
+  /** As `alone`, for what a release from before does not cover: who releases after it joins none of those. */
+  function aloneAnew<T> (clusterId: string, caller: Caller, work: () => Promise<T>): Promise<T> {
+    releases.delete(releaseKey(clusterId, caller.peerId))
+    return alone(clusterId, work)
   }
 
   const load = (clusterId: string): Promise<OfferRecord | undefined> => store.get<OfferRecord>(PREFIX + clusterId)
@@ -109,7 +129,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
   }
 
   return {
-    request: (request, caller) => alone(request.clusterId, async () => {
+    request: (request, caller) => aloneAnew(request.clusterId, caller, async () => {
       if (request.masterSite !== caller.site) throw new MusubiError('FORBIDDEN', `${caller.host} of ${caller.site ?? 'the coordinators'} may not ask in the name of site ${request.masterSite.slice(0, 64)}`)
       const old = await load(request.clusterId)
       if (old !== undefined) {
@@ -157,15 +177,19 @@ export function createGateway (deps: GatewayDeps): Gateway {
       return { site }
     }),
 
-    release: (request, caller) => alone(request.clusterId, async () => {
-      const record = await load(request.clusterId)
-      if (record === undefined) return { site, ended: 0 }
-      mustOwn(request.clusterId, record, caller)
-      await save(request.clusterId, { ...record, state: 'releasing', reason: request.reason })
-      const ended = await releaseHosts(request.clusterId, record.offer, request.reason)
-      events.add('lease.released', `${ended} leases of cluster ${request.clusterId} ended: ${request.reason}`)
-      return { site, ended }
-    }),
+    async release (request, caller) {
+      const seen = await load(request.clusterId)
+      if (seen !== undefined) mustOwn(request.clusterId, seen, caller)
+      return await releaseOnce(releaseKey(request.clusterId, caller.peerId), () => alone(request.clusterId, async () => {
+        const record = await load(request.clusterId)
+        if (record === undefined) return { site, ended: 0 }
+        mustOwn(request.clusterId, record, caller)
+        await save(request.clusterId, { ...record, state: 'releasing', reason: request.reason })
+        const ended = await releaseHosts(request.clusterId, record.offer, request.reason)
+        events.add('lease.released', `${ended} leases of cluster ${request.clusterId} ended: ${request.reason}`)
+        return { site, ended }
+      }))
+    },
 
     async status (request, caller) {
       const record = await load(request.clusterId)
@@ -183,11 +207,15 @@ export function createGateway (deps: GatewayDeps): Gateway {
     },
 
     async sweep () {
-      for await (const { key } of store.iterate<OfferRecord>(PREFIX)) {
-        const clusterId = key.slice(PREFIX.length)
-        // One host that does not answer must not keep the others from being swept.
-        await sweepOne(clusterId).catch((error: unknown) => { log.debug({ clusterId, error: describeError(error) }, 'an offer could not be swept') })
+      const left: string[] = []
+      for await (const { key } of store.iterate<OfferRecord>(PREFIX)) left.push(key.slice(PREFIX.length))
+      const worker = async (): Promise<void> => {
+        for (let clusterId = left.shift(); clusterId !== undefined; clusterId = left.shift()) {
+          // One host that does not answer must not keep the others from being swept.
+          await sweepOne(clusterId).catch((error: unknown) => { log.debug({ clusterId, error: describeError(error) }, 'an offer could not be swept') })
+        }
       }
+      await Promise.all(Array.from({ length: SWEEP_PARALLEL }, worker))
     }
   }
 
@@ -200,7 +228,11 @@ export function createGateway (deps: GatewayDeps): Gateway {
       return current !== undefined && current.offer.offerId === seen.offer.offerId && current.state === seen.state
     }
     if (seen.state === 'releasing') {
-      await alone(clusterId, async () => { if (await unchanged()) await releaseHosts(clusterId, seen.offer, seen.reason) })
+      await alone(clusterId, async () => {
+        // Whoever releases it stands in line behind this, and must not be waited for here.
+        const key = releaseKey(clusterId, seen.masterPeer)
+        if (await unchanged() && !releases.has(key)) await releaseOnce(key, async () => ({ site, ended: await releaseHosts(clusterId, seen.offer, seen.reason) }))
+      })
       return
     }
     // Holds, inactive and ended leases end at the hosts by themselves; forget what no host has any more.

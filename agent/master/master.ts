@@ -12,7 +12,7 @@ import type { Builder } from './build.ts'
 import { parseClusterSpec, type ClusterSpec } from '../../protocol/core/spec.ts'
 import { placeAmongSites } from '../../protocol/core/spread.ts'
 import { ConflictError, describeError, errorCode, MusubiError, NoCapacityError, NotFoundError } from '../../protocol/core/errors.ts'
-import { ACTIVATE_TTL_MS } from '../../protocol/core/limits.ts'
+import { ACTIVATE_TTL_MS, MAX_CLUSTERS, MAX_ENDED_KEPT } from '../../protocol/core/limits.ts'
 import type { GatewayTruth } from '../../protocol/core/verify.ts'
 
 export interface MasterDeps {
@@ -55,6 +55,9 @@ const ACTIVATE_PATIENCE_MS = ACTIVATE_TTL_MS / 2
 const FAIL_RELEASE_MS = 5_000
 const STATUS_DEADLINE_MS = 6_000
 const RETRY_MS = 2_000
+/** Without a document nothing was ever activated: what a site still holds ends by itself within T_activate, and a message under way. */
+const NEVER_ACTIVE_MS = ACTIVATE_TTL_MS + 15_000
+const PRUNE_MS = 10 * 60_000
 
 /** The master of clusters: asks, decides, activates, watches, deletes; everything resumable from disk. */
 export function createMaster (deps: MasterDeps): Master {
@@ -77,8 +80,15 @@ export function createMaster (deps: MasterDeps): Master {
   }
 
   async function setState (record: ClusterRecord, state: ClusterRecord['state'], message: string): Promise<void> {
+    const before = record.state
     record.state = state
-    await save(record)
+    try {
+      await save(record)
+    } catch (error) {
+      // What is not on the disk has not happened: it is tried again from where it was.
+      if (record.state === state) record.state = before
+      throw error
+    }
     events.add('cluster.state', `${record.name}: ${state}${message === '' ? '' : `, ${message}`}`, record.name)
   }
 
@@ -100,14 +110,18 @@ export function createMaster (deps: MasterDeps): Master {
     const hint = error instanceof MusubiError ? error.hint : undefined
     record.error = { code: errorCode(error), message: describeMessage(error), ...(hint === undefined ? {} : { hint }) }
     log.error({ cluster: record.name, error: describeError(error) }, 'cluster failed')
+    await finishFailure(record)
+  }
+
+  async function finishFailure (record: ClusterRecord): Promise<void> {
     await releaseAll(deps, record, 'the cluster failed', FAIL_RELEASE_MS)
     await deps.builder.forget(record)
-    if (await advance(record, 'failed', record.error.message)) await finishRelease(record)
+    if (await advance(record, 'failed', record.error?.message ?? '')) await finishRelease(record)
   }
 
   /** A failed cluster may still run where the master's word has not arrived: it is said again until it has. */
   async function finishRelease (record: ClusterRecord): Promise<void> {
-    const untilMs = record.document === null ? deps.now() + ACTIVATE_TTL_MS : record.endMs
+    const untilMs = record.document === null ? deps.now() + NEVER_ACTIVE_MS : record.endMs
     while (record.asked.length > 0 && record.state === 'failed' && !abort.signal.aborted && deps.now() < untilMs) {
       await pause(record, RETRY_MS)
       await releaseAll(deps, record, 'the cluster failed')
@@ -144,7 +158,8 @@ export function createMaster (deps: MasterDeps): Master {
       const started = deps.monotonic()
       try {
         const { hosts } = await call(offer.gateway.peer, 'status', { clusterId: record.id }, { deadlineMs: STATUS_DEADLINE_MS })
-        return hosts
+        // A site speaks for its own hosts only, and for those that take part.
+        return hosts.filter((h, i) => h.site === offer.site && offer.held.some(held => held.host === h.host) && hosts.findIndex(other => other.host === h.host) === i)
       } catch (error) {
         log.debug({ site: offer.site, error: describeError(error), ms: Math.round(deps.monotonic() - started) }, 'no status from site')
         return [{ site: offer.site, host: offer.gateway.host, leaseState: '', objects: [], reachable: false, nowMs: 0 }]
@@ -213,21 +228,58 @@ export function createMaster (deps: MasterDeps): Master {
     record.rttMs = Math.round(Math.max(0, ...times) * 10) / 10
   }
 
+  /** What is to be done for a cluster, whatever was done before: also after a failed write, or by another process. */
+  async function goOn (record: ClusterRecord): Promise<void> {
+    if (record.state === 'deleting') await finishRemoval(record)
+    else if (record.state === 'failed') await finishRelease(record)
+    else if (isEnded(record.state)) return
+    else if (record.error !== null) await finishFailure(record)
+    else await drive(record)
+  }
+
   function start (record: ClusterRecord, work: (record: ClusterRecord) => Promise<void>): void {
     const before = loops.get(record.id) ?? Promise.resolve()
-    const loop = before.then(() => work(record)).catch((error: unknown) => {
-      log.error({ cluster: record.name, error: describeError(error) }, 'the cluster\'s loop ended; it is taken up again at the next start')
+    const loop = before.then(() => persist(record, work)).finally(() => {
+      if (loops.get(record.id) === loop) loops.delete(record.id)
     })
     loops.set(record.id, loop)
   }
 
+  /** A disk that is full for a while must not leave a cluster without anybody who looks after it. */
+  async function persist (record: ClusterRecord, work: (record: ClusterRecord) => Promise<void>): Promise<void> {
+    let next = work
+    while (!abort.signal.aborted) {
+      try {
+        await next(record)
+        return
+      } catch (error) {
+        log.error({ cluster: record.name, error: describeError(error) }, 'the work on a cluster was cut short; it is taken up again in a moment')
+      }
+      await sleep(RETRY_MS, undefined, { signal: abort.signal }).catch(() => undefined)
+      next = goOn
+    }
+  }
+
+  /** Forgets clusters that ended long ago, and the oldest of very many. */
+  async function prune (): Promise<void> {
+    const endedAt = (record: ClusterRecord): number => record.deletedMs ?? record.createdMs
+    const ended = [...records.values()].filter(r => isEnded(r.state) && !loops.has(r.id)).sort((a, b) => endedAt(b) - endedAt(a))
+    for (const [i, record] of ended.entries()) {
+      if (i < MAX_ENDED_KEPT && deps.now() - endedAt(record) <= KEEP_ENDED_MS) continue
+      await store.delete(PREFIX + record.id)
+      for (const map of [records, statuses, deletions]) map.delete(record.id)
+    }
+  }
+  let pruner: NodeJS.Timeout | undefined
+
   /** Tries until every site has confirmed: a site that is away gets it when it is back. */
   async function finishRemoval (record: ClusterRecord): Promise<void> {
+    const untilMs = record.document === null ? Math.min(record.endMs, (record.deleteStartedMs ?? deps.now()) + NEVER_ACTIVE_MS) : record.endMs
     while (!abort.signal.aborted) {
       const open = await releaseAll(deps, record, record.error === null ? 'deleted by the user' : 'the cluster failed')
       await save(record)
-      // Beyond the end of the term nothing runs anywhere: hosts end leases by themselves.
-      if (open.length === 0 || deps.now() > record.endMs) {
+      // Beyond the end of the term, or without an activation, nothing runs anywhere: hosts end leases by themselves.
+      if (open.length === 0 || deps.now() > untilMs) {
         await deps.builder.forget(record)
         record.deletedMs = deps.now()
         statuses.delete(record.id)
@@ -250,9 +302,14 @@ export function createMaster (deps: MasterDeps): Master {
       return view(record)
     }
     record.deleteStartedMs = deps.now()
-    await setState(record, 'deleting', '')
+    try {
+      await setState(record, 'deleting', '')
+    } catch (error) {
+      start(record, goOn) // its loop may have seen the state that could not be kept, and ended
+      throw error
+    }
     stopOf(record).abort()
-    start(record, finishRemoval)
+    start(record, goOn)
     return view(record)
   }
 
@@ -273,10 +330,18 @@ export function createMaster (deps: MasterDeps): Master {
       const imageDigest = await deps.builder.imageFor(spec)
       const same = [...records.values()].find(r => r.name === spec.name && !isEnded(r.state))
       if (same !== undefined) throw new ConflictError(`cluster ${spec.name} exists already (${same.state})`, `choose another name, or: musubi cluster delete ${spec.name}`)
+      const alive = [...records.values()].filter(r => !isEnded(r.state)).length
+      if (alive >= MAX_CLUSTERS) throw new NoCapacityError(`this master looks after ${alive} clusters and takes no more`, 'delete one: musubi cluster list; or ask at another gateway')
       const record = newRecord(spec, imageDigest)
       records.set(record.id, record)
-      await setState(record, 'negotiating', `${spec.nodes.count} nodes of ${spec.nodes.vcpus} vCPU and ${spec.nodes.memoryMiB} MiB`)
+      try {
+        await setState(record, 'negotiating', `${spec.nodes.count} nodes of ${spec.nodes.vcpus} vCPU and ${spec.nodes.memoryMiB} MiB`)
+      } catch (error) {
+        records.delete(record.id) // nobody has been promised anything
+        throw error
+      }
       start(record, drive)
+      await prune().catch((error: unknown) => { log.warn({ error: describeError(error) }, 'ended clusters could not be forgotten') })
       return view(record)
     },
     plan (input) {
@@ -297,13 +362,15 @@ export function createMaster (deps: MasterDeps): Master {
         if (record.state === 'negotiating' || record.state === 'committing') {
           // No activation has left, so nothing runs anywhere: the safe way is back.
           start(record, r => fail(r, new MusubiError('MASTER_RESTARTED', `the master restarted while ${r.name} was being negotiated; nothing is kept`, { retryable: true, hint: 'ask again' })))
-        } else if (record.state === 'deleting') start(record, finishRemoval)
-        else if (record.state === 'failed') start(record, finishRelease)
-        else if (!isEnded(record.state)) start(record, drive)
+        } else if (record.state !== 'deleted') start(record, goOn)
       }
+      pruner = setInterval(() => {
+        prune().catch((error: unknown) => { log.warn({ error: describeError(error) }, 'ended clusters could not be forgotten') })
+      }, PRUNE_MS).unref()
     },
     async stop () {
       abort.abort()
+      clearInterval(pruner)
       await Promise.allSettled(loops.values())
     }
   }

@@ -17,6 +17,9 @@ function detailOf (host: HostStatus | undefined, kind: string, nameEnd?: string)
 }
 const figure = (value: unknown): number => typeof value === 'number' && Number.isFinite(value) && value >= 0 ? value : 0
 
+/** Nodes and other sites write these texts. */
+const short = (text: string): string => text.slice(0, 200)
+
 /** Phases that the frontend saw in a node's latest boot: epoch ms each, and why it failed. */
 interface SeenPhases { dhcp?: unknown, boot?: unknown, image?: unknown, ready?: unknown, failed?: unknown, reason?: unknown }
 
@@ -42,7 +45,7 @@ export function foldStatus (record: ClusterRecord, statuses: readonly HostStatus
       const at = figure(of?.[phase])
       if (at > 0 && phases[phase] === null) phases[phase] = Math.max(0, Math.round(at - record.createdMs))
     }
-    if (figure(of?.failed) > 0) failures.set(node.name, typeof of?.reason === 'string' ? of.reason : 'no reason given')
+    if (figure(of?.failed) > 0) failures.set(node.name, typeof of?.reason === 'string' ? short(of.reason) : 'no reason given')
     if (phases.ready !== null) failures.delete(node.name)
   }
   record.failures = Object.fromEntries(failures)
@@ -94,7 +97,7 @@ export function clusterView (record: ClusterRecord, statuses: readonly HostStatu
       deleteMs: record.deletedMs === null || record.deleteStartedMs === null ? null : record.deletedMs - record.deleteStartedMs
     },
     problems: statuses.flatMap(s => s.reachable
-      ? s.objects.filter(o => o.error !== '').map(o => ({ site: s.site, host: s.host, kind: o.kind, name: o.name, error: o.error }))
+      ? s.objects.filter(o => o.error !== '').map(o => ({ site: s.site, host: s.host, kind: short(o.kind), name: short(o.name), error: short(o.error) }))
       : [{ site: s.site, host: s.host, kind: 'host', name: s.host, error: 'does not answer' }])
   }
 }

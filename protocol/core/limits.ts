@@ -50,6 +50,10 @@ export const MAX_VOLUME_MIB = 16 * 1024 * 1024
 export const MAX_SITES_PER_CLUSTER = 32
 export const MAX_SPEC_BYTES = 256 * 1024
 export const MAX_VNI = 0xff_ffff
+/** Clusters that one master keeps alive; each has a loop, a status and up to a message's worth of record. */
+export const MAX_CLUSTERS = 256
+/** Ended clusters that one master keeps for people to look at. */
+export const MAX_ENDED_KEPT = 500
 
 // --- processes ------------------------------------------------------------
 export const COMMAND_TIMEOUT_MS = 30_000

@@ -16,7 +16,8 @@ export type Api = FastifyInstance<RawServerDefault, RawRequestDefaultExpression,
 /** HTTP status of each error code; what is not listed is 503 when it may pass, else 500. */
 const STATUS: Record<string, number> = {
   INVALID_INPUT: 400, FORBIDDEN: 403, NOT_FOUND: 404, CONFLICT: 409, NO_CAPACITY: 409, NO_IMAGE: 409,
-  IMAGE_UNKNOWN: 400, IMAGE_CORRUPT: 409, NOT_A_GATEWAY: 409, UNREACHABLE: 503, BUSY: 503
+  IMAGE_UNKNOWN: 400, IMAGE_CORRUPT: 409, NOT_A_GATEWAY: 409, UNREACHABLE: 503, BUSY: 503,
+  FROZEN: 503, NOT_READY: 503, MASTER_RESTARTED: 503, STILL_REMOVING: 503, STOPPING: 503
 }
 
 /** What the server itself refuses (no JSON, too large, unknown media type) carries codes of its library: to callers it is bad input. */

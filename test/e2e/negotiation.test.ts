@@ -126,19 +126,19 @@ t.test('three sites negotiate', { skip, timeout: 580_000 }, async t => {
     await writeFile(pod.path('/tmp/stranger/federation.yaml'), stringify(federation))
     await writeFile(pod.path('/tmp/stranger/agent.yaml'), stringify({
       name: 'rogue-1', site: 'rogue', roles: ['gateway', 'compute'], stateDir: '/tmp/stranger', runDir: '/tmp/stranger/run', federation: '/tmp/stranger/federation.yaml',
-      listen, underlayAddress: '192.0.2.1', capacity: { vcpus: 64, memoryMiB: 65536, diskMiB: 0 }, segmentIds: { from: 1, to: 9 }, drivers: 'fake'
+      listen, underlayAddress: '192.0.2.1', capacity: { vcpus: 64, memoryMiB: 65536, diskMiB: 0 }, segmentIds: { from: 1, to: 9 }, drivers: 'fake', logLevel: 'debug'
     }))
     const log = `${pod.dir}/stranger.log`
     const stranger = await pod.spawn([process.execPath, `${WORK_TREE}/cli/main.ts`, 'agent', 'run', '-c', '/tmp/stranger/agent.yaml'], { log, env: { NODE_OPTIONS: '' } })
     const at = { socketPath: pod.path('/tmp/stranger/run/agent.sock'), what: 'stranger' }
     await until('the stranger', PATIENCE_MS, () => call(at, 'GET', '/v1/status').then(() => true, () => false), { everyMs: 50 })
-    // It has tried everybody at least once: that is in its log, one line for each.
-    await until('its knocking at every gateway', PATIENCE_MS, async () => {
+    // It has tried everybody more than once, which is in its log.
+    await until('its knocking at every door', PATIENCE_MS, async () => {
       const text = await readFile(log, 'utf8')
-      return ['tokyo/tokyo-1', 'tsukuba/tsukuba-1', 'osaka/osaka-1'].every(who => text.split('\n').some(line => line.includes('cannot connect to a peer') && line.includes(who)))
+      return ['tokyo/tokyo-1', 'tsukuba/tsukuba-1', 'osaka/osaka-1', 'coordinator coordinator'].every(who => text.split(`"cannot reach ${who} `).length > 2)
     })
     t.same((await call<SiteResource[]>(at, 'GET', '/v1/sites')).map(s => s.site), ['rogue'])
-    t.same((await call<AgentStatus>(at, 'GET', '/v1/status')).peers, [])
+    for (const who of ['tokyo-1', 'tsukuba-1', 'osaka-1', 'coordinator']) t.notOk((await f.get<AgentStatus>(who, '/v1/status')).peers.some(p => p.peerId === key), `${who} keeps no connection to it`)
     for (const who of ['tokyo-1', 'coordinator']) t.same((await f.get<SiteResource[]>(who, '/v1/sites')).map(s => s.site), ['osaka', 'tokyo', 'tsukuba'])
     stranger.kill('SIGTERM')
     await until('its end', PATIENCE_MS, () => Promise.resolve(!stranger.alive()))
@@ -159,9 +159,9 @@ t.test('three sites negotiate', { skip, timeout: 580_000 }, async t => {
       start('port', { listen: [`/ip4/${lab.host('tsukuba-2').address}/tcp/4100`] }, true), start('locked', { stateDir: STATE_DIR }, false),
       start('field', { colour: 'red' }, true), start('gateway', { roles: ['gateway'] }, true)
     ])
-    t.match(stranger, { exitCode: 1, stderr: /this host's key \(12D3\w+\) is not in the federation file[^]*add it under site tsukuba as host tsukuba-2/ })
-    t.match(name, { exitCode: 1, stderr: /knows this key as host tsukuba-2 of site tsukuba, the configuration says host tsukuba-9/ })
-    t.match(role, { exitCode: 1, stderr: /does not give tsukuba-2 the role gateway/ })
+    t.match(stranger, { exitCode: 2, stderr: /this host's key \(12D3\w+\) is not in the federation file[^]*add it under site tsukuba as host tsukuba-2/ })
+    t.match(name, { exitCode: 2, stderr: /knows this key as host tsukuba-2 of site tsukuba, the configuration says host tsukuba-9/ })
+    t.match(role, { exitCode: 2, stderr: /does not give tsukuba-2 the role gateway/ })
     t.match(port, { exitCode: 1, stderr: /cannot listen on .*4100[^]*in use/i })
     t.match(locked, { exitCode: 1, stderr: /in use by another process[^]*second agent/ })
     t.match(field, { exitCode: 2, stderr: /unknown field colour/ })
@@ -186,8 +186,13 @@ t.test('three sites negotiate', { skip, timeout: 580_000 }, async t => {
     await lab.waitAgent('osaka-1')
     await f.clean()
     await f.views()
-    await f.create('tokyo-1', spec('again', 6))
-    t.match(await f.until('tokyo-1', 'again', ['building', 'failed']), { state: 'building', lease: { sites: 3 } })
+    // What was said before the cut may arrive late: as the errors say, one asks again.
+    const again = await until('the same for another cluster', PATIENCE_MS, async () => {
+      await f.create('tokyo-1', spec('again', 6))
+      const cluster = await f.until('tokyo-1', 'again', ['building', 'failed'])
+      return cluster.state === 'building' ? cluster : null
+    }, { everyMs: 500 })
+    t.equal(again.lease.sites, 3)
     await f.remove('tokyo-1', 'again')
     await f.until('tokyo-1', 'again', ['deleted'])
     await f.clean(HOSTS)

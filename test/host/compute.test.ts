@@ -71,7 +71,8 @@ async function inside (t: Test, dir: string): Promise<void> {
     await driverContract(t, {
       make,
       specs: {
-        name: '0123abcd.n1',
+        // the longest that can be: libvirt must take it
+        name: `0123abcd.${'n'.repeat(63)}`,
         spec: n1,
         changed: { ...n1, memoryMiB: 96, bridge: 'mzb000002' },
         second: { name: '0123abcd.n2', spec: node(2, { memoryMiB: 64 }) }
@@ -117,7 +118,7 @@ async function inside (t: Test, dir: string): Promise<void> {
 
   await t.test('refuses names that libvirt or a shell could misread, and removes them without an error', async t => {
     const driver = make()
-    for (const name of ['', '../x', 'a b', "a';destroy x", 'a\nb', '-x', 'ü', '<x>', 'x'.repeat(64)]) {
+    for (const name of ['', '../x', 'a b', "a';destroy x", 'a\nb', '-x', 'ü', '<x>', 'x'.repeat(73)]) {
       await t.rejects(driver.apply(name, node(1), signal()), { code: 'INVALID_INPUT' }, JSON.stringify(name))
       await driver.remove(name, signal())
     }

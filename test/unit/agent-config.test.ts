@@ -31,6 +31,8 @@ for (const [what, change, expected] of [
   ['no role', { roles: [] }, /roles/],
   ['an unknown role', { roles: ['king'] }, /roles/],
   ['a name that is no host name', { name: 'Tokyo_1' }, /name/],
+  ['a name longer than the federation file takes', { name: 'x'.repeat(33) }, /name/],
+  ['a site name longer than the federation file takes', { site: 'x'.repeat(33) }, /site/],
   ['an address that is none', { underlayAddress: '192.0.2.300' }, /underlayAddress/],
   ['a relative folder', { stateDir: 'state' }, /stateDir/],
   ['a capacity below nothing', { capacity: { vcpus: -1, memoryMiB: 1, diskMiB: 1 } }, /capacity\.vcpus/],

@@ -9,7 +9,6 @@ import { pino } from 'pino'
 import type { AgentView } from '../../agent/api/view.ts'
 import { addAgentRoutes, type RouteDeps } from '../../agent/api/routes.ts'
 import { createEventLog } from '../../agent/events.ts'
-import type { Master } from '../../agent/master/master.ts'
 import { call, events as follow } from '../../cli/client.ts'
 import { ClusterSchema, type EventResource } from '../../protocol/api.ts'
 import { ConflictError, MusubiError, NoCapacityError, NotFoundError, UnreachableError } from '../../protocol/core/errors.ts'
@@ -35,14 +34,15 @@ async function api (t: Test, deps: Partial<RouteDeps> = {}): Promise<Api> {
   return server
 }
 
-t.test('errors are problem details, with a status for their code', async t => {
+t.test('errors are problem details, with a status for their code', t => {
   for (const [error, status] of [
     [new NotFoundError('x'), 404], [new ConflictError('x'), 409], [new NoCapacityError('x'), 409], [new UnreachableError('x'), 503], [new MusubiError('INVALID_INPUT', 'x'), 400],
-    [new MusubiError('NOT_A_GATEWAY', 'x'), 409], [new MusubiError('BUSY', 'x'), 503], [new MusubiError('SOMETHING', 'x'), 500], [new Error('x'), 500]
+    [new MusubiError('NOT_A_GATEWAY', 'x'), 409], [new MusubiError('BUSY', 'x'), 503], [new MusubiError('FORBIDDEN', 'x'), 403], ...['FROZEN', 'NOT_READY', 'MASTER_RESTARTED', 'STILL_REMOVING'].map(code => [new MusubiError(code, 'x'), 503] as const), [new MusubiError('SOMETHING', 'x'), 500], [new Error('x'), 500]
   ] as const) t.match(problemOf(error), { status, detail: 'x', type: 'about:blank', code: error instanceof MusubiError ? error.code : 'INTERNAL' })
   t.equal(problemOf(new NotFoundError('x', 'look there')).hint, 'look there')
   t.notOk('hint' in problemOf(new NotFoundError('x')))
   t.match(problemOf('words'), { status: 500, detail: 'words' })
+  t.end()
 })
 
 t.test('a host that is no gateway sends people to one that is', async t => {
@@ -75,7 +75,7 @@ t.test('a cluster over REST: accepted, shown, refused, deleted', async t => {
   const model = await startFederation([host('tokyo', 1, 'gateway compute', 4)])
   t.teardown(() => model.stop())
   const server = await api(t, { master: model.master('tokyo-1') })
-  const post = (payload: object, query = ''): ReturnType<Api['inject']> => server.inject({ method: 'POST', url: `/v1/clusters${query}`, payload })
+  const post = async (payload: object, query = ''): Promise<Awaited<ReturnType<typeof server.inject>>> => await server.inject({ method: 'POST', url: `/v1/clusters${query}`, payload })
   const accepted = await post(wanted('demo', 1))
   t.equal(accepted.statusCode, 202)
   t.equal(accepted.headers.location, '/v1/clusters/demo')

@@ -84,9 +84,14 @@ t.test('nginx: images for ever, phases 204 and logged, scripts logged, all else 
   }
   t.match(text, /root \/state\/www;/)
   t.match(location('/images/'), /add_header Cache-Control "public, max-age=31536000, immutable";/)
-  t.match(location('~ ^/v1/phase/(?<phase>[a-z]+)$'), /limit_req zone=phase burst=20 nodelay;\n {6}access_log \/state\/nginx\/phases\.log phase;/)
+  t.match(location('~ ^/v1/phase/(?<phase>[a-z]+)$'), /limit_req zone=phase burst=20 nodelay;\n {6}limit_req zone=phases burst=1000 nodelay;\n {6}access_log \/state\/nginx\/phases\.log phase if=\$counted;/)
   t.match(location('~ ^/v1/phase/(?<phase>[a-z]+)$'), /try_files \/none =204;/)
-  t.match(location('~ ^/v1/boot/(?<mac>[0-9a-f-]+)\\.ipxe$'), /access_log \/state\/nginx\/phases\.log phase;/)
+  t.match(location('~ ^/v1/boot/(?<mac>[0-9a-f-]+)\\.ipxe$'), /access_log \/state\/nginx\/phases\.log phase if=\$counted;/)
+  t.match(location('~ ^/v1/boot/(?<mac>[0-9a-f-]+)\\.ipxe$'), /limit_req zone=phases burst=1000 nodelay;/)
+  t.match(text, /limit_req_zone \$server_name zone=phases:32k rate=50r\/s;/, 'one for all addresses: a node has as many as it likes')
+  t.match(text, /server_name \w+;/, 'an empty name would not be counted')
+  t.match(text, /map \$status \$counted \{ 429 0; default 1; \}/, 'what is refused leaves no line')
+  t.match(text, /limit_req_log_level info;/, 'nor one in the log of errors')
   for (const head of ['~ ^/v1/phase/(?<phase>[a-z]+)$', '~ ^/v1/boot/(?<mac>[0-9a-f-]+)\\.ipxe$', '/v1/', '/']) {
     t.match(location(head), /Cache-Control "no-store" always;/, head)
   }

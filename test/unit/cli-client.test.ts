@@ -38,6 +38,7 @@ t.test('nobody there: the error names the place and the next step', async t => {
 })
 
 t.test('an address that is none is the caller\'s mistake', async t => {
+  await t.rejects(call({ url: 'https://192.0.2.1', what: 'agent' }, 'GET', '/v1/status'), { code: 'INVALID_INPUT', hint: /plain HTTP/ })
   for (const url of ['localhost:4180', 'https://192.0.2.1', 'nonsense', '']) await t.rejects(call({ url, what: 'agent' }, 'GET', '/v1/status'), { code: 'INVALID_INPUT', hint: /http:\/\// }, url)
 })
 

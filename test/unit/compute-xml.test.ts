@@ -129,8 +129,10 @@ t.test('everything is escaped that a person may have chosen', t => {
 t.test('object names and libvirt names are one to one', t => {
   t.equal(domainName('0123abcd.n1'), 'mz-0123abcd.n1')
   t.equal(objectName('mz-0123abcd.n1'), '0123abcd.n1')
-  for (const foreign of ['n1', 'mz-', 'mz-a b', 'mz--x', 'xmz-n1', 'MZ-n1', `mz-${'x'.repeat(64)}`]) t.equal(objectName(foreign), null, foreign)
-  for (const name of ['', '-x', '.', '..', 'a/b', 'a b', 'a;b', 'a\n', 'ä', 'x'.repeat(64)]) {
+  // the longest that cluster spec and federation file allow, and the longest host name
+  for (const node of [`${'c'.repeat(20)}-${'s'.repeat(32)}-200`, 'n'.repeat(63)]) t.equal(objectName(domainName(`0123abcd.${node}`)), `0123abcd.${node}`)
+  for (const foreign of ['n1', 'mz-', 'mz-a b', 'mz--x', 'xmz-n1', 'MZ-n1', `mz-${'x'.repeat(73)}`]) t.equal(objectName(foreign), null, foreign)
+  for (const name of ['', '-x', '.', '..', 'a/b', 'a b', 'a;b', 'a\n', 'ä', 'x'.repeat(73)]) {
     t.equal(isObjectName(name), false, JSON.stringify(name))
     t.throws(() => domainName(name), { code: 'INVALID_INPUT', hint: /letters/ })
   }

@@ -1,7 +1,7 @@
 import t, { type Test } from 'tap'
 import type { ClusterRecord } from '../../agent/master/record.ts'
 import type { ClusterResource } from '../../protocol/api.ts'
-import { eventually, host, startFederation, wanted, type FederationModel, type HostPlan } from '../model/federation.ts'
+import { eventually, host, startFederation, wanted, type Fate, type FederationModel, type HostPlan } from '../model/federation.ts'
 
 const TWO = [host('tokyo', 1, 'gateway compute', 3), host('tokyo', 2, 'compute storage', 1), host('tsukuba', 1, 'gateway', 1), host('tsukuba', 2, 'compute', 2)]
 const THREE = [...TWO, host('osaka', 1, 'gateway compute', 2)]
@@ -45,7 +45,7 @@ t.test('a cluster gets all its leases, and gives all of them back', async t => {
 t.test('the decision is on disk before the first commit leaves', async t => {
   const model = await federation(t)
   const decided: Array<Partial<ClusterRecord> | undefined> = []
-  model.fate = async ({ method, request }) => {
+  model.fate = async ({ method, request }): Promise<Fate> => {
     if (method === 'commit') decided.push(await model.machine('tokyo-1').disk.get<ClusterRecord>(`cluster/${(request as { clusterId: string }).clusterId}`))
     return 'deliver'
   }
@@ -217,7 +217,7 @@ for (const method of ['request', 'commit', 'activate'] as const) {
     const model = await federation(t)
     const { promise: go, resolve } = Promise.withResolvers<undefined>()
     const { promise: reached, resolve: arrive } = Promise.withResolvers<undefined>()
-    model.fate = async message => {
+    model.fate = async (message): Promise<Fate> => {
       if (message.to === 'tsukuba-1' && message.method === method) {
         arrive(undefined)
         await go

@@ -1,5 +1,4 @@
-import { access, chown, mkdir, open, readFile, readdir, rm, rmdir } from 'node:fs/promises'
-import { constants } from 'node:fs'
+import { access, chown, mkdir, readFile, readdir, rm, rmdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { frontendNamespace } from '../../../protocol/core/desired.ts'
 import type { FrontendSpec } from '../../../protocol/core/desired.ts'
@@ -14,12 +13,11 @@ import type { Driver, ObservedObject } from '../driver.ts'
 import { putFile, putTree, staleFiles } from './files.ts'
 import type { FileContent } from './files.ts'
 import { ensureLinks, frontendNamespaces, linkFaults, removeLinks } from './links.ts'
+import { boundLog, readTail } from './logs.ts'
 import { parsePhases } from './phases.ts'
 import type { NodePhases } from './phases.ts'
 import { IPXE_DIR, checkFrontendSpec, imagePath, renderDnsmasq, renderNginx, renderNodeFiles } from './render.ts'
 
-/** Only the end of a log is read; a boot writes less than 1 kB. */
-const LOG_TAIL_BYTES = 2 * 1024 * 1024
 const PROGRAMS = ['/usr/sbin/dnsmasq', '/usr/sbin/nginx', `${IPXE_DIR}/undionly.kpxe`]
 
 export interface FrontendDriverOptions {
@@ -108,6 +106,7 @@ export function createFrontendDriver (options: FrontendDriverOptions): FrontendD
         }
         const { spec } = record
         known.add(frontendNamespace(spec.vni))
+        await boundLogs(folder(entry.name))
         const wrong = await faults(entry.name, spec, signal)
         observed.push({
           kind: 'frontend',
@@ -168,7 +167,7 @@ export function createFrontendDriver (options: FrontendDriverOptions): FrontendD
       const layout = planPaths(folder(name))
       return parsePhases(spec.nodes, {
         dnsmasq: await readTail(layout.dnsmasqLog),
-        nginx: await readTail(join(layout.nginxDir, 'phases.log'))
+        nginx: await readTail(layout.phasesLog)
       }, Date.now())
     },
 
@@ -195,13 +194,22 @@ interface Layout {
   nginxDir: string
   www: string
   dnsmasqLog: string
+  phasesLog: string
   /** by path relative to `dir` */
   files: Map<string, FileContent>
   services: Map<string, ServiceSpec>
 }
 
-const planPaths = (dir: string): Pick<Layout, 'dir' | 'nginxDir' | 'www' | 'dnsmasqLog'> =>
-  ({ dir, nginxDir: join(dir, 'nginx'), www: join(dir, 'www'), dnsmasqLog: join(dir, 'dnsmasq.log') })
+const planPaths = (dir: string): Pick<Layout, 'dir' | 'nginxDir' | 'www' | 'dnsmasqLog' | 'phasesLog'> => {
+  const nginxDir = join(dir, 'nginx')
+  return { dir, nginxDir, www: join(dir, 'www'), dnsmasqLog: join(dir, 'dnsmasq.log'), phasesLog: join(nginxDir, 'phases.log') }
+}
+
+/** Nodes make the daemons write: they must not fill the disk. A log that cannot be bounded now is tried again at the next look. */
+async function boundLogs (dir: string): Promise<void> {
+  const { nginxDir, dnsmasqLog, phasesLog } = planPaths(dir)
+  for (const path of [dnsmasqLog, phasesLog, join(nginxDir, 'error.log')]) await boundLog(path).catch(() => undefined)
+}
 
 /** Everything that a frontend consists of on disk and as processes; no effects. */
 function planLayout (dir: string, spec: FrontendSpec, image: StoredImage): Layout {
@@ -243,18 +251,4 @@ async function prepareFolders (nginxDir: string): Promise<void> {
   const { stdout } = await run('id', ['-u', 'www-data'])
   const { stdout: group } = await run('id', ['-g', 'www-data'])
   for (const path of [nginxDir, join(nginxDir, 'tmp')]) await chown(path, Number(stdout), Number(group))
-}
-
-async function readTail (path: string): Promise<string> {
-  const handle = await open(path, constants.O_RDONLY).catch(() => null)
-  if (handle === null) return ''
-  try {
-    const { size } = await handle.stat()
-    const start = Math.max(0, size - LOG_TAIL_BYTES)
-    const buffer = Buffer.alloc(size - start)
-    const { bytesRead } = await handle.read(buffer, 0, buffer.length, start)
-    return buffer.toString('utf8', 0, bytesRead)
-  } finally {
-    await handle.close()
-  }
 }

@@ -148,13 +148,17 @@ http {
   keepalive_timeout 75s;
   keepalive_requests 10000;
   client_max_body_size 1k;
-  # a node that floods its phases fills no disk
+  # a node that floods its phases fills no disk; nor do many, or one under many addresses
   limit_req_zone $binary_remote_addr zone=phase:1m rate=5r/s;
+  limit_req_zone $server_name zone=phases:32k rate=50r/s;
   limit_req_status 429;
+  limit_req_log_level info;
+  map $status $counted { 429 0; default 1; }
   log_format phase escape=json '{"at":$msec,"mac":"$mac","phase":"$phase","reason":"$arg_reason","from":"$remote_addr"}';
   access_log off;
   server {
     listen 80;
+    server_name frontend;
     root ${www};
     location /images/ {
       add_header Cache-Control "public, max-age=31536000, immutable";
@@ -162,14 +166,16 @@ http {
     location ~ ^/v1/phase/(?<phase>[a-z]+)$ {
       set $mac $arg_mac;
       limit_req zone=phase burst=20 nodelay;
-      access_log ${nginxDir}/phases.log phase;
+      limit_req zone=phases burst=1000 nodelay;
+      access_log ${nginxDir}/phases.log phase if=$counted;
       add_header Cache-Control "no-store" always;
       try_files /none =204;
     }
     location ~ ^/v1/boot/(?<mac>[0-9a-f-]+)\\.ipxe$ {
       set $phase script;
       limit_req zone=phase burst=20 nodelay;
-      access_log ${nginxDir}/phases.log phase;
+      limit_req zone=phases burst=1000 nodelay;
+      access_log ${nginxDir}/phases.log phase if=$counted;
       default_type text/plain;
       add_header Cache-Control "no-store" always;
     }

@@ -7,7 +7,8 @@ import { InvalidInputError } from '../../../protocol/core/errors.ts'
 /** XML namespace of the element that marks a domain as ours. */
 export const METADATA_NAMESPACE = 'urn:musubi:1'
 
-const OBJECT_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/
+/** Room for 8 digits of the cluster, a dot, and a host name of 63; libvirt shortens names itself where a path is bounded. */
+const OBJECT_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,71}$/
 const LINK_NAME = new RegExp(`^${PREFIX}[A-Za-z0-9-]{1,${15 - PREFIX.length}}$`)
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
 const MAC = /^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$/
@@ -24,7 +25,7 @@ export function isObjectName (name: string): boolean {
 /** Name of the object's domain in libvirt. @throws InvalidInputError for names that libvirt, files or a command line could misread */
 export function domainName (name: string): string {
   if (!isObjectName(name)) {
-    throw new InvalidInputError(`${JSON.stringify(name)} cannot name a domain`, 'use letters, digits, dot, dash and underscore, at most 63')
+    throw new InvalidInputError(`${JSON.stringify(name)} cannot name a domain`, 'use letters, digits, dot, dash and underscore, at most 72')
   }
   return `${PREFIX}-${name}`
 }
