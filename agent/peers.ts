@@ -7,7 +7,6 @@ export type Activate = Methods['activate']['request']
 export type Release = Methods['release']['request']
 export type HostStatus = Methods['hostStatus']['reply']
 
-
 export interface CallOptions { deadlineMs?: number, signal?: AbortSignal }
 
 /** Calls one peer by PeerId; calls to oneself take the same way. @throws MusubiError of the far side, UnreachableError */

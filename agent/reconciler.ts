@@ -1,6 +1,6 @@
 import type { Logger } from 'pino'
 import type { Driver, ObservedObject } from './drivers/driver.ts'
-import type { DesiredObject, ObjectKind, SpecByKind } from '../protocol/core/desired.ts'
+import type { DesiredObject, ObjectKind } from '../protocol/core/desired.ts'
 import { KIND_ORDER } from '../protocol/core/desired.ts'
 import { createBackoff } from './backoff.ts'
 import { conflicts, diff, type Action } from './diff.ts'
@@ -86,6 +86,7 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
   let running: Promise<void> | undefined
   /** `again`: somebody asked for a pass during one */
   const asked = { again: false, stopped: false }
+  const isAsked = (): boolean => asked.again
   const lookers: Array<() => void> = []
   const backoff = createBackoff(options.monotonic ?? (() => performance.now()))
   const { promise: looked, resolve: resolveLooked } = Promise.withResolvers<undefined>()
@@ -232,7 +233,7 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
         return { ok: false, changed: false }
       })
       for (const resolve of mine) resolve()
-      if (asked.again) continue
+      if (isAsked()) continue
       // When it has changed something the next pass sees what it became, and shows it.
       if (outcome.changed && ++passes < MAX_PASSES) continue
       if (outcome.ok && !outcome.changed) schedule(RECONCILE_INTERVAL_MS)

@@ -3,7 +3,6 @@ import { FRONTEND_RESOURCES } from '../../protocol/core/placement.ts'
 /** The demo's node: what a Debian root in RAM needs under emulation. */
 export const NODE = { vcpus: 1, memoryMiB: 768 } as const
 
-
 /**
  * Two sites of two hosts, sized so that the master's own site holds half of the nodes and has to
  * borrow the rest; a third host at tokyo lends volumes.

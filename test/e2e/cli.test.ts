@@ -14,7 +14,7 @@ import { stringify } from 'yaml'
 import { run } from '../../agent/exec.ts'
 import { call } from '../../cli/client.ts'
 import { until } from '../../lab/process.ts'
-import type { ClusterResource } from '../../protocol/api.ts'
+import type { ClusterResource, SiteResource } from '../../protocol/api.ts'
 import { PATIENCE_MS, spec } from './federation.ts'
 
 t.setTimeout(300_000)
@@ -85,10 +85,10 @@ async function startPlace (t: Test): Promise<Place> {
   start('coordinator', 'main')
   const place = { dir, file, daemons, config: configs.gw, socket: join(dir, 'gw/run/agent.sock'), other: join(dir, 'c1/run/agent.sock'), coordinator: join(dir, 'main/run/coordinator.sock'), url: `http://${address}:${ports[3] ?? 0}` }
   await until('all of it', PATIENCE_MS, async () => {
-    if (![place.socket, place.other, place.coordinator].every(existsSync)) return false
-    const [hosts, sites] = await Promise.all([musubi('host', 'list', '--json', '--socket', place.socket), musubi('coordinator', 'sites', '--json', '--socket', place.coordinator)])
-    return hosts.exitCode === 0 && (JSON.parse(hosts.stdout) as object[]).length === 2 && (JSON.parse(sites.stdout) as Array<{ hosts: number }>)[0]?.hosts === 2
-  }, { everyMs: 500 })
+    const ask = <T>(socketPath: string, path: string): Promise<T[]> => call<T[]>({ socketPath, what: 'agent' }, 'GET', path).catch(() => [])
+    const [hosts, others, sites] = await Promise.all([ask<object>(place.socket, '/v1/hosts'), ask<object>(place.other, '/v1/hosts'), ask<SiteResource>(place.coordinator, '/v1/sites')])
+    return hosts.length === 2 && others.length === 2 && sites[0]?.hosts === 2
+  }, { everyMs: 50 })
   return place
 }
 

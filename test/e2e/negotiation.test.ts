@@ -10,14 +10,14 @@ import { call } from '../../cli/client.ts'
 import { HOSTS, PATIENCE_MS, spec, startFederation } from './federation.ts'
 
 const skip = process.getuid?.() === 0 ? false : 'needs root to make namespaces'
-t.setTimeout(600_000)
+t.setTimeout(450_000)
 const FULL = spec('demo', 5, { volumes: [{ name: 'data', sizeMiB: 64, node: 1 }] })
 const FULL_LEASES = [
   'tokyo-1 frontend frontend active', 'tokyo-1 node demo-tokyo-001 active', 'tokyo-1 node demo-tokyo-002 active', 'tokyo-1 segment segment active',
   'tokyo-2 node demo-tokyo-003 active', 'tokyo-2 volume data active', 'tsukuba-1 segment segment active', 'tsukuba-2 node demo-tsukuba-004 active', 'tsukuba-2 node demo-tsukuba-005 active'
 ]
 
-t.test('three sites negotiate', { skip, timeout: 580_000 }, async t => {
+t.test('three sites negotiate', { skip, timeout: 440_000 }, async t => {
   const f = await startFederation(t)
   const { lab } = f
   t.afterEach(() => f.reset())

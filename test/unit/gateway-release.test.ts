@@ -80,6 +80,31 @@ t.test('a release while the sweep releases neither blocks nor repeats it for eve
   t.same(await kept(), [])
 })
 
+t.test('a release that gets in line behind the sweep is not waited for by it', async t => {
+  const { model, gateway, request, kept } = await bench(t)
+  await gateway.request(request(1), MASTER)
+  model.fate = ({ method }) => method === 'hostRelease' ? 'lose request' : 'deliver'
+  await t.rejects(gateway.release({ clusterId: idOf(1), reason: 'test' }, MASTER))
+  model.fate = () => 'deliver'
+  const { disk } = model.machine('tokyo-1')
+  const get = disk.get.bind(disk)
+  const { promise: go, resolve: finish } = Promise.withResolvers<undefined>()
+  let reads = 0
+  disk.get = async <T>(key: string) => {
+    if (key.startsWith('offer/') && ++reads === 2) await go // the sweep's second look, when it is its turn
+    return await get<T>(key)
+  }
+  const sweep = gateway.sweep()
+  await eventually('it is the turn of the sweep', () => reads === 2)
+  const release = gateway.release({ clusterId: idOf(1), reason: 'test' }, MASTER)
+  await eventually('the release has looked', () => reads === 3)
+  await new Promise(resolve => { setImmediate(resolve) })
+  finish(undefined)
+  t.equal((await release).ended, 2)
+  await sweep
+  t.same(await kept(), [])
+})
+
 t.test('a release after a new request covers that request', async t => {
   const { model, gateway, request, kept } = await bench(t)
   await gateway.request(request(1), MASTER)
