@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { createFrontendDriver } from '../../agent/drivers/boot/frontend.ts'
-import { run } from '../../agent/exec.ts'
+import { run, runJson } from '../../agent/exec.ts'
 import { encodeManifest, manifestDigest } from '../../agent/images/manifest.ts'
 import type { ImageFileName } from '../../agent/images/manifest.ts'
 import { createPidfileServices } from '../../agent/services/pidfile.ts'
@@ -20,6 +20,13 @@ const IMAGES = '/run/images'
 const [VNI, OTHER_VNI] = [0x301, 0x302]
 
 t.setTimeout(240_000)
+
+/** Namespaces and bridges by what does not change by itself: carrier and queue come and go with ports. */
+async function foreignThings (): Promise<string> {
+  const spaces = (await run('ip', ['netns', 'list'])).stdout.split('\n').map(line => line.split(' ')[0] ?? '').filter(name => name !== '').sort()
+  const links = await runJson('ip', ['-json', '-n', clusterNamespace(VNI), 'link', 'show', 'type', 'bridge']) as Array<{ ifname: string, address: string, mtu: number }>
+  return JSON.stringify([spaces, links.map(({ ifname, address, mtu }) => ({ ifname, address, mtu }))])
+}
 
 /** An image of a few bytes: the driver serves files, it does not look into them. */
 async function tinyImage (content: string): Promise<string> {
@@ -100,7 +107,7 @@ async function contract (): Promise<void> {
         await run('ip', ['netns', 'add', 'other'])
         await run('ip', ['-n', clusterNamespace(VNI), 'link', 'add', 'name', 'site0', 'type', 'bridge'])
       },
-      look: async () => (await run('ip', ['netns', 'list'])).stdout.replaceAll(/ \(id: \d+\)/g, '') + (await run('ip', ['-n', clusterNamespace(VNI), '-o', 'link', 'show', 'type', 'bridge'])).stdout,
+      look: foreignThings,
       remove: ip('netns', 'delete', 'other')
     },
     leftovers: async () => [

@@ -258,6 +258,7 @@ t.test('segments of two clusters with equal subnets over two sites', { skip: pro
     await bad(/no IPv4 address of a site host/, { site: { segmentId: 1, localAddress: '10.0.0.1 dev eth0', remoteAddresses: [] } })
     await bad(/neither compute nor gateway/, { compute: false })
     await t.rejects(a2.apply('segment', 'c9', specs.c1.a2), { code: 'CONFLICT', message: /VNI 257 is c1's/ })
+    await t.rejects(a2.apply('segment', 'c9', { ...specs.c1.a2, vni: 0x109 }), { code: 'CONFLICT', message: /segment id \d+ is c1's/ })
     await t.rejects(a1.apply('tunnel', 'wg', { ...tunnels.a1, listenPort: 0 }), { code: 'INVALID_INPUT', message: /0 is no UDP port/ })
     await t.rejects(a1.apply('tunnel', 'other', tunnels.a1), { code: 'NOT_FOUND' })
     t.strictSame(await healthy(a2, 'segment'), [['c1', true], ['c2', true]])

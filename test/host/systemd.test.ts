@@ -29,7 +29,7 @@ if (process.getuid?.() !== 0) {
 async function outside (): Promise<void> {
   const host = await startSystemdHost(t.testdir())
   t.teardown(() => host.stop())
-  const [file = '', ...args] = host.enter([NODE_INSIDE, `${TREE_INSIDE}/test/host/systemd.test.ts`])
+  const [file = '', ...args] = host.enter(['env', '-u', 'NODE_OPTIONS', NODE_INSIDE, `${TREE_INSIDE}/test/host/systemd.test.ts`])
   await t.spawn(file, args, { env: { ...process.env, [INSIDE]: 'yes' }, timeout: TIMEOUT_MS }, 'services as systemd units')
   await t.test('the units of agent and coordinator', t => unitsTest(t, host))
 }

@@ -141,8 +141,8 @@ export function createSegmentDriver (options: { stateDir: string }): SegmentDriv
       await exclusive(async () => {
         const specs = await records.all()
         for (const [other, { vni, site }] of specs) {
-          if (other !== name && site.segmentId === spec.site.segmentId) throw new ConflictError(`segment ${name}: segment id ${spec.site.segmentId} is ${other}'s on this host`, `remove ${other} first`)
           if (other !== name && vni === spec.vni) throw new ConflictError(`segment ${name}: VNI ${vni} is ${other}'s on this host`, `remove ${other} first`)
+          if (other !== name && site.segmentId === spec.site.segmentId) throw new ConflictError(`segment ${name}: segment id ${spec.site.segmentId} is ${other}'s on this host`, `remove ${other} first`)
         }
         const before = specs.get(name)
         if (before !== undefined && before.vni !== spec.vni) await removeVni(before.vni, signal)
