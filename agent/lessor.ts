@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Activate, HostStatus, Methods, Release } from './peers.ts'
+import { createTurns } from './turns.ts'
 import type { EventLog } from './events.ts'
 import { conflicts } from './diff.ts'
 import { clusterOf, type Reconciler } from './reconciler.ts'
@@ -133,12 +134,7 @@ export function createLessor (deps: LessorDeps): Lessor {
   })
 
   /** Activations come one after the other: each is compared with all that are active. */
-  let last: Promise<unknown> = Promise.resolve()
-  function inTurn<T> (work: () => Promise<T>): Promise<T> {
-    const turn = last.then(work, work)
-    last = turn.catch(() => undefined)
-    return turn
-  }
+  const turns = createTurns()
 
   return {
     async hold (request) {
@@ -154,7 +150,7 @@ export function createLessor (deps: LessorDeps): Lessor {
       return { receipts }
     },
 
-    activate: ({ clusterId, document, receipts, secrets }) => inTurn(async () => {
+    activate: ({ clusterId, document, receipts, secrets }) => turns('activate', async () => {
       if (document.id !== clusterId) throw new ConflictError(`the document of cluster ${document.id} cannot activate ${clusterId}`)
       const missing = missingReceipts(document, receipts)
       if (missing.length > 0) throw new ConflictError(`cluster ${document.name}: not every lender has committed: no receipt for ${missing.join(', ')}`)

@@ -1,5 +1,6 @@
 import type { Logger } from 'pino'
 import type { Activate, CallPeer, Caller, HostStatus, Methods, Release } from '../peers.ts'
+import { createTurns } from '../turns.ts'
 import type { EventLog } from '../events.ts'
 import type { Offer, Receipt, Request } from '../../protocol/core/messages.ts'
 import type { Store } from '../../store/store.ts'
@@ -55,7 +56,7 @@ const hostsOf = (offer: Offer): Array<{ host: string, peer: string }> =>
 export function createGateway (deps: GatewayDeps): Gateway {
   const { store, call, log, events, site } = deps
   /** One negotiation per cluster at a time: replays wait for the first to finish. */
-  const busy = new Map<string, Promise<unknown>>()
+  const alone = createTurns()
   /** Releases under way or in line, by cluster and master: who asks again meanwhile waits for the same one. */
   const releases = new Map<string, Promise<{ site: string, ended: number }>>()
 
@@ -67,19 +68,6 @@ export function createGateway (deps: GatewayDeps): Gateway {
     const mine = work().finally(() => { if (releases.get(key) === mine) releases.delete(key) })
     releases.set(key, mine)
     return mine
-  }
-
-  async function alone<T> (clusterId: string, work: () => Promise<T>): Promise<T> {
-    const before = busy.get(clusterId) ?? Promise.resolve()
-    const mine = before.then(work, work)
-    const settled = mine.catch(() => undefined)
-    busy.set(clusterId, settled)
-    try {
-      return await mine
-    } finally {
-      // Only the last in line clears the way: whoever came behind it has put itself there.
-      if (busy.get(clusterId) === settled) busy.delete(clusterId)
-    }
   }
 
   /** As `alone`, for what a release from before does not cover: who releases after it joins none of those. */

@@ -17,22 +17,6 @@ export function assertServiceName (name: string): void {
   }
 }
 
-/** Runs tasks of one key one after the other, those of different keys side by side. */
-export function createTurns (): <T>(key: string, task: () => Promise<T>) => Promise<T> {
-  const tails = new Map<string, Promise<unknown>>()
-  return async (key, task) => {
-    const before = tails.get(key) ?? Promise.resolve()
-    const mine = before.then(task, task)
-    const settled = mine.catch(() => undefined)
-    tails.set(key, settled)
-    try {
-      return await mine
-    } finally {
-      if (tails.get(key) === settled) tails.delete(key)
-    }
-  }
-}
-
 /** The last lines of a log in one line, empty when there is none. */
 export async function logTail (path: string): Promise<string> {
   try {

@@ -10,7 +10,8 @@ import { fingerprint } from '../fingerprint.ts'
 import type { ServiceManager, ServiceSpec, ServiceStatus } from '../services.ts'
 import { bootId, environmentOf, listProcesses, outputsOf, readProcess } from './proc.ts'
 import type { ProcessStat } from './proc.ts'
-import { assertServiceName, createTurns, LOG_MAX_BYTES, logTail, namesIn, SETTLE_MS, STOP_GRACE_MS } from './common.ts'
+import { assertServiceName, LOG_MAX_BYTES, logTail, namesIn, SETTLE_MS, STOP_GRACE_MS } from './common.ts'
+import { createTurns } from '../turns.ts'
 
 /** After SIGKILL only a process stuck in the kernel is left. */
 const KILL_WAIT_MS = 3_000

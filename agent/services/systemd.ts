@@ -5,7 +5,8 @@ import { ConflictError, MusubiError, NotFoundError } from '../../protocol/core/e
 import { CommandError, run } from '../exec.ts'
 import { fingerprint } from '../fingerprint.ts'
 import type { ServiceManager, ServiceSpec, ServiceStatus } from '../services.ts'
-import { assertServiceName, createTurns, LOG_MAX_BYTES, logTail, SETTLE_MS, STOP_GRACE_MS } from './common.ts'
+import { assertServiceName, LOG_MAX_BYTES, logTail, SETTLE_MS, STOP_GRACE_MS } from './common.ts'
+import { createTurns } from '../turns.ts'
 
 /** After SIGKILL only a process stuck in the kernel is left. */
 const KILL_WAIT_MS = 5_000

@@ -161,8 +161,12 @@ function play (list: readonly Move[]): LedgerState {
   return state
 }
 
+const COVERING_SEED = 1
+
 t.test('no sequence of events breaks a promise', t => {
   fc.assert(fc.property(moves, list => { play(list) }), { numRuns: 250 })
+  // Chance alone leaves a row of the table out now and then: these sequences, always the same, reach all of them.
+  fc.assert(fc.property(moves, list => { play(list) }), { numRuns: 250, seed: COVERING_SEED })
   for (const row of transitions) t.ok(seen.has(`${row.from ?? 'none'}-${row.to}`), `${row.from ?? 'none'} to ${row.to} was tried`)
   for (const one of ['NO_CAPACITY', 'NOT_FOUND', 'CONFLICT', 'TOO_EARLY', 'ok vacate', 'ok activate']) t.ok(seen.has(one), `${one} was tried`)
   t.end()

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { createTurns } from '../../agent/services/common.ts'
+import { createTurns } from '../../agent/turns.ts'
 import { createNotifier, watchdogIntervalMs } from '../../agent/services/notify.ts'
 import { escapeArgument, parseUnits } from '../../agent/services/systemd.ts'
 

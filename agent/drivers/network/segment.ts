@@ -13,6 +13,7 @@ import type { SegmentSpec } from '../../../protocol/core/desired.ts'
 import type { Driver, ObservedObject } from '../driver.ts'
 import type { SpaceState } from './observed.ts'
 import type { Observed } from './steps.ts'
+import { createTurns } from '../../turns.ts'
 
 /** Bytes of inner frames through a segment's inter-site port, since the port was made. */
 export interface SegmentCounters {
@@ -52,12 +53,8 @@ const isEmpty = (vni: number, { host, cluster }: Observed): boolean => cluster =
 export function createSegmentDriver (options: { stateDir: string }): SegmentDriver {
   const records = createRecords<SegmentSpec>(join(options.stateDir, 'segments'))
   // one change at a time: two segments share the nftables tables of the host
-  let last: Promise<unknown> = Promise.resolve()
-  const exclusive = async <T>(work: () => Promise<T>): Promise<T> => {
-    const turn = last.then(work, work)
-    last = turn.catch(() => undefined)
-    return await turn
-  }
+  const turns = createTurns()
+  const exclusive = async <T>(work: () => Promise<T>): Promise<T> => await turns('', work)
 
   const readAll = async (signal: AbortSignal): Promise<{ host: SpaceState, clusters: Map<number, string> }> => {
     const [host, clusters] = await Promise.all([readSpace(null, signal), listNamespaces(signal)])
