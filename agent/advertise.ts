@@ -1,6 +1,7 @@
 import type { HostCapacity } from '../protocol/core/placement.ts'
 import { siteCapacityOf, type SiteCapacity } from '../protocol/core/placement.ts'
-import { add, zero, type Resources } from '../protocol/core/capacity.ts'
+import { clampToZero, sum, zero, type Resources } from '../protocol/core/capacity.ts'
+import { MAX_FEATURES } from '../protocol/core/limits.ts'
 import type { HostAd, SiteAd } from '../protocol/wire/gen/types.ts'
 
 const orZero = (r: Resources | null): Resources => r ?? zero()
@@ -10,14 +11,32 @@ export function hostCapacityOf (ad: HostAd): HostCapacity {
   return { host: ad.host, roles: ad.roles, free: orZero(ad.free), cordoned: ad.cordoned }
 }
 
-/** Folds the hosts of a site into the one record that leaves it: sums, and free by host without names. */
-export function foldSite (site: string, gateway: { host: string, addresses: string[] }, ads: readonly HostAd[], version: string): SiteAd {
-  const capacity = siteCapacityOf(site, ads.map(hostCapacityOf))
-  const total = ads.reduce((sum, ad) => add(sum, orZero(ad.total)), zero())
-  const free = ads.reduce((sum, ad) => add(sum, orZero(ad.free)), zero())
+/** What the operator of a gateway adds to what its hosts say. */
+export interface SiteTerms {
+  /** per vCPU and hour, thousandths of the federation's unit; 0: free */
+  priceMilli: number
+  /** longest lease that the policy gives; 0: no limit of its own */
+  maxTermMs: number
+  /** this gateway relays for gateways that nobody can reach */
+  relay: boolean
+}
+
+const union = (lists: ReadonlyArray<readonly string[]>): string[] => [...new Set(lists.flat())].sort()
+
+/**
+ * Folds the live hosts of a site into the one record that leaves it: sums, and free by host without
+ * names. A cordoned host counts as a host and in the total; it lends nothing, so neither what it has
+ * free nor its features and roles are offered.
+ */
+export function foldSite (site: string, gateway: { host: string, addresses: string[] }, ads: readonly HostAd[], version: string, terms: SiteTerms = { priceMilli: 0, maxTermMs: 0, relay: false }): SiteAd {
+  const open = ads.filter(ad => !ad.cordoned)
+  const capacity = siteCapacityOf(site, open.map(hostCapacityOf))
   return {
-    site, gateway: gateway.host, addresses: gateway.addresses, hosts: ads.length, total, free,
-    freeByHost: capacity.freeByHost.map(r => ({ ...r })), volumeFreeMib: Math.max(0, ...capacity.volumeFreeByHost), version
+    site, gateway: gateway.host, addresses: gateway.addresses, hosts: ads.length,
+    total: sum(ads.map(ad => orZero(ad.total))), free: sum(open.map(ad => clampToZero(orZero(ad.free)))),
+    freeByHost: capacity.freeByHost.map(r => ({ ...r })), volumeFreeMib: Math.max(0, ...capacity.volumeFreeByHost), version,
+    features: union(open.map(ad => ad.features)).slice(0, MAX_FEATURES), roles: union(open.map(ad => ad.roles)),
+    priceMilli: terms.priceMilli, maxTermMs: terms.maxTermMs, relay: terms.relay
   }
 }
 

@@ -5,30 +5,38 @@ import { join } from 'node:path'
 import type { Logger } from 'pino'
 import { hostCapacity, type AgentConfig } from './config.ts'
 import { consoleOf, type AgentView } from './api/view.ts'
+import { certificateOf } from './api/host.ts'
+import { metricsOf } from './api/figures.ts'
 import { addAgentRoutes } from './api/routes.ts'
 import { createDetails } from './details.ts'
+import { createCordon, createHostCordon, type Cordon } from './cordon.ts'
 import { createDirectory, type Directory } from './directory.ts'
 import { createEventLog, type EventLog } from './events.ts'
 import { createFakeDrivers, createRealDrivers, type HostDrivers } from './drivers/registry.ts'
 import { tunnelAddressFor } from './drivers/network/address.ts'
 import { createGateway, type Gateway } from './gateway/gateway.ts'
 import type { ProposedId } from './gateway/offer.ts'
+import { createInventory, type HostInventory } from './inventory/inventory.ts'
 import { createLessor, type Lessor } from './lessor.ts'
 import { createBuilder, type Builder } from './master/build.ts'
 import { createMaster, type Master } from './master/master.ts'
 import { createProbe, noProbe } from './master/probe.ts'
 import { refuseLostLedger } from './lost-ledger.ts'
+import { openMembership } from './membership.ts'
+import { createPolicy, type Policy } from './policy/policy.ts'
 import { createReconciler, type Reconciler } from './reconciler.ts'
 import { createNotifier } from './services/notify.ts'
 import { createServices } from './services/select.ts'
+import { loadIdentity } from './site/identity.ts'
+import { createSiteIssuer, type SiteIssuer } from './site/issuer.ts'
 import { callerOf, callPeerOf, logFor, serveAgent } from './serve.ts'
 import { describeError, MusubiError, NoCapacityError } from '../protocol/core/errors.ts'
 import { allocateId } from '../protocol/core/ids.ts'
 import { idUses } from '../protocol/core/lease.ts'
 import type { GatewayTruth } from '../protocol/core/verify.ts'
-import { isGateway as isGatewayRole, loadFederation } from '../protocol/mesh/federation.ts'
-import { loadOrCreateKey, peerIdOf } from '../protocol/mesh/identity.ts'
+import { isGateway as isGatewayRole } from '../protocol/mesh/roles.ts'
 import { createMesh, type Mesh } from '../protocol/mesh/mesh.ts'
+import type { Trust } from '../protocol/mesh/trust/trust.ts'
 import { createApi, listenUnix } from '../protocol/rest/server.ts'
 import { VERSION } from '../protocol/version.ts'
 import { createLedgerClock } from '../store/clock.ts'
@@ -48,15 +56,15 @@ const bootId = (): string => readFileSync('/proc/sys/kernel/random/boot_id', 'ut
  *
  * @param onFatal called when this process can keep no promise any more and must be started anew
  */
-export async function startAgent (config: AgentConfig, keyFile: string, log: Logger, onFatal: (error: MusubiError) => void): Promise<Agent> {
+export async function startAgent (config: AgentConfig, log: Logger, onFatal: (error: MusubiError) => void): Promise<Agent> {
   await mkdir(config.stateDir, { recursive: true, mode: 0o700 })
   const started = performance.now()
   const now = (): number => Date.now()
   const monotonic = (): number => performance.now()
-  const key = await loadOrCreateKey(keyFile)
-  const federation = await loadFederation(config.federation)
-  checkIdentity(config, peerIdOf(key), federation.roleOf(peerIdOf(key)))
+  const identity = await loadIdentity(config)
   const store = await openLevelStore(join(config.stateDir, 'store'))
+  const membership = await openMembership(identity, config.stateDir, store, log, now)
+  const { key, trust } = membership
   const total = await hostCapacity(config)
   const clock = createLedgerClock(now, monotonic)
   const ledger = await openLedger({ store, now: () => clock.now(), frozen: () => clock.frozen(), host: config.name, capacity: total, bootId: bootId(), ...(config.segmentIds === undefined ? {} : { slice: config.segmentIds }) })
@@ -72,29 +80,37 @@ export async function startAgent (config: AgentConfig, keyFile: string, log: Log
     onChange: o => { events.add('object', `${o.kind} ${o.name}: ${o.state}${o.error === '' ? '' : ` (${o.error})`}`) }
   })
   const gatewayTruth: GatewayTruth = {
-    isGatewayOf: (peer, site, name) => {
-      const role = federation.roleOf(peer)
-      return role?.kind === 'host' && role.site === site && role.host === name && isGatewayRole(role)
-    },
+    isGatewayOf: (peer, site, name, chain) => isGatewayBy(trust, peer, site, name, chain),
     tunnelAddressFor
   }
-  const lessor: Lessor = createLessor({ site: config.site, host: config.name, ledger, reconciler: () => reconciler, details, events, now, truth: { ...gatewayTruth, peer: peerIdOf(key), underlayAddress: config.underlayAddress, tunnelPort: config.tunnelPort, addressOf: name => directory.siteHosts().find(h => h.host === name)?.underlayAddress ?? null } })
+  const cordon = await createCordon(store, config.name, () => { directory.changed() })
+  const lessor: Lessor = createLessor({ site: config.site, host: config.name, ledger, reconciler: () => reconciler, details, events, now, cordon, truth: { ...gatewayTruth, peer: trust.peerId, underlayAddress: config.underlayAddress, tunnelPort: config.tunnelPort, addressOf: name => directory.siteHosts().find(h => h.host === name)?.underlayAddress ?? null } })
 
-  const mesh = await createMesh({ key, roster: federation, listen: config.listen, bootstrap: federation.members, log: logFor(log) })
-  const directory = createDirectory({ mesh, epoch, config, ledger, total, now, log })
+  const mesh = await createMesh({
+    key, trust, listen: config.listen, peers: membership.peers, reachable: config.reachable, relay: config.relay, relays: () => directory.relays(), log: logFor(log),
+    ...(config.announce === undefined ? {} : { announce: config.announce })
+  })
+  let found: HostInventory | null = null
+  const directory = createDirectory({ mesh, epoch, config, ledger, total, now, log, cordoned: () => cordon.get().cordoned, inventory: () => found === null ? null : { inventory: found, features: found.features }, maxTermMs: () => policy?.maxTermMs() ?? 0 })
   const call = callPeerOf(mesh)
   const isGateway = config.roles.includes('gateway')
+  const policy: Policy | null = isGateway ? await createPolicy({ site: config.site, host: config.name, store, records: directory.records, roleOf: peer => mesh.roleOf(peer), onChange: () => { directory.changed() }, log }) : null
+  const issuer: SiteIssuer = await createSiteIssuer({
+    config, stateDir: config.stateDir, key, store, trustStore: membership.trustStore, trust, mesh, log, now,
+    hostNames: () => directory.hosts().map(h => ({ name: h.host, peerId: h.peerId, roles: h.roles, alive: h.state !== 'dead' }))
+  })
   const gateway = isGateway ? makeGateway() : null
   const { master, builder } = isGateway ? makeMaster() : { master: null, builder: null }
 
   function makeGateway (): Gateway {
     const proposed = new Set<number>()
     return createGateway({
-      site: config.site, call, store, events, log, now, newId: randomUUID,
+      site: config.site, call, store, events, log, now, newId: randomUUID, cordon, ...(policy === null ? {} : { policy }),
       siteHosts: () => directory.siteHosts(),
       facts: async () => ({
         host: config.name, peer: mesh.peerId, underlayAddress: config.underlayAddress, tunnelPublicKey: await host.tunnelPublicKey(),
-        tunnelEndpoint: `${config.underlayAddress}:${config.tunnelPort}`, tunnelAddress: tunnelAddressFor(mesh.peerId)
+        tunnelEndpoint: `${config.underlayAddress}:${config.tunnelPort}`, tunnelAddress: tunnelAddressFor(mesh.peerId),
+        chain: trust.own().chain.map(bytes => Buffer.from(bytes).toString('base64'))
       }),
       proposeSegmentId: () => proposeSegmentId(config, ledger, proposed)
     })
@@ -110,14 +126,20 @@ export async function startAgent (config: AgentConfig, keyFile: string, log: Log
     return { master: m, builder: b }
   }
 
-  serveAgent(mesh, { lessor, gateway, site: config.site, callerOf: ctx => callerOf(ctx), sites: () => directory.siteAds() })
+  serveAgent(mesh, { lessor, gateway, cordon, site: config.site, callerOf: ctx => callerOf(ctx), sites: () => directory.siteAds() })
   const problems: string[] = []
-  const view = makeView({ config, mesh, directory, ledger, reconciler, events, builder, epoch, total, started, problems })
+  const view = makeView({ config, mesh, directory, ledger, reconciler, events, builder, epoch, total, started, issuer, cordon, problems: () => [...membership.problems(), ...issuer.problems(), ...shutOut(mesh), ...problems] })
   const api = await createApi({ title: 'Musubi agent', description: `agent of host ${config.name} at site ${config.site}`, logger: log })
-  addAgentRoutes(api, { view, events, master, gateways: () => directory.siteHosts().filter(h => h.roles.includes('gateway')).map(h => h.host) })
+  const gateways = (): string[] => directory.siteHosts().filter(h => h.roles.includes('gateway')).map(h => h.host)
+  addAgentRoutes(api, {
+    view, events, master, gateways, policy, issuer: isGateway ? issuer : null,
+    cordonHost: createHostCordon({ host: config.name, isGateway, cordon, call, hosts: () => directory.hosts().filter(h => h.state !== 'dead'), gateways })
+  })
 
   await mesh.start()
+  membership.follow(mesh)
   directory.start()
+  await issuer.start()
   await reconciler.look() // what runs here is known before anybody is told of it; its repair goes on meanwhile
   await master?.resume() // a question about a cluster of an earlier process is not answered with "not found"
   await listenUnix(api, join(config.runDir, 'agent.sock'))
@@ -126,6 +148,7 @@ export async function startAgent (config: AgentConfig, keyFile: string, log: Log
   await notifier.ready(`${config.roles.join(',')} of ${config.site}`)
   log.info({ peerId: mesh.peerId, epoch, roles: config.roles, addresses: mesh.addresses(), ms: Math.round(performance.now() - started) }, 'agent is up')
   void probeDrivers()
+  const stopInventory = await readInventory()
 
   async function probeDrivers (): Promise<void> {
     for (const driver of Object.values(host.drivers)) {
@@ -136,6 +159,15 @@ export async function startAgent (config: AgentConfig, keyFile: string, log: Log
       }
     }
     for (const problem of problems) log.warn({ problem }, 'this host lacks something')
+  }
+
+  /** What the machine has: read beside the rest, as some tools take their time. */
+  async function readInventory (): Promise<() => void> {
+    const inventory = createInventory({ stateDir: join(config.stateDir, 'compute'), ...(config.accelerator === undefined ? {} : { accelerator: config.accelerator }) })
+    const take = (read: HostInventory): void => { found = read; directory.changed() }
+    const first = inventory.read(AbortSignal.timeout(60_000)).then(take, (error: unknown) => { log.warn({ error: describeError(error) }, 'cannot read what this host has') })
+    void first
+    return await Promise.resolve(inventory.watch(undefined, take))
   }
 
   function startLoops (): () => void {
@@ -164,6 +196,11 @@ export async function startAgent (config: AgentConfig, keyFile: string, log: Log
       await api.close()
       await master?.stop()
       await reconciler.stop()
+      stopInventory()
+      policy?.stop()
+      await issuer.stop()
+      await directory.leave()
+      await membership.stop()
       directory.stop()
       await mesh.close()
       await ledger.close()
@@ -172,14 +209,21 @@ export async function startAgent (config: AgentConfig, keyFile: string, log: Log
   }
 }
 
-function checkIdentity (config: AgentConfig, peerId: string, role: ReturnType<Mesh['roleOf']>): void {
-  if (role === null) throw new MusubiError('NOT_A_MEMBER', `this host's key (${peerId}) is not in the federation file ${config.federation}`, { hint: `add it under site ${config.site} as host ${config.name}` })
-  if (role.kind !== 'host' || role.site !== config.site || role.host !== config.name) {
-    const who = role.kind === 'host' ? `host ${role.host} of site ${role.site}` : `coordinator ${role.name}`
-    throw new MusubiError('WRONG_IDENTITY', `the federation file knows this key as ${who}, the configuration says host ${config.name} of site ${config.site}`, { hint: 'make name and site in the configuration agree with the federation file' })
+/** Whether a peer is the gateway that it is said to be: by what is known of it, or by the certificates that come with the claim. */
+function isGatewayBy (trust: Trust, peer: string, site: string, name: string, claimed: readonly string[]): boolean {
+  try {
+    const role = trust.roleOf(peer) ?? trust.admit(peer, claimed.map(text => Uint8Array.from(Buffer.from(text, 'base64')))).role
+    return role.kind === 'host' && role.site === site && role.host === name && isGatewayRole(role)
+  } catch {
+    return false
   }
-  const missing = config.roles.filter(r => !role.roles.includes(r))
-  if (missing.length > 0) throw new MusubiError('WRONG_IDENTITY', `the federation file does not give ${config.name} the role ${missing.join(', ')}`, { hint: `add it in ${config.federation} at every member` })
+}
+
+/** Told when nobody takes this host in: the log alone would be looked at last. */
+function shutOut (mesh: Mesh): string[] {
+  const codes = Object.entries(mesh.refusals().them)
+  if (codes.length === 0 || mesh.connected().length > 0) return []
+  return [`no peer takes this host in: ${codes.map(([code, times]) => `${code} (${times} times)`).join(', ')}; the log says who and why`]
 }
 
 /** Lowest id that no live lease has and that is not being proposed to another cluster at this moment. */
@@ -194,18 +238,21 @@ function proposeSegmentId (config: AgentConfig, ledger: Ledger, proposed: Set<nu
 
 interface ViewParts {
   config: AgentConfig, mesh: Mesh, directory: Directory, ledger: Ledger, reconciler: Reconciler, events: EventLog
-  builder: Builder | null, epoch: number, total: { vcpus: number, memoryMib: number, diskMib: number }, started: number, problems: string[]
+  builder: Builder | null, epoch: number, total: { vcpus: number, memoryMib: number, diskMib: number }, started: number, issuer: SiteIssuer, cordon: Cordon, problems: () => string[]
 }
 
-function makeView ({ config, mesh, directory, ledger, reconciler, builder, epoch, total, started, problems }: ViewParts): AgentView {
+function makeView ({ config, mesh, directory, ledger, reconciler, builder, epoch, total, started, issuer, cordon, problems }: ViewParts): AgentView {
   return {
     status: () => Promise.resolve({
       name: config.name, site: config.site, roles: config.roles, peerId: mesh.peerId, version: VERSION, addresses: mesh.addresses(),
-      peers: mesh.connected().map(peerId => ({ peerId, name: mesh.describe(peerId).split(' (')[0] ?? peerId })),
+      federation: mesh.trust.federation, certificate: certificateOf(mesh.trust.own()), cordoned: cordon.get().cordoned, cordonReason: cordon.get().reason,
+      peers: mesh.connected().map(peerId => ({ peerId, name: mesh.describe(peerId).split(' (')[0] ?? peerId, path: mesh.path(peerId), rttMs: mesh.rttMs(peerId) })),
       epoch, uptimeMs: Math.round(performance.now() - started), total, free: ledger.free(),
-      objects: reconciler.states().map(({ kind, name, state, error }) => ({ kind, name, state, error })), problems
+      objects: reconciler.states().map(({ kind, name, state, error }) => ({ kind, name, state, error })), problems: problems()
     }),
     hosts: () => directory.hosts(),
+    host: name => directory.host(name),
+    metrics: () => metricsOf({ mesh, directory, ledger, issuer, cordon, started }),
     sites: () => directory.sites(),
     leases: all => Promise.resolve(leasesOfLedger(config, ledger, all)),
     console: (record, node) => {

@@ -5,7 +5,7 @@ import { loadConfigFile } from '../protocol/config-file.ts'
 import { InvalidInputError } from '../protocol/core/errors.ts'
 import type { Resources } from '../protocol/core/capacity.ts'
 
-/** As in the federation file: with cluster name and number it makes a host name of at most 63. */
+/** As in certificates: with cluster name and number it makes a host name of at most 63. */
 const Name = Type.String({ pattern: '^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$' })
 const Role = Type.Union([Type.Literal('gateway'), Type.Literal('compute'), Type.Literal('storage')])
 export const LogLevel = Type.Union([Type.Literal('trace'), Type.Literal('debug'), Type.Literal('info'), Type.Literal('warn'), Type.Literal('error')], { default: 'info' })
@@ -16,8 +16,17 @@ const AgentConfigSchema = Type.Object({
   roles: Type.Array(Role, { minItems: 1, uniqueItems: true }),
   stateDir: Type.String({ default: '/var/lib/musubi', pattern: '^/' }),
   runDir: Type.String({ default: '/run/musubi', pattern: '^/' }),
-  federation: Type.String({ default: '/etc/musubi/federation.yaml' }),
   listen: Type.Array(Type.String({ pattern: '^/' }), { minItems: 1 }),
+  /** what to tell others instead of `listen`, e.g. behind a forwarded port */
+  announce: Type.Optional(Type.Array(Type.String({ pattern: '^/' }), { minItems: 1, maxItems: 8 })),
+  /** gateways: where invited hosts join; default: as `listen`, one port higher */
+  joinListen: Type.Optional(Type.Array(Type.String({ pattern: '^/' }), { minItems: 1, maxItems: 8 })),
+  /** false: nobody can connect to this host from outside; it takes part through relays */
+  reachable: Type.Boolean({ default: true }),
+  /** gateways: relay for gateways that nobody can reach */
+  relay: Type.Boolean({ default: false }),
+  /** gateways: what the site asks per vCPU and hour, thousandths of the federation's unit */
+  priceMilli: Type.Integer({ minimum: 0, maximum: 1_000_000_000, default: 0 }),
   /** where this host's tunnels, in-site VXLAN and iSCSI portal end */
   underlayAddress: Type.String({ format: 'ipv4' }),
   tunnelPort: Type.Integer({ minimum: 1, maximum: 65535, default: 51820 }),

@@ -5,6 +5,7 @@ import type { EventLog } from './events.ts'
 import { conflicts } from './diff.ts'
 import { clusterOf, type Reconciler } from './reconciler.ts'
 import type { Details } from './details.ts'
+import type { Cordon } from './cordon.ts'
 import type { DocumentRecord, Ledger } from '../store/ledger.ts'
 import type { DesiredObject, ObjectKind } from '../protocol/core/desired.ts'
 import { missingReceipts } from '../protocol/core/document.ts'
@@ -24,6 +25,8 @@ export interface LessorDeps {
   now: () => number
   /** what this host knows by itself, against which documents are checked */
   truth: HostTruth
+  /** whether this host takes new leases; absent: always */
+  cordon?: Pick<Cordon, 'check'>
 }
 
 export interface Lessor {
@@ -140,6 +143,8 @@ export function createLessor (deps: LessorDeps): Lessor {
     async hold (request) {
       const problem = holdProblem(request)
       if (problem !== null) throw new InvalidInputError(`hold of offer ${brief(request.offerId)} for cluster ${brief(request.cluster)} on ${host}: ${problem}`)
+      // what is promised stays promised: only what is new is refused
+      if (!ledger.state().replays.has(request.key)) deps.cordon?.check()
       const { receipts } = await ledger.hold(request)
       events.add('lease.held', `${request.items.map(i => `${i.kind} ${i.name}`).join(', ')} held for cluster ${request.cluster} of ${request.masterSite}`, request.cluster)
       return { receipts }

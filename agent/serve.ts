@@ -5,7 +5,8 @@ import type { Lessor } from './lessor.ts'
 import { MusubiError } from '../protocol/core/errors.ts'
 import type { SiteAd } from '../protocol/wire/gen/types.ts'
 import { filled } from '../protocol/wire/filled.ts'
-import { isGateway } from '../protocol/mesh/federation.ts'
+import { isGateway } from '../protocol/mesh/roles.ts'
+import type { Cordon } from './cordon.ts'
 import type { CallContext, Mesh, MeshLog } from '../protocol/mesh/mesh.ts'
 
 /** Structured log lines of the mesh go to the process's log. */
@@ -29,6 +30,7 @@ export interface ServeDeps {
   site: string
   lessor: Lessor
   gateway: Gateway | null
+  cordon?: Cordon
   callerOf: (context: CallContext) => Caller
   /** what this agent knows of sites, for searches of peers */
   sites: () => SiteAd[]
@@ -38,7 +40,7 @@ export interface ServeDeps {
  * Which peer may ask what: gateways (of any admitted site) ask gateways; hosts listen only to
  * gateways of their own site.
  */
-export function serveAgent (mesh: Mesh, { site, lessor, gateway, callerOf: who, sites }: ServeDeps): void {
+export function serveAgent (mesh: Mesh, { site, lessor, gateway, cordon, callerOf: who, sites }: ServeDeps): void {
   const refuse = (caller: Caller, what: string): never => {
     throw new MusubiError('FORBIDDEN', `${caller.host} of ${caller.site ?? 'the coordinators'} may not ${what} here`)
   }
@@ -63,4 +65,11 @@ export function serveAgent (mesh: Mesh, { site, lessor, gateway, callerOf: who, 
   mesh.serve('hostActivate', (r, c) => { fromOwnGateway(c); return lessor.activate(filled(r, 'activate')) })
   mesh.serve('hostRelease', (r, c) => { fromOwnGateway(c); return lessor.release(r) })
   mesh.serve('hostStatus', (r, c) => { fromOwnGateway(c); return lessor.status(r.clusterId) })
+  if (cordon !== undefined) {
+    mesh.serve('hostCordon', async (r, c) => {
+      fromOwnGateway(c)
+      await cordon.set(r.cordoned, r.reason)
+      return { cordoned: r.cordoned }
+    })
+  }
 }

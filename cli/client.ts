@@ -67,7 +67,7 @@ function problemToError (text: string, status: number, endpoint: Endpoint): Musu
  * One REST call. @returns the decoded body (null when empty)
  * @throws UnreachableError when nobody answers; MusubiError with the server's code and hint otherwise
  */
-export async function call<T> (endpoint: Endpoint, method: 'GET' | 'POST' | 'DELETE', path: string, body?: unknown): Promise<T> {
+export async function call<T> (endpoint: Endpoint, method: 'GET' | 'POST' | 'PUT' | 'DELETE', path: string, body?: unknown): Promise<T> {
   let status: number
   let text: string
   try {

@@ -1,4 +1,6 @@
 import type { Command } from 'commander'
+import { InvalidInputError } from '../protocol/core/errors.ts'
+import { parseDuration } from '../protocol/core/spec.ts'
 import type { Endpoint } from './client.ts'
 
 export interface GlobalOptions { socket?: string, url?: string, json?: boolean }
@@ -26,4 +28,26 @@ export function untilInterrupted (): AbortSignal {
   process.once('SIGINT', stop)
   process.once('SIGTERM', stop)
   return controller.signal
+}
+
+/** A time span of the command line, ms. @throws InvalidInputError naming the option */
+export function spanMs (text: string, option: string): number {
+  const ms = parseDuration(text)
+  if (ms === null || ms === 0) throw new InvalidInputError(`${option} must be a time span such as 30m, 1h or 2d, not "${text}"`)
+  return ms
+}
+
+const MAX_TOKEN_INPUT = 64 * 1024
+
+/** A token of the command line; `-`: from standard input, so that it is in no list of processes. @throws InvalidInputError */
+export async function readToken (given: string): Promise<string> {
+  if (given !== '-') return given
+  let text = ''
+  process.stdin.setEncoding('utf8')
+  for await (const chunk of process.stdin as AsyncIterable<string>) {
+    text += chunk
+    if (text.length > MAX_TOKEN_INPUT) throw new InvalidInputError('standard input is longer than any token')
+  }
+  if (text.trim() === '') throw new InvalidInputError('there is no token on standard input', 'musubi agent join - < FILE')
+  return text
 }

@@ -1,26 +1,66 @@
-import { PHASES, type AgentStatus, type ClusterResource, type HostResource, type LeaseResource, type SearchResult, type SiteResource } from '../protocol/api.ts'
+import { PHASES, type AgentStatus, type CertificateResource, type ClusterResource, type HostDetail, type HostResource, type InventoryResource, type InvitationResource, type LeaseResource, type SiteResource } from '../protocol/api.ts'
 import { bytes, duration, mib, table } from './output.ts'
+
+export { searchText } from './render/search.ts'
 
 /** How each resource looks to people; pure, so that demo and CLI print the same. */
 
 const free = (f: { vcpus: number, memoryMib: number }, t: { vcpus: number, memoryMib: number }): string[] =>
   [`${f.vcpus}/${t.vcpus}`, `${mib(f.memoryMib)} / ${mib(t.memoryMib)}`]
 
+const hostState = (h: HostResource): string => h.cordoned ? `${h.state}, cordoned` : h.state
+
 export function hostsTable (hosts: HostResource[]): string {
   if (hosts.length === 0) return 'No host is known yet.'
-  return table(['host', 'site', 'roles', 'vcpu free', 'memory free', 'disk free', 'accel', 'seen'],
-    hosts.map(h => [h.host, h.site, h.roles.join(','), ...free(h.free, h.total), mib(h.free.diskMib), h.accelerator, `${duration(h.ageMs)} ago`]))
+  return table(['host', 'site', 'state', 'path', 'roles', 'vcpu free', 'memory free', 'disk free', 'accel', 'seen'],
+    hosts.map(h => [h.host, h.site, hostState(h), h.path ?? '-', h.roles.join(','), ...free(h.free, h.total), mib(h.free.diskMib), h.accelerator, `${duration(h.ageMs)} ago`]))
+}
+
+const rtt = (ms: number | null): string => ms === null ? '' : `, RTT ${ms < 10 ? ms.toFixed(1) : Math.round(ms)}ms`
+const day = (ms: number): string => new Date(ms).toISOString().slice(0, 16).replace('T', ' ')
+
+function certificateLine (c: CertificateResource): string {
+  const slice = c.segmentIds === null ? '' : `, segment ids ${c.segmentIds.from}-${c.segmentIds.to}`
+  return `${c.roles.join(', ')}${slice}, until ${day(c.notAfterMs)} UTC, by ${c.issuer}`
+}
+
+function inventoryLines (i: InventoryResource): string[] {
+  const many = (n: number, what: string): string => `${n} ${what}${n === 1 ? '' : 's'}`
+  const known = (text: string, what: string): string => text === '' ? '' : `, ${what} ${text}`
+  return [
+    `cpu          ${i.cpuModel}, ${i.architecture}: ${many(i.sockets, 'socket')}, ${many(i.cores, 'core')}, ${many(i.threads, 'thread')}; guests by ${i.virtualization}`,
+    `memory       ${mib(i.memoryMib)}${i.numa.length > 1 ? `: ${i.numa.map(n => `node ${n.node} ${n.cpus} threads ${mib(n.memoryMib)}`).join(', ')}` : ''}`,
+    `system       ${i.os}, kernel ${i.kernel}${known(i.libvirtVersion, 'libvirt')}${known(i.qemuVersion, 'QEMU')}`,
+    ...i.disks.map(d => `disk         ${d.name}  ${bytes(d.sizeBytes)}  ${[d.transport, d.rotational ? 'rotating' : 'solid state', d.model].filter(w => w !== '').join(', ')}`),
+    ...i.volumeGroups.map(v => `volume group ${v.name}  ${bytes(v.freeBytes)} free of ${bytes(v.sizeBytes)}`),
+    ...i.nics.map(n => `nic          ${n.name}  ${n.up ? 'up' : 'down'}${n.speedMbit > 0 ? `, ${n.speedMbit} Mbit/s` : ''}, MTU ${n.mtu}${n.trunk ? ', trunk' : ''}${n.driver === '' ? '' : `, ${n.driver}`}  ${n.mac}  ${n.addresses.join(' ')}`.trimEnd())
+  ]
+}
+
+export function hostText (h: HostDetail): string {
+  const share = (f: 'total' | 'free' | 'promised'): string => `${h[f].vcpus} vCPU, ${mib(h[f].memoryMib)}, disk ${mib(h[f].diskMib)}`
+  return [
+    `host         ${h.host} (${h.site})  ${h.roles.join(', ')}  ${hostState(h)}  musubi ${h.version}, seen ${duration(h.ageMs)} ago`,
+    `peer         ${h.peerId}`,
+    `path         ${h.path ?? 'no connection now'}${rtt(h.rttMs)}  ${h.addresses.join(' ')}`.trimEnd(),
+    `certificate  ${h.certificate === null ? 'not known here' : certificateLine(h.certificate)}`,
+    `underlay     ${h.underlayAddress}`,
+    `lends        ${share('total')}`, `promised     ${share('promised')}`, `free         ${share('free')}`,
+    `features     ${h.features.join(', ') || '-'}`,
+    ...(h.inventory === null ? ['inventory    not read yet'] : inventoryLines(h.inventory))
+  ].join('\n')
+}
+
+export function invitationsTable (invitations: InvitationResource[]): string {
+  if (invitations.length === 0) return 'No invitation. Make one with: musubi site invite'
+  return table(['id', 'state', 'roles', 'until (utc)', 'used by', 'note'],
+    invitations.map(i => [i.id, i.wrongProofs === 0 ? i.state : `${i.state}, ${i.wrongProofs} wrong proofs`, i.roles.join(',') || '-', day(i.expiresMs), i.used === null ? '-' : i.used.name, i.note]))
 }
 
 export function sitesTable (sites: SiteResource[]): string {
   if (sites.length === 0) return 'No site is known yet.'
-  return table(['site', 'gateway', 'hosts', 'vcpu free', 'memory free', 'largest volume', 'seen'],
-    sites.map(s => [s.site, s.gateway, String(s.hosts), ...free(s.free, s.total), mib(s.volumeFreeMib), `${duration(s.ageMs)} ago`]))
-}
-
-export function searchText (result: SearchResult): string {
-  return `${table(['site', 'gateway', 'nodes that fit', 'vcpu free', 'memory free'],
-    result.sites.map(s => [s.site, s.gateway, String(s.nodesThatFit), ...free(s.free, s.total)]))}\n${result.explanation}`
+  return table(['site', 'gateway', 'hosts', 'vcpu free', 'memory free', 'largest volume', 'state', 'path', 'rtt', 'seen'],
+    sites.map(s => [s.site, s.gateway, String(s.hosts), ...free(s.free, s.total), mib(s.volumeFreeMib), s.state, s.path ?? '-', duration(s.rttMs), `${duration(s.ageMs)} ago`]))
 }
 
 export function leasesTable (leases: LeaseResource[]): string {
@@ -60,12 +100,15 @@ export function clusterText (c: ClusterResource): string {
 
 export function statusText (s: AgentStatus): string {
   const lines = [
-    `${s.name} (${s.site})  ${s.roles.join(',')}  musubi ${s.version}  start ${s.epoch}, up ${duration(s.uptimeMs)}`,
-    `peer      ${s.peerId}`,
-    `peers     ${s.peers.map(p => p.name).join(', ') || 'none connected'}`,
-    `free      ${s.free.vcpus} of ${s.total.vcpus} vCPU, ${mib(s.free.memoryMib)} of ${mib(s.total.memoryMib)}, disk ${mib(s.free.diskMib)} of ${mib(s.total.diskMib)}`
+    `${s.name} (${s.site})  ${s.roles.join(',')}  musubi ${s.version}  start ${s.epoch}, up ${duration(s.uptimeMs)}${s.cordoned ? `  cordoned${s.cordonReason === '' ? '' : `: ${s.cordonReason}`}` : ''}`,
+    `peer         ${s.peerId}`,
+    `federation   ${s.federation}`,
+    `certificate  ${certificateLine(s.certificate)}`,
+    `free         ${s.free.vcpus} of ${s.total.vcpus} vCPU, ${mib(s.free.memoryMib)} of ${mib(s.total.memoryMib)}, disk ${mib(s.free.diskMib)} of ${mib(s.total.diskMib)}`
   ]
-  for (const o of s.objects) lines.push(`object    ${o.kind} ${o.name}: ${o.state}${o.error === '' ? '' : ` ${o.error}`}`)
-  for (const p of s.problems) lines.push(`problem   ${p}`)
+  if (s.peers.length === 0) lines.push('peers        none connected')
+  for (const p of s.peers) lines.push(`connected    ${p.name}  ${p.path ?? '-'}${rtt(p.rttMs)}`)
+  for (const o of s.objects) lines.push(`object       ${o.kind} ${o.name}: ${o.state}${o.error === '' ? '' : ` ${o.error}`}`)
+  for (const p of s.problems) lines.push(`problem      ${p}`)
   return lines.join('\n')
 }

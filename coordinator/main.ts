@@ -1,76 +1,79 @@
 import { join } from 'node:path'
-import { loadCoordinatorConfig, type CoordinatorConfig } from './config.ts'
-import { createRegistry } from './registry.ts'
-import { addCoordinatorRoutes } from './api/routes.ts'
-import { MusubiError } from '../protocol/core/errors.ts'
+import { addAdmissionRoutes, addReadRoutes, refuseAdmissionRoutes } from './api/routes.ts'
+import { openAudit } from './audit.ts'
+import { loadCoordinatorConfig } from './config.ts'
+import { startCoordinator } from './coordinator.ts'
+import { establish, identityFiles, openIdentity } from './identity.ts'
+import { exportCoordinator, importCoordinator, type Exported, type ImportOptions, type Imported } from './transfer.ts'
 import { createLogger } from '../protocol/log.ts'
-import { loadFederation } from '../protocol/mesh/federation.ts'
-import { loadOrCreateKey, peerIdOf } from '../protocol/mesh/identity.ts'
-import { createMesh, type MeshLog } from '../protocol/mesh/mesh.ts'
-import { createRecords } from '../protocol/mesh/records.ts'
 import { createApi, listenTcp, listenUnix, type Api } from '../protocol/rest/server.ts'
 import { untilStopped, type Notifier } from '../protocol/process.ts'
-import { VERSION } from '../protocol/version.ts'
-import { openLevelStore } from '../store/level.ts'
 
-const keyFileOf = (config: CoordinatorConfig): string => join(config.stateDir, 'key')
+const now = (): number => Date.now()
+const socketOf = (runDir: string): string => join(runDir, 'coordinator.sock')
 
-/** `musubi coordinator init`: makes the key, once. */
-export async function initCoordinator (configPath: string): Promise<{ peerId: string, keyFile: string }> {
+export interface Initialised {
+  readonly name: string
+  readonly federation: string
+  readonly peerId: string
+  /** files */
+  readonly coordinatorKey: string
+  readonly nodeKey: string
+  readonly notAfterMs: number
+  /** false: it was there before */
+  readonly made: boolean
+}
+
+/** `musubi coordinator init`: makes keys and certificate, once; what is there stays. @throws as `establish` */
+export async function initCoordinator (configPath: string, name: string | undefined): Promise<Initialised> {
   const config = await loadCoordinatorConfig(configPath)
-  const keyFile = keyFileOf(config)
-  return { peerId: peerIdOf(await loadOrCreateKey(keyFile)), keyFile }
+  const files = identityFiles(config.stateDir)
+  const { identity, made } = await establish(config, name, now())
+  if (made) await openAudit(config.stateDir, { now }).write('init', { name: identity.name, federation: identity.federation })
+  return { name: identity.name, federation: identity.federation, peerId: identity.peerId, coordinatorKey: files.coordinatorKey, nodeKey: files.nodeKey, notAfterMs: identity.member.notAfterMs, made }
+}
+
+/** `musubi coordinator export`. @param options.askRunning asks the coordinator behind a socket for its state */
+export async function exportFrom (configPath: string, { askRunning, ...options }: { out: string, passphraseFile: string | undefined, askRunning: (socketPath: string) => Promise<unknown> }): Promise<Exported> {
+  const config = await loadCoordinatorConfig(configPath)
+  return await exportCoordinator(config, { ...options, now, askRunning: () => askRunning(socketOf(config.runDir)) })
+}
+
+/** `musubi coordinator import`. */
+export async function importTo (configPath: string, options: Omit<ImportOptions, 'now'>): Promise<Imported> {
+  return await importCoordinator(await loadCoordinatorConfig(configPath), { ...options, now })
 }
 
 /**
- * `musubi coordinator run`: hears what gateways advertise, keeps it, answers searches, until SIGTERM.
+ * `musubi coordinator run`: admits sites, hears what gateways advertise, keeps it, answers searches,
+ * until SIGTERM.
  *
  * @param notifier tells the service manager; given by the caller, because a coordinator starts no processes
  */
 export async function runCoordinator (configPath: string, notifier: Notifier): Promise<void> {
   const config = await loadCoordinatorConfig(configPath)
-  const log = createLogger(config.logLevel, { coordinator: config.name })
-  const started = performance.now()
-  const key = await loadOrCreateKey(keyFileOf(config))
-  const federation = await loadFederation(config.federation)
-  const role = federation.roleOf(peerIdOf(key))
-  if (role?.kind !== 'coordinator') {
-    throw new MusubiError('NOT_A_MEMBER', `this key (${peerIdOf(key)}) is no coordinator in ${config.federation}`, { hint: `add it there under coordinators as ${config.name}` })
-  }
-  const store = await openLevelStore(join(config.stateDir, 'store'))
-  const meshLog: MeshLog = (level, text, data) => { log[level](data, text) }
-  const mesh = await createMesh({ key, roster: federation, listen: config.listen, bootstrap: federation.members, log: meshLog })
-  const registry = await createRegistry({ store, now: () => Date.now() })
-  const records = createRecords({ mesh, epoch: registry.epoch, log: meshLog })
-  const unfollow = registry.follow(records, log)
+  const { identity, renewed } = await openIdentity(config, now())
+  const log = createLogger(config.logLevel, { coordinator: identity.name })
+  if (renewed) log.info({ until: new Date(identity.member.notAfterMs).toISOString() }, 'renewed the own certificate')
+  const coordinator = await startCoordinator(config, identity, log)
 
   const makeApi = async (): Promise<Api> => {
-    const api = await createApi({ title: 'Musubi coordinator', description: `repository of sites ${config.name}`, logger: log })
-    addCoordinatorRoutes(api, {
-      sites: () => registry.sites(),
-      status: () => ({
-        name: config.name, peerId: mesh.peerId, version: VERSION, addresses: mesh.addresses(), sites: registry.sites().length,
-        peers: mesh.connected().map(peerId => ({ peerId, name: mesh.describe(peerId).split(' (')[0] ?? peerId })),
-        epoch: registry.epoch, uptimeMs: Math.round(performance.now() - started)
-      })
-    })
+    const api = await createApi({ title: 'Musubi coordinator', description: `repository of sites ${identity.name}`, logger: log })
+    addReadRoutes(api, coordinator)
     return api
   }
-  mesh.serve('search', () => ({ sites: registry.ads() }))
-  await mesh.start()
   const local = await makeApi()
-  await listenUnix(local, join(config.runDir, 'coordinator.sock'))
+  addAdmissionRoutes(local, coordinator)
+  await listenUnix(local, socketOf(config.runDir))
   const remote = await makeApi()
+  refuseAdmissionRoutes(remote)
   const { http } = config
   await listenTcp(remote, http.host, http.port)
-  await notifier.ready(`coordinator ${config.name}`)
-  log.info({ peerId: mesh.peerId, http, addresses: mesh.addresses() }, 'coordinator is up')
+  await notifier.ready(`coordinator ${identity.name}`)
+  log.info({ peerId: identity.peerId, federation: identity.federation, http, addresses: coordinator.addresses() }, 'coordinator is up')
   await untilStopped(log, async () => {
     await notifier.stopping()
     await Promise.all([local.close(), remote.close()])
-    unfollow()
-    records.stop()
-    await mesh.close()
-    await store.close()
+    await coordinator.stop()
   })
 }

@@ -24,7 +24,6 @@ export interface LabSiteSpec {
 /** Where a host's agent finds things, the same in every pod as on a real host. */
 export const AGENT_CONFIG = '/etc/musubi/agent.yaml'
 export const COORDINATOR_CONFIG = '/etc/musubi/coordinator.yaml'
-export const FEDERATION_FILE = '/etc/musubi/federation.yaml'
 export const STATE_DIR = '/var/lib/musubi'
 export const KEY_FILE = `${STATE_DIR}/key`
 export const AGENT_SOCKET = '/run/musubi/agent.sock'
@@ -32,7 +31,6 @@ export const COORDINATOR_SOCKET = '/run/musubi-coordinator/coordinator.sock'
 export const COORDINATOR_HTTP_PORT = 4180
 export const MESH_PORT = 4100
 export const DEFAULT_IMAGE_STORE = join(WORK_TREE, '.cache', 'musubi', 'images')
-export const FEDERATION_NAME = 'lab'
 export const COORDINATOR_NAME = 'coordinator'
 
 const SITES_MAX = 100
@@ -59,6 +57,7 @@ export function placeHosts (sites: readonly LabSiteSpec[]): PlacedHost[] {
     if (siteNames.has(site.name)) throw new InvalidInputError(`site ${site.name} is named twice`)
     siteNames.add(site.name)
     if (site.hosts.length === 0 || site.hosts.length > HOSTS_MAX) throw new InvalidInputError(`site ${site.name} has ${site.hosts.length} hosts, it needs 1 to ${HOSTS_MAX}`)
+    if (!site.hosts.some(host => host.roles.includes('gateway'))) throw new InvalidInputError(`site ${site.name} has no gateway`, 'a site joins by its first gateway')
     return site.hosts.map((host, h) => {
       if (!NAME.test(host.name)) throw new InvalidInputError(`${JSON.stringify(host.name)} is no host name`)
       if (names.has(host.name)) throw new InvalidInputError(`the host name ${host.name} is taken`, 'every host of a lab needs a name of its own')
@@ -81,7 +80,6 @@ export function agentYaml (host: PlacedHost, settings: AgentSettings): string {
     roles: [...host.roles],
     stateDir: STATE_DIR,
     runDir: '/run/musubi',
-    federation: FEDERATION_FILE,
     listen: [multiaddr(host.address)],
     underlayAddress: host.address,
     imageStore: settings.imageStore,
@@ -100,22 +98,8 @@ export function coordinatorYaml (logLevel: string): string {
     name: COORDINATOR_NAME,
     stateDir: STATE_DIR,
     runDir: '/run/musubi-coordinator',
-    federation: FEDERATION_FILE,
     listen: [multiaddr(address)],
     http: { host: address, port: COORDINATOR_HTTP_PORT },
     logLevel
-  })
-}
-
-/** The federation file: who may connect, by PeerId. */
-export function federationYaml (hosts: ReadonlyArray<PlacedHost & { peerId: string }>, coordinatorPeerId: string): string {
-  const sites = [...new Set(hosts.map(h => h.site))]
-  return stringify({
-    name: FEDERATION_NAME,
-    coordinators: [{ name: COORDINATOR_NAME, peerId: coordinatorPeerId, addresses: [multiaddr(underlayAddress(0, 1))] }],
-    sites: sites.map(name => ({
-      name,
-      hosts: hosts.filter(h => h.site === name).map(h => ({ name: h.name, peerId: h.peerId, roles: [...h.roles], addresses: [multiaddr(h.address)] }))
-    }))
   })
 }

@@ -6,8 +6,9 @@ import { describeError, InvalidInputError, MusubiError } from '../protocol/core/
 import { loadOrCreateKey, peerIdOf } from '../protocol/mesh/identity.ts'
 import {
   AGENT_CONFIG, AGENT_SOCKET, agentYaml, COORDINATOR_CONFIG, COORDINATOR_HTTP_PORT, COORDINATOR_NAME, COORDINATOR_SOCKET, coordinatorYaml,
-  DEFAULT_IMAGE_STORE, FEDERATION_FILE, federationYaml, KEY_FILE, placeHosts, type LabSiteSpec, type PlacedHost
+  DEFAULT_IMAGE_STORE, KEY_FILE, placeHosts, type LabSiteSpec, type PlacedHost
 } from './config.ts'
+import { joinHost, joinSite, type Joiner } from './join.ts'
 import { DAEMON_TIMEOUT_MS, daemonProcess, holdDaemon, startDaemon, startLibvirt, waitDaemon, type Daemon } from './daemon.ts'
 import { compareSnapshots, podNamespaces, settled, snapshotMachine, snapshotPod, survivors, ticksNow, type Snapshot } from './leftovers.ts'
 import { prepareLibvirtHost } from './libvirt-host.ts'
@@ -24,7 +25,7 @@ const CAPABILITIES_DIR = join(WORK_TREE, '.cache', 'musubi', 'capabilities')
 const CLI = join(WORK_TREE, 'cli', 'main.ts')
 
 export interface LabProgress {
-  step: 'wan' | 'host' | 'libvirt' | 'daemon' | 'ready'
+  step: 'wan' | 'host' | 'libvirt' | 'join' | 'daemon' | 'ready'
   /** the host it is about; absent for the lab as a whole */
   host?: string
   detail: string
@@ -144,11 +145,9 @@ async function writeFiles (draft: Draft): Promise<Plan> {
   const keyOf = async (name: string): Promise<string> => peerIdOf(await loadOrCreateKey(join(dir, name, KEY_FILE)))
   const coordinatorPeerId = await keyOf(COORDINATOR_NAME)
   const hosts = await allOf(placed.map(async host => ({ ...host, peerId: await keyOf(host.name) })))
-  const federation = federationYaml(hosts, coordinatorPeerId)
   const configure = async (name: string, file: string, text: string): Promise<void> => {
     await mkdir(join(dir, name, 'etc', 'musubi'), { recursive: true })
     await writeFile(join(dir, name, file), text)
-    await writeFile(join(dir, name, FEDERATION_FILE), federation)
   }
   await configure(COORDINATOR_NAME, COORDINATOR_CONFIG, coordinatorYaml(logLevel))
   for (const host of hosts) await configure(host.name, AGENT_CONFIG, agentYaml(host, { imageStore, drivers, logLevel }))
@@ -202,16 +201,27 @@ async function startDaemons (plan: Plan, parts: Parts): Promise<Map<string, Daem
     await startDaemon(daemon, signal)
     progress({ step: 'daemon', host: name, detail: `${kind} answers` })
   }
-  await allOf([
-    start(COORDINATOR_NAME, parts.coordinator, 'coordinator', COORDINATOR_CONFIG, COORDINATOR_SOCKET),
-    ...parts.hosts.map(async ({ host, libvirt }) => {
-      if (libvirt !== null) {
-        await startLibvirt(host.pod, libvirt, signal)
-        progress({ step: 'libvirt', host: host.name, detail: 'libvirtd runs' })
-      }
-      await start(host.name, host.pod, 'agent', AGENT_CONFIG, AGENT_SOCKET)
-    })
-  ])
+  const musubi = (pod: Pod): Joiner => async args => await pod.exec([node, CLI, ...args], signal === undefined ? {} : { signal })
+  const coordinator = musubi(parts.coordinator)
+  await coordinator(['coordinator', 'init', '--config', COORDINATOR_CONFIG])
+  await start(COORDINATOR_NAME, parts.coordinator, 'coordinator', COORDINATOR_CONFIG, COORDINATOR_SOCKET)
+  const startHost = async ({ host, libvirt }: Parts['hosts'][number], joined: () => Promise<void>): Promise<void> => {
+    await allOf([joined(), libvirt === null ? Promise.resolve() : startLibvirt(host.pod, libvirt, signal)])
+    if (libvirt !== null) progress({ step: 'libvirt', host: host.name, detail: 'libvirtd runs' })
+    progress({ step: 'join', host: host.name, detail: `member of ${host.site} by token` })
+    await start(host.name, host.pod, 'agent', AGENT_CONFIG, AGENT_SOCKET)
+  }
+  // as administrators would: each site by its first gateway, then host by host
+  await allOf(plan.options.sites.map(async site => {
+    const hosts = parts.hosts.filter(({ host }) => host.site === site.name)
+    const first = hosts.find(({ host }) => host.roles.includes('gateway'))
+    if (first === undefined) return
+    const gateway = musubi(first.host.pod)
+    await startHost(first, async () => { await joinSite(coordinator, gateway, site.name, AGENT_CONFIG) })
+    await allOf(hosts.filter(other => other !== first).map(async other => {
+      await startHost(other, async () => { await joinHost(gateway, musubi(other.host.pod), other.host, AGENT_CONFIG) })
+    }))
+  }))
   return daemons
 }
 

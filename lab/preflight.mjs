@@ -57,6 +57,7 @@ export const REQUIREMENTS = [
   { needs: 'cpio', package: 'cpio', targets: ALL },
   { needs: 'zstd', package: 'zstd', targets: ALL },
   { needs: 'iperf3', package: 'iperf3', targets: ['test', 'bench'] },
+  { needs: 'serf', package: 'serf', targets: ['bench'] },
   { needs: 'systemd-nspawn', package: 'systemd-container', targets: ['test'] }
 ]
 

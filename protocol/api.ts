@@ -4,6 +4,10 @@
  * unless a name says otherwise. Later releases add fields and rename none.
  */
 import Type, { type Static } from 'typebox'
+import {
+  INVITATION_TTL_MAX_MS, MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_PRICE_MILLI, MAX_RECORDS, MAX_SEARCH_NAMES, MAX_VCPUS_PER_NODE, MAX_VOLUME_MIB, RPC_DEADLINE_MAX_MS
+} from './core/limits.ts'
+import { searchDefaults } from './core/search/query.ts'
 
 const text = (description: string) => Type.String({ description, maxLength: 4096 })
 const count = (description: string) => Type.Number({ description, minimum: 0 })
@@ -12,18 +16,108 @@ export const ResourcesSchema = Type.Object({
   vcpus: count('virtual CPUs'), memoryMib: count('memory, MiB'), diskMib: count('disk, MiB')
 })
 
+const MaybeMs = Type.Union([Type.Number(), Type.Null()])
+const MaybeSlice = Type.Union([Type.Object({ from: count('first'), to: count('last') }), Type.Null()], { description: 'gateways: ids of in-site segments that it alone gives out' })
+const PathSchema = Type.Union([Type.Literal('self'), Type.Literal('direct'), Type.Literal('relay'), Type.Null()], { description: 'how this agent is connected to it; null: not now' })
+
 export const HostSchema = Type.Object({
   site: text('site'), host: text('host name'), peerId: text('libp2p PeerId'),
   roles: Type.Array(Type.String()), addresses: Type.Array(Type.String()), underlayAddress: text('where tunnels and volumes of this host end'),
   total: ResourcesSchema, free: ResourcesSchema, accelerator: text('kvm, tcg, or auto: the host finds out itself'), version: text('release'),
-  ageMs: count('age of the advertisement, ms'), connected: Type.Boolean()
+  ageMs: count('age of the advertisement, ms'), connected: Type.Boolean(),
+  state: Type.Union([Type.Literal('alive'), Type.Literal('suspect'), Type.Literal('dead'), Type.Literal('leaving')], { description: 'suspect: not heard from; dead: nor by others' }),
+  cordoned: Type.Boolean({ description: 'takes no new leases' }), path: PathSchema
 })
 export type HostResource = Static<typeof HostSchema>
+
+const InventorySchema = Type.Object({
+  cpuModel: text('processor'), sockets: count('sockets'), cores: count('cores'), threads: count('threads'), architecture: text('e.g. x86_64'), memoryMib: count('memory, MiB'),
+  numa: Type.Array(Type.Object({ node: count('number'), cpus: count('threads'), memoryMib: count('memory, MiB') })),
+  disks: Type.Array(Type.Object({ name: text('device'), sizeBytes: count('bytes'), model: text('model'), rotational: Type.Boolean(), transport: text('e.g. nvme, sata') })),
+  volumeGroups: Type.Array(Type.Object({ name: text('volume group'), sizeBytes: count('bytes'), freeBytes: count('bytes') })),
+  nics: Type.Array(Type.Object({
+    name: text('device'), mac: text('MAC'), mtu: count('bytes'), speedMbit: count('0: not known'), up: Type.Boolean(), trunk: Type.Boolean({ description: 'carries VLANs' }),
+    driver: text('kernel driver'), addresses: Type.Array(Type.String())
+  })),
+  virtualization: text('kvm when guests can use it, else tcg'), kernel: text('release'), libvirtVersion: text('empty: none'), qemuVersion: text('empty: none'), os: text('distribution')
+})
+export type InventoryResource = Static<typeof InventorySchema>
+
+export const CertificateSchema = Type.Object({
+  site: text('site'), name: text('host'), roles: Type.Array(Type.String()), issuer: text('PeerId of the key that signed it'),
+  notBeforeMs: count('valid from'), notAfterMs: count('valid until: the first of its chain to end'), joinedMs: count('first admitted'),
+  segmentIds: MaybeSlice
+})
+export type CertificateResource = Static<typeof CertificateSchema>
+
+/** One host in full: what it has, what it can do, what proves who it is. */
+export const HostDetailSchema = Type.Object({
+  ...HostSchema.properties,
+  promised: ResourcesSchema, features: Type.Array(Type.String({ description: 'what it can do, e.g. kvm, wireguard' })),
+  rttMs: MaybeMs, inventory: Type.Union([InventorySchema, Type.Null()], { description: 'null: not read yet' }), certificate: Type.Union([CertificateSchema, Type.Null()])
+})
+export type HostDetail = Static<typeof HostDetailSchema>
+
+export const CordonBodySchema = Type.Object({
+  cordoned: Type.Boolean(), reason: Type.Optional(Type.String({ maxLength: 200, description: 'for people' }))
+}, { additionalProperties: false })
+export const CordonSchema = Type.Object({ host: text('host'), cordoned: Type.Boolean() })
+export type CordonResource = Static<typeof CordonSchema>
+
+const HostRoleSchema = Type.Union([Type.Literal('gateway'), Type.Literal('compute'), Type.Literal('storage')])
+export const InviteBodySchema = Type.Object({
+  roles: Type.Optional(Type.Array(HostRoleSchema, { minItems: 1, uniqueItems: true, description: 'that the host may take; default compute, storage' })),
+  ttlMs: Type.Optional(Type.Integer({ minimum: 1_000, maximum: INVITATION_TTL_MAX_MS, description: 'default one hour' })),
+  note: Type.Optional(Type.String({ maxLength: 200, description: 'for people' }))
+}, { additionalProperties: false })
+export type InviteBody = Static<typeof InviteBodySchema>
+/** A token as it is known to whoever gave it out: without its secret. */
+export const InvitationSchema = Type.Object({
+  id: text('what it is withdrawn by'), kind: text('host or site'), site: text('site; empty: the one that joins chooses'), roles: Type.Array(Type.String()),
+  segmentIds: MaybeSlice, note: text('for people'), createdMs: count('when it was made'), expiresMs: count('until when it can be used'),
+  state: text('open, used, expired, withdrawn, or burnt: too many wrong proofs'), wrongProofs: count('who tried it without its secret'),
+  used: Type.Union([Type.Object({ subject: text('PeerId'), name: text('who joined with it'), atMs: count('when') }), Type.Null()])
+})
+export type InvitationResource = Static<typeof InvitationSchema>
+/** The token is shown once, to whoever asked for it. */
+export const InvitedSchema = Type.Object({ token: text('secret: hand it over privately'), invitation: InvitationSchema })
+export type InvitedResource = Static<typeof InvitedSchema>
+
+export const RevokeBodySchema = Type.Object({
+  host: Type.String({ minLength: 1, maxLength: 128, description: 'host name, or its PeerId' }), reason: Type.Optional(Type.String({ maxLength: 200 }))
+}, { additionalProperties: false })
+export const RevokedSchema = Type.Object({ site: text('site'), host: text('host'), peerId: text('libp2p PeerId'), revokedMs: count('when'), reason: text('for people') })
+export type RevokedResource = Static<typeof RevokedSchema>
+
+const PolicyRuleSchema = Type.Object({
+  deny: Type.Optional(Type.Boolean({ description: 'true: lends nothing' })),
+  longestLease: Type.Optional(Type.String({ maxLength: 40, description: '8h, 2d, 90m or ISO 8601 (PT90M)' })),
+  reason: Type.Optional(Type.String({ maxLength: 200, description: 'told to whoever is refused' }))
+}, { additionalProperties: false })
+/** What a site lends to whom. A rule for a site replaces the default as a whole. */
+export const PolicyDocumentSchema = Type.Object({
+  default: Type.Optional(PolicyRuleSchema),
+  sites: Type.Optional(Type.Record(Type.String(), PolicyRuleSchema, { description: 'by the name of the site' }))
+}, { additionalProperties: false })
+export type PolicyDocument = Static<typeof PolicyDocumentSchema>
+export const PolicySchema = Type.Object({
+  site: text('site'), version: count('grows with every change; 0: none was ever set'), setBy: text('gateway on which it was set; empty: none'),
+  document: PolicyDocumentSchema
+})
+export type PolicyResource = Static<typeof PolicySchema>
 
 export const SiteSchema = Type.Object({
   site: text('site'), gateway: text('gateway host'), peerId: text('libp2p PeerId of the gateway'),
   addresses: Type.Array(Type.String()), hosts: count('hosts'), total: ResourcesSchema, free: ResourcesSchema,
-  freeByHost: Type.Array(ResourcesSchema), volumeFreeMib: count('largest volume that fits, MiB'), ageMs: count('age of the advertisement, ms')
+  freeByHost: Type.Array(ResourcesSchema), volumeFreeMib: count('largest volume that fits, MiB'), ageMs: count('age of the advertisement, ms'),
+  state: Type.Union([Type.Literal('alive'), Type.Literal('suspect'), Type.Literal('dead')], { description: 'whether its gateway is heard of' }),
+  path: Type.Union([Type.Literal('self'), Type.Literal('direct'), Type.Literal('relay'), Type.Null()], { description: 'how its gateway is reached from here; null: not connected' }),
+  rttMs: Type.Union([Type.Number({ minimum: 0 }), Type.Null()], { description: 'round trip to its gateway from here, ms; null: not known' }),
+  features: Type.Array(Type.String(), { description: 'what at least one of its hosts can do' }),
+  roles: Type.Array(Type.String(), { description: 'roles that its hosts have' }),
+  priceMilli: count('price per vCPU and hour, thousandths of the unit of the federation; 0: free'),
+  maxTermMs: count('longest lease it gives, ms; 0: no limit of its own'),
+  relay: Type.Boolean({ description: 'whether its gateway relays for gateways that nobody can reach' })
 })
 export type SiteResource = Static<typeof SiteSchema>
 
@@ -40,7 +134,6 @@ export const ClusterStateSchema = Type.Union([
 ])
 export type ClusterState = Static<typeof ClusterStateSchema>
 
-const MaybeMs = Type.Union([Type.Number(), Type.Null()])
 export const PhasesSchema = Type.Object({
   leased: MaybeMs, defined: MaybeMs, dhcp: MaybeMs, boot: MaybeMs, image: MaybeMs, ready: MaybeMs
 }, { description: 'milliseconds since the cluster was asked for; null: not yet' })
@@ -80,27 +173,101 @@ export type EventResource = Static<typeof EventSchema>
 
 export const AgentStatusSchema = Type.Object({
   name: text('host'), site: text('site'), roles: Type.Array(Type.String()), peerId: text('libp2p PeerId'), version: text('release'),
-  addresses: Type.Array(Type.String()), peers: Type.Array(Type.Object({ peerId: Type.String(), name: Type.String() })),
+  federation: text('PeerId of the coordinator key that all trust starts from'), certificate: CertificateSchema,
+  addresses: Type.Array(Type.String()), peers: Type.Array(Type.Object({ peerId: Type.String(), name: Type.String(), path: PathSchema, rttMs: MaybeMs })),
   epoch: count('starts of this agent'), uptimeMs: count('since start'), total: ResourcesSchema, free: ResourcesSchema,
+  cordoned: Type.Boolean(), cordonReason: text('for people'),
   objects: Type.Array(Type.Object({ kind: Type.String(), name: Type.String(), state: Type.String(), error: Type.String() })),
   problems: Type.Array(Type.String({ description: 'what this host cannot do, and the next step' }))
 })
 export type AgentStatus = Static<typeof AgentStatusSchema>
 
+const CoordinatorPathSchema = Type.Union([Type.Literal('direct'), Type.Literal('relay'), Type.Null()], { description: 'how it is connected; null: not now' })
+const CountsByCode = (description: string) => Type.Record(Type.String(), Type.Number(), { description })
 export const CoordinatorStatusSchema = Type.Object({
-  name: text('coordinator'), peerId: text('libp2p PeerId'), version: text('release'), addresses: Type.Array(Type.String()),
-  sites: count('sites known'), peers: Type.Array(Type.Object({ peerId: Type.String(), name: Type.String() })), epoch: count('starts'), uptimeMs: count('since start')
+  name: text('coordinator'), peerId: text('libp2p PeerId'), federation: text('PeerId of the coordinator key: the federation'), version: text('release'),
+  addresses: Type.Array(Type.String()), joinAddresses: Type.Array(Type.String({ description: 'where invited sites join; empty while nobody is invited' })),
+  sites: count('sites known'), peers: Type.Array(Type.Object({ peerId: Type.String(), name: Type.String(), path: CoordinatorPathSchema, rttMs: MaybeMs })),
+  certificate: Type.Object({ expiresAt: count('end of the own certificate'), renewsAt: count('when it renews itself'), error: Type.Union([Type.String(), Type.Null()]) }),
+  invitations: count('open invitations'), revocations: count('revocations known'),
+  refusals: Type.Object({ us: CountsByCode('connections that this coordinator refused, by reason'), them: CountsByCode('connections that others refused') }),
+  joins: CountsByCode('answers to those who came with a token'), records: CountsByCode('received records by what became of them'),
+  recordsNotAdmitted: CountsByCode('records whose author is no member, by reason'),
+  epoch: count('starts'), uptimeMs: count('since start')
 })
 export type CoordinatorStatus = Static<typeof CoordinatorStatusSchema>
 
+export const CoordinatorSiteSchema = Type.Object({
+  site: text('site'), key: Type.Union([text('PeerId of its key'), Type.Null()]),
+  state: Type.Union([Type.Literal('alive'), Type.Literal('suspect'), Type.Literal('dead'), Type.Literal('never seen'), Type.Literal('revoked')]),
+  admittedHere: Type.Boolean({ description: 'by this coordinator, not by another one' }), admittedAt: MaybeMs, certificateExpiresAt: MaybeMs,
+  hosts: count('hosts'), total: Type.Union([ResourcesSchema, Type.Null()]), free: Type.Union([ResourcesSchema, Type.Null()]),
+  gateways: Type.Array(Type.Object({ host: text('host'), peerId: text('libp2p PeerId'), state: text('alive, suspect or dead'), ageMs: count('age of its advertisement'), path: CoordinatorPathSchema })),
+  revoked: Type.Union([Type.Object({ at: count('when'), reason: text('for people') }), Type.Null()])
+})
+export type CoordinatorSite = Static<typeof CoordinatorSiteSchema>
+
+const SiteName = Type.String({ pattern: '^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$' })
+export const CoordinatorInviteSchema = Type.Object({
+  site: SiteName, ttlMs: Type.Optional(Type.Integer({ minimum: 1_000, maximum: INVITATION_TTL_MAX_MS, description: 'default one hour' })), note: Type.Optional(Type.String({ maxLength: 200, description: 'for people' }))
+}, { additionalProperties: false })
+export type CoordinatorInvite = Static<typeof CoordinatorInviteSchema>
+/** Shown once: the token is secret. */
+export const CoordinatorInvitedSchema = Type.Object({ id: text('what it is withdrawn by'), site: text('site'), expiresAt: count('until when it can be used'), token: text('secret: hand it over privately') })
+export type CoordinatorInvited = Static<typeof CoordinatorInvitedSchema>
+
+export const CoordinatorRevokeSchema = Type.Object({
+  site: SiteName, reason: Type.Optional(Type.String({ maxLength: 200 })), key: Type.Optional(Type.String({ maxLength: 128, description: 'PeerId of the site key, where two hold one name' }))
+}, { additionalProperties: false })
+export type CoordinatorRevoke = Static<typeof CoordinatorRevokeSchema>
+export const CoordinatorRevokedSchema = Type.Object({
+  site: text('site'), key: text('PeerId of its key'), revokedAt: count('when'), reason: text('for people'),
+  already: Type.Boolean({ description: 'it was before' }), withdrawn: Type.Array(Type.String({ description: 'open invitations of that site that were withdrawn with it' }))
+})
+export type CoordinatorRevoked = Static<typeof CoordinatorRevokedSchema>
+
+/** What an export takes from a coordinator that runs; keys are read from their files, never sent. */
+export const CoordinatorExportSchema = Type.Object({ state: Type.Unknown({ description: 'as in the file' }) })
+
+const names = (what: string, pattern: string) => Type.Array(Type.String({ pattern, maxLength: 64 }), { maxItems: MAX_SEARCH_NAMES, default: [], description: what })
+const NAME = '^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$'
+
 export const SearchSchema = Type.Object({
-  nodes: Type.Integer({ minimum: 1, maximum: 200, default: 1 }), vcpus: Type.Integer({ minimum: 1, maximum: 256, default: 1 }),
-  memoryMib: Type.Integer({ minimum: 64, maximum: 4 * 1024 * 1024, default: 768 }), volumeMib: Type.Integer({ minimum: 0, maximum: 16 * 1024 * 1024, default: 0 })
+  nodes: Type.Integer({ minimum: 1, maximum: MAX_NODES_PER_CLUSTER, default: searchDefaults.nodes, description: 'how many nodes' }),
+  vcpus: Type.Integer({ minimum: 1, maximum: MAX_VCPUS_PER_NODE, default: searchDefaults.vcpus, description: 'virtual CPUs of each' }),
+  memoryMib: Type.Integer({ minimum: 64, maximum: MAX_MEMORY_MIB_PER_NODE, default: searchDefaults.memoryMib, description: 'memory of each, MiB' }),
+  diskMib: Type.Integer({ minimum: 0, maximum: MAX_VOLUME_MIB, default: searchDefaults.diskMib, description: 'disk of each on its host, MiB' }),
+  volumeMib: Type.Integer({ minimum: 0, maximum: MAX_VOLUME_MIB, default: searchDefaults.volumeMib, description: 'one data volume, MiB' }),
+  roles: names('roles that hosts of the site must have: compute, storage, gateway', '^(compute|storage|gateway)$'),
+  features: names('what hosts of the site must be able to do, e.g. kvm', '^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$'),
+  sites: names('only these sites', NAME),
+  notSites: names('all but these sites', NAME),
+  maxRttMs: Type.Optional(Type.Number({ minimum: 0, maximum: RPC_DEADLINE_MAX_MS, description: 'longest round trip from where the search is asked, ms' })),
+  maxPriceMilli: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_PRICE_MILLI, description: 'highest price per vCPU and hour, thousandths of the unit of the federation' })),
+  startMs: Type.Optional(Type.Integer({ minimum: 0, maximum: 8.64e15, description: 'start of the time window, with endMs' })),
+  endMs: Type.Optional(Type.Integer({ minimum: 0, maximum: 8.64e15, description: 'end of the time window, with startMs' })),
+  limit: Type.Integer({ minimum: 1, maximum: MAX_RECORDS, default: searchDefaults.limit, description: 'how many sites to answer with; all are counted' })
 }, { additionalProperties: false })
 export type SearchQuery = Static<typeof SearchSchema>
 
+export const SearchReasonSchema = Type.Object({
+  code: Type.Union([
+    Type.Literal('NOT_NAMED'), Type.Literal('LEFT_OUT'), Type.Literal('DEAD'), Type.Literal('STALE'), Type.Literal('ROLE'), Type.Literal('FEATURE'),
+    Type.Literal('RTT'), Type.Literal('PRICE'), Type.Literal('TERM'), Type.Literal('NO_HOST'), Type.Literal('VCPUS'), Type.Literal('MEMORY'),
+    Type.Literal('DISK'), Type.Literal('SHAPE'), Type.Literal('NODES'), Type.Literal('VOLUME')
+  ], { description: 'which need failed' }),
+  message: text('by how much')
+})
+export type SearchReason = Static<typeof SearchReasonSchema>
+
 export const SearchResultSchema = Type.Object({
-  fits: Type.Boolean(), sites: Type.Array(Type.Intersect([SiteSchema, Type.Object({ nodesThatFit: count('nodes of that shape that fit there now') })])),
+  fits: Type.Boolean({ description: 'whether the sites take it together' }),
+  nodesThatFit: count('nodes of that shape that fit at all sites together'), known: count('sites looked at'), matching: count('sites that take it alone'),
+  sites: Type.Array(Type.Intersect([SiteSchema, Type.Object({
+    nodesThatFit: count('nodes of that shape that fit there now; 0 where a reason rules the whole site out'),
+    fits: Type.Boolean({ description: 'whether this site takes it alone' }),
+    reasons: Type.Array(SearchReasonSchema, { description: 'every reason why it does not' })
+  })]), { description: 'by how many of the wanted nodes fit, RTT, price, name' }),
   explanation: text('how it would be placed, or what is missing and where')
 })
 export type SearchResult = Static<typeof SearchResultSchema>

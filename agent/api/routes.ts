@@ -3,10 +3,14 @@ import type { AgentView } from './view.ts'
 import type { EventLog } from '../events.ts'
 import type { Master } from '../master/master.ts'
 import type { Api } from '../../protocol/rest/server.ts'
+import { metricsText } from './metrics.ts'
+import { addSiteRoutes } from './site-routes.ts'
+import type { Policy } from '../policy/policy.ts'
+import type { SiteIssuer } from '../site/issuer.ts'
 import { MusubiError } from '../../protocol/core/errors.ts'
 import { searchSites } from '../../protocol/core/search.ts'
 import {
-  AgentStatusSchema, ClusterSchema, ConsoleSchema, EventSchema, HostSchema, LeaseSchema, SearchResultSchema, SearchSchema, SiteSchema
+  AgentStatusSchema, ClusterSchema, ConsoleSchema, CordonBodySchema, CordonSchema, EventSchema, HostDetailSchema, HostSchema, type CordonResource, LeaseSchema, SearchResultSchema, SearchSchema, SiteSchema
 } from '../../protocol/api.ts'
 
 export interface RouteDeps {
@@ -16,6 +20,11 @@ export interface RouteDeps {
   master: Master | null
   /** host names of this site's gateways, for the error that sends people there */
   gateways: () => string[]
+  /** null on a host that is no gateway */
+  policy: Pick<Policy, 'get' | 'set'> | null
+  /** null on a host that is no gateway */
+  issuer: Pick<SiteIssuer, 'invite' | 'invitations' | 'withdraw' | 'revoke'> | null
+  cordonHost: (host: string, cordoned: boolean, reason: string) => Promise<CordonResource>
 }
 
 const ByName = Type.Object({ name: Type.String({ maxLength: 64 }) })
@@ -23,17 +32,23 @@ const ByName = Type.Object({ name: Type.String({ maxLength: 64 }) })
 /** The agent's REST routes. Reading works on every host; clusters are made on gateways. */
 export function addAgentRoutes (api: Api, deps: RouteDeps): void {
   const { view, events } = deps
-  const master = (): Master => {
-    if (deps.master !== null) return deps.master
+  const onGateway = <T>(part: T | null, what: string): T => {
+    if (part !== null) return part
     const gateways = deps.gateways()
-    throw new MusubiError('NOT_A_GATEWAY', 'this host is no gateway, so it is not the master of clusters', { hint: gateways.length === 0 ? 'no gateway of this site is known yet' : `run it on ${gateways.join(' or ')}` })
+    throw new MusubiError('NOT_A_GATEWAY', `this host is no gateway, so ${what}`, { hint: gateways.length === 0 ? 'no gateway of this site is known yet' : `run it on ${gateways.join(' or ')}` })
   }
+  const master = (): Master => onGateway(deps.master, 'it is not the master of clusters')
 
   api.get('/v1/status', { schema: { summary: 'identity, peers, capacity and objects of this agent', response: { 200: AgentStatusSchema } } }, () => view.status())
   api.get('/v1/hosts', { schema: { summary: 'hosts of this site', response: { 200: Type.Array(HostSchema) } } }, () => view.hosts())
+  api.get('/v1/hosts/:name', { schema: { summary: 'one host of this site: inventory, certificate, path', params: ByName, response: { 200: HostDetailSchema } } }, request => view.host(request.params.name))
+  api.post('/v1/hosts/:name/cordon', { schema: { summary: 'take a host out of use for new leases, or back into it', params: ByName, body: CordonBodySchema, response: { 200: CordonSchema } } }, request => deps.cordonHost(request.params.name, request.body.cordoned, request.body.reason ?? ''))
   api.get('/v1/sites', { schema: { summary: 'sites of the federation, as this agent sees them', response: { 200: Type.Array(SiteSchema) } } }, () => view.sites())
   api.post('/v1/search', { schema: { summary: 'which sites could lend what now', body: SearchSchema, response: { 200: SearchResultSchema } } }, request => searchSites(request.body, view.sites()))
   api.get('/v1/leases', { schema: { summary: 'leases in the ledger of this host', querystring: Type.Object({ all: Type.Optional(Type.Boolean()) }), response: { 200: Type.Array(LeaseSchema) } } }, request => view.leases(request.query.all === true))
+
+  addSiteRoutes(api, deps, onGateway)
+  api.get('/metrics', { schema: { summary: 'figures in the text format of Prometheus' } }, async (_request, reply) => await reply.type('text/plain; version=0.0.4; charset=utf-8').send(metricsText(view.metrics())))
 
   api.get('/v1/clusters', { schema: { summary: 'clusters of this master', response: { 200: Type.Array(ClusterSchema) } } }, () => deps.master?.list() ?? [])
   api.post('/v1/clusters', {

@@ -1,5 +1,6 @@
 import type { ClusterRecord } from '../master/record.ts'
-import type { AgentStatus, ConsoleResource, HostResource, LeaseResource, SiteResource } from '../../protocol/api.ts'
+import type { AgentMetrics } from './metrics.ts'
+import type { AgentStatus, ConsoleResource, HostDetail, HostResource, LeaseResource, SiteResource } from '../../protocol/api.ts'
 import { frontendNamespace } from '../../protocol/core/desired.ts'
 import { ConflictError, NotFoundError } from '../../protocol/core/errors.ts'
 
@@ -7,8 +8,11 @@ import { ConflictError, NotFoundError } from '../../protocol/core/errors.ts'
 export interface AgentView {
   status (): Promise<AgentStatus>
   hosts (): HostResource[]
+  /** One host of the site in full, see `hostDetail` of host.ts. @throws NotFoundError */
+  host (name: string): HostDetail
   sites (): SiteResource[]
   leases (all: boolean): Promise<LeaseResource[]>
+  metrics (): AgentMetrics
   console (record: ClusterRecord, node: string): ConsoleResource
 }
 

@@ -7,6 +7,8 @@ import type { Store } from '../../store/store.ts'
 import { ConflictError, describeError, MusubiError, NotFoundError, UnreachableError } from '../../protocol/core/errors.ts'
 import { offeredProblem } from '../../protocol/core/verify.ts'
 import { makeOffer, type OfferDeps } from './offer.ts'
+import type { Cordon } from '../cordon.ts'
+import type { Policy } from '../policy/policy.ts'
 
 /** What the gateway keeps of an offer: which hosts hold for which cluster. Rebuildable, kept for speed. */
 export interface OfferRecord {
@@ -26,6 +28,10 @@ export interface GatewayDeps extends OfferDeps {
   store: Store
   events: EventLog
   log: Logger
+  /** what this site lends to whom; absent: everything to everybody */
+  policy?: Pick<Policy, 'check'>
+  /** a gateway carries the segment of every cluster at its site: cordoned it takes none */
+  cordon?: Pick<Cordon, 'check'>
 }
 
 export interface Gateway {
@@ -130,6 +136,8 @@ export function createGateway (deps: GatewayDeps): Gateway {
         const released = releaseHosts(request.clusterId, old.offer, 'asked again')
         await (old.state === 'releasing' ? released : released.catch(() => undefined))
       }
+      deps.cordon?.check()
+      deps.policy?.check(request.masterSite, request.startMs, request.endMs)
       const offer = await makeOffer(deps, request, caller, async partial => {
         // Known before the first hold leaves: after a crash the sweep ends what nobody will commit.
         await save(request.clusterId, { key: request.key, offer: partial, masterPeer: caller.peerId, vni: request.vni, state: 'asking', reason: '' })

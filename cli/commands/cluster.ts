@@ -101,11 +101,13 @@ A specification:
     })
 
   cluster.command('list').description('all clusters of this master')
+    .addHelpText('after', '\nExample:\n  musubi cluster list')
     .action(async (_options: object, command: Command) => {
       show(await call<ClusterResource[]>(agentEndpoint(command), 'GET', '/v1/clusters'), wantsJson(command), clustersTable)
     })
 
   cluster.command('show <name>').description('nodes, phases, segment, bytes over the WAN')
+    .addHelpText('after', '\nExamples:\n  musubi cluster show demo\n  musubi cluster show demo --json | jq -r .nodes[].ip')
     .action(async (name: string, _options: object, command: Command) => {
       show(await call<ClusterResource>(agentEndpoint(command), 'GET', pathOf(name)), wantsJson(command), clusterText)
     })
@@ -113,6 +115,7 @@ A specification:
   cluster.command('delete <name>').description('stop the nodes, give back every lease, remove every trace')
     .option('--no-wait', 'return once the deletion is accepted')
     .option('--timeout <seconds>', 'how long to wait', '300')
+    .addHelpText('after', '\nExample:\n  musubi cluster delete demo')
     .action(async (name: string, options: { wait: boolean, timeout: string }, command: Command) => {
       const endpoint = agentEndpoint(command)
       const timeoutMs = seconds(options.timeout)

@@ -1,7 +1,7 @@
 import type { Command } from 'commander'
-import { wantsJson } from '../context.ts'
+import { readToken, wantsJson } from '../context.ts'
 import { show } from '../output.ts'
-import { addAgentViews, addCoordinatorViews } from './views.ts'
+import { addAgentViews } from './views.ts'
 
 /**
  * The daemons are subcommands of the one binary. They are loaded only when asked for, so that a
@@ -9,47 +9,52 @@ import { addAgentViews, addCoordinatorViews } from './views.ts'
  */
 export function addDaemonCommands (program: Command): void {
   const agent = program.command('agent').description('the daemon of a host')
+  const config = ['-c, --config <file>', 'configuration', '/etc/musubi/agent.yaml'] as const
+  agent.command('join <token>').description('make this host a member of a site, with a token of musubi site invite')
+    .option(...config)
+    .addHelpText('after', `
+The agent need not run. The key of this host is made when there is none. Running it again with the
+same token gives the same certificate; a host whose certificate has ended joins again, and keeps its
+key, its leases and what it runs. With - the token is read from standard input.
+
+Examples:
+  musubi agent join musubi-a...
+  musubi agent join - < token
+  musubi agent join musubi-a... -c /etc/musubi/agent.yaml --json`)
+    .action(async (token: string, o: { config: string }, command: Command) => {
+      const { joinAgent } = await import('../../agent/site/join.ts')
+      show(await joinAgent(o.config, await readToken(token)), wantsJson(command), r => [
+        `${r.site}/${r.host}: ${r.changed ? 'joined' : 'is a member already'} as ${r.roles.join(', ')}`,
+        `peer         ${r.peerId}`, `federation   ${r.federation}`, `certificate  until ${new Date(r.notAfterMs).toISOString().slice(0, 10)}; a running agent renews it by itself`, `next         ${r.next}`
+      ].join('\n'))
+    })
   agent.command('run').description('run in the foreground, as systemd does')
-    .option('-c, --config <file>', 'configuration', '/etc/musubi/agent.yaml')
+    .option(...config)
+    .addHelpText('after', '\nExample:\n  musubi agent run -c /etc/musubi/agent.yaml')
     .action(async (o: { config: string }) => { await (await import('../../agent/main.ts')).runAgent(o.config) })
-  agent.command('init').description('make this host\'s key, once, and print its PeerId for the federation file')
-    .option('-c, --config <file>', 'configuration', '/etc/musubi/agent.yaml')
+  addAgentViews(agent)
+  agent.command('doctor').description('what this host lacks for its roles, and what mends it')
+    .option(...config)
+    .addHelpText('after', '\nEnds with 3 when something is missing.\n\nExamples:\n  musubi agent doctor\n  musubi agent doctor --json | jq -r .findings[].mend')
     .action(async (o: { config: string }, command: Command) => {
-      show(await (await import('../../agent/main.ts')).initAgent(o.config), wantsJson(command), r => `${r.peerId}\nkey file  ${r.keyFile}\nnext      add this PeerId to the federation file of every host, then: systemctl start musubi-agent`)
+      const { doctor, doctorText } = await import('../../agent/doctor/doctor.ts')
+      const report = await doctor(o.config)
+      show(report, wantsJson(command), doctorText)
+      if (!report.ok) process.exitCode = 3
     })
   agent.command('reset').description('after the state folder was lost: let the next start remove nodes and volumes that no ledger asks for')
-    .option('-c, --config <file>', 'configuration', '/etc/musubi/agent.yaml')
+    .option(...config)
     .requiredOption('--yes', 'the data of those volumes is given up')
+    .addHelpText('after', '\nExample:\n  musubi agent reset --yes')
     .action(async (o: { config: string }, command: Command) => {
       show(await (await import('../../agent/main.ts')).resetAgent(o.config), wantsJson(command), r => `declared in ${r.stateDir}; next: systemctl start musubi-agent`)
     })
-  agent.command('doctor').description('what this host lacks for its roles, and what mends it')
-    .option('-c, --config <file>', 'configuration', '/etc/musubi/agent.yaml')
-    .action(async (o: { config: string }, command: Command) => {
-      const problems = await (await import('../../agent/main.ts')).doctor(o.config)
-      show(problems, wantsJson(command), list => list.length === 0 ? 'Nothing is missing.' : list.map(p => `- ${p}`).join('\n'))
-      if (problems.length > 0) process.exitCode = 3
-    })
-  addAgentViews(agent)
-
-  const coordinator = program.command('coordinator').description('the repository of sites')
-  coordinator.command('run').description('run in the foreground, as systemd does')
-    .option('-c, --config <file>', 'configuration', '/etc/musubi/coordinator.yaml')
-    .action(async (o: { config: string }) => {
-      const { createNotifier } = await import('../../agent/services/notify.ts')
-      await (await import('../../coordinator/main.ts')).runCoordinator(o.config, createNotifier())
-    })
-  coordinator.command('init').description('make the coordinator\'s key, once, and print its PeerId')
-    .option('-c, --config <file>', 'configuration', '/etc/musubi/coordinator.yaml')
-    .action(async (o: { config: string }, command: Command) => {
-      show(await (await import('../../coordinator/main.ts')).initCoordinator(o.config), wantsJson(command), r => `${r.peerId}\nkey file  ${r.keyFile}`)
-    })
-  addCoordinatorViews(coordinator)
 
   const image = program.command('image').description('images that nodes boot')
   const store = '--store <dir>'
   image.command('build').description('build the default node image (Debian 12) once; it is kept by digest')
     .option(store, 'image store', '/var/lib/musubi/images')
+    .addHelpText('after', '\nExample:\n  musubi image build')
     .action(async (o: { store: string }, command: Command) => {
       const { buildNodeImage } = await import('../../agent/images/build.ts')
       const result = await buildNodeImage({ storeDir: o.store, signal: AbortSignal.timeout(1_800_000), onProgress: step => { if (!wantsJson(command)) process.stderr.write(`${step}\n`) } })
@@ -57,6 +62,7 @@ export function addDaemonCommands (program: Command): void {
     })
   image.command('list').description('images in the store')
     .option(store, 'image store', '/var/lib/musubi/images')
+    .addHelpText('after', '\nExample:\n  musubi image list')
     .action(async (o: { store: string }, command: Command) => {
       const { openImageStore } = await import('../../agent/images/store.ts')
       const images = (await openImageStore(o.store).list()).map(({ digest, dir, manifest }) => ({ digest, dir, files: manifest.files }))

@@ -15,8 +15,78 @@ export const RPC_DEADLINE_MAX_MS = 120_000
 export const DIAL_TIMEOUT_MS = 5_000
 /** Inbound connections per second from one address; sites often sit behind one NAT. */
 export const INBOUND_CONNECTIONS_PER_SECOND = 100
-export const MAX_PENDING_CONNECTIONS = 64
+/** Connections that are being set up; each holds a socket and a handshake for DIAL_TIMEOUT_MS at most. */
+export const MAX_PENDING_CONNECTIONS = 256
+/** Of those from one address: somebody who only opens connections leaves room for others. */
+export const MAX_PENDING_PER_ADDRESS = 32
 export const MAX_CONNECTIONS = 512
+/** With one peer: both sides may dial at once, through a relay and directly. */
+export const MAX_CONNECTIONS_PER_PEER = 6
+/** With another site, whose key can make any number of gateways; real sites have a few. */
+export const MAX_CONNECTIONS_PER_SITE = 64
+/** Streams that one peer may open on a connection: a few for each protocol, and those that a relay hands over. */
+export const MAX_STREAMS_PER_CONNECTION = 192
+/** A peer whose connections were closed for what it sent is not let in again for so long. */
+export const SHUT_OUT_MS = 10_000
+
+// --- trust ----------------------------------------------------------------
+/** One signed envelope; a host certificate with slice and roles takes about 350 bytes. */
+export const MAX_CERTIFICATE_BYTES = 2048
+/** Host, issuer, site: a chain cannot be longer. */
+export const MAX_CHAIN = 3
+/** The frame before admission is read from anybody: a chain and its framing, nothing more. */
+export const MAX_HELLO_BYTES = MAX_CHAIN * MAX_CERTIFICATE_BYTES + 1024
+/** Checked members that are remembered; the longest unused go first. */
+export const MAX_MEMBERS_KEPT = 8192
+/** Their ids, 16 bytes each, fit one message. */
+export const MAX_REVOCATIONS = 8192
+/** Of one site's hosts, by its key and by its issuers each; the latest stay. */
+export const MAX_REVOCATIONS_PER_SITE = 256
+/** New ones that are taken of one site in NEW_REVOCATIONS_MS: whoever starts with nothing gets a whole share at once. */
+export const MAX_NEW_REVOCATIONS = MAX_REVOCATIONS_PER_SITE
+export const NEW_REVOCATIONS_MS = 600_000
+/** Invitations of one issuer that wait to be used. */
+export const MAX_INVITATIONS = 1024
+export const INVITATION_TTL_MS = 3_600_000
+export const INVITATION_TTL_MAX_MS = 30 * 24 * 3_600_000
+/** The listener for joining serves anybody: few at a time, and not for long. */
+export const MAX_JOIN_CONNECTIONS = 16
+export const JOIN_TIMEOUT_MS = 10_000
+export const MAX_JOIN_BYTES = 64 * 1024
+/** A site's policy as JSON; it travels in one record. Some 300 sites with rules of their own. */
+export const MAX_POLICY_BYTES = 24 * 1024
+/** A token is read by people and from command lines: a secret, ids and a few addresses. */
+export const MAX_TOKEN_CHARACTERS = 2048
+/** After so many wrong proofs a token is worth nothing: guessing 32 bytes is hopeless, trying is not innocent. */
+export const MAX_WRONG_PROOFS = 5
+/** A host that joins tries again while the listener is busy with others. */
+export const JOIN_PATIENCE_MS = 30_000
+/** Peers and their addresses that are remembered over a restart: more than enough to find the mesh again. */
+export const MAX_PEERS_KEPT = 256
+/** An exported coordinator: MAX_REVOCATIONS revocations and MAX_RECORDS sites take about 10 MiB. */
+export const MAX_EXPORT_BYTES = 32 * 1024 * 1024
+/** The audit log starts a new file at this size ... */
+export const AUDIT_FILE_BYTES = 10 * 1024 * 1024
+/** ... and keeps so many old ones: years of admissions. */
+export const AUDIT_FILES_KEPT = 4
+
+// --- relay ----------------------------------------------------------------
+/** Gateways that one relay serves; each holds one of its MAX_CONNECTIONS, so most stay for others. */
+export const MAX_RELAY_RESERVATIONS = 128
+/**
+ * Relayed connections at the same time through one relay. They have no time or byte limit, as only
+ * members get here and a control connection lives for months; this and RELAY_BUFFER_BYTES bound what
+ * they can cost.
+ */
+export const MAX_RELAYED_CONNECTIONS = 256
+/** Of those from one member: its neighbours and the lenders of some clusters. */
+export const MAX_RELAYED_FROM_PEER = 64
+/** And to one gateway: half of the relay's. */
+export const MAX_RELAYED_TO_PEER = 128
+/** Bytes that may wait in a relay for the slower side, each way. */
+export const RELAY_BUFFER_BYTES = 256 * 1024
+/** Largest answer to a reservation: addresses of the relay and a signed voucher. */
+export const MAX_RELAY_MESSAGE_BYTES = 8 * 1024
 
 // --- gossip ---------------------------------------------------------------
 export const HEARTBEAT_MS = 20_000
@@ -24,6 +94,27 @@ export const HEARTBEAT_MS = 20_000
 export const RECORD_TTL_MS = 65_000
 export const PUBLISH_COALESCE_MS = 200
 export const MAX_RECORDS = 4096
+/** Gossip that one neighbour may pass on per second, and at once: thousands of records after a start, then heartbeats and changes. */
+export const GOSSIP_PER_SECOND = 500
+export const GOSSIP_BURST = 5_000
+/** Forged or malformed messages per minute from one peer before its connections are closed; an honest one sends none. */
+export const MAX_OFFENCES_PER_MINUTE = 8
+/** Suspicions of one member that are looked at per minute: all its neighbours in a site that loses power, several times. */
+export const MAX_SUSPICIONS_PER_MINUTE = 120
+/** Peers that are asked at the same time whether they are there. */
+export const MAX_PROBES = 16
+/** Peers of whom offences and suspicions are counted. */
+export const MAX_COUNTED_PEERS = 1024
+
+// --- search ---------------------------------------------------------------
+/** Names in one list of a search: more than a cluster can span is not a filter any more. */
+export const MAX_SEARCH_NAMES = 32
+/** Sites in an answer that says no limit; each carries its hosts' free capacity, some kilobytes. */
+export const DEFAULT_SEARCH_LIMIT = 100
+/** A million of the federation's unit per vCPU and hour, in thousandths; fits 32 bits. */
+export const MAX_PRICE_MILLI = 1_000_000_000
+/** Features that a site advertises; a host has about ten, and its site's record must stay small. */
+export const MAX_FEATURES = 64
 
 // --- leases ---------------------------------------------------------------
 /** Time to live of a hold (T_hold). */
@@ -54,6 +145,19 @@ export const MAX_VNI = 0xff_ffff
 export const MAX_CLUSTERS = 256
 /** Ended clusters that one master keeps for people to look at. */
 export const MAX_ENDED_KEPT = 500
+
+// --- inventory ------------------------------------------------------------
+/** Lists of a host's inventory: together at their longest they fit half of MAX_RECORD_BYTES. */
+export const MAX_INVENTORY_DISKS = 32
+export const MAX_INVENTORY_VOLUME_GROUPS = 16
+export const MAX_INVENTORY_NICS = 32
+export const MAX_INVENTORY_NUMA_NODES = 16
+export const MAX_INVENTORY_NIC_ADDRESSES = 4
+/** Largest file of the kernel's that is read: modules.dep of a distribution has about 1 MiB. */
+export const MAX_SYSTEM_FILE_BYTES = 8 * 1024 * 1024
+export const INVENTORY_INTERVAL_MS = 60_000
+/** One tool of the inventory; `vgs` may wait for a lock. */
+export const INVENTORY_TOOL_TIMEOUT_MS = 10_000
 
 // --- processes ------------------------------------------------------------
 export const COMMAND_TIMEOUT_MS = 30_000

@@ -45,6 +45,8 @@ export interface GatewayFacts {
   /** `address:port` on the underlay */
   tunnelEndpoint: string
   tunnelAddress: string
+  /** its certificates, base64, the own first: hosts that never meet the gateway can check who it is */
+  chain: string[]
 }
 
 export interface Offer {

@@ -25,7 +25,8 @@ export interface Self { site: string, host: string }
 
 /** What the roster and the tunnel's address scheme say of gateways, whoever claims otherwise. */
 export interface GatewayTruth {
-  isGatewayOf: (peer: string, site: string, host: string) => boolean
+  /** @param chain the certificates that came with the claim, base64 */
+  isGatewayOf: (peer: string, site: string, host: string, chain: readonly string[]) => boolean
   /** address of a gateway inside tunnels, without prefix length */
   tunnelAddressFor: (peer: string) => string
 }
@@ -63,7 +64,7 @@ export function isHostAddress (text: string): boolean {
 export function gatewayProblem (site: string, gateway: GatewayFacts, truth: GatewayTruth): string | null {
   const [, address = '', port] = ENDPOINT.exec(gateway.tunnelEndpoint) ?? []
   return firstOf([
-    [truth.isGatewayOf(gateway.peer, site, gateway.host), `${gateway.host} with the key ${gateway.peer} is no gateway of site ${site}`],
+    [truth.isGatewayOf(gateway.peer, site, gateway.host, gateway.chain), `${gateway.host} with the key ${gateway.peer} is no gateway of site ${site}`],
     [bareAddress(gateway.tunnelAddress) === truth.tunnelAddressFor(gateway.peer), `gateway ${gateway.host} of site ${site} has not the tunnel address of its key`],
     [WIREGUARD_KEY.test(gateway.tunnelPublicKey), `the tunnel key of gateway ${gateway.host} of site ${site} is no WireGuard key`],
     [isHostAddress(address) && isWhole(Number(port), 1, 65_535), `gateway ${gateway.host} of site ${site} has the tunnel endpoint "${gateway.tunnelEndpoint}", which is no address and port`],

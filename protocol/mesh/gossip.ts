@@ -1,9 +1,11 @@
 import { createHash } from 'node:crypto'
 import { gossipsub, StrictNoSign, TopicValidatorResult, type GossipSub, type GossipSubComponents } from '@libp2p/gossipsub'
+import { GOSSIP_BURST, GOSSIP_PER_SECOND, MAX_COUNTED_PEERS } from '../core/limits.ts'
 import { MAX_GOSSIP_RPC_BYTES } from './constants.ts'
-import { topicOf, type Scope } from './federation.ts'
+import { topicOf, type Scope } from './roles.ts'
 
 type Registrar = GossipSubComponents['registrar']
+type ConnectionManager = GossipSubComponents['connectionManager']
 
 /** What to do with a received message: pass it on, drop it, or drop it and hold it against the sender. */
 export type Verdict = 'accept' | 'ignore' | 'reject'
@@ -18,7 +20,7 @@ const VERDICTS: { readonly [verdict in Verdict]: TopicValidatorResult } = {
 }
 
 /** Shows gossipsub only the members of a scope: others can neither join it nor be told anything. */
-function membersOnly (registrar: Registrar, isMember: (peerId: string) => boolean): Registrar {
+function membersOnly (registrar: Registrar, connectionManager: ConnectionManager, isMember: (peerId: string) => boolean): Registrar {
   return {
     getProtocols: () => registrar.getProtocols(),
     getHandler: protocol => registrar.getHandler(protocol),
@@ -37,7 +39,15 @@ function membersOnly (registrar: Registrar, isMember: (peerId: string) => boolea
     register: async (protocol, topology, options) => await registrar.register(protocol, {
       ...topology,
       onConnect: async (peerId, connection) => {
-        if (isMember(peerId.toString())) await topology.onConnect?.(peerId, connection)
+        if (!isMember(peerId.toString())) return
+        // gossipsub keeps to the connection that it was told of first: of two it must hear when that one ends
+        connection.addEventListener('close', () => {
+          setTimeout(() => {
+            const other = connectionManager.getConnections(peerId).find(({ status }) => status === 'open')
+            if (other !== undefined) void topology.onConnect?.(peerId, other)
+          }, 0)
+        }, { once: true })
+        await topology.onConnect?.(peerId, connection)
       }
     }, options)
   }
@@ -62,6 +72,8 @@ export function scopedGossip (scope: Scope, isMember: (peerId: string) => boolea
     ignoreDuplicatePublishError: true,
     fallbackToFloodsub: false,
     doPX: false,
+    // a relayed connection carries gossip like any other
+    runOnLimitedConnection: true,
     // 3.6 copies of a message instead of 5.4 with the default 6, and it arrives sooner
     D: 4,
     Dlo: 3,
@@ -74,16 +86,44 @@ export function scopedGossip (scope: Scope, isMember: (peerId: string) => boolea
     decodeRpcLimits: { maxSubscriptions: 16, maxMessages: 512, maxIhaveMessageIDs: 5000, maxIwantMessageIDs: 5000, maxIdontwantMessageIDs: 512, maxControlMessages: 512, maxPeerInfos: 0 }
   })
   return ({ privateKey, peerId, peerStore, registrar, connectionManager, logger }) => {
-    const gossip = create({ privateKey, peerId, peerStore, registrar: membersOnly(registrar, isMember), connectionManager, logger })
+    const gossip = create({ privateKey, peerId, peerStore, registrar: membersOnly(registrar, connectionManager, isMember), connectionManager, logger })
     // the option of this name is not looked at (gossipsub 17.1); two on one node need two names
     gossip.protocols = [`/musubi/1/gossip/${scope === 'directory' ? scope : 'site'}`]
     return gossip
   }
 }
 
-/** Subscribes to the scope's topic; every message passes `inspect` first. */
-export function listen (gossip: GossipSub, scope: Scope, inspect: Inspect): void {
+/** What each neighbour may still pass on: so many at once, and so many more each second. */
+class Allowance {
+  readonly #left = new Map<string, { count: number, atMs: number }>()
+
+  /** @returns whether there was one left */
+  take (peerId: string, nowMs: number): boolean {
+    const { count, atMs } = this.#left.get(peerId) ?? { count: GOSSIP_BURST, atMs: nowMs }
+    const now = Math.min(GOSSIP_BURST, count + (nowMs - atMs) / 1000 * GOSSIP_PER_SECOND)
+    this.#left.delete(peerId)
+    this.#left.set(peerId, { count: Math.max(0, now - 1), atMs: nowMs })
+    if (this.#left.size > MAX_COUNTED_PEERS) {
+      for (const oldest of this.#left.keys()) { this.#left.delete(oldest); break }
+    }
+    return now >= 1
+  }
+}
+
+/**
+ * Subscribes to the scope's topic; every message passes `inspect` first. What one neighbour passes
+ * on beyond its allowance is not looked at: anti-entropy brings what was true of it.
+ *
+ * @param onFlood told of every message that was too many
+ */
+export function listen (gossip: GossipSub, scope: Scope, inspect: Inspect, onFlood: (from: string) => void = () => undefined): void {
   const topic = topicOf(scope)
-  gossip.topicValidators.set(topic, (from, { data }) => VERDICTS[inspect(data, from.toString())])
+  const allowance = new Allowance()
+  gossip.topicValidators.set(topic, (from, { data }) => {
+    const peer = from.toString()
+    if (allowance.take(peer, performance.now())) return VERDICTS[inspect(data, peer)]
+    onFlood(peer)
+    return VERDICTS.ignore
+  })
   gossip.subscribe(topic)
 }

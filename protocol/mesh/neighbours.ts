@@ -41,8 +41,9 @@ export function choose (groups: readonly NeighbourGroup[], isConnected: (peerId:
 }
 
 export interface NeighboursOptions {
-  readonly groups: readonly NeighbourGroup[]
-  isConnected (peerId: string): boolean
+  /** asked at every look: members come and go */
+  groups (): readonly NeighbourGroup[]
+  connected (): ReadonlySet<string>
   dial (peerId: string): Promise<void>
   /** told of a failed dial, for the log */
   onFailure (peerId: string, failures: number, error: unknown): void
@@ -71,7 +72,7 @@ export class Neighbours {
 
   /** A peer went away: look soon, but not all peers of it in the same instant. */
   lost (peerId: string): void {
-    if (this.#stopped || !this.#options.groups.some(group => group.candidates.includes(peerId))) return
+    if (this.#stopped) return
     const now = performance.now()
     const { failures = 0, openedMs = null } = this.#attempts.get(peerId) ?? {}
     const counted = openedMs !== null && now - openedMs < MIN_LIFE_MS ? failures + 1 : 0
@@ -87,11 +88,20 @@ export class Neighbours {
 
   #check (): void {
     const now = performance.now()
-    const isConnected = (peerId: string): boolean => this.#dialling.has(peerId) || this.#options.isConnected(peerId)
+    const groups = this.#options.groups()
+    const connected = this.#options.connected()
+    this.#forget(groups, connected)
+    const isConnected = (peerId: string): boolean => this.#dialling.has(peerId) || connected.has(peerId)
     const isDue = (peerId: string): boolean => (this.#attempts.get(peerId)?.nextMs ?? 0) <= now
-    for (const peerId of choose(this.#options.groups, isConnected, isDue, Math.random)) void this.#dial(peerId)
+    for (const peerId of choose(groups, isConnected, isDue, Math.random)) void this.#dial(peerId)
     const waits = [...this.#attempts.values()].map(({ nextMs }) => nextMs - now).filter(wait => wait > 0)
     this.#schedule(Math.max(RECONNECT_MIN_MS, Math.min(NEIGHBOUR_CHECK_MS, ...waits)))
+  }
+
+  /** Peers that are no candidates any more need no back-off. */
+  #forget (groups: readonly NeighbourGroup[], connected: ReadonlySet<string>): void {
+    const wanted = new Set(groups.flatMap(({ candidates }) => candidates))
+    for (const peerId of this.#attempts.keys()) if (!wanted.has(peerId) && !connected.has(peerId)) this.#attempts.delete(peerId)
   }
 
   async #dial (peerId: string): Promise<void> {

@@ -1,7 +1,8 @@
 import { noise } from '@chainsafe/libp2p-noise'
 import type { GossipSub } from '@libp2p/gossipsub'
 import { identify } from '@libp2p/identify'
-import type { Connection, ConnectionGater, Libp2p, PeerId } from '@libp2p/interface'
+import type { CircuitRelayService } from '@libp2p/circuit-relay-v2'
+import type { Connection, Libp2p } from '@libp2p/interface'
 import { ping } from '@libp2p/ping'
 import { peerIdFromString } from '@libp2p/peer-id'
 import { tcp } from '@libp2p/tcp'
@@ -9,13 +10,17 @@ import { yamux } from '@libp2p/yamux'
 import { multiaddr, type Multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { InvalidInputError, MusubiError } from '../core/errors.ts'
-import { DIAL_TIMEOUT_MS, INBOUND_CONNECTIONS_PER_SECOND, MAX_CONNECTIONS, MAX_PENDING_CONNECTIONS } from '../core/limits.ts'
-import { MAX_STREAM_WINDOW_BYTES, PING_INTERVAL_MS, PING_TIMEOUT_MAX_MS, PING_TIMEOUT_MIN_MS } from './constants.ts'
-import { isTcpAddress, type Admission, type Scope } from './federation.ts'
+import { DIAL_TIMEOUT_MS, INBOUND_CONNECTIONS_PER_SECOND, MAX_CONNECTIONS, MAX_PENDING_CONNECTIONS, MAX_STREAMS_PER_CONNECTION } from '../core/limits.ts'
+import { HOP_PROTOCOL, MAX_STREAM_WINDOW_BYTES, PING_INTERVAL_MS, PING_TIMEOUT_MAX_MS, PING_TIMEOUT_MIN_MS, RELAY_DIAL_MS } from './constants.ts'
+import { pendingShares } from './gate.ts'
 import { scopedGossip } from './gossip.ts'
 import type { NodeKey } from './identity.ts'
+import type { DialFrom } from './punch.ts'
+import { isRelayAddress, isTcpAddress, type Scope } from './roles.ts'
+import { admission, type AdmissionPolicy } from './trust/admission.ts'
 
-const MAX_LEARNED_ADDRESSES = 8
+/** One line for the log: a constant text, and data as keys. */
+export type MeshLog = (level: 'debug' | 'info' | 'warn' | 'error', text: string, data: Readonly<Record<string, unknown>>) => void
 
 /** How soon a hung peer is given up, ms. */
 export interface FailureDetection { readonly pingIntervalMs: number, readonly pingTimeoutMinMs: number, readonly pingTimeoutMaxMs: number }
@@ -26,23 +31,14 @@ export interface NodeOptions {
   readonly listen: readonly string[]
   /** what to say to others instead of the addresses listened on */
   readonly announce: readonly string[]
-  readonly admission: Admission
+  readonly admission: AdmissionPolicy
   readonly scopes: readonly Scope[]
   isMember (scope: Scope, peerId: string): boolean
   readonly failureDetection: FailureDetection | undefined
-}
-
-/** Asked at every stage that knows the PeerId; strangers get no further than the Noise handshake. */
-function gater (admission: Admission): ConnectionGater {
-  const denied = (peerId: PeerId): boolean => !admission.admits(peerId.toString())
-  return {
-    denyDialPeer: denied,
-    denyOutboundConnection: denied,
-    denyInboundEncryptedConnection: denied,
-    denyOutboundEncryptedConnection: denied,
-    denyInboundUpgradedConnection: denied,
-    denyOutboundUpgradedConnection: denied
-  }
+  /** whether it dials through relays and is dialled through them */
+  readonly relayed: boolean
+  /** given: it relays for others; see `relayServer` */
+  readonly mayRelay: ((from: string, to: string | null) => boolean) | null
 }
 
 /** @throws InvalidInputError naming the address */
@@ -52,25 +48,37 @@ function checkAddresses (addresses: readonly string[]): void {
   }
 }
 
+/** `dialFrom`: null where it is not `relayed` */
+export interface Node { readonly node: Libp2p, readonly gossips: ReadonlyMap<Scope, GossipSub>, readonly dialFrom: DialFrom | null }
+
 /** The libp2p node of a mesh, not started yet, and its gossip by scope. */
-export async function createNode (options: NodeOptions): Promise<{ node: Libp2p, gossips: ReadonlyMap<Scope, GossipSub> }> {
+export async function createNode (options: NodeOptions): Promise<Node> {
   checkAddresses([...options.listen, ...options.announce])
   const gossips = new Map<Scope, GossipSub>()
-  const services = Object.fromEntries(options.scopes.map(scope => [`gossip-${scope}`, (components: Parameters<ReturnType<typeof scopedGossip>>[0]) => {
+  const services: Record<string, (components: never) => unknown> = Object.fromEntries(options.scopes.map(scope => [`gossip-${scope}`, (components: Parameters<ReturnType<typeof scopedGossip>>[0]) => {
     const gossip = scopedGossip(scope, peerId => options.isMember(scope, peerId))(components)
     gossips.set(scope, gossip)
     return gossip
   }]))
   const { pingIntervalMs, pingTimeoutMinMs, pingTimeoutMaxMs } = options.failureDetection ?? { pingIntervalMs: PING_INTERVAL_MS, pingTimeoutMinMs: PING_TIMEOUT_MIN_MS, pingTimeoutMaxMs: PING_TIMEOUT_MAX_MS }
+  // some megabytes that most hosts do not need
+  const relay = options.relayed || options.mayRelay !== null ? await import('./relay.ts') : null
+  const dialling: { from: DialFrom | null } = { from: null }
+  const served: { service: CircuitRelayService | null } = { service: null }
+  if (relay !== null && options.mayRelay !== null) {
+    const create = relay.relayServer(options.mayRelay)
+    services['relay'] = (components: Parameters<typeof create>[0]) => (served.service = create(components))
+  }
+  const shares: { isTooMany: ReturnType<typeof pendingShares> | null } = { isTooMany: null }
   const node = await createLibp2p({
     start: false,
     privateKey: options.key,
     nodeInfo: { name: 'musubi', version: '1', userAgent: 'musubi' },
     addresses: { listen: [...options.listen], announce: [...options.announce] },
-    transports: [tcp()],
-    connectionEncrypters: [noise()],
-    streamMuxers: [yamux({ streamOptions: { maxStreamWindowSize: MAX_STREAM_WINDOW_BYTES } })],
-    connectionGater: gater(options.admission),
+    transports: relay === null || !options.relayed ? [tcp()] : [tcp(), relay.relayTransport(dial => { dialling.from = dial })],
+    connectionEncrypters: [admission(noise(), options.admission)],
+    streamMuxers: [yamux({ maxInboundStreams: MAX_STREAMS_PER_CONNECTION, streamOptions: { maxStreamWindowSize: MAX_STREAM_WINDOW_BYTES, maxReadBufferLength: MAX_STREAM_WINDOW_BYTES } })],
+    connectionGater: { denyInboundConnection: connection => shares.isTooMany?.(connection) ?? false },
     connectionManager: {
       maxConnections: MAX_CONNECTIONS,
       inboundConnectionThreshold: INBOUND_CONNECTIONS_PER_SECOND,
@@ -84,15 +92,13 @@ export async function createNode (options: NodeOptions): Promise<{ node: Libp2p,
     },
     services: { identify: identify(), ping: ping(), ...services }
   })
-  return { node, gossips }
-}
-
-/** Addresses that a peer says it has, without its PeerId; anything odd is left out. */
-export function usableAddresses (peerId: string, addresses: readonly string[]): string[] {
-  const suffix = `/p2p/${peerId}`
-  return addresses.slice(0, MAX_LEARNED_ADDRESSES)
-    .map(address => address.endsWith(suffix) ? address.slice(0, -suffix.length) : address)
-    .filter(isTcpAddress)
+  shares.isTooMany = pendingShares(node)
+  node.addEventListener('peer:disconnect', ({ detail }) => {
+    served.service?.reservations.delete(detail)
+    // where members are is kept elsewhere; libp2p would remember each one that ever came for hours
+    if (node.getConnections(detail).length === 0) void node.peerStore.delete(detail).catch(() => undefined)
+  })
+  return { node, gossips, dialFrom: dialling.from }
 }
 
 /** @throws MusubiError CANNOT_LISTEN naming the addresses */
@@ -107,15 +113,62 @@ export async function startNode (node: Libp2p, listen: readonly string[]): Promi
   }
 }
 
-function openConnection (node: Libp2p, peerId: PeerId): Connection | undefined {
-  return node.getConnections(peerId).find(connection => connection.status === 'open')
+/** The open connection to a peer; of several a direct one. */
+export function openConnection (node: Libp2p, peerId: string): { connection: Connection, path: 'direct' | 'relay' } | null {
+  const open = openConnections(node, peerId)
+  const connection = open.find(({ direct }) => direct) ?? open[0]
+  return connection === undefined ? null : { connection, path: connection.direct ? 'direct' : 'relay' }
 }
 
-/** The open connection to a peer, dialled where there is none. */
+export function openConnections (node: Libp2p, peerId: string): Connection[] {
+  return node.getConnections(peerIdFromString(peerId)).filter(({ status }) => status === 'open')
+}
+
+/** Ends every connection to a peer, at once. */
+export function cutOff (node: Libp2p, peerId: string, reason: Error): void {
+  for (const connection of node.getConnections(peerIdFromString(peerId))) connection.abort(reason)
+}
+
+/** The multiaddrs of a peer's addresses. */
+function targetsOf (peerId: string, addresses: readonly string[]): Multiaddr[] {
+  return addresses.map(address => multiaddr(`${address}/p2p/${peerId}`))
+}
+
+/**
+ * The open connection to a peer, dialled where there is none. Who says that relays reach it is
+ * dialled through them first: its other addresses may swallow what is sent there.
+ */
 export async function connect (node: Libp2p, peerId: string, addresses: readonly string[], signal: AbortSignal): Promise<Connection> {
-  const id = peerIdFromString(peerId)
-  const open = openConnection(node, id)
-  if (open !== undefined) return open
-  const targets: Multiaddr[] = addresses.map(address => multiaddr(`${address}/p2p/${peerId}`))
-  return await node.dial(targets.length > 0 ? targets : id, { signal })
+  const open = openConnection(node, peerId)
+  if (open !== null) return open.connection
+  const relays = addresses.filter(isRelayAddress)
+  const direct = addresses.filter(isTcpAddress)
+  const groups = [...relays.map(address => [address]), ...(direct.length > 0 ? [direct] : [])]
+  for (const group of groups.slice(0, -1)) {
+    try {
+      return await node.dial(targetsOf(peerId, group), { signal: AbortSignal.any([signal, AbortSignal.timeout(RELAY_DIAL_MS)]) })
+    } catch {
+      signal.throwIfAborted()
+    }
+  }
+  const last = groups.at(-1)
+  return await node.dial(last === undefined ? peerIdFromString(peerId) : targetsOf(peerId, last), { signal })
+}
+
+/** A direct connection to a peer, beside the relayed one that is open. */
+export async function connectDirectly (node: Libp2p, peerId: string, addresses: readonly string[], signal: AbortSignal): Promise<Connection> {
+  return await node.dial(targetsOf(peerId, addresses.filter(isTcpAddress)), { signal, force: true })
+}
+
+/** Whether a peer has said that it speaks a protocol. */
+export async function speaks (node: Libp2p, peerId: string, protocol: string): Promise<boolean> {
+  const peer = await node.peerStore.get(peerIdFromString(peerId)).catch(() => null)
+  return peer?.protocols.includes(protocol) === true
+}
+
+/** Direct connections to peers that relay, as they said themselves. */
+export async function relaysOf (node: Libp2p): Promise<Connection[]> {
+  const direct = node.getConnections().filter(connection => connection.direct && connection.status === 'open')
+  const relays = await Promise.all(direct.map(async connection => await speaks(node, connection.remotePeer.toString(), HOP_PROTOCOL) ? connection : null))
+  return relays.filter(connection => connection !== null)
 }

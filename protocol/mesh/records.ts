@@ -1,23 +1,32 @@
-import { setImmediate as nextTurn } from 'node:timers/promises'
-import { InvalidInputError, MusubiError } from '../core/errors.ts'
-import { HEARTBEAT_MS, MAX_RECORD_BYTES, MAX_RECORDS, PUBLISH_COALESCE_MS, RECORD_TTL_MS } from '../core/limits.ts'
+import { errorCode, InvalidInputError, MusubiError } from '../core/errors.ts'
+import { HEARTBEAT_MS, MAX_OFFENCES_PER_MINUTE, MAX_RECORD_BYTES, MAX_RECORDS, RECORD_TTL_MS } from '../core/limits.ts'
 import { decode, encode, type wire } from '../wire/codec.ts'
-import { SYNC_INTERVAL_MS } from './constants.ts'
-import { scopesOf, type Scope } from './federation.ts'
+import { MEMBERSHIP_CHECK_MS, REVOCATION_PUSH_DELAY_MS, REVOCATION_PUSHED_TO, REVOCATION_URGENT_MS, SYNC_INTERVAL_MS, TOLD_OF_LEAVING } from './constants.ts'
 import type { Verdict } from './gossip.ts'
+import { Detector } from './liveness/detector.ts'
+import type { Status } from './liveness/state.ts'
 import type { Mesh, MeshLog } from './mesh.ts'
-import { isNewer, RecordView, type Merge, type Version } from './records/view.ts'
-import { checkRecord, decodeBody, encodeBody, isAuthentic, isKind, KINDS, kindOf, scopeFor, signRecord, speaksForItself, type Bodies, type Kind } from './records/signed.ts'
-import { answerSync, syncWith } from './records/sync.ts'
+import { Intake, isOffence, noCounts, type RecordCounts } from './records/intake.ts'
+import { MinuteCounter } from './records/offences.ts'
+import { OwnRecords } from './records/own.ts'
+import { answerRevocations, exchangeRevocations, revocationMessage } from './records/revocations.ts'
+import { addressesIn, kindsOf, scopeFor, speaksForItself, type Bodies, type Kind } from './records/signed.ts'
+import { answerSync, hand, probe, syncWith, type SyncSource } from './records/sync.ts'
+import { RecordView, type Merge, type ViewEntry } from './records/view.ts'
+import { scopesOf, type Role, type Scope } from './roles.ts'
 
+export type { RecordCounts } from './records/intake.ts'
 export type { Bodies, Kind } from './records/signed.ts'
+export type { Status } from './liveness/state.ts'
 
 export interface RecordsOptions {
   readonly mesh: Mesh
   /** grows durably at each start of this member, so that what it says now beats what it said before */
   readonly epoch: number
+  /** wall clock, Unix ms: dates records and bounds replays; default Date.now */
+  readonly now?: () => number
   /** who may say what; default: every member only about itself, see `speaksForItself` */
-  readonly accepts?: <K extends Kind>(peerId: string, kind: K, body: Bodies[K]) => boolean
+  readonly accepts?: <K extends Kind>(role: Role, peerId: string, kind: K, body: Bodies[K]) => boolean
   readonly ttlMs?: number
   readonly heartbeatMs?: number
   readonly syncIntervalMs?: number
@@ -33,52 +42,57 @@ export interface RecordRow<K extends Kind> {
   readonly ttlMs: number
   /** since its author made it */
   readonly ageMs: number
+  /** what failure detection says of its author; this member itself is always alive */
+  readonly state: Status
+  /** how long it has been in that state, ms */
+  readonly sinceMs: number
   /** shared: do not change it */
   readonly body: Bodies[K]
 }
 
-/** What happened to received records, counted since the start. */
-export interface RecordCounts { taken: number, stale: number, expired: number, full: number, forged: number, refused: number, malformed: number }
-
 export interface Records {
   /**
-   * Says `body` to the members of its scope from now on: soon (coalesced), then as a heartbeat.
+   * Says `body` to the members of its scope from now on: at once, changes within a short time of
+   * the last coalesced into one; then as a heartbeat.
    *
    * @throws MusubiError NOT_IN_SCOPE when this member has no say in that scope; InvalidInputError
    */
   publish<K extends Kind> (kind: K, body: Bodies[K]): void
-  /** Live records of a kind, the own one included. */
-  view<K extends Kind> (kind: K): Array<RecordRow<K>>
-  /** Told when the view of a kind has changed; heartbeats that only prolong a record do not count. */
+  /** Records of members that are alive or suspect, the own one included; with `dead` of all that were there lately. */
+  view<K extends Kind> (kind: K, options?: { readonly dead?: boolean }): Array<RecordRow<K>>
+  /** Told when the view of a kind has changed, or the state of a member in it; heartbeats that only prolong a record do not count. */
   onChange (listener: (kind: Kind, peer: string) => void): () => void
   counts (): Readonly<RecordCounts>
+  /** ms by which this process was late in all, on its own timers; others were given that much more time to speak */
+  lateMs (): number
   /** Compares with one peer now; the outcome is in the view. */
   syncNow (peerId: string): Promise<void>
+  /** Says goodbye, so that others forget this member at once, and publishes nothing any more. Never rejects. */
+  leave (): Promise<void>
   stop (): void
 }
 
-/** `dirty`: changed since it was last said; it is on its way. */
-interface Own { readonly scope: Scope, body: Uint8Array, seq: number, timer: NodeJS.Timeout | null, publishedMs: number, dirty: boolean }
-
+/** Gossip carries one record, or something smaller. */
+const MAX_GOSSIP_BYTES = MAX_RECORD_BYTES + 16
 const jitter = (ms: number): number => ms * (0.75 + Math.random() / 2)
 
-/** Spreads and keeps signed records. Create it before the mesh starts; it serves `sync`. */
+/** Spreads and keeps signed records, and watches their authors. Create it before the mesh starts; it serves `sync` and `revocations`. */
 export function createRecords (options: RecordsOptions): Records {
   const { mesh } = options
+  const { trust } = mesh
   const ttlMs = options.ttlMs ?? RECORD_TTL_MS
-  const heartbeatMs = options.heartbeatMs ?? HEARTBEAT_MS
   const syncIntervalMs = options.syncIntervalMs ?? SYNC_INTERVAL_MS
   const log = options.log ?? (() => undefined)
-  const accepts = options.accepts ?? ((peerId, kind, body) => {
-    const role = mesh.roleOf(peerId)
-    return role !== null && speaksForItself(role, kind, body)
-  })
-  const views: { readonly [K in Kind]: RecordView<Bodies[K]> } = { host: new RecordView(MAX_RECORDS), site: new RecordView(MAX_RECORDS) }
-  const counts: RecordCounts = { taken: 0, stale: 0, expired: 0, full: 0, forged: 0, refused: 0, malformed: 0 }
-  const own = new Map<Kind, Own>()
+  const now = options.now ?? Date.now
+  const accepts = options.accepts ?? (<K extends Kind>(role: Role, _peerId: string, kind: K, body: Bodies[K]) => speaksForItself(role, kind, body))
+  const views: { readonly [K in Kind]: RecordView<Bodies[K]> } = {
+    host: new RecordView(MAX_RECORDS), policy: new RecordView(MAX_RECORDS), site: new RecordView(MAX_RECORDS), coordinator: new RecordView(MAX_RECORDS)
+  }
+  const counts = noCounts()
+  const offences = new MinuteCounter(MAX_OFFENCES_PER_MINUTE)
   const listeners = new Set<(kind: Kind, peer: string) => void>()
   const timers = new Set<NodeJS.Timeout>()
-  let epoch = options.epoch
+  const startedMs = performance.now()
   let stopped = false
 
   const changed = (kind: Kind, peer: string): void => {
@@ -91,92 +105,134 @@ export function createRecords (options: RecordsOptions): Records {
     }
   }
 
-  const merge = <K extends Kind>(kind: K, record: wire.Record, body: Bodies[K]): Merge => {
-    const before = views[kind].get(record.peer)
-    const outcome = views[kind].merge(record, body, performance.now())
-    if (outcome === 'taken') {
-      if (record.peer !== mesh.peerId) mesh.learn(record.peer, body.addresses)
-      const same = before !== undefined && Buffer.compare(before.record.body, record.body) === 0
-      if (!same) changed(kind, record.peer)
+  const gossip = async (scope: Scope, data: Uint8Array): Promise<void> => {
+    try {
+      await mesh.publish(scope, data)
+    } catch (error) {
+      log('debug', 'gossip did not take a message; anti-entropy will carry it', { scope, err: error })
     }
+  }
+  const recordMessage = (record: wire.Record): Uint8Array => encode('Gossip', { record, suspicion: null, revocation: null }, { maxBytes: MAX_GOSSIP_BYTES })
+
+  const merge = <K extends Kind>(scope: Scope, kind: K, record: wire.Record, body: Bodies[K]): Merge => {
+    const { peer } = record
+    const before = views[kind].get(peer)
+    const outcome = views[kind].merge(record, body, performance.now())
+    if (outcome !== 'taken') return outcome
+    if (record.leaving) {
+      detector.forget(scope, peer)
+    } else {
+      if (peer !== mesh.peerId) mesh.learn(peer, addressesIn(body))
+      detector.heard(scope, peer, record)
+    }
+    const same = before !== undefined && before.record.leaving === record.leaving && Buffer.compare(before.record.body, record.body) === 0
+    if (!same) changed(kind, peer)
     return outcome
   }
 
-  /** Our own name on something newer than all we said: an earlier life whose epoch was lost. Go beyond it. */
-  const overtake = (kind: Kind, version: Version): void => {
-    const mine = own.get(kind)
-    if (!isNewer(version, { epoch, seq: mine?.seq ?? 0 })) return
-    log('warn', 'a record of an earlier start is ahead of this one: was the epoch lost?', { kind, epoch: version.epoch, seq: version.seq })
-    epoch = Math.max(epoch, version.epoch) + 1
-    if (mine === undefined) return
-    // not at once: two processes with one key would chase each other
-    schedule(kind, mine, Math.max(PUBLISH_COALESCE_MS, mine.publishedMs + heartbeatMs / 4 - performance.now()))
+  const farewells: Array<Promise<void>> = []
+  const own = new OwnRecords({
+    key: mesh.key,
+    epoch: options.epoch,
+    ttlMs,
+    heartbeatMs: options.heartbeatMs ?? HEARTBEAT_MS,
+    now,
+    chain: () => trust.own().chain,
+    emit: (scope, record, kind, body) => {
+      const sent = gossip(scope, recordMessage(record))
+      if (record.leaving) farewells.push(sent, ...neighbours(scope).slice(0, TOLD_OF_LEAVING).map(async peer => { await hand(mesh, peer, scope, source, [record]).catch(() => undefined) }))
+      merge(scope, kind, record, body)
+    }
+  })
+  const intake = new Intake({
+    trust,
+    views,
+    own,
+    counts,
+    now,
+    accepts,
+    merge,
+    onOvertake: (kind, { epoch, seq }) => { log('warn', 'a record of an earlier start is ahead of this one: was the epoch lost?', { kind, epoch, seq }) }
+  })
+
+  /** Somebody passed on what nobody honest would. */
+  const blame = (from: string, error: unknown): void => {
+    if (!isOffence(error) || !offences.add(from, performance.now())) return
+    offences.reset(from)
+    counts.dropped++
+    log('warn', 'closed the connection to a peer that keeps sending what is forged or malformed', { peer: mesh.describe(from) })
+    mesh.shutOut(from, 'too many forged or malformed messages')
   }
 
-  /** Checks one record from the mesh, cheapest first. @throws InvalidInputError for what nobody honest sends */
-  const take = (record: wire.Record, scope: Scope): Merge | 'refused' => {
-    const { kind } = record
-    checkRecord(record)
-    if (!isKind(kind) || kindOf(scope) !== kind) return 'refused'
-    const author = mesh.roleOf(record.peer)
-    if (author === null || !scopesOf(author).includes(scope)) return 'refused'
-    if (record.peer === mesh.peerId) {
-      if (isNewer(record, { epoch, seq: own.get(kind)?.seq ?? 0 }) && isAuthentic(record)) overtake(kind, record)
-      return 'stale'
-    }
-    const expected = views[kind].judge(record.peer, record, record.ttlMs, record.ageMs)
-    if (expected !== 'taken') return expected
-    if (!isAuthentic(record)) {
-      counts.forged++
-      throw new InvalidInputError(`a record in the name of ${mesh.describe(record.peer)} is not signed by it`)
-    }
-    const body = decodeBody(kind, record.body)
-    return accepts(record.peer, kind, body) ? merge(kind, record, body) : 'refused'
-  }
-
-  const takeCounted = (record: wire.Record, scope: Scope): Merge | 'refused' => {
-    const forged = counts.forged
+  const takeSuspicion = (suspicion: wire.Suspicion, scope: Scope): Verdict => {
     try {
-      const outcome = take(record, scope)
-      counts[outcome]++
-      return outcome
+      const outcome = detector.take(suspicion, scope)
+      counts[outcome === 'taken' ? 'suspicions' : 'suspicionsStale']++
+      return outcome === 'taken' ? 'accept' : 'ignore'
     } catch (error) {
-      if (counts.forged === forged) counts.malformed++
+      counts[isOffence(error) ? 'forged' : 'suspicionsRefused']++
       throw error
     }
   }
 
+  const source: SyncSource = {
+    views,
+    takeAll: async (records, scope, from) => {
+      try {
+        await intake.takeAll(records, scope, from)
+      } catch (error) {
+        blame(from, error)
+        throw error
+      }
+    },
+    suspicions: scope => detector.suspicions(scope),
+    takeSuspicions: (suspicions, scope, from) => {
+      for (const suspicion of suspicions) {
+        try {
+          takeSuspicion(suspicion, scope)
+        } catch (error) {
+          if (!(error instanceof MusubiError)) throw error
+          blame(from, error)
+        }
+      }
+    },
+    revocationDigest: () => trust.revocations.digest(),
+    chainOf: ({ peer, chain }) => [...trust.memberOf(peer)?.chain ?? chain]
+  }
+  const detector = new Detector({
+    mesh,
+    log,
+    probe: async (scope, peer, suspicions) => { await probe(mesh, peer, scope, source, suspicions) },
+    spread: (scope, suspicion) => { void gossip(scope, encode('Gossip', { record: null, suspicion, revocation: null })) },
+    refute: (scope, version) => {
+      log('info', 'this member is suspected, and says that it is here', { scope })
+      own.refute(scope, version)
+    },
+    onStatus: (scope, peer) => { for (const kind of kindsOf(scope)) if (views[kind].has(peer)) changed(kind, peer) }
+  })
+
   const inspect = (scope: Scope, data: Uint8Array, from: string): Verdict => {
     try {
-      if (data.length > MAX_RECORD_BYTES) throw new InvalidInputError(`${data.length} bytes of gossip`)
-      const outcome = takeCounted(decode('Record', data, { maxBytes: MAX_RECORD_BYTES }), scope)
-      return outcome === 'taken' ? 'accept' : outcome === 'refused' ? 'reject' : 'ignore'
+      const { record, suspicion, revocation } = decodeGossip(data)
+      if (suspicion !== null) return takeSuspicion(suspicion, scope)
+      if (revocation !== null) return trust.takeRevocation(revocation) === null ? 'ignore' : 'accept'
+      if (record !== null) return intake.take(record, scope) === 'taken' ? 'accept' : 'ignore'
+      counts.malformed++
+      throw new InvalidInputError('gossip about nothing')
     } catch (error) {
       if (!(error instanceof MusubiError)) throw error
-      log('warn', 'dropped a record', { scope, from, err: error })
+      log('warn', 'dropped what a peer passed on', { scope, from, code: error.code, err: error })
+      blame(from, error)
       return 'reject'
     }
   }
-
-  const say = async (kind: Kind, mine: Own): Promise<void> => {
-    mine.seq++
-    mine.dirty = false
-    mine.publishedMs = performance.now()
-    schedule(kind, mine, jitter(heartbeatMs))
-    const body = decodeBody(kind, mine.body)
-    const record = signRecord(mesh.key, kind, { epoch, seq: mine.seq }, ttlMs, body)
-    merge(kind, record, body)
+  const decodeGossip = (data: Uint8Array): wire.Gossip => {
     try {
-      await mesh.publish(mine.scope, encode('Record', record, { maxBytes: MAX_RECORD_BYTES }))
+      return decode('Gossip', data, { maxBytes: MAX_GOSSIP_BYTES })
     } catch (error) {
-      log('debug', 'gossip did not take a record; anti-entropy will carry it', { kind, err: error })
+      counts.malformed++
+      throw error
     }
-  }
-
-  function schedule (kind: Kind, mine: Own, delayMs: number): void {
-    if (stopped) return
-    if (mine.timer !== null) clearTimeout(mine.timer)
-    mine.timer = setTimeout(() => { void say(kind, mine) }, delayMs)
   }
 
   const every = (ms: () => number, work: () => void): void => {
@@ -189,82 +245,148 @@ export function createRecords (options: RecordsOptions): Records {
     timers.add(timer)
   }
 
-  const takeAll = async (records: readonly wire.Record[], scope: Scope): Promise<void> => {
-    for (const [index, record] of records.entries()) {
-      // signatures cost time: let others have a turn
-      if (index % 32 === 31) await nextTurn()
-      takeCounted(record, scope)
+  const isIn = (scope: Scope, peerId: string): boolean => {
+    const role = mesh.roleOf(peerId)
+    return role !== null && scopesOf(role).includes(scope)
+  }
+  const neighbours = (scope: Scope): string[] => mesh.connected().filter(peerId => isIn(scope, peerId))
+  const syncScopes = async (peerId: string, all: boolean): Promise<void> => {
+    let revocationsDiffer = false
+    for (const scope of mesh.scopes.filter(scope => isIn(scope, peerId))) revocationsDiffer = await syncWith(mesh, peerId, scope, source, all) || revocationsDiffer
+    if (revocationsDiffer) await exchangeRevocations(mesh, peerId)
+  }
+  const trySync = (peerId: string, all: boolean): void => {
+    syncScopes(peerId, all).catch((error: unknown) => {
+      if (stopped) return
+      blame(peerId, error)
+      const ours = ['FUTURE_DATED', 'REPLAYED_RECORD'].includes(errorCode(error))
+      log(ours ? 'warn' : 'debug', 'could not compare records', { peer: mesh.describe(peerId), err: error })
+    })
+  }
+
+  mesh.serve('sync', async (request, { role, peerId, signal }) => {
+    const scope = mesh.scopes.find(name => name === request.scope)
+    if (scope === undefined || !scopesOf(role).includes(scope)) throw new MusubiError('FORBIDDEN', `${request.scope} is not shared with this caller`)
+    detector.proof(peerId)
+    return await answerSync(request, scope, source, peerId, signal)
+  })
+  mesh.serve('revocations', (request, { peerId }) => {
+    try {
+      return answerRevocations(trust, request)
+    } catch (error) {
+      blame(peerId, error)
+      throw error
+    }
+  })
+  for (const scope of mesh.scopes) mesh.subscribe(scope, (data, from) => inspect(scope, data, from))
+
+  let pushing: NodeJS.Timeout | null = null
+  /** Beside the gossip that may lose it: a few others hear of what is new at once, and tell a few others. */
+  const pushRevocations = (): void => {
+    pushing = null
+    const peers = mesh.connected()
+    for (let n = 0; n < REVOCATION_PUSHED_TO && peers.length > 0; n++) {
+      const [peer] = peers.splice(Math.floor(Math.random() * peers.length), 1)
+      if (peer !== undefined) void exchangeRevocations(mesh, peer).catch((error: unknown) => { log('debug', 'could not compare revocations', { peer: mesh.describe(peer), err: error }) })
     }
   }
 
-  const viewOf = (scope: Scope): RecordView<Bodies[Kind]> => views[kindOf(scope)]
-  const source = { viewOf, takeAll }
-  const syncScopes = async (peerId: string, all: boolean): Promise<void> => {
-    const role = mesh.roleOf(peerId)
-    if (role === null) return
-    for (const scope of scopesOf(role).filter(scope => mesh.scopes.includes(scope))) await syncWith(mesh, peerId, scope, source, all)
+  /** Members whose certificates ended or were revoked have no say, and nothing to show. */
+  const dropStrangers = (): void => {
+    for (const scope of mesh.scopes) {
+      for (const kind of kindsOf(scope)) {
+        for (const { record } of [...views[kind].entries(), ...views[kind].past()]) {
+          if (record.peer === mesh.peerId || isMember(record)) continue
+          views[kind].remove(record.peer, performance.now())
+          detector.forget(scope, record.peer)
+          changed(kind, record.peer)
+        }
+      }
+    }
   }
-  const trySync = (peerId: string, all: boolean): void => {
-    syncScopes(peerId, all).catch((error: unknown) => { log('debug', 'could not compare records', { peer: mesh.describe(peerId), err: error }) })
+  const isMember = ({ peer, chain }: wire.Record): boolean => {
+    if (trust.roleOf(peer) !== null) return true
+    try {
+      // the roster is bounded: it may have forgotten one that is still a member
+      trust.admit(peer, chain)
+      return true
+    } catch {
+      return false
+    }
   }
-
-  mesh.serve('sync', async (request, { role, signal }) => {
-    const scope = mesh.scopes.find(name => name === request.scope)
-    if (scope === undefined || !scopesOf(role).includes(scope)) throw new MusubiError('FORBIDDEN', `${request.scope} is not shared with this caller`)
-    return await answerSync(request, scope, source, signal)
-  })
-  for (const scope of mesh.scopes) mesh.subscribe(scope, (data, from) => inspect(scope, data, from))
-  const unsubscribe = mesh.onConnect(peerId => { trySync(peerId, true) })
+  const expire = (): void => {
+    const nowMs = performance.now()
+    for (const scope of mesh.scopes) {
+      const watched = kindsOf(scope)
+      for (const kind of watched) {
+        const { expired, forgotten } = views[kind].expire(nowMs)
+        for (const peer of expired) if (!watched.some(other => views[other].get(peer)?.record.leaving === false)) detector.expired(scope, peer)
+        for (const peer of forgotten) if (!watched.some(other => views[other].has(peer))) detector.forget(scope, peer)
+        for (const peer of [...expired, ...forgotten]) changed(kind, peer)
+        for (const { record: { peer, ttlMs: lifeMs }, bornMs } of views[kind].entries()) if (nowMs - bornMs > lifeMs / 2) detector.silent(scope, peer)
+      }
+    }
+  }
+  const ends = [
+    mesh.onConnect(peerId => { trySync(peerId, true) }),
+    trust.onRevoked(({ signed, document }) => {
+      counts.revocations++
+      // old ones come in bulk after a start: whoever lacks them compares
+      if (now() - document.revokedMs < REVOCATION_URGENT_MS) for (const scope of mesh.scopes) void gossip(scope, revocationMessage(signed))
+      pushing ??= setTimeout(pushRevocations, REVOCATION_PUSH_DELAY_MS)
+      dropStrangers()
+    }),
+    trust.onRenewed(() => { own.sayAgain() })
+  ]
   every(() => jitter(syncIntervalMs), () => {
     for (const scope of mesh.scopes) {
-      const peers = mesh.connected().filter(peerId => {
-        const role = mesh.roleOf(peerId)
-        return role !== null && scopesOf(role).includes(scope)
-      })
+      const peers = neighbours(scope)
       const peer = peers[Math.floor(Math.random() * peers.length)]
       if (peer !== undefined) trySync(peer, false)
     }
   })
-  every(() => Math.min(1000, ttlMs / 10), () => {
-    for (const kind of KINDS) {
-      for (const peer of views[kind].expire(performance.now())) changed(kind, peer)
-    }
-  })
+  every(() => Math.min(1000, ttlMs / 10), expire)
+  every(() => MEMBERSHIP_CHECK_MS, dropStrangers)
+
+  const rowOf = <K extends Kind>(scope: Scope | null, kind: K, { record, body, bornMs, expiresMs }: ViewEntry<Bodies[K]>, nowMs: number): RecordRow<K> => {
+    const { peer, epoch, seq, ttlMs } = record
+    const watched = scope === null || peer === mesh.peerId ? null : detector.statusOf(scope, peer)
+    const { status: state, changedMs } = expiresMs <= nowMs ? { status: 'dead' as const, changedMs: watched?.status === 'dead' ? watched.changedMs : expiresMs } : watched ?? { status: 'alive' as const, changedMs: startedMs }
+    return { peer, kind, epoch, seq, ttlMs, ageMs: Math.round(nowMs - bornMs), state, sinceMs: Math.max(0, Math.round(nowMs - changedMs)), body }
+  }
 
   return {
     publish: (kind, body) => {
       const scope = scopeFor(kind, mesh.scopes)
-      if (scope === null || !accepts(mesh.peerId, kind, body)) throw new MusubiError('NOT_IN_SCOPE', `this member may not publish that ${kind} record`)
-      const bytes = encodeBody(kind, body)
-      const mine = own.get(kind)
-      if (mine === undefined) {
-        const fresh: Own = { scope, body: bytes, seq: 0, timer: null, publishedMs: 0, dirty: true }
-        own.set(kind, fresh)
-        schedule(kind, fresh, PUBLISH_COALESCE_MS)
-      } else if (Buffer.compare(mine.body, bytes) !== 0) {
-        const waits = mine.dirty
-        mine.body = bytes
-        mine.dirty = true
-        if (!waits) schedule(kind, mine, PUBLISH_COALESCE_MS)
-      }
+      if (scope === null || !accepts(mesh.role, mesh.peerId, kind, body)) throw new MusubiError('NOT_IN_SCOPE', `this member may not publish that ${kind} record`)
+      own.publish(scope, kind, body)
     },
-    view: kind => {
-      const now = performance.now()
-      return [...views[kind].entries()].filter(({ expiresMs }) => expiresMs > now).map(({ record: { peer, epoch, seq, ttlMs }, body, bornMs }) => (
-        { peer, kind, epoch, seq, ttlMs, ageMs: Math.round(now - bornMs), body }
-      ))
+    view: (kind, { dead = false } = {}) => {
+      const nowMs = performance.now()
+      const scope = scopeFor(kind, mesh.scopes)
+      return [...views[kind].entries(), ...(dead ? views[kind].past() : [])]
+        .filter(({ record }) => !record.leaving)
+        .map(entry => rowOf(scope, kind, entry, nowMs))
+        .filter(({ state }) => dead || state !== 'dead')
     },
     onChange: listener => {
       listeners.add(listener)
       return () => { listeners.delete(listener) }
     },
-    counts: () => ({ ...counts }),
+    counts: () => ({ ...counts, notAdmitted: { ...counts.notAdmitted } }),
+    lateMs: () => detector.lateMs,
     syncNow: async peerId => { await syncScopes(peerId, true) },
+    leave: async () => {
+      own.leave()
+      await Promise.all(farewells)
+    },
     stop: () => {
       stopped = true
-      unsubscribe()
+      detector.stop()
+      own.stop()
+      for (const end of ends) end()
       for (const timer of timers) clearTimeout(timer)
-      for (const { timer } of own.values()) if (timer !== null) clearTimeout(timer)
+      if (pushing !== null) clearTimeout(pushing)
     }
   }
 }

@@ -1,6 +1,7 @@
 import './numbers.ts'
 import { musubi } from './gen/musubi.js'
 import { SCHEMA, type Field, type Messages, type Methods } from './gen/types.ts'
+import { checkItems } from './items.ts'
 import { InvalidInputError } from '../core/errors.ts'
 import { MAX_MESSAGE_BYTES } from '../core/limits.ts'
 
@@ -14,6 +15,8 @@ export type MessageName = keyof Messages
 export type MethodName = keyof Methods
 
 const MAX_UINT32 = 0xffff_ffff
+/** Of each so many bytes that a message may have, one may be an item of a list or a nested message. */
+const BYTES_PER_ITEM = 16
 
 function isMessageName (type: string): type is MessageName {
   return Object.hasOwn(SCHEMA, type)
@@ -155,15 +158,17 @@ export function encode<T extends MessageName> (type: T, plain: Messages[T], opti
  * Bytes to plain data: all fields present, lists filled, unset messages null, unknown fields dropped.
  *
  * @throws InvalidInputError for anything that is not such a message, and, before decoding, for
- * more than `maxBytes`
+ * more than `maxBytes` or for more items than an honest message of that size has
  */
 export function decode<T extends MessageName> (type: T, bytes: Uint8Array, options: CodecOptions = {}): Messages[T] {
   const maxBytes = options.maxBytes ?? MAX_MESSAGE_BYTES
   if (bytes.length > maxBytes) throw new InvalidInputError(`${type}: ${bytes.length} bytes, at most ${maxBytes} are allowed`)
   let message: object
   try {
+    checkItems(type, bytes, Math.ceil(maxBytes / BYTES_PER_ITEM))
     message = musubi.v1[type].decode(bytes)
   } catch (cause) {
+    if (cause instanceof InvalidInputError) throw cause
     throw new InvalidInputError(`${type}: not a valid message: ${cause instanceof Error ? cause.message : 'unreadable bytes'}`)
   }
   // toPlain gives exactly the fields of the schema that the type was generated from

@@ -57,7 +57,7 @@ function interfaceOf (message: protobuf.Type): string {
 function schemaOf (message: protobuf.Type): string {
   const fields = message.fieldsArray.map(field => {
     const oneof = field.partOf === null ? '' : `, oneof: '${field.partOf.name}'`
-    return `    { name: '${field.name}', type: '${fieldType(field).wire}', repeated: ${field.repeated}${oneof} }`
+    return `    { name: '${field.name}', id: ${field.id}, type: '${fieldType(field).wire}', repeated: ${field.repeated}${oneof} }`
   })
   return `  ${message.name}: [\n${fields.join(',\n')}\n  ]`
 }
@@ -81,7 +81,7 @@ function types (root: protobuf.Root): string {
     messages.map(interfaceOf).join('\n'),
     '\nexport interface Messages {\n', ...messages.map(({ name }) => `  ${name}: ${name}\n`), '}\n',
     '\nexport interface Methods {\n', ...methods.map(({ name, request, reply }) => `  ${name}: { request: ${request}, reply: ${reply} }\n`), '}\n',
-    '\nexport interface Field { readonly name: string, readonly type: string, readonly repeated: boolean, readonly oneof?: string }\n',
+    '\nexport interface Field { readonly name: string, readonly id: number, readonly type: string, readonly repeated: boolean, readonly oneof?: string }\n',
     `\nexport const METHODS: readonly (keyof Methods)[] = [${methods.map(({ name }) => `'${name}'`).join(', ')}]\n`,
     '\nexport const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {\n',
     messages.map(schemaOf).join(',\n'),

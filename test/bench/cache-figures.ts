@@ -4,7 +4,7 @@ import { run } from '../../agent/exec.ts'
 import { createPidfileServices } from '../../agent/services/pidfile.ts'
 import { LAB_SPEC, SITE, createCacheLab } from './cache-lab.ts'
 import type { CacheLab } from './cache-lab.ts'
-import type { Figure } from './mesh.ts'
+import type { Figure } from './figures.ts'
 
 /** The script that runs in the pod: prints one figure a line; `--full` for the large objects. */
 

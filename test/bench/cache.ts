@@ -5,7 +5,7 @@
  */
 import { join } from 'node:path'
 import { readPod } from './cache-pod.ts'
-import type { Figure } from './mesh.ts'
+import type { Figure } from './figures.ts'
 
 export const benches: Record<string, (options?: { full?: boolean }) => AsyncIterable<Figure>> = {
   async * cache ({ full = false } = {}) {

@@ -1,21 +1,34 @@
 /** `npm run bench -- NAME [--full]`: prints one JSON object a line for each figure. */
 import { parseArgs } from 'node:util'
+import type { Bench } from './figures.ts'
 
 /** Loaded only when asked for: some benches re-run their file inside a pod. */
-const BENCHES: Record<string, () => Promise<Record<string, (options?: { full?: boolean }) => AsyncIterable<object>>>> = {
-  mesh: async () => (await import('./mesh.ts')).benches,
+const BENCHES: Readonly<Record<string, () => Promise<Readonly<Record<string, Bench>>>>> = {
+  mesh: async () => ({
+    ...(await import('./search.ts')).benches,
+    ...(await import('./mesh.ts')).benches,
+    ...(await import('./mesh-update.ts')).benches,
+    ...(await import('./mesh-idle.ts')).benches,
+    ...(await import('./mesh-many.ts')).benches
+  }),
   cache: async () => (await import('./cache.ts')).benches
 }
 
-const { values, positionals } = parseArgs({ args: process.argv.slice(2), allowPositionals: true, options: { full: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } } })
+const { values, positionals } = parseArgs({ args: process.argv.slice(2), allowPositionals: true, options: { full: { type: 'boolean' }, only: { type: 'string' }, help: { type: 'boolean', short: 'h' } } })
 const names = positionals.length === 0 ? Object.keys(BENCHES) : positionals
 const unknown = names.filter(n => BENCHES[n] === undefined)
 if (values.help === true || unknown.length > 0) {
-  process.stderr.write(`${unknown.length > 0 ? `there is no bench ${unknown.join(', ')}\n` : ''}npm run bench -- [${Object.keys(BENCHES).join('|')} ...] [--full]\n`)
+  process.stderr.write(`${unknown.length > 0 ? `there is no bench ${unknown.join(', ')}\n` : ''}npm run bench -- [${Object.keys(BENCHES).join('|')} ...] [--only PART] [--full]\n`)
   process.exit(unknown.length > 0 ? 2 : 0)
 }
 for (const name of names) {
-  for (const bench of Object.values(await BENCHES[name]?.() ?? {})) {
+  const parts = await BENCHES[name]?.() ?? {}
+  if (values.only !== undefined && parts[values.only] === undefined) {
+    process.stderr.write(`${name} has no part ${values.only}; it has ${Object.keys(parts).join(', ')}\n`)
+    process.exit(2)
+  }
+  for (const [part, bench] of Object.entries(parts)) {
+    if (values.only !== undefined && values.only !== part) continue
     for await (const figure of bench({ full: values.full === true })) process.stdout.write(`${JSON.stringify(figure)}\n`)
   }
 }

@@ -15,28 +15,14 @@ import { lpStream } from '@libp2p/utils'
 import { yamux } from '@libp2p/yamux'
 import { multiaddr, type Multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
-import { parseFederation } from '../../protocol/mesh/federation.ts'
-import { createKey, peerIdOf, type NodeKey } from '../../protocol/mesh/identity.ts'
+import { peerIdOf } from '../../protocol/mesh/identity.ts'
 import { createMesh } from '../../protocol/mesh/mesh.ts'
+import { createTrust, type Trust } from '../../protocol/mesh/trust/trust.ts'
 import { decode, encode } from '../../protocol/wire/codec.ts'
+import { createKit, type Kit, type KitMember } from '../trust-kit.ts'
+import { percentile, round, type Bench, type BenchOptions, type Figure } from './figures.ts'
 
-/** One line of the benchmark's output; ratio is against `peerValue` or `limit`. */
-export interface Figure {
-  bench: string
-  figure: string
-  value: number
-  unit: string
-  better: 'lower' | 'higher'
-  peer: string | null
-  peerValue: number | null
-  limit: number | null
-  ratio: number | null
-  samples: number
-  p50: number
-  p99: number
-}
-
-interface ServerConfig { key: string, federation: string, listen: string }
+interface ServerConfig { key: string, federation: string, chain: string[], listen: string }
 interface ServerReady { addresses: string[], plain: string[] }
 
 const PER_STREAM = '/musubi/bench/per-stream/1'
@@ -53,7 +39,9 @@ async function plainNode (): Promise<Libp2p> {
 async function serve (config: ServerConfig): Promise<ServerReady> {
   const key = privateKeyFromProtobuf(Buffer.from(config.key, 'base64'))
   if (key.type !== 'Ed25519') throw new Error('not an Ed25519 key')
-  const mesh = await createMesh({ key, roster: parseFederation(config.federation), listen: [config.listen], bootstrap: [] })
+  const chain = config.chain.map(text => Uint8Array.from(Buffer.from(text, 'base64')))
+  const trust = createTrust({ peerId: peerIdOf(key), federation: config.federation, chain, now: Date.now })
+  const mesh = await createMesh({ key, trust, listen: [config.listen], peers: [] })
   mesh.serve('status', () => REPLY)
   await mesh.start()
   const plain = await plainNode()
@@ -74,13 +62,6 @@ async function callOverNewStream (node: Libp2p, target: Multiaddr): Promise<void
   await stream.close()
 }
 
-const round = (value: number): number => Math.round(value * 1000) / 1000
-
-function percentile (samples: readonly number[], part: number): number {
-  const sorted = [...samples].sort((a, b) => a - b)
-  return round(sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * part))] ?? 0)
-}
-
 async function timeEach (times: number, work: () => Promise<unknown>, into: number[]): Promise<void> {
   for (let n = 0; n < times; n++) {
     const from = performance.now()
@@ -96,17 +77,19 @@ async function startServer (config: ServerConfig): Promise<{ server: ChildProces
   return { server, ready }
 }
 
-async function * rpcCall ({ full = false }: { full?: boolean } = {}): AsyncGenerator<Figure> {
-  const [own, other]: [NodeKey, NodeKey] = [await createKey(), await createKey()]
-  const host = (name: string, key: NodeKey): object => ({ name, peerId: peerIdOf(key), roles: ['compute'], addresses: [] })
-  const federation = JSON.stringify({ name: 'bench', coordinators: [], sites: [{ name: 'tokyo', hosts: [host('g1', own), host('c1', other)] }] })
-  const { server, ready } = await startServer({ federation, key: Buffer.from(privateKeyToProtobuf(other)).toString('base64'), listen: '/ip4/127.0.0.1/tcp/0' })
-  const mesh = await createMesh({ key: own, roster: parseFederation(federation), listen: [], bootstrap: [] })
+const trustOf = ({ federation }: Kit, { peerId, chain }: KitMember): Trust => createTrust({ peerId, federation, chain, now: Date.now })
+
+async function * rpcCall ({ full = false }: BenchOptions = {}): AsyncGenerator<Figure> {
+  const kit = await createKit({ sites: [{ name: 'tokyo', hosts: [{ name: 'g1', roles: ['gateway'] }, { name: 'c1', roles: ['compute'] }] }] })
+  const [own, other] = [kit.member('tokyo/g1'), kit.member('tokyo/c1')]
+  const { server, ready } = await startServer({
+    federation: kit.federation, key: Buffer.from(privateKeyToProtobuf(other.key)).toString('base64'), chain: other.chain.map(bytes => Buffer.from(bytes).toString('base64')), listen: '/ip4/127.0.0.1/tcp/0'
+  })
+  const mesh = await createMesh({ key: own.key, trust: trustOf(kit, own), listen: [], peers: [{ peerId: other.peerId, addresses: ready.addresses, chain: other.chain }] })
   const plain = await plainNode()
   try {
     await mesh.start()
-    const peer = peerIdOf(other)
-    mesh.learn(peer, ready.addresses)
+    const peer = other.peerId
     const target = multiaddr(ready.plain[0] ?? '')
     const overOpen = async (): Promise<unknown> => await mesh.call(peer, 'status', REQUEST)
     const overNew = async (): Promise<void> => { await callOverNewStream(plain, target) }
@@ -141,7 +124,7 @@ async function * rpcCall ({ full = false }: { full?: boolean } = {}): AsyncGener
   }
 }
 
-export const benches: Readonly<Record<string, (options?: { full?: boolean }) => AsyncGenerator<Figure>>> = { 'rpc-call': rpcCall }
+export const benches: Readonly<Record<string, Bench>> = { 'rpc-call': rpcCall }
 
 // the same file is the answering process, when it was forked
 if (process.argv[1] === fileURLToPath(import.meta.url) && process.send !== undefined) {

@@ -1,6 +1,6 @@
 /**
  * The CLI as people use it: a coordinator and two agents with pretended drivers, set up by hand from
- * `init` on, on the loopback. Needs no rights.
+ * `coordinator init` on by tokens, on the loopback. Needs no rights.
  */
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
@@ -59,7 +59,7 @@ async function startPlace (t: Test): Promise<Place> {
   const address = `127.${process.pid % 200 + 10}.${Math.floor(process.pid / 200) % 250}.1`
   const ports = [await freePort(address), await freePort(address), await freePort(address), await freePort(address)]
   const listen = (i: number): string[] => [`/ip4/${address}/tcp/${ports[i] ?? 0}`]
-  const common = (name: string): object => ({ stateDir: join(dir, name), runDir: join(dir, name, 'run'), federation: join(dir, 'federation.yaml') })
+  const common = (name: string): object => ({ stateDir: join(dir, name), runDir: join(dir, name, 'run') })
   const agent = (name: string, i: number, roles: string[], more: object = {}): object => ({
     name, site: 'kyoto', roles, listen: listen(i), underlayAddress: `192.0.2.${i + 1}`, capacity: { vcpus: 2, memoryMiB: 4096, diskMiB: 100 }, drivers: 'fake', ...common(name), ...more
   })
@@ -68,22 +68,26 @@ async function startPlace (t: Test): Promise<Place> {
     c1: await file('c1.yaml', agent('c1', 1, ['compute', 'storage'])),
     main: await file('main.yaml', { name: 'main', listen: listen(2), http: { host: address, port: ports[3] }, ...common('main') })
   }
-  const init = async (kind: string, name: keyof typeof configs): Promise<string> => {
-    const made = await musubi(kind, 'init', '-c', configs[name], '--json')
-    return (JSON.parse(made.stdout) as { peerId: string }).peerId
-  }
-  const [gw, c1, main] = await Promise.all([init('agent', 'gw'), init('agent', 'c1'), init('coordinator', 'main')])
-  await file('federation.yaml', {
-    name: 'test', coordinators: [{ name: 'main', peerId: main, addresses: listen(2) }],
-    sites: [{ name: 'kyoto', hosts: [{ name: 'gw', peerId: gw, roles: ['gateway', 'compute'], addresses: listen(0) }, { name: 'c1', peerId: c1, roles: ['compute', 'storage'], addresses: listen(1) }] }]
-  })
   const start = (kind: string, name: keyof typeof configs): void => {
     daemons.set(name, spawn(process.execPath, [CLI, kind, 'run', '-c', configs[name]], { stdio: 'ignore', env: { ...process.env, ...ENV } }))
   }
-  start('agent', 'gw')
-  start('agent', 'c1')
-  start('coordinator', 'main')
   const place = { dir, file, daemons, config: configs.gw, socket: join(dir, 'gw/run/agent.sock'), other: join(dir, 'c1/run/agent.sock'), coordinator: join(dir, 'main/run/coordinator.sock'), url: `http://${address}:${ports[3] ?? 0}` }
+  const answers = async (socketPath: string): Promise<unknown> => await until(`an answer at ${socketPath}`, PATIENCE_MS, async () => await call({ socketPath, what: 'agent' }, 'GET', '/v1/status').catch(() => null), { everyMs: 50 })
+  const said = async (...args: string[]): Promise<{ token: string }> => {
+    const { stdout, stderr, exitCode } = await musubi(...args, '--json')
+    if (exitCode !== 0) throw new Error(`musubi ${args.join(' ')}: ${stderr}`)
+    return JSON.parse(stdout) as { token: string }
+  }
+  await said('coordinator', 'init', '-c', configs.main)
+  start('coordinator', 'main')
+  await answers(place.coordinator)
+  const { token: siteToken } = await said('coordinator', 'invite', 'kyoto', '--socket', place.coordinator)
+  await said('site', 'init', '--join', siteToken, '-c', configs.gw)
+  start('agent', 'gw')
+  await answers(place.socket)
+  const { token } = await said('site', 'invite', '--role', 'compute,storage', '--socket', place.socket)
+  await said('agent', 'join', token, '-c', configs.c1)
+  start('agent', 'c1')
   await until('all of it', PATIENCE_MS, async () => {
     const ask = <T>(socketPath: string, path: string): Promise<T[]> => call<T[]>({ socketPath, what: 'agent' }, 'GET', path).catch(() => [])
     const [hosts, others, sites] = await Promise.all([ask<object>(place.socket, '/v1/hosts'), ask<object>(place.other, '/v1/hosts'), ask<SiteResource>(place.coordinator, '/v1/sites')])
@@ -178,10 +182,14 @@ t.test('a small federation, set up and used by hand', async t => {
       [['cluster', 'list', ...at], /^NAME +STATE[^]*demo +building/, [{ name: 'demo' }, { name: 'late' }]],
       [['cluster', 'show', 'demo', ...at], /^cluster +demo +building[^]*volume +data/, { name: 'demo', volumes: [{ name: 'data' }] }],
       [['agent', 'status', ...at], /^gw \(kyoto\)[^]*object +frontend/, { name: 'gw', site: 'kyoto' }],
-      [['agent', 'doctor', '-c', place.config], /Nothing is missing/, []],
+      [['agent', 'doctor', '-c', place.config], /Nothing is missing/, { host: 'gw', ok: true }],
       [['coordinator', 'status', ...coordinator], /^main +musubi/, { name: 'main', sites: 1 }],
-      [['coordinator', 'sites', ...coordinator], /^SITE +GATEWAY[^]*kyoto +gw +2/, [{ site: 'kyoto', gateway: 'gw' }]],
+      [['coordinator', 'sites', ...coordinator], /^SITE +STATE[^]*kyoto +alive +2[^]*gw direct/, [{ site: 'kyoto', state: 'alive', gateways: [{ host: 'gw' }] }]],
       [['coordinator', 'sites', '--url', place.url], /kyoto/, [{ site: 'kyoto' }]],
+      [['coordinator', 'invitations', ...coordinator], /used +/, [{ site: 'kyoto', state: 'used' }]],
+      [['host', 'show', 'c1', ...at], /^host +c1 \(kyoto\)[^]*path +direct[^]*certificate +compute, storage/, { host: 'c1', path: 'direct' }],
+      [['site', 'invitations', ...at], /used +compute,storage[^]*c1/, [{ state: 'used', used: { name: 'c1' } }]],
+      [['site', 'policy', 'get', ...at], /default/, { site: 'kyoto', version: 0 }],
       [['coordinator', 'search', '--nodes', '1', ...coordinator], /kyoto/, { sites: [{ site: 'kyoto' }] }],
       [['image', 'list', '--store', join(place.dir, 'images')], /No image[^]*musubi image build/, []]
     ]

@@ -2,11 +2,14 @@ import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises'
 import t from 'tap'
 import { parse, stringify } from 'yaml'
 import { loadOrCreateKey, peerIdOf } from '../../protocol/mesh/identity.ts'
-import { AGENT_CONFIG, FEDERATION_FILE, STATE_DIR } from '../../lab/config.ts'
+import { issue } from '../../protocol/mesh/trust/certificate.ts'
+import { writeCredentials } from '../../protocol/mesh/trust/credentials.ts'
+import { AGENT_CONFIG, MESH_PORT, STATE_DIR } from '../../lab/config.ts'
 import { until } from '../../lab/process.ts'
 import { WORK_TREE } from '../../lab/pod.ts'
 import type { AgentStatus, HostResource, SearchResult, SiteResource } from '../../protocol/api.ts'
 import { call } from '../../cli/client.ts'
+import { createKit } from '../trust-kit.ts'
 import { HOSTS, PATIENCE_MS, spec, startFederation } from './federation.ts'
 
 const skip = process.getuid?.() === 0 ? false : 'needs root to make namespaces'
@@ -116,26 +119,38 @@ t.test('three sites negotiate', { skip, timeout: 440_000 }, async t => {
     await f.views()
   })
 
-  await t.test('a stranger with a federation file of its own is not let in', async t => {
+  await t.test('a stranger with a federation of its own, of which all are members, is not let in', async t => {
     const { pod } = lab.host('osaka-1')
     await mkdir(pod.path('/tmp/stranger'), { mode: 0o700 })
-    const key = peerIdOf(await loadOrCreateKey(pod.path('/tmp/stranger/key')))
-    const federation = parse(await readFile(pod.path(FEDERATION_FILE), 'utf8')) as { sites: object[] }
+    const nodeKey = await loadOrCreateKey(pod.path('/tmp/stranger/key'))
+    const key = peerIdOf(nodeKey)
     const listen = [`/ip4/${lab.host('osaka-1').address}/tcp/4999`]
-    federation.sites.push({ name: 'rogue', hosts: [{ name: 'rogue-1', peerId: key, roles: ['gateway', 'compute'], addresses: listen }] })
-    await writeFile(pod.path('/tmp/stranger/federation.yaml'), stringify(federation))
+    const kit = await createKit({ sites: [{ name: 'rogue', hosts: [] }, { name: 'tokyo', hosts: [] }, { name: 'tsukuba', hosts: [] }, { name: 'osaka', hosts: [] }] })
+    const certify = (site: string, name: string, subject: string): Uint8Array[] => {
+      const siteKey = kit.siteKeys.get(site)
+      if (siteKey === undefined) throw new Error(site)
+      return [issue(siteKey, { federation: kit.federation, kind: 'host', subject, site, name, roles: ['gateway', 'compute'] }, Date.now()), ...kit.siteChains.get(site) ?? []]
+    }
+    const coordinator = issue(kit.coordinatorKey, { federation: kit.federation, kind: 'coordinator', subject: lab.coordinator.peerId, site: '', name: 'coordinator', roles: [] }, Date.now())
+    await writeCredentials(pod.path('/tmp/stranger/credentials.json'), {
+      federation: kit.federation, chain: certify('rogue', 'rogue-1', key),
+      peers: [
+        { peerId: lab.coordinator.peerId, addresses: [`/ip4/${lab.coordinator.address}/tcp/${MESH_PORT}`], chain: [coordinator] },
+        ...['tokyo-1', 'tsukuba-1', 'osaka-1'].map(name => lab.host(name)).map(({ site, name, peerId, address }) => ({ peerId, addresses: [`/ip4/${address}/tcp/${MESH_PORT}`], chain: certify(site, name, peerId) }))
+      ]
+    })
     await writeFile(pod.path('/tmp/stranger/agent.yaml'), stringify({
-      name: 'rogue-1', site: 'rogue', roles: ['gateway', 'compute'], stateDir: '/tmp/stranger', runDir: '/tmp/stranger/run', federation: '/tmp/stranger/federation.yaml',
+      name: 'rogue-1', site: 'rogue', roles: ['gateway', 'compute'], stateDir: '/tmp/stranger', runDir: '/tmp/stranger/run',
       listen, underlayAddress: '192.0.2.1', capacity: { vcpus: 64, memoryMiB: 65536, diskMiB: 0 }, segmentIds: { from: 1, to: 9 }, drivers: 'fake', logLevel: 'debug'
     }))
     const log = `${pod.dir}/stranger.log`
     const stranger = await pod.spawn([process.execPath, `${WORK_TREE}/cli/main.ts`, 'agent', 'run', '-c', '/tmp/stranger/agent.yaml'], { log, env: { NODE_OPTIONS: '' } })
     const at = { socketPath: pod.path('/tmp/stranger/run/agent.sock'), what: 'stranger' }
     await until('the stranger', PATIENCE_MS, () => call(at, 'GET', '/v1/status').then(() => true, () => false), { everyMs: 50 })
-    // It has tried everybody more than once, which is in its log.
+    // Everybody has told it more than once that it is of another federation.
     await until('its knocking at every door', PATIENCE_MS, async () => {
-      const text = await readFile(log, 'utf8')
-      return ['tokyo/tokyo-1', 'tsukuba/tsukuba-1', 'osaka/osaka-1', 'coordinator coordinator'].every(who => text.split(`"cannot reach ${who} `).length > 2)
+      const lines = (await readFile(log, 'utf8')).split('\n').filter(line => line.includes('a peer did not admit us') && line.includes('OTHER_FEDERATION'))
+      return ['tokyo/tokyo-1', 'tsukuba/tsukuba-1', 'osaka/osaka-1', 'coordinator coordinator'].every(who => lines.filter(line => line.includes(`"${who} `)).length > 1)
     })
     t.same((await call<SiteResource[]>(at, 'GET', '/v1/sites')).map(s => s.site), ['rogue'])
     for (const who of ['tokyo-1', 'tsukuba-1', 'osaka-1', 'coordinator']) t.notOk((await f.get<AgentStatus>(who, '/v1/status')).peers.some(p => p.peerId === key), `${who} keeps no connection to it`)
@@ -147,10 +162,10 @@ t.test('three sites negotiate', { skip, timeout: 440_000 }, async t => {
   await t.test('an agent that cannot be what it says ends with the reason', async t => {
     const { pod } = lab.host('tsukuba-2')
     const good = parse(await readFile(pod.path(AGENT_CONFIG), 'utf8')) as { capacity: object }
-    const start = async (name: string, change: object, ownKey: boolean): Promise<{ exitCode: number, stderr: string }> => {
+    const start = async (name: string, change: object, own: boolean): Promise<{ exitCode: number, stderr: string }> => {
       const dir = `/tmp/${name}`
       await mkdir(pod.path(dir), { mode: 0o700 })
-      if (ownKey) await copyFile(pod.path(`${STATE_DIR}/key`), pod.path(`${dir}/key`))
+      for (const file of own ? ['key', 'credentials.json'] : []) await copyFile(pod.path(`${STATE_DIR}/${file}`), pod.path(`${dir}/${file}`))
       await writeFile(pod.path(`${dir}/agent.yaml`), stringify({ ...good, stateDir: dir, runDir: `${dir}/run`, listen: [`/ip4/${lab.host('tsukuba-2').address}/tcp/4998`], ...change }))
       return await lab.musubi('tsukuba-2', ['agent', 'run', '-c', `${dir}/agent.yaml`], { timeoutMs: PATIENCE_MS, okCodes: [1, 2] })
     }
@@ -159,9 +174,9 @@ t.test('three sites negotiate', { skip, timeout: 440_000 }, async t => {
       start('port', { listen: [`/ip4/${lab.host('tsukuba-2').address}/tcp/4100`] }, true), start('locked', { stateDir: STATE_DIR }, false),
       start('field', { colour: 'red' }, true), start('gateway', { roles: ['gateway'] }, true)
     ])
-    t.match(stranger, { exitCode: 2, stderr: /this host's key \(12D3\w+\) is not in the federation file[^]*add it under site tsukuba as host tsukuba-2/ })
-    t.match(name, { exitCode: 2, stderr: /knows this key as host tsukuba-2 of site tsukuba, the configuration says host tsukuba-9/ })
-    t.match(role, { exitCode: 2, stderr: /does not give tsukuba-2 the role gateway/ })
+    t.match(stranger, { exitCode: 2, stderr: /tsukuba-2 is no member of site tsukuba yet[^]*musubi agent join TOKEN/ })
+    t.match(name, { exitCode: 2, stderr: /certificate of this host is for tsukuba\/tsukuba-2, the configuration says tsukuba\/tsukuba-9/ })
+    t.match(role, { exitCode: 2, stderr: /its certificate compute, storage: gateway is missing/ })
     t.match(port, { exitCode: 1, stderr: /cannot listen on .*4100[^]*in use/i })
     t.match(locked, { exitCode: 1, stderr: /in use by another process[^]*second agent/ })
     t.match(field, { exitCode: 2, stderr: /unknown field colour/ })

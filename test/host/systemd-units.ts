@@ -116,14 +116,17 @@ async function install (host: SystemdHost, out: (...argv: string[]) => Promise<s
     name: 'all', site: 'lab', roles: ['gateway', 'compute', 'storage'], listen, underlayAddress: ADDRESS,
     capacity: { vcpus: 2, memoryMiB: 1024, diskMiB: 1024 }, segmentIds: { from: 1000, to: 1009 }, accelerator: 'tcg'
   }))
-  await put('/etc/musubi/coordinator.yaml', stringify({ name: 'coordinator', listen: [`/ip4/${ADDRESS}/tcp/4101`] }))
-  const init = async (daemon: string): Promise<string> => (JSON.parse(await out('musubi', '--json', daemon, 'init')) as { peerId: string }).peerId
-  await put('/etc/musubi/federation.yaml', stringify({
-    name: 'test',
-    coordinators: [{ name: 'coordinator', peerId: await init('coordinator'), addresses: [`/ip4/${ADDRESS}/tcp/4101`] }],
-    sites: [{ name: 'lab', hosts: [{ name: 'all', peerId: await init('agent'), roles: ['gateway', 'compute', 'storage'], addresses: listen }] }]
-  }))
+  await put('/etc/musubi/coordinator.yaml', stringify({ name: 'coordinator', listen: [`/ip4/${ADDRESS}/tcp/4200`] }))
+  await joinByToken(out)
   return await installImage(host, out)
+}
+
+/** As the installation says: the coordinator first, then the site by its first gateway. */
+async function joinByToken (out: (...argv: string[]) => Promise<string>): Promise<void> {
+  await out('musubi', 'coordinator', 'init')
+  await out('systemctl', 'start', COORDINATOR)
+  const { token } = JSON.parse(await out('musubi', '--json', 'coordinator', 'invite', 'lab')) as { token: string }
+  await out('musubi', 'site', 'init', '--join', token)
 }
 
 async function installImage (host: SystemdHost, out: (...argv: string[]) => Promise<string>): Promise<string> {

@@ -1,5 +1,4 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { noise } from '@chainsafe/libp2p-noise'
 import { gossipsub, StrictNoSign, type GossipSub } from '@libp2p/gossipsub'
 import { identify } from '@libp2p/identify'
 import type { Libp2p } from '@libp2p/interface'
@@ -12,30 +11,26 @@ import { createLibp2p } from 'libp2p'
 import t, { type Test } from 'tap'
 import { RPC_PROTOCOL } from '../../protocol/mesh/constants.ts'
 import { encodeCall } from '../../protocol/mesh/rpc/handlers.ts'
-import { createKey, type NodeKey } from '../../protocol/mesh/identity.ts'
+import { createKey, peerIdOf } from '../../protocol/mesh/identity.ts'
 import { createMesh } from '../../protocol/mesh/mesh.ts'
 import { signRecord, type Bodies } from '../../protocol/mesh/records/signed.ts'
 import { decode, encode } from '../../protocol/wire/codec.ts'
-import { CALM, eventually, makeLab, type Lab, type Member } from './federation.ts'
+import { createTrust } from '../../protocol/mesh/trust/trust.ts'
+import { createKit, type KitMember } from '../trust-kit.ts'
+import { CALM, eventually, makeLab, showing, type Member } from './federation.ts'
 
 t.setTimeout(110_000)
 
 const LAYOUT = { main: 'coordinator', 'tokyo/g1': 'gateway compute', 'tokyo/c1': 'compute', 'kyoto/g1': 'gateway', 'kyoto/c1': 'compute' }
 
-function keyOf (lab: Lab, name: string): NodeKey {
-  const key = lab.keys.get(name)
-  if (key === undefined) throw new Error(`no key of ${name}`)
-  return key
-}
-
 type Plain = Libp2p<{ gossip: GossipSub }>
 
-/** A libp2p node of nobody's making: no gater, all the protocols a member has. */
-async function plainNode (t: Test, key: NodeKey, protocol = '/musubi/1/gossip/site'): Promise<Plain> {
+/** A libp2p node of nobody's making: it shows what it is given, takes everybody, and has all the protocols a member has. */
+async function plainNode (t: Test, { key, chain }: Pick<KitMember, 'key' | 'chain'>, protocol = '/musubi/1/gossip/site'): Promise<Plain> {
   const node = await createLibp2p({
     privateKey: key,
     transports: [tcp()],
-    connectionEncrypters: [noise()],
+    connectionEncrypters: [showing(chain)],
     streamMuxers: [yamux()],
     services: {
       identify: identify(),
@@ -73,13 +68,16 @@ async function harvest (node: Plain, target: Member): Promise<{ bytes: number, i
 t.test('strangers and hosts of other sites get no application byte', async t => {
   const lab = await makeLab(t, LAYOUT)
   const [gateway, compute, far] = await Promise.all([lab.start('tokyo/g1'), lab.start('tokyo/c1'), lab.start('kyoto/c1')])
+  const foreign = await createKit({ sites: [{ name: 'tokyo', hosts: [{ name: 'c1', roles: ['compute'] }] }] })
   const nothing = { bytes: 0, identified: false, opened: [] }
   for (const target of [gateway, compute]) {
-    t.strictSame(await harvest(await plainNode(t, await createKey()), target), nothing, `a stranger at ${target.name}`)
-    t.strictSame(await harvest(await plainNode(t, keyOf(lab, 'kyoto/c1')), target), nothing, `a host of another site at ${target.name}`)
+    t.strictSame(await harvest(await plainNode(t, { key: await createKey(), chain: [] }), target), nothing, `a stranger at ${target.name}`)
+    t.strictSame(await harvest(await plainNode(t, foreign.member('tokyo/c1')), target), nothing, `a member of another federation at ${target.name}`)
+    t.strictSame(await harvest(await plainNode(t, { key: await createKey(), chain: lab.kit.member('tokyo/c1').chain }), target), nothing, `somebody with stolen certificates at ${target.name}`)
+    t.strictSame(await harvest(await plainNode(t, lab.kit.member('kyoto/c1')), target), nothing, `a host of another site at ${target.name}`)
   }
-  t.strictSame(await harvest(await plainNode(t, keyOf(lab, 'kyoto/g1')), compute), nothing, 'a gateway of another site at a host that is none')
-  const control = await harvest(await plainNode(t, keyOf(lab, 'kyoto/g1')), gateway)
+  t.strictSame(await harvest(await plainNode(t, lab.kit.member('kyoto/g1')), compute), nothing, 'a gateway of another site at a host that is none')
+  const control = await harvest(await plainNode(t, lab.kit.member('kyoto/g1')), gateway)
   t.ok(control.identified && control.bytes > 0 && control.opened.includes(RPC_PROTOCOL), 'a gateway of another site at a gateway: this one is admitted')
 
   for (const [from, to] of [[far, gateway], [gateway, far], [far, compute]] as const) {
@@ -98,7 +96,7 @@ t.test('an admitted gateway of another site can neither read a site nor speak fo
   await eventually('the site has its view', async () => (await gateway.ask('view', 'host')).length === 2)
 
   await t.test('not by its gossip', async t => {
-    const spy = await plainNode(t, keyOf(lab, 'kyoto/g1'))
+    const spy = await plainNode(t, lab.kit.member('kyoto/g1'))
     const heard: string[] = []
     spy.services.gossip.addEventListener('message', ({ detail }) => { heard.push(detail.topic) })
     spy.services.gossip.subscribe('musubi/1/site/tokyo')
@@ -113,10 +111,10 @@ t.test('an admitted gateway of another site can neither read a site nor speak fo
   })
 
   await t.test('not by comparing, and forged records are dropped and counted', async t => {
-    const thief = await createMesh({ key: keyOf(lab, 'kyoto/g1'), roster: lab.federation, listen: [lab.addressOf('kyoto/g1')], bootstrap: lab.federation.members })
-    t.teardown(async () => { await thief.close() })
+    const thief = await lab.mesh('kyoto/g1')
     await thief.start()
-    const ask = async (scope: string): Promise<unknown> => await thief.call(gateway.peerId, 'sync', { scope, have: [], offer: [], bucket: 0, buckets: 1 })
+    const compare = { have: [], offer: [], bucket: 0, buckets: 1, revocations: new Uint8Array(), suspicions: [], ping: false }
+    const ask = async (scope: string): Promise<unknown> => await thief.call(gateway.peerId, 'sync', { ...compare, scope })
     await t.rejects(ask('site/tokyo'), { code: 'FORBIDDEN' })
     await t.rejects(ask('site/kyoto'), { code: 'FORBIDDEN' })
     await t.rejects(ask('nonsense'), { code: 'FORBIDDEN' })
@@ -124,21 +122,21 @@ t.test('an admitted gateway of another site can neither read a site nor speak fo
     t.throws(() => { thief.subscribe('site/tokyo', () => 'ignore') }, { code: 'NOT_IN_SCOPE' })
     await t.rejects(thief.publish('site/tokyo', new Uint8Array()), { code: 'NOT_IN_SCOPE' })
 
-    const lie: Bodies['site'] = { site: 'tokyo', gateway: 'g1', addresses: [], hosts: 99, total: null, free: null, freeByHost: [], volumeFreeMib: 0, version: 'false' }
-    const signedByThief = signRecord(thief.key, 'site', { epoch: 99, seq: 1 }, 30_000, lie)
-    const forged = { ...signedByThief, peer: gateway.peerId }
+    const lie: Bodies['site'] = { site: 'tokyo', gateway: 'g1', addresses: [], hosts: 99, total: null, free: null, freeByHost: [], volumeFreeMib: 0, version: 'false', features: [], roles: [], priceMilli: 0, maxTermMs: 0, relay: false }
+    const signedByThief = signRecord(thief.key, 'site', { version: { epoch: 99, seq: 1 }, ttlMs: 30_000, madeMs: Date.now(), leaving: false, chain: lab.kit.member('kyoto/g1').chain }, lie)
+    const forged = { ...signedByThief, peer: gateway.peerId, chain: [...lab.kit.member('tokyo/g1').chain] }
     // the coordinator judges it: it has heard nothing of tokyo's gateway that would be newer
     const main = await lab.start('main', CALM)
-    for (const record of [forged, { ...forged, peer: lab.federation.members.at(-1)?.peerId ?? '' }, signedByThief]) {
-      await thief.call(main.peerId, 'sync', { scope: 'directory', have: [], offer: [record], bucket: 0, buckets: 1 }).catch(() => undefined)
+    for (const record of [forged, { ...forged, peer: lab.kit.member('kyoto/c1').peerId, chain: [...lab.kit.member('kyoto/c1').chain] }, signedByThief]) {
+      await thief.call(main.peerId, 'sync', { ...compare, scope: 'directory', offer: [record] }).catch(() => undefined)
     }
     await eventually('it hears the truth', async () => (await main.ask('view', 'site')).some(({ name }) => name === 'tokyo/g1 true'))
     t.strictSame((await main.ask('view', 'site')).map(({ name }) => name), ['tokyo/g1 true'])
     t.match(await main.ask('counts', null), { forged: 1, refused: 2 }, 'one in the name of another, one out of its scope, one of a site that is not its own')
 
     await eventually('the gossip of the directory is joined', async () => {
-      await thief.publish('directory', encode('Record', { ...forged, seq: Math.floor(performance.now()) }))
-      return (await gateway.ask('counts', null)).malformed + (await main.ask('counts', null)).forged > 1
+      await thief.publish('directory', encode('Gossip', { record: { ...forged, seq: Math.floor(performance.now()) }, suspicion: null, revocation: null }))
+      return (await gateway.ask('counts', null)).stale + (await main.ask('counts', null)).forged > 1
     })
     t.strictSame((await main.ask('view', 'site')).map(({ name }) => name), ['tokyo/g1 true'], 'nor by gossip')
     t.strictSame((await gateway.ask('view', 'site')).map(({ name }) => name), ['tokyo/g1 true'])
@@ -148,12 +146,14 @@ t.test('an admitted gateway of another site can neither read a site nor speak fo
 
 t.test('a member must be one, and its port free', async t => {
   const lab = await makeLab(t, LAYOUT)
-  const bootstrap = lab.federation.members
-  await t.rejects(createMesh({ key: await createKey(), roster: lab.federation, listen: [], bootstrap }), { code: 'NOT_A_MEMBER', message: /12D3Koo/ })
-  await t.rejects(createMesh({ key: keyOf(lab, 'main'), roster: lab.federation, listen: ['0.0.0.0:4001'], bootstrap }), { code: 'INVALID_INPUT' })
-  const first = await createMesh({ key: keyOf(lab, 'main'), roster: lab.federation, listen: [lab.addressOf('main')], bootstrap: [] })
-  t.teardown(async () => { await first.close() })
-  await first.start()
-  const second = await createMesh({ key: keyOf(lab, 'kyoto/g1'), roster: lab.federation, listen: [lab.addressOf('main')], bootstrap: [] })
+  const { chain, key, peerId } = lab.kit.member('main')
+  const stranger = peerIdOf(await createKey())
+  t.throws(() => createTrust({ peerId: stranger, federation: lab.kit.federation, chain, now: Date.now }), { code: 'BAD_CERTIFICATE', hint: /join again/ })
+  const trust = createTrust({ peerId, federation: lab.kit.federation, chain, now: Date.now })
+  await t.rejects(createMesh({ key, trust, listen: ['0.0.0.0:4001'], peers: [] }), { code: 'INVALID_INPUT' })
+  await (await lab.mesh('main', [])).start()
+  const other = lab.kit.member('kyoto/g1')
+  const second = await createMesh({ key: other.key, trust: createTrust({ peerId: other.peerId, federation: lab.kit.federation, chain: other.chain, now: Date.now }), listen: [lab.addressOf('main')], peers: [] })
+  t.teardown(async () => { await second.close() })
   await t.rejects(second.start(), { code: 'CANNOT_LISTEN', message: `cannot listen on ${lab.addressOf('main')}: address already in use` })
 })

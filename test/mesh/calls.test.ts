@@ -1,5 +1,4 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { noise } from '@chainsafe/libp2p-noise'
 import { identify } from '@libp2p/identify'
 import type { Libp2p, Stream } from '@libp2p/interface'
 import { tcp } from '@libp2p/tcp'
@@ -12,7 +11,7 @@ import { MAX_IN_FLIGHT_PER_PEER, MAX_MESSAGE_BYTES } from '../../protocol/core/l
 import { RPC_PROTOCOL } from '../../protocol/mesh/constants.ts'
 import { encodeCall } from '../../protocol/mesh/rpc/handlers.ts'
 import { decode } from '../../protocol/wire/codec.ts'
-import { CALM, eventually, makeLab, type Lab, type Member } from './federation.ts'
+import { CALM, eventually, makeLab, showing, type Lab, type Member } from './federation.ts'
 
 t.setTimeout(110_000)
 
@@ -20,10 +19,9 @@ const LAYOUT = { 'tokyo/g1': 'gateway', 'tokyo/c1': 'compute', 'tokyo/bad': 'com
 
 /** A libp2p node with the key of an admitted member that does not keep to the protocol. */
 async function badMember (t: Test, lab: Lab): Promise<Libp2p> {
-  const key = lab.keys.get('tokyo/bad')
-  if (key === undefined) throw new Error('no key')
+  const { key, chain } = lab.kit.member('tokyo/bad')
   const node = await createLibp2p({
-    privateKey: key, transports: [tcp()], connectionEncrypters: [noise()], streamMuxers: [yamux()], services: { identify: identify() }
+    privateKey: key, transports: [tcp()], connectionEncrypters: [showing(chain)], streamMuxers: [yamux()], services: { identify: identify() }
   })
   t.teardown(async () => { await node.stop() })
   return node
@@ -168,7 +166,7 @@ t.test('members find each other again after one was away for long', async t => {
   await compute.kill()
   t.notOk((await gateway.ask('connected', null)).includes(compute.peerId), 'the closed socket is seen')
   await sleep(8000) // more than the five attempts after which libp2p itself forgets a peer
-  const again = await lab.start('tokyo/c1', CALM, 2)
+  const again = await lab.start('tokyo/c1', CALM, { epoch: 2 })
   await eventually('connected again without being called', async () => (await gateway.ask('connected', null)).includes(again.peerId))
   t.pass('supervised')
 })

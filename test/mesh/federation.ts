@@ -4,12 +4,22 @@ import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { privateKeyToProtobuf } from '@libp2p/crypto/keys'
+import { noise } from '@chainsafe/libp2p-noise'
 import type { Test } from 'tap'
-import { parseFederation, type Federation, type FederationDocument, type HostRoleName } from '../../protocol/mesh/federation.ts'
-import { createKey, peerIdOf, type NodeKey } from '../../protocol/mesh/identity.ts'
+import { peerIdOf, type NodeKey } from '../../protocol/mesh/identity.ts'
+import { createMesh, type Mesh } from '../../protocol/mesh/mesh.ts'
+import type { HostRoleName } from '../../protocol/mesh/roles.ts'
+import { admission } from '../../protocol/mesh/trust/admission.ts'
+import type { Chain } from '../../protocol/mesh/trust/certificate.ts'
+import type { KnownPeer } from '../../protocol/mesh/trust/credentials.ts'
+import { revoke } from '../../protocol/mesh/trust/revocation.ts'
+import { createTrust } from '../../protocol/mesh/trust/trust.ts'
+import { createKit, type Kit } from '../trust-kit.ts'
 import type { Answer, MemberConfig, Operation, Operations, Order } from './member.ts'
 
 const MEMBER = fileURLToPath(new URL('./member.ts', import.meta.url))
+
+type NoiseComponents = Parameters<ReturnType<typeof noise>>[0]
 
 /** A loopback network of its own per test, so that ports of parallel tests cannot clash. */
 const loopback = (): string => `127.${1 + Math.floor(Math.random() * 250)}.${Math.floor(Math.random() * 250)}`
@@ -83,52 +93,85 @@ export const DEMO: Layout = {
   'kyoto/c1': 'compute'
 }
 
-export interface Lab {
-  readonly federation: Federation
-  readonly text: string
-  readonly keys: ReadonlyMap<string, NodeKey>
-  addressOf (name: string): string
-  /** a running member; starts again after `kill` with another epoch */
-  start (name: string, timing?: Timing, epoch?: number): Promise<Member>
+export interface StartOptions {
+  epoch?: number
+  /** names of those it is told of at first; default: everybody */
+  knows?: readonly string[]
+  /** how far its wall clock is ahead */
+  clockMs?: number
+  /** what of its gossip is lost */
+  loses?: 'revocations' | 'all'
 }
 
-/** Keys and federation file for a layout; no process runs yet. All that is started ends with the test. */
+export interface Lab {
+  readonly kit: Kit
+  addressOf (name: string): string
+  /** where a member is and what it is, as others remember it */
+  known (name: string): KnownPeer
+  /** a running member; starts again after `kill` with another epoch */
+  start (name: string, timing?: Timing, options?: StartOptions): Promise<Member>
+  /** a mesh in this process under the name of a member, not started; it ends with the test */
+  mesh (name: string, knows?: readonly string[]): Promise<Mesh>
+}
+
+const base64 = (bytes: Uint8Array): string => Buffer.from(bytes).toString('base64')
+
+/** Keys and certificates for a layout; no process runs yet. All that is started ends with the test. */
 export async function makeLab (t: Test, layout: Layout = DEMO): Promise<Lab> {
   const net = loopback()
   const names = Object.keys(layout)
-  const keys = new Map(await Promise.all(names.map(async name => [name, await createKey()] as const)))
-  const addressOf = (name: string): string => `/ip4/${net}.${names.indexOf(name) + 1}/tcp/4001`
-  const keyOf = (name: string): NodeKey => {
-    const key = keys.get(name)
-    if (key === undefined) throw new Error(`no member ${name}`)
-    return key
-  }
   const hosts = names.filter(name => name.includes('/')).map(name => {
     const [site = '', host = ''] = name.split('/')
-    return { site, entry: { name: host, peerId: peerIdOf(keyOf(name)), roles: (layout[name] ?? '').split(' ') as HostRoleName[], addresses: [addressOf(name)] } }
+    return { site, entry: { name: host, roles: (layout[name] ?? '').split(' ') as HostRoleName[] } }
   })
-  const document: FederationDocument = {
-    name: 'lab',
-    coordinators: names.filter(name => !name.includes('/')).map(name => ({ name, peerId: peerIdOf(keyOf(name)), addresses: [addressOf(name)] })),
+  const kit = await createKit({
+    coordinators: names.filter(name => !name.includes('/')),
     sites: [...Map.groupBy(hosts, ({ site }) => site)].map(([name, members]) => ({ name, hosts: members.map(({ entry }) => entry) }))
-  }
-  const text = JSON.stringify(document)
+  })
+  const addressOf = (name: string): string => `/ip4/${net}.${names.indexOf(name) + 1}/tcp/4001`
+  const known = (name: string): KnownPeer => ({ peerId: kit.member(name).peerId, addresses: [addressOf(name)], chain: kit.member(name).chain })
+  const knownTo = (name: string, knows: readonly string[] | undefined): KnownPeer[] => (knows ?? names).filter(other => other !== name).map(known)
   const running = new Set<Member>()
   t.teardown(async () => { await Promise.all([...running].map(async member => { await member.kill() })) })
   return {
-    federation: parseFederation(text),
-    text,
-    keys,
+    kit,
     addressOf,
-    start: async (name, timing = CALM, epoch = 1) => {
-      const key = keyOf(name)
+    known,
+    start: async (name, timing = CALM, { knows, epoch = 1, ...rest } = {}) => {
+      const { key, chain } = kit.member(name)
       const member = new Member(name, key, addressOf(name))
       running.add(member)
-      await member.ask('init', { ...timing, epoch, federation: text, listen: addressOf(name), key: Buffer.from(privateKeyToProtobuf(key)).toString('base64') })
+      await member.ask('init', {
+        ...timing, ...rest, epoch, listen: addressOf(name), key: base64(privateKeyToProtobuf(key)), chain: chain.map(base64), federation: kit.federation,
+        peers: knownTo(name, knows).map(peer => ({ peerId: peer.peerId, addresses: [...peer.addresses], chain: peer.chain.map(base64) }))
+      })
       await member.ask('start', null)
       return member
+    },
+    mesh: async (name, knows) => {
+      const { key, peerId, chain } = kit.member(name)
+      const trust = createTrust({ peerId, federation: kit.federation, chain, now: Date.now })
+      const mesh = await createMesh({ key, trust, listen: [addressOf(name)], peers: knownTo(name, knows) })
+      t.teardown(async () => { await mesh.close() })
+      return mesh
     }
   }
+}
+
+/** Admission for a node that is not ours: it shows `chain` to others and takes whatever they show. */
+export function showing (chain: Chain): ReturnType<typeof admission<NoiseComponents>> {
+  const nobody = { peerId: '', role: { kind: 'coordinator', name: '' }, siteKey: null, issuer: '', notBeforeMs: 0, notAfterMs: 0, joinedMs: 0, siteJoinedMs: 0, segmentIds: null, quotaPercent: 0, certificates: [], chain } as const
+  return admission(noise(), { chain: () => chain, admitConnection: () => nobody, onRefused: () => undefined })
+}
+
+/** A revocation of a member by its site, as text for IPC. */
+export function revocationOf (kit: Kit, name: string, reason = ''): { envelope: string, chain: string[] } {
+  const { site, peerId } = kit.member(name)
+  const siteKey = kit.siteKeys.get(site)
+  const siteChain = kit.siteChains.get(site)
+  if (siteKey === undefined || siteChain === undefined) throw new Error(`no site key of ${name}`)
+  const { envelope, chain } = revoke(siteKey, siteChain, { federation: kit.federation, kind: 'host', subject: peerId, site, name: name.split('/')[1] ?? '', reason }, Date.now())
+  return { envelope: base64(envelope), chain: chain.map(base64) }
 }
 
 /** Waits until `check` gives something else than null or false. @throws Error saying what never came */

@@ -280,7 +280,7 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
     const proposed = new Set<number>()
     life.gateway = !isGateway ? null : createGateway({
       site: machine.site, call, store, events: life.events, log: silent, now, newId, siteHosts: () => siteHosts(machine.site),
-      facts: () => Promise.resolve({ host: machine.host, peer: machine.peer, underlayAddress: machine.underlayAddress, tunnelPublicKey: keyOf(machine.host), tunnelEndpoint: `${machine.underlayAddress}:51820`, tunnelAddress: gatewayTruth.tunnelAddressFor(machine.peer) }),
+      facts: () => Promise.resolve({ host: machine.host, peer: machine.peer, underlayAddress: machine.underlayAddress, tunnelPublicKey: keyOf(machine.host), tunnelEndpoint: `${machine.underlayAddress}:51820`, tunnelAddress: gatewayTruth.tunnelAddressFor(machine.peer), chain: [] }),
       proposeSegmentId: () => {
         const uses = [...idUses(life.ledger.state()), ...[...proposed].map(id => ({ id, untilMs: Number.POSITIVE_INFINITY }))]
         const id = allocateId({ from: 1000, to: 9999 }, uses, model.clockMs) ?? 0

@@ -22,7 +22,7 @@ export const spec = (part: Partial<ClusterSpec> = {}): ClusterSpec => ({
 
 export const facts = (site: string, index: number): GatewayFacts => ({
   host: `${site}-1`, peer: `peer-${site}-1`, underlayAddress: `192.0.2.${index * 10 + 1}`, tunnelPublicKey: `key-${site}`,
-  tunnelEndpoint: `192.0.2.${index * 10 + 1}:51820`, tunnelAddress: `100.64.0.${index + 1}`
+  tunnelEndpoint: `192.0.2.${index * 10 + 1}:51820`, tunnelAddress: `100.64.0.${index + 1}`, chain: []
 })
 
 /** The offer that a site's gateway would make for its part, on hosts that have room. */

@@ -18,7 +18,7 @@ const agent = async (t: Test, change: object): Promise<string> => await file(t, 
 
 t.test('a small configuration is enough, the rest has defaults', async t => {
   t.match(await loadAgentConfig(await agent(t, {})), {
-    stateDir: '/var/lib/musubi', runDir: '/run/musubi', federation: '/etc/musubi/federation.yaml', drivers: 'real', logLevel: 'info', tunnelPort: 51820
+    stateDir: '/var/lib/musubi', runDir: '/run/musubi', reachable: true, relay: false, priceMilli: 0, drivers: 'real', logLevel: 'info', tunnelPort: 51820
   })
   t.match(await loadCoordinatorConfig(await file(t, 'name: main\nlisten: [/ip4/192.0.2.9/tcp/4100]')), { http: { host: '127.0.0.1', port: 4180 } })
 })
@@ -31,8 +31,8 @@ for (const [what, change, expected] of [
   ['no role', { roles: [] }, /roles/],
   ['an unknown role', { roles: ['king'] }, /roles/],
   ['a name that is no host name', { name: 'Tokyo_1' }, /name/],
-  ['a name longer than the federation file takes', { name: 'x'.repeat(33) }, /name/],
-  ['a site name longer than the federation file takes', { site: 'x'.repeat(33) }, /site/],
+  ['a name longer than certificates take', { name: 'x'.repeat(33) }, /name/],
+  ['a site name longer than certificates take', { site: 'x'.repeat(33) }, /site/],
   ['an address that is none', { underlayAddress: '192.0.2.300' }, /underlayAddress/],
   ['a relative folder', { stateDir: 'state' }, /stateDir/],
   ['a capacity below nothing', { capacity: { vcpus: -1, memoryMiB: 1, diskMiB: 1 } }, /capacity\.vcpus/],

@@ -6,11 +6,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { pino } from 'pino'
+import type { AgentMetrics } from '../../agent/api/metrics.ts'
 import type { AgentView } from '../../agent/api/view.ts'
 import { addAgentRoutes, type RouteDeps } from '../../agent/api/routes.ts'
 import { createEventLog } from '../../agent/events.ts'
 import { call, events as follow } from '../../cli/client.ts'
-import { ClusterSchema, type EventResource } from '../../protocol/api.ts'
+import { ClusterSchema, type EventResource, type InvitationResource, type PolicyResource } from '../../protocol/api.ts'
 import { ConflictError, MusubiError, NoCapacityError, NotFoundError, UnreachableError } from '../../protocol/core/errors.ts'
 import { parseClusterSpec } from '../../protocol/core/spec.ts'
 import { createApi, listenTcp, listenUnix, problemOf, type Api } from '../../protocol/rest/server.ts'
@@ -18,7 +19,7 @@ import { host, startFederation, wanted } from '../model/federation.ts'
 
 const log = pino({ level: 'silent' })
 const nothing = (): never => { throw new Error('not asked for in this test') }
-const view: AgentView = { status: nothing, hosts: () => [], sites: () => [], leases: () => Promise.resolve([]), console: nothing }
+const view: AgentView = { status: nothing, hosts: () => [], host: nothing, metrics: nothing, sites: () => [], leases: () => Promise.resolve([]), console: nothing }
 
 /** Paths of unix sockets are short. */
 async function shortDir (t: Test): Promise<string> {
@@ -29,7 +30,7 @@ async function shortDir (t: Test): Promise<string> {
 
 async function api (t: Test, deps: Partial<RouteDeps> = {}): Promise<Api> {
   const server = await createApi({ title: 'test', description: 'test', logger: log })
-  addAgentRoutes(server, { view, events: createEventLog(() => 0), master: null, gateways: () => ['tokyo-1'], ...deps })
+  addAgentRoutes(server, { view, events: createEventLog(() => 0), master: null, gateways: () => ['tokyo-1'], policy: null, issuer: null, cordonHost: nothing, ...deps })
   t.teardown(() => server.close())
   return server
 }
@@ -91,6 +92,63 @@ t.test('a cluster over REST: accepted, shown, refused, deleted', async t => {
   t.equal((await server.inject({ method: 'DELETE', url: '/v1/clusters/other' })).statusCode, 404)
 })
 
+t.test('what gateways do for their site is refused elsewhere, with the way there', async t => {
+  const server = await api(t)
+  for (const [method, url, payload] of [['GET', '/v1/policy'], ['PUT', '/v1/policy', {}], ['GET', '/v1/site/invitations'], ['POST', '/v1/site/invitations', {}], ['DELETE', '/v1/site/invitations/x'], ['POST', '/v1/site/revocations', { host: 'x' }]] as const) {
+    t.match((await server.inject({ method, url, ...(payload === undefined ? {} : { payload }) })).json(), { status: 409, code: 'NOT_A_GATEWAY', hint: /tokyo-1/ }, `${method} ${url}`)
+  }
+})
+
+t.test('invitations, revocations, policy and cordon over REST: checked, passed on, no secret kept', async t => {
+  const invitation: InvitationResource = { id: 'abc', kind: 'host', site: 'tokyo', roles: ['compute'], segmentIds: null, note: '', createdMs: 1, expiresMs: 2, state: 'open', wrongProofs: 0, used: null }
+  const asked: unknown[] = []
+  const policy: PolicyResource = { site: 'tokyo', version: 3, setBy: 'tokyo-1', document: { default: { longestLease: '8h' }, sites: { osaka: { deny: true } } } }
+  const server = await api(t, {
+    policy: { get: () => policy, set: document => { asked.push(document); return Promise.resolve(policy) } },
+    issuer: {
+      invite: body => { asked.push(body); return Promise.resolve({ token: 'musubi-secret', invitation }) },
+      invitations: () => [{ ...invitation, secret: 'leak' } as InvitationResource],
+      withdraw: id => Promise.reject(new NotFoundError(`no ${id}`)),
+      revoke: (host, reason) => Promise.resolve({ site: 'tokyo', host, peerId: 'p', revokedMs: 5, reason })
+    },
+    cordonHost: (host, cordoned, reason) => { asked.push([host, cordoned, reason]); return Promise.resolve({ host, cordoned }) }
+  })
+  const post = async (url: string, payload: object): Promise<unknown> => (await server.inject({ method: 'POST', url, payload })).json()
+  const made = await server.inject({ method: 'POST', url: '/v1/site/invitations', payload: { roles: ['compute'], ttlMs: 60_000 } })
+  t.match(made, { statusCode: 201, headers: { 'cache-control': 'no-store' } })
+  t.match(made.json(), { token: 'musubi-secret', invitation: { id: 'abc' } })
+  t.same(asked.pop(), { roles: ['compute'], ttlMs: 60_000 })
+  t.match(await post('/v1/site/invitations', { roles: ['king'] }), { status: 400, detail: /roles/ })
+  t.match(await post('/v1/site/invitations', { ttlMs: 1e12 }), { status: 400, detail: /ttlMs/ })
+  t.same((await server.inject('/v1/site/invitations')).json(), [invitation], 'what the schema does not know stays inside')
+  t.match((await server.inject({ method: 'DELETE', url: '/v1/site/invitations/zzz' })).json(), { status: 404 })
+  t.match(await post('/v1/site/revocations', { host: 'tokyo-2', reason: 'sold' }), { host: 'tokyo-2', reason: 'sold' })
+  t.match(await post('/v1/site/revocations', {}), { status: 400, detail: /host/ })
+  t.same(await post('/v1/hosts/tokyo-2/cordon', { cordoned: true }), { host: 'tokyo-2', cordoned: true })
+  t.same(asked.pop(), ['tokyo-2', true, ''])
+  t.match(await post('/v1/hosts/tokyo-2/cordon', {}), { status: 400, detail: /cordoned/ })
+  t.same((await server.inject('/v1/policy')).json(), policy, 'rules of sites come through')
+  t.same((await server.inject({ method: 'PUT', url: '/v1/policy', payload: policy.document })).json(), policy)
+  t.same(asked.pop(), policy.document)
+})
+
+t.test('figures for Prometheus, in its text format', async t => {
+  const metrics: AgentMetrics = {
+    admissionRefusals: { us: { NOT_ALLOWED: 2, 'odd"code\\\n': 1 }, them: { CERTIFICATE_EXPIRED: 1 } }, joins: { OK: 3 }, recordOutcomes: { taken: 9 }, records: [{ kind: 'host', state: 'alive', count: 4 }],
+    peers: { direct: 3, relay: 1 }, leases: { active: 5 }, revocations: 1, certificateNotAfterMs: 1_800_000_000_500, cordoned: true, uptimeMs: 1_500
+  }
+  const response = await (await api(t, { view: { ...view, metrics: () => metrics } })).inject('/metrics')
+  t.equal(response.statusCode, 200, response.statusCode === 200 ? 'answered' : response.body)
+  t.match(response.headers['content-type'], /^text\/plain; version=0\.0\.4/)
+  const lines = response.body.split('\n')
+  for (const line of [
+    'musubi_admission_refusals_total{by="us",code="NOT_ALLOWED"} 2', 'musubi_admission_refusals_total{by="us",code="odd\\"code\\\\\\n"} 1', 'musubi_admission_refusals_total{by="them",code="CERTIFICATE_EXPIRED"} 1',
+    'musubi_join_answers_total{code="OK"} 3', 'musubi_record_outcomes_total{outcome="taken"} 9', 'musubi_records{kind="host",state="alive"} 4', 'musubi_peers{path="relay"} 1', 'musubi_leases{state="active"} 5', 'musubi_certificate_not_after_seconds 1800000000', 'musubi_cordoned 1', 'musubi_uptime_seconds 1.5'
+  ]) t.ok(lines.includes(line), line)
+  for (const line of lines) t.match(line, /^$|^# (HELP|TYPE) [a-z_]+ .+$|^[a-z_]+(\{[a-z]+="([^"\\\n]|\\["\\n])*"(,[a-z]+="([^"\\\n]|\\["\\n])*")*\})? [\d.e+-]+$/)
+  t.ok(response.body.endsWith('\n'))
+})
+
 t.test('the routes describe themselves', async t => {
   const { openapi, paths } = (await (await api(t)).inject('/v1/openapi.json')).json<{ openapi: string, paths: Record<string, Record<string, { summary?: string }>> }>()
   t.equal(openapi, '3.1.0')
@@ -101,7 +159,7 @@ t.test('an internal error keeps its details out of nobody\'s way, and is logged'
   const lines: string[] = []
   const server = await createApi({ title: 'test', description: 'test', logger: pino({ level: 'error' }, { write: line => { lines.push(line) } }) })
   t.teardown(() => server.close())
-  addAgentRoutes(server, { view: { ...view, hosts: () => { throw new TypeError('broken inside') } }, events: createEventLog(() => 0), master: null, gateways: () => [] })
+  addAgentRoutes(server, { view: { ...view, hosts: () => { throw new TypeError('broken inside') } }, events: createEventLog(() => 0), master: null, gateways: () => [], policy: null, issuer: null, cordonHost: nothing })
   t.match((await server.inject('/v1/hosts')).json(), { status: 500, code: 'INTERNAL' })
   t.match(lines.join(''), /broken inside/)
 })

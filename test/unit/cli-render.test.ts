@@ -1,7 +1,7 @@
 import t from 'tap'
 import { bytes, duration, mib, table } from '../../cli/output.ts'
-import { clustersTable, clusterText, hostsTable, leasesTable, nodesTable, searchText, sitesTable, statusText } from '../../cli/render.ts'
-import type { AgentStatus, ClusterResource, HostResource, LeaseResource, NodeResource, SiteResource } from '../../protocol/api.ts'
+import { clustersTable, clusterText, hostsTable, hostText, invitationsTable, leasesTable, nodesTable, searchText, sitesTable, statusText } from '../../cli/render.ts'
+import type { AgentStatus, CertificateResource, ClusterResource, HostDetail, HostResource, InvitationResource, LeaseResource, NodeResource, SiteResource } from '../../protocol/api.ts'
 
 const free = { vcpus: 1, memoryMib: 1024, diskMib: 500 }
 const total = { vcpus: 4, memoryMib: 16_384, diskMib: 500 }
@@ -9,6 +9,7 @@ const node = (name: string, part: Partial<NodeResource> = {}): NodeResource => (
   name, site: 'tokyo', host: 'tokyo-1', mac: '52:54:00:00:01:01', ip: '10.42.1.1', ready: false, state: 'leased', rxBytes: 0,
   phases: { leased: 12, defined: 900, dhcp: null, boot: null, image: null, ready: null }, ...part
 })
+const certificate: CertificateResource = { site: 'tokyo', name: 'tokyo-1', roles: ['gateway', 'compute'], issuer: '12D3site', notBeforeMs: 0, notAfterMs: 86_400_000, joinedMs: 0, segmentIds: { from: 1000, to: 1999 } }
 const cluster: ClusterResource = {
   id: 'abc', name: 'demo', state: 'building', error: null, createdAt: 0, expiresAt: 7_200_000, masterSite: 'tokyo', cidr: '10.42.0.0/16', domain: 'demo.internal',
   frontend: { name: 'demo-fe', site: 'tokyo', host: 'tokyo-1', ip: '10.42.0.1', mac: '52:54:00:00:00:01' },
@@ -46,16 +47,56 @@ t.test('what is empty says what to do', t => {
 })
 
 t.test('hosts, sites, search, leases, status', t => {
-  const host: HostResource = { site: 'tokyo', host: 'tokyo-1', peerId: 'p', roles: ['gateway', 'compute'], addresses: [], underlayAddress: '192.0.2.1', total, free, accelerator: 'tcg', version: '0.1.0', ageMs: 2_500, connected: true }
-  t.match(hostsTable([host]), /tokyo-1 +tokyo +gateway,compute +1\/4 +1024 MiB \/ 16 GiB +500 MiB +tcg +2\.5s ago/)
-  const site: SiteResource = { site: 'tokyo', gateway: 'tokyo-1', peerId: 'p', addresses: [], hosts: 2, total, free, freeByHost: [free], volumeFreeMib: 500, ageMs: 0 }
+  const host: HostResource = { site: 'tokyo', host: 'tokyo-1', peerId: 'p', roles: ['gateway', 'compute'], addresses: [], underlayAddress: '192.0.2.1', total, free, accelerator: 'tcg', version: '0.1.0', ageMs: 2_500, connected: true, state: 'alive', cordoned: false, path: 'direct' }
+  t.match(hostsTable([host]), /tokyo-1 +tokyo +alive +direct +gateway,compute +1\/4 +1024 MiB \/ 16 GiB +500 MiB +tcg +2\.5s ago/)
+  t.match(hostsTable([{ ...host, state: 'suspect', cordoned: true, path: null }]), /suspect, cordoned +- +gateway/)
+  const site: SiteResource = { site: 'tokyo', gateway: 'tokyo-1', peerId: 'p', addresses: [], hosts: 2, total, free, freeByHost: [free], volumeFreeMib: 500, ageMs: 0, state: 'alive', path: 'direct', rttMs: 20, features: ['kvm'], roles: ['compute'], priceMilli: 12_500, maxTermMs: 0, relay: false }
   t.match(sitesTable([site]), /tokyo +tokyo-1 +2 +1\/4/)
-  t.match(searchText({ fits: true, sites: [{ ...site, nodesThatFit: 3 }], explanation: 'It fits.' }), /tokyo +tokyo-1 +3[^]*\nIt fits\.$/)
+  t.match(searchText({ fits: true, nodesThatFit: 3, known: 1, matching: 1, sites: [{ ...site, nodesThatFit: 3, fits: true, reasons: [] }], explanation: 'It fits.' }), /tokyo +tokyo-1 +3 +yes +20ms +12\.5 [^]*\nIt fits\.$/)
   const lease: LeaseResource = { leaseId: '0123456789abcdef', clusterId: 'abc', cluster: 'demo', host: 'tokyo-1', kind: 'node', name: 'demo-tokyo-001', state: 'active', resources: { vcpus: 1, memoryMib: 768, diskMib: 0 }, startMs: 0, endMs: 7_200_000, token: 5, masterSite: 'tokyo' }
   t.match(leasesTable([lease]), /0123456789abc +demo +tokyo-1 +node +demo-tokyo-001 +active +1 +768 MiB +0 MiB +1970-01-01T02:00/)
-  const status: AgentStatus = { name: 'tokyo-1', site: 'tokyo', roles: ['gateway'], peerId: '12D3', version: '0.1.0', addresses: [], peers: [], epoch: 3, uptimeMs: 1_000, total, free, objects: [{ kind: 'domain', name: 'n', state: 'failed', error: 'boom' }], problems: ['compute: no libvirt'] }
+  const status: AgentStatus = { name: 'tokyo-1', site: 'tokyo', roles: ['gateway'], peerId: '12D3', version: '0.1.0', federation: '12D3fed', certificate, cordoned: true, cordonReason: 'new memory', addresses: [], peers: [], epoch: 3, uptimeMs: 1_000, total, free, objects: [{ kind: 'domain', name: 'n', state: 'failed', error: 'boom' }], problems: ['compute: no libvirt'] }
   const text = statusText(status)
-  for (const part of [/start 3, up 1\.0s/, /none connected/, /domain n: failed boom/, /problem +compute: no libvirt/]) t.match(text, part)
+  for (const part of [/start 3, up 1\.0s  cordoned: new memory/, /none connected/, /federation +12D3fed/, /certificate +gateway, compute, segment ids 1000-1999, until 1970-01-02 00:00 UTC, by 12D3site/, /domain n: failed boom/, /problem +compute: no libvirt/]) t.match(text, part)
+  t.end()
+})
+
+t.test('peers are shown with their path', t => {
+  const status: AgentStatus = {
+    name: 'tokyo-1', site: 'tokyo', roles: ['gateway'], peerId: '12D3', version: '0.1.0', federation: 'f', certificate, cordoned: false, cordonReason: '', addresses: [], epoch: 1, uptimeMs: 0, total, free, objects: [], problems: [],
+    peers: [{ peerId: 'a', name: 'osaka/gw1', path: 'relay', rttMs: 31.4 }, { peerId: 'b', name: 'tokyo/tokyo-2', path: 'direct', rttMs: 0.42 }, { peerId: 'c', name: 'coordinator main', path: 'direct', rttMs: null }]
+  }
+  t.match(statusText(status), /connected +osaka\/gw1 +relay, RTT 31ms\nconnected +tokyo\/tokyo-2 +direct, RTT 0\.4ms\nconnected +coordinator main +direct$/)
+  t.notMatch(statusText(status), /cordoned/)
+  t.end()
+})
+
+t.test('a host in full', t => {
+  const detail: HostDetail = {
+    site: 'tokyo', host: 'tokyo-2', peerId: '12D3x', roles: ['compute'], addresses: ['/ip4/192.0.2.2/tcp/4100'], underlayAddress: '192.0.2.2', total, free, promised: { vcpus: 3, memoryMib: 15_360, diskMib: 0 },
+    accelerator: 'kvm', version: '0.2.0', ageMs: 1_000, connected: true, state: 'alive', cordoned: true, path: 'relay', rttMs: 12, features: ['kvm', 'wireguard'], certificate,
+    inventory: {
+      cpuModel: 'EPYC 9354', sockets: 2, cores: 64, threads: 128, architecture: 'x86_64', memoryMib: 524_288, numa: [{ node: 0, cpus: 64, memoryMib: 262_144 }, { node: 1, cpus: 64, memoryMib: 262_144 }],
+      disks: [{ name: 'nvme0n1', sizeBytes: 2e12, model: 'PM9A3', rotational: false, transport: 'nvme' }], volumeGroups: [{ name: 'vg0', sizeBytes: 2e12, freeBytes: 5e11 }],
+      nics: [{ name: 'eth0', mac: '52:54:00:00:00:01', mtu: 9000, speedMbit: 25_000, up: true, trunk: true, driver: 'mlx5_core', addresses: ['192.0.2.2/24'] }], virtualization: 'kvm', kernel: '6.1.0', libvirtVersion: '9.0.0', qemuVersion: '', os: 'Debian 12'
+    }
+  }
+  const text = hostText(detail)
+  for (const part of [
+    /tokyo-2 \(tokyo\) +compute +alive, cordoned/, /path +relay, RTT 12ms +\/ip4\/192/, /certificate +gateway, compute, segment ids 1000-1999/, /lends +4 vCPU, 16 GiB, disk 500 MiB/, /promised +3 vCPU, 15 GiB, disk 0 MiB/, /free +1 vCPU/,
+    /features +kvm, wireguard/, /EPYC 9354, x86_64: 2 sockets, 64 cores, 128 threads; guests by kvm/, /memory +512 GiB: node 0 64 threads 256 GiB, node 1/, /Debian 12, kernel 6\.1\.0, libvirt 9\.0\.0$/m, /disk +nvme0n1 +2\.0 TB +nvme, solid state, PM9A3/,
+    /volume group vg0 +500 GB free of 2\.0 TB/, /nic +eth0 +up, 25000 Mbit\/s, MTU 9000, trunk, mlx5_core +52:54:00:00:00:01 +192/
+  ]) t.match(text, part)
+  const bare = hostText({ ...detail, inventory: null, certificate: null, path: null, rttMs: null, features: [], addresses: [] })
+  for (const part of [/inventory +not read yet/, /certificate +not known here/, /path +no connection now$/m, /features +-/]) t.match(bare, part)
+  t.end()
+})
+
+t.test('invitations show who used them and who tried to guess', t => {
+  t.match(invitationsTable([]), /musubi site invite/)
+  const invitation: InvitationResource = { id: 'abc', kind: 'host', site: 'tokyo', roles: ['compute'], segmentIds: null, note: 'rack 4', createdMs: 0, expiresMs: 3_600_000, state: 'used', wrongProofs: 0, used: { subject: 'p', name: 'tokyo-2', atMs: 5 } }
+  t.match(invitationsTable([invitation]), /abc +used +compute +1970-01-01 01:00 +tokyo-2 +rack 4/)
+  t.match(invitationsTable([{ ...invitation, used: null, state: 'burnt', wrongProofs: 5 }]), /burnt, 5 wrong proofs +compute .* - /)
   t.end()
 })
 

@@ -6,11 +6,11 @@ import t from 'tap'
 import { parse } from 'yaml'
 import { addAgentRoutes } from '../../agent/api/routes.ts'
 import { loadAgentConfig } from '../../agent/config.ts'
-import { addCoordinatorRoutes } from '../../coordinator/api/routes.ts'
+import { addAdmissionRoutes, addReadRoutes } from '../../coordinator/api/routes.ts'
+import type { Coordinator } from '../../coordinator/coordinator.ts'
 import { loadCoordinatorConfig } from '../../coordinator/config.ts'
 import { NotFoundError } from '../../protocol/core/errors.ts'
 import { parseClusterSpec } from '../../protocol/core/spec.ts'
-import { loadFederation } from '../../protocol/mesh/federation.ts'
 import { createApi, type Api } from '../../protocol/rest/server.ts'
 
 const ROOT = join(import.meta.dirname, '..', '..')
@@ -30,19 +30,20 @@ const tableFields = (text: string): Set<string> =>
   new Set([...text.matchAll(/^\| (`[^|]*?) \|/gm)].flatMap(m => [...(m[1] ?? '').matchAll(/`([^`]+)`/g)].map(f => f[1] ?? '')))
 
 t.test('the example configurations load with the real loaders', async t => {
-  const agent = await loadAgentConfig(example('agent'))
-  const coordinator = await loadCoordinatorConfig(example('coordinator'))
-  const federation = await loadFederation(example('federation'))
-  const self = federation.document.sites.find(s => s.name === agent.site)?.hosts.find(h => h.name === agent.name)
-  t.ok(self !== undefined && agent.roles.every(r => self.roles.includes(r)), 'the example agent is a host of the example federation, with its roles')
-  t.strictSame(self?.addresses, agent.listen, 'under the address that it listens on')
-  const main = federation.document.coordinators.find(c => c.name === coordinator.name)
-  t.strictSame(main?.addresses, coordinator.listen, 'so is the example coordinator')
+  t.match(await loadAgentConfig(example('agent')), { name: 'tokyo-1', roles: ['gateway', 'compute'] })
+  t.match(await loadCoordinatorConfig(example('coordinator')), { name: 'main' })
+  // what is only shown in a comment must be right, too
+  for (const [name, load] of [['agent', loadAgentConfig], ['coordinator', loadCoordinatorConfig]] as const) {
+    const text = read(join('packaging', `${name}.example.yaml`)).replaceAll(/^# (announce|joinListen): /gm, '$1: ')
+    const path = join(t.testdir({ 'config.yaml': text }), 'config.yaml')
+    const fields = Object.keys(await load(path))
+    for (const field of ['announce', 'joinListen']) t.ok(fields.includes(field), `${field} in the example of ${name}`)
+  }
 })
 
 t.test('every field of the examples is described, with its default where the example says so', async t => {
   const [agentPart = '', coordinatorPart = ''] = read('docs/configuration.md').split('## coordinator.yaml')
-  for (const [config, text] of [[await loadAgentConfig(example('agent')), agentPart], [await loadCoordinatorConfig(example('coordinator')), coordinatorPart.split('## federation.yaml')[0] ?? '']] as const) {
+  for (const [config, text] of [[await loadAgentConfig(example('agent')), agentPart], [await loadCoordinatorConfig(example('coordinator')), coordinatorPart.split('\n## ')[0] ?? '']] as const) {
     const described = tableFields(text)
     for (const field of Object.keys(config)) t.ok(described.has(field), `${field} is described`)
   }
@@ -52,6 +53,10 @@ t.test('every field of the examples is described, with its default where the exa
   for (const [field, value] of Object.entries(defaults)) {
     const given = ['name', 'site', 'roles', 'listen', 'underlayAddress'].includes(field)
     if (!given && typeof value !== 'object') t.match(agentPart, `| \`${field}\` | \`${value}\``, `${field} has its default`)
+  }
+  const ofCoordinator = await loadCoordinatorConfig(t.testdir({ 'coordinator.yaml': 'listen: [/ip4/192.0.2.1/tcp/4100]\n' }) + '/coordinator.yaml')
+  for (const [field, value] of Object.entries(ofCoordinator)) {
+    if (typeof value !== 'object') t.match(coordinatorPart, field === 'logLevel' ? '| `logLevel` | `info`' : `| \`${field}\` | \`${value}\``, `${field} has its default`)
   }
 })
 
@@ -91,22 +96,41 @@ t.test('the routes in the documents are those of the servers', async t => {
   const unused = (): never => { throw new NotFoundError('no route is called here') }
   const agent = await routesOf(api => {
     addAgentRoutes(api, {
-      view: { status: unused, hosts: unused, sites: unused, leases: unused, console: unused },
-      events: { add: unused, list: unused, subscribe: unused }, master: null, gateways: () => []
+      view: { status: unused, hosts: unused, host: unused, metrics: unused, sites: unused, leases: unused, console: unused },
+      events: { add: unused, list: unused, subscribe: unused }, master: null, gateways: () => [], policy: null, issuer: null, cordonHost: unused
     })
   })
-  const coordinator = await routesOf(api => { addCoordinatorRoutes(api, { status: unused, sites: unused }) })
+  const nobody: Coordinator = {
+    name: '', peerId: '', federation: '', addresses: unused, sites: unused, admissions: unused, status: unused, invitations: unused, invite: unused, withdraw: unused, revoke: unused, exportState: unused, stop: unused
+  }
+  const coordinator = await routesOf(api => {
+    addReadRoutes(api, nobody)
+    addAdmissionRoutes(api, nobody)
+  })
   const [agentPart = '', coordinatorPart = ''] = read('docs/rest.md').split('## Coordinator')
   const described = (text: string): string[] => [...tableFields(text)].filter(field => field.startsWith('GET ') || /^(POST|DELETE|PUT|PATCH) /.test(field)).sort()
   t.strictSame(described(agentPart), agent, 'of the agent')
   t.strictSame(described(coordinatorPart), coordinator, 'of the coordinator')
 })
 
-t.test('every error code in the documents is one that the sources use', t => {
+t.test('error codes in the documents are those of the sources', t => {
   const sources = ['protocol', 'store', 'agent', 'coordinator', 'cli'].flatMap(dir =>
     readdirSync(join(ROOT, dir), { recursive: true, encoding: 'utf8' }).filter(f => f.endsWith('.ts') && !f.includes('gen/')).map(f => read(join(dir, f)))).join('\n')
-  const codes = [...tableFields(read('docs/operations.md').split('## Error codes')[1] ?? '')].filter(field => /^[A-Z_]+$/.test(field))
-  t.ok(codes.length > 20, 'there are some')
-  for (const code of codes) t.ok(sources.includes(`'${code}'`), code)
+  const documented = new Set([...tableFields(read('docs/operations.md').split('## Error codes')[1] ?? '')].filter(field => /^[A-Z_]+$/.test(field)))
+  t.ok(documented.size > 20, 'there are some')
+  for (const code of documented) t.ok(sources.includes(`'${code}'`), `${code} is used`)
+  const thrown = new Set([...sources.matchAll(/(?:MusubiError|NotAdmittedError|refuse)\('([A-Z_]+)'/g)].map(([, code = '']) => code))
+  for (const code of thrown) t.ok(documented.has(code), `${code} is described in docs/operations.md`)
+  t.end()
+})
+
+t.test('every command in the documents is one of the program', t => {
+  const groups = ['agent', 'site', 'host', 'coordinator', 'cluster', 'image']
+  const known = readdirSync(join(ROOT, 'cli', 'commands')).map(f => read(join('cli', 'commands', f))).join('\n')
+  for (const file of markdown.filter(f => !f.includes('adr'))) {
+    for (const [, group = '', verb = ''] of read(file).matchAll(/\bmusubi ([a-z]+) ([a-z]+)\b/g)) {
+      if (groups.includes(group)) t.ok(known.includes(`.command('${verb}`), `${file}: musubi ${group} ${verb}`)
+    }
+  }
   t.end()
 })

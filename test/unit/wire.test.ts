@@ -82,7 +82,7 @@ t.test('empty bytes are a message of defaults, complete', t => {
   t.end()
 })
 
-const record: wire.Record = { peer: 'a', kind: 'host', epoch: 1, seq: 2, ttlMs: 3, body: new Uint8Array([1]), signature: new Uint8Array(), ageMs: 0 }
+const record: wire.Record = { peer: 'a', kind: 'host', epoch: 1, seq: 2, ttlMs: 3, body: new Uint8Array([1]), signature: new Uint8Array(), ageMs: 0, madeMs: 0, leaving: false, chain: [] }
 
 t.test('numbers that JavaScript cannot hold are refused both ways', t => {
   const huge = new Uint8Array([0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01])

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { mkdir, mkdtemp, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { errorCode } from '../../../protocol/core/errors.ts'
@@ -27,8 +28,10 @@ export async function chooseAccelerator (stateDir: string, signal: AbortSignal):
   const chosen = await kvmRunsGuests(stateDir, signal) ? 'kvm' : 'tcg'
   signal.throwIfAborted()
   await mkdir(stateDir, { recursive: true })
-  await writeFile(`${file}.tmp`, `${key}\n${chosen}\n`)
-  await rename(`${file}.tmp`, file)
+  // the driver and the inventory may both ask for the first time at once
+  const temporary = `${file}.${randomUUID()}.tmp`
+  await writeFile(temporary, `${key}\n${chosen}\n`)
+  await rename(temporary, file)
   return chosen
 }
 

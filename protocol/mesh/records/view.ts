@@ -1,4 +1,5 @@
 import type { wire } from '../../wire/codec.ts'
+import { DEAD_SHOWN_MS, FLOOR_KEEP_MS } from '../constants.ts'
 
 /** A position in the sequence of records of one peer: the epoch grows at each start, seq within it. */
 export interface Version { readonly epoch: number, readonly seq: number }
@@ -31,14 +32,20 @@ export function bucketOf (peer: string, buckets: number): number {
 /** A part of the view: peers of one bucket. `{ bucket: 0, buckets: 1 }` is all of it. */
 export interface Part { readonly bucket: number, readonly buckets: number }
 
+/** What one look at the clock has changed: `expired` are only shown from now on, `forgotten` not even that. */
+export interface Expiry { readonly expired: string[], readonly forgotten: string[] }
+
 /**
  * The records of one kind, one per peer. Pure: time comes in. The outcome does not depend on the
- * order in which records arrive, as long as there is room for all.
+ * order in which records arrive, as long as there is room for all. A record that says `leaving` is
+ * kept and spread like any other until it expires, and shown to nobody.
  */
 export class RecordView<T> {
   readonly #entries = new Map<string, ViewEntry<T>>()
-  /** Versions that expired: the same record must not come back by way of a peer that kept it. */
-  readonly #floors = new Map<string, Version>()
+  /** Expired ones that are still shown. They are neither compared nor given to others. */
+  readonly #past = new Map<string, ViewEntry<T>>()
+  /** Versions that are over: the same record must not come back by way of a peer that kept it. */
+  readonly #floors = new Map<string, { readonly version: Version, readonly untilMs: number }>()
   readonly #maxRecords: number
 
   constructor (maxRecords: number) {
@@ -57,9 +64,18 @@ export class RecordView<T> {
     return this.#entries.values()
   }
 
+  /** Expired records, for people to see who was there. */
+  past (): IterableIterator<ViewEntry<T>> {
+    return this.#past.values()
+  }
+
+  has (peer: string): boolean {
+    return this.#entries.has(peer) || this.#past.has(peer)
+  }
+
   /** What merging this version would give; cheap, so that stale records cost no signature check. */
   judge (peer: string, version: Version, ttlMs: number, ageMs: number): Merge {
-    const known = this.#entries.get(peer)?.record ?? this.#floors.get(peer)
+    const known = this.#entries.get(peer)?.record ?? this.#floors.get(peer)?.version
     if (known !== undefined && !isNewer(version, known)) return 'stale'
     if (ageMs >= ttlMs) return 'expired'
     return this.#entries.has(peer) || this.#entries.size < this.#maxRecords ? 'taken' : 'full'
@@ -72,24 +88,41 @@ export class RecordView<T> {
       const bornMs = nowMs - record.ageMs
       this.#entries.set(record.peer, { record, body, bornMs, expiresMs: bornMs + record.ttlMs })
       this.#floors.delete(record.peer)
+      this.#past.delete(record.peer)
     }
     return verdict
   }
 
-  /** Drops what has run out. @returns the peers whose record went */
-  expire (nowMs: number): string[] {
-    const gone: string[] = []
-    for (const [peer, { record, expiresMs }] of this.#entries) {
-      if (expiresMs > nowMs) continue
-      this.#entries.delete(peer)
-      this.#floors.set(peer, { epoch: record.epoch, seq: record.seq })
-      gone.push(peer)
+  /** Takes out what has run out. */
+  expire (nowMs: number): Expiry {
+    const expired: string[] = []
+    const forgotten: string[] = []
+    for (const [peer, entry] of this.#entries) {
+      if (entry.expiresMs > nowMs) continue
+      this.#end(peer, entry, nowMs)
+      if (entry.record.leaving) {
+        forgotten.push(peer)
+      } else {
+        this.#past.set(peer, entry)
+        expired.push(peer)
+      }
     }
-    for (const peer of this.#floors.keys()) {
-      if (this.#floors.size <= this.#maxRecords) break
-      this.#floors.delete(peer)
+    for (const [peer, { expiresMs }] of this.#past) {
+      if (expiresMs + DEAD_SHOWN_MS > nowMs && this.#past.size <= this.#maxRecords) continue
+      this.#past.delete(peer)
+      forgotten.push(peer)
     }
-    return gone
+    for (const [peer, { untilMs }] of this.#floors) {
+      if (untilMs <= nowMs || this.#floors.size > this.#maxRecords) this.#floors.delete(peer)
+    }
+    return { expired, forgotten }
+  }
+
+  /** Takes a peer out for good: it is no member any more. @returns whether it was there */
+  remove (peer: string, nowMs: number): boolean {
+    const entry = this.#entries.get(peer)
+    if (entry !== undefined) this.#end(peer, entry, nowMs)
+    return this.#past.delete(peer) || entry !== undefined
   }
 
   /** Ids of the records in a part. */
@@ -105,6 +138,12 @@ export class RecordView<T> {
     })
     const want = [...have.values()].filter(id => this.judge(id.peer, id, 1, 0) === 'taken')
     return { give, want }
+  }
+
+  #end (peer: string, { record: { epoch, seq } }: ViewEntry<T>, nowMs: number): void {
+    this.#entries.delete(peer)
+    // not for ever: who lost its epoch must be heard again one day
+    this.#floors.set(peer, { version: { epoch, seq }, untilMs: nowMs + FLOOR_KEEP_MS })
   }
 
   #inPart ({ bucket, buckets }: Part): Array<ViewEntry<T>> {

@@ -104,7 +104,7 @@ class Places {
   }
 }
 
-interface Target { stream: Promise<CallStream> | null, readonly places: Places }
+interface Target { stream: Promise<CallStream> | null, open: CallStream | null, readonly places: Places }
 
 export interface CallersOptions {
   /** opens a stream for calls, connecting first where needed */
@@ -126,7 +126,7 @@ export class Callers {
   /** @throws MusubiError of the far side; UnreachableError when there is no answer in time */
   async call<M extends MethodName> (peerId: string, method: M, request: Methods[M]['request'], options: CallOptions): Promise<Methods[M]['reply']> {
     using deadline = new Deadline(options, totalMs => `${this.#options.describe(peerId)} did not answer ${method} within ${totalMs} ms`)
-    const target = this.#targets.get(peerId) ?? { stream: null, places: new Places() }
+    const target = this.#targets.get(peerId) ?? { stream: null, open: null, places: new Places() }
     this.#targets.set(peerId, target)
     try {
       await target.places.take(deadline)
@@ -162,11 +162,23 @@ export class Callers {
     try {
       if (this.#closed) throw new Error('the mesh is closed here')
       const raw = await this.#options.open(peerId, AbortSignal.timeout(DIAL_TIMEOUT_MS))
-      return new CallStream(raw, () => { target.stream = null })
+      const opened = new CallStream(raw, () => { if (target.open === opened) target.stream = target.open = null })
+      target.open = opened
+      return opened
     } catch (cause) {
       target.stream = null
       throw new UnreachableError(`cannot reach ${this.#options.describe(peerId)}`, 'it may be down, or may not admit this peer', cause)
     }
+  }
+
+  /** There is a better connection than that of `streams`: calls from now on take it, those under way end where they are. */
+  renew (peerId: string, streams: readonly Stream[]): void {
+    const target = this.#targets.get(peerId)
+    const old = target?.open
+    if (target === undefined || old === undefined || old === null || !old.isOneOf(streams)) return
+    target.stream = target.open = null
+    old.retire()
+    if (target.places.idle) this.#targets.delete(peerId)
   }
 
   /** Ends all streams; calls under way fail. */

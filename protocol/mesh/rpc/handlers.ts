@@ -2,7 +2,7 @@ import { MusubiError } from '../../core/errors.ts'
 import { MAX_IN_FLIGHT_PER_PEER, RPC_DEADLINE_MAX_MS, RPC_DEADLINE_MS } from '../../core/limits.ts'
 import { encode, METHODS, type MethodName, type Methods, type wire } from '../../wire/codec.ts'
 import { toFailure } from './failures.ts'
-import type { Role } from '../federation.ts'
+import type { Role } from '../roles.ts'
 
 /** Who calls, and until when an answer is of use. */
 export interface CallContext {
@@ -21,8 +21,8 @@ type Requests = { [M in MethodName]: Methods[M]['request'] | null }
 
 /** A Call or Reply with no member set. */
 const nothing = (): { [M in MethodName]: null } => ({
-  sync: null, request: null, commit: null, activate: null, release: null, status: null, search: null,
-  hold: null, hostCommit: null, hostActivate: null, hostRelease: null, hostStatus: null
+  sync: null, request: null, commit: null, activate: null, release: null, status: null, search: null, revocations: null, renew: null,
+  hold: null, hostCommit: null, hostActivate: null, hostRelease: null, hostStatus: null, hostCordon: null
 })
 
 /** @returns the frame of a call, encoded. @throws InvalidInputError when the request does not fit */

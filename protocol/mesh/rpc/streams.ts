@@ -1,8 +1,10 @@
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { messageStreamToDuplex } from '@libp2p/utils'
 import * as lp from 'it-length-prefixed'
 import { pipe } from 'it-pipe'
 import type { Stream } from '@libp2p/interface'
 import type { Uint8ArrayList } from 'uint8arraylist'
+import { InvalidInputError, MusubiError } from '../../core/errors.ts'
 import { MAX_MESSAGE_BYTES } from '../../core/limits.ts'
 import { decode, type wire } from '../../wire/codec.ts'
 import { READ_HIGH_WATER_BYTES, WRITE_HIGH_WATER_BYTES } from '../constants.ts'
@@ -85,16 +87,41 @@ function throttle (stream: Stream): (source: AsyncIterable<Chunk>) => AsyncGener
 const lengths = (source: AsyncIterable<Chunk>): AsyncGenerator<Uint8ArrayList> => lp.decode(source, { maxDataLength: MAX_MESSAGE_BYTES })
 const prefixed = (source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> => lp.encode(source, { maxDataLength: MAX_MESSAGE_BYTES })
 
+/** Frames that are read before others have a turn: thousands of small ones arrive in one packet. */
+const FRAMES_PER_TURN = 32
+
 async function * frames (source: AsyncIterable<Uint8ArrayList>): AsyncGenerator<wire.Frame> {
-  for await (const bytes of source) yield decode('Frame', bytes.subarray())
+  let read = 0
+  for await (const bytes of source) {
+    if (bytes.byteLength === 0) throw new InvalidInputError('an empty frame')
+    if (++read % FRAMES_PER_TURN === 0) await nextTurn()
+    yield decode('Frame', bytes.subarray())
+  }
+}
+
+/** What was wrong with what was read, by name; null when the stream just broke. */
+function frameError (error: unknown): MusubiError | null {
+  if (error instanceof InvalidInputError) return new MusubiError('BAD_FRAME', error.message)
+  if (!(error instanceof Error)) return null
+  switch (error.name) {
+    case 'InvalidDataLengthError':
+    case 'InvalidDataLengthLengthError':
+    case 'InvalidMessageLengthError': return new MusubiError('FRAME_TOO_LARGE', `a frame of more than ${MAX_MESSAGE_BYTES} bytes`)
+    case 'UnexpectedEOFError': return new MusubiError('TRUNCATED_FRAME', 'the stream ended within a frame')
+    default: return null
+  }
 }
 
 function close (stream: Stream, error: unknown): void {
   stream.abort(error instanceof Error ? error : new Error('the stream has ended'))
 }
 
-/** Answers the calls that arrive on a stream, many at a time, until it ends. Never throws. */
-export async function serveStream (stream: Stream, peerId: string, handlers: Handlers): Promise<void> {
+/**
+ * Answers the calls that arrive on a stream, many at a time, until it ends. Never throws.
+ *
+ * @param onBadFrame told once when what arrives is no frame: BAD_FRAME, FRAME_TOO_LARGE, TRUNCATED_FRAME
+ */
+export async function serveStream (stream: Stream, peerId: string, handlers: Handlers, onBadFrame: (error: MusubiError) => void = () => undefined): Promise<void> {
   const gone = new AbortController()
   const outbox = new Outbox()
   stream.addEventListener('close', () => {
@@ -110,7 +137,11 @@ export async function serveStream (stream: Stream, peerId: string, handlers: Han
         void handlers.answer(call, peerId, gone.signal).then(frame => { outbox.push(frame) })
       }
     }
-    reading().then(() => { outbox.end() }, (error: unknown) => { close(stream, error) })
+    reading().then(() => { outbox.end() }, (error: unknown) => {
+      const bad = frameError(error)
+      if (bad !== null) onBadFrame(bad)
+      close(stream, error)
+    })
     return outbox
   }
   try {
@@ -131,6 +162,7 @@ export class CallStream {
   readonly #pending = new Map<number, Pending>()
   #lastId = 0
   #closed = false
+  #retired = false
 
   /** @param onClose told once, when no more calls can be made */
   constructor (stream: Stream, onClose: () => void) {
@@ -175,7 +207,18 @@ export class CallStream {
     } finally {
       this.#pending.delete(id)
       signal.removeEventListener('abort', giveUp)
+      if (this.#retired && this.#pending.size === 0) this.close()
     }
+  }
+
+  isOneOf (streams: readonly Stream[]): boolean {
+    return streams.includes(this.#stream)
+  }
+
+  /** Closes when the last call under way has ended. */
+  retire (): void {
+    this.#retired = true
+    if (this.#pending.size === 0) this.close()
   }
 
   close (): void {

@@ -11,11 +11,36 @@ export declare const musubi: {
   v1: {
     Resources: StaticCodec
     HostAd: StaticCodec
+    Disk: StaticCodec
+    VolumeGroup: StaticCodec
+    Nic: StaticCodec
+    NumaNode: StaticCodec
+    Inventory: StaticCodec
     SiteAd: StaticCodec
+    CoordinatorAd: StaticCodec
+    PolicyAd: StaticCodec
     Record: StaticCodec
     RecordId: StaticCodec
     SyncRequest: StaticCodec
     SyncReply: StaticCodec
+    Suspicion: StaticCodec
+    Gossip: StaticCodec
+    Envelope: StaticCodec
+    IdSlice: StaticCodec
+    Certificate: StaticCodec
+    Revocation: StaticCodec
+    SignedRevocation: StaticCodec
+    KnownPeer: StaticCodec
+    Hello: StaticCodec
+    RevocationsRequest: StaticCodec
+    RevocationsReply: StaticCodec
+    RenewRequest: StaticCodec
+    RenewReply: StaticCodec
+    JoinRequest: StaticCodec
+    JoinReply: StaticCodec
+    Token: StaticCodec
+    CordonRequest: StaticCodec
+    CordonReply: StaticCodec
     WantedNode: StaticCodec
     WantedVolume: StaticCodec
     Request: StaticCodec

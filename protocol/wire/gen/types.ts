@@ -18,6 +18,57 @@ export interface HostAd {
   cordoned: boolean
   accelerator: string
   version: string
+  inventory: Inventory | null
+  features: string[]
+}
+
+export interface Disk {
+  name: string
+  sizeBytes: number
+  model: string
+  rotational: boolean
+  transport: string
+}
+
+export interface VolumeGroup {
+  name: string
+  sizeBytes: number
+  freeBytes: number
+}
+
+export interface Nic {
+  name: string
+  mac: string
+  mtu: number
+  speedMbit: number
+  up: boolean
+  trunk: boolean
+  driver: string
+  addresses: string[]
+}
+
+export interface NumaNode {
+  node: number
+  cpus: number
+  memoryMib: number
+}
+
+export interface Inventory {
+  cpuModel: string
+  sockets: number
+  cores: number
+  threads: number
+  architecture: string
+  memoryMib: number
+  numa: NumaNode[]
+  disks: Disk[]
+  volumeGroups: VolumeGroup[]
+  nics: Nic[]
+  virtualization: string
+  kernel: string
+  libvirtVersion: string
+  qemuVersion: string
+  os: string
 }
 
 export interface SiteAd {
@@ -30,6 +81,24 @@ export interface SiteAd {
   freeByHost: Resources[]
   volumeFreeMib: number
   version: string
+  features: string[]
+  roles: string[]
+  priceMilli: number
+  maxTermMs: number
+  relay: boolean
+}
+
+export interface CoordinatorAd {
+  name: string
+  addresses: string[]
+  version: string
+}
+
+export interface PolicyAd {
+  site: string
+  host: string
+  version: number
+  document: Uint8Array
 }
 
 export interface Record {
@@ -41,6 +110,9 @@ export interface Record {
   body: Uint8Array
   signature: Uint8Array
   ageMs: number
+  madeMs: number
+  leaving: boolean
+  chain: Uint8Array[]
 }
 
 export interface RecordId {
@@ -56,11 +128,141 @@ export interface SyncRequest {
   offer: Record[]
   bucket: number
   buckets: number
+  revocations: Uint8Array
+  suspicions: Suspicion[]
+  ping: boolean
 }
 
 export interface SyncReply {
   records: Record[]
   want: RecordId[]
+  revocations: Uint8Array
+  suspicions: Suspicion[]
+}
+
+export interface Suspicion {
+  peer: string
+  kind: string
+  epoch: number
+  seq: number
+  by: string
+  signature: Uint8Array
+}
+
+export interface Gossip {
+  record: Record | null
+  suspicion: Suspicion | null
+  revocation: SignedRevocation | null
+}
+
+export interface Envelope {
+  publicKey: Uint8Array
+  payloadType: Uint8Array
+  payload: Uint8Array
+  signature: Uint8Array
+}
+
+export interface IdSlice {
+  from: number
+  to: number
+}
+
+export interface Certificate {
+  federation: string
+  kind: string
+  subject: string
+  site: string
+  name: string
+  roles: string[]
+  joinedMs: number
+  notBeforeMs: number
+  notAfterMs: number
+  segmentIds: IdSlice | null
+  quotaPercent: number
+}
+
+export interface Revocation {
+  federation: string
+  kind: string
+  subject: string
+  site: string
+  name: string
+  revokedMs: number
+  reason: string
+}
+
+export interface SignedRevocation {
+  envelope: Uint8Array
+  chain: Uint8Array[]
+}
+
+export interface KnownPeer {
+  peer: string
+  addresses: string[]
+  chain: Uint8Array[]
+}
+
+export interface Hello {
+  chain: Uint8Array[]
+  refusal: Failure | null
+}
+
+export interface RevocationsRequest {
+  ids: Uint8Array[]
+  offer: SignedRevocation[]
+}
+
+export interface RevocationsReply {
+  revocations: SignedRevocation[]
+  want: Uint8Array[]
+}
+
+export interface RenewRequest {
+  chain: Uint8Array[]
+  issuer: boolean
+}
+
+export interface RenewReply {
+  chain: Uint8Array[]
+}
+
+export interface JoinRequest {
+  tokenId: string
+  kind: string
+  subject: string
+  name: string
+  roles: string[]
+  segmentIds: IdSlice | null
+  addresses: string[]
+  proof: Uint8Array
+  subjectSignature: Uint8Array
+}
+
+export interface JoinReply {
+  failure: Failure | null
+  chain: Uint8Array[]
+  peers: KnownPeer[]
+  proof: Uint8Array
+}
+
+export interface Token {
+  id: string
+  kind: string
+  issuer: string
+  addresses: string[]
+  secret: Uint8Array
+  federation: string
+  expiresMs: number
+  site: string
+}
+
+export interface CordonRequest {
+  cordoned: boolean
+  reason: string
+}
+
+export interface CordonReply {
+  cordoned: boolean
 }
 
 export interface WantedNode {
@@ -107,6 +309,7 @@ export interface GatewayFacts {
   tunnelPublicKey: string
   tunnelEndpoint: string
   tunnelAddress: string
+  chain: string[]
 }
 
 export interface Offer {
@@ -319,6 +522,9 @@ export interface Call {
   release: ReleaseRequest | null
   status: StatusRequest | null
   search: SearchRequest | null
+  revocations: RevocationsRequest | null
+  renew: RenewRequest | null
+  hostCordon: CordonRequest | null
   hold: HoldRequest | null
   hostCommit: HostCommitRequest | null
   hostActivate: ActivateRequest | null
@@ -336,6 +542,9 @@ export interface Reply {
   release: ReleaseReply | null
   status: StatusReply | null
   search: SearchReply | null
+  revocations: RevocationsReply | null
+  renew: RenewReply | null
+  hostCordon: CordonReply | null
   hold: HoldReply | null
   hostCommit: HostCommitReply | null
   hostActivate: ActivateReply | null
@@ -351,11 +560,36 @@ export interface Frame {
 export interface Messages {
   Resources: Resources
   HostAd: HostAd
+  Disk: Disk
+  VolumeGroup: VolumeGroup
+  Nic: Nic
+  NumaNode: NumaNode
+  Inventory: Inventory
   SiteAd: SiteAd
+  CoordinatorAd: CoordinatorAd
+  PolicyAd: PolicyAd
   Record: Record
   RecordId: RecordId
   SyncRequest: SyncRequest
   SyncReply: SyncReply
+  Suspicion: Suspicion
+  Gossip: Gossip
+  Envelope: Envelope
+  IdSlice: IdSlice
+  Certificate: Certificate
+  Revocation: Revocation
+  SignedRevocation: SignedRevocation
+  KnownPeer: KnownPeer
+  Hello: Hello
+  RevocationsRequest: RevocationsRequest
+  RevocationsReply: RevocationsReply
+  RenewRequest: RenewRequest
+  RenewReply: RenewReply
+  JoinRequest: JoinRequest
+  JoinReply: JoinReply
+  Token: Token
+  CordonRequest: CordonRequest
+  CordonReply: CordonReply
   WantedNode: WantedNode
   WantedVolume: WantedVolume
   Request: Request
@@ -401,6 +635,9 @@ export interface Methods {
   release: { request: ReleaseRequest, reply: ReleaseReply }
   status: { request: StatusRequest, reply: StatusReply }
   search: { request: SearchRequest, reply: SearchReply }
+  revocations: { request: RevocationsRequest, reply: RevocationsReply }
+  renew: { request: RenewRequest, reply: RenewReply }
+  hostCordon: { request: CordonRequest, reply: CordonReply }
   hold: { request: HoldRequest, reply: HoldReply }
   hostCommit: { request: HostCommitRequest, reply: HostCommitReply }
   hostActivate: { request: ActivateRequest, reply: ActivateReply }
@@ -408,314 +645,498 @@ export interface Methods {
   hostStatus: { request: StatusRequest, reply: HostStatus }
 }
 
-export interface Field { readonly name: string, readonly type: string, readonly repeated: boolean, readonly oneof?: string }
+export interface Field { readonly name: string, readonly id: number, readonly type: string, readonly repeated: boolean, readonly oneof?: string }
 
-export const METHODS: readonly (keyof Methods)[] = ['sync', 'request', 'commit', 'activate', 'release', 'status', 'search', 'hold', 'hostCommit', 'hostActivate', 'hostRelease', 'hostStatus']
+export const METHODS: readonly (keyof Methods)[] = ['sync', 'request', 'commit', 'activate', 'release', 'status', 'search', 'revocations', 'renew', 'hostCordon', 'hold', 'hostCommit', 'hostActivate', 'hostRelease', 'hostStatus']
 
 export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
   Resources: [
-    { name: 'vcpus', type: 'uint32', repeated: false },
-    { name: 'memoryMib', type: 'uint32', repeated: false },
-    { name: 'diskMib', type: 'uint32', repeated: false }
+    { name: 'vcpus', id: 1, type: 'uint32', repeated: false },
+    { name: 'memoryMib', id: 2, type: 'uint32', repeated: false },
+    { name: 'diskMib', id: 3, type: 'uint32', repeated: false }
   ],
   HostAd: [
-    { name: 'site', type: 'string', repeated: false },
-    { name: 'host', type: 'string', repeated: false },
-    { name: 'roles', type: 'string', repeated: true },
-    { name: 'addresses', type: 'string', repeated: true },
-    { name: 'underlayAddress', type: 'string', repeated: false },
-    { name: 'total', type: 'Resources', repeated: false },
-    { name: 'free', type: 'Resources', repeated: false },
-    { name: 'cordoned', type: 'bool', repeated: false },
-    { name: 'accelerator', type: 'string', repeated: false },
-    { name: 'version', type: 'string', repeated: false }
+    { name: 'site', id: 1, type: 'string', repeated: false },
+    { name: 'host', id: 2, type: 'string', repeated: false },
+    { name: 'roles', id: 3, type: 'string', repeated: true },
+    { name: 'addresses', id: 4, type: 'string', repeated: true },
+    { name: 'underlayAddress', id: 5, type: 'string', repeated: false },
+    { name: 'total', id: 6, type: 'Resources', repeated: false },
+    { name: 'free', id: 7, type: 'Resources', repeated: false },
+    { name: 'cordoned', id: 8, type: 'bool', repeated: false },
+    { name: 'accelerator', id: 9, type: 'string', repeated: false },
+    { name: 'version', id: 10, type: 'string', repeated: false },
+    { name: 'inventory', id: 11, type: 'Inventory', repeated: false },
+    { name: 'features', id: 12, type: 'string', repeated: true }
+  ],
+  Disk: [
+    { name: 'name', id: 1, type: 'string', repeated: false },
+    { name: 'sizeBytes', id: 2, type: 'uint64', repeated: false },
+    { name: 'model', id: 3, type: 'string', repeated: false },
+    { name: 'rotational', id: 4, type: 'bool', repeated: false },
+    { name: 'transport', id: 5, type: 'string', repeated: false }
+  ],
+  VolumeGroup: [
+    { name: 'name', id: 1, type: 'string', repeated: false },
+    { name: 'sizeBytes', id: 2, type: 'uint64', repeated: false },
+    { name: 'freeBytes', id: 3, type: 'uint64', repeated: false }
+  ],
+  Nic: [
+    { name: 'name', id: 1, type: 'string', repeated: false },
+    { name: 'mac', id: 2, type: 'string', repeated: false },
+    { name: 'mtu', id: 3, type: 'uint32', repeated: false },
+    { name: 'speedMbit', id: 4, type: 'uint32', repeated: false },
+    { name: 'up', id: 5, type: 'bool', repeated: false },
+    { name: 'trunk', id: 6, type: 'bool', repeated: false },
+    { name: 'driver', id: 7, type: 'string', repeated: false },
+    { name: 'addresses', id: 8, type: 'string', repeated: true }
+  ],
+  NumaNode: [
+    { name: 'node', id: 1, type: 'uint32', repeated: false },
+    { name: 'cpus', id: 2, type: 'uint32', repeated: false },
+    { name: 'memoryMib', id: 3, type: 'uint32', repeated: false }
+  ],
+  Inventory: [
+    { name: 'cpuModel', id: 1, type: 'string', repeated: false },
+    { name: 'sockets', id: 2, type: 'uint32', repeated: false },
+    { name: 'cores', id: 3, type: 'uint32', repeated: false },
+    { name: 'threads', id: 4, type: 'uint32', repeated: false },
+    { name: 'architecture', id: 5, type: 'string', repeated: false },
+    { name: 'memoryMib', id: 6, type: 'uint32', repeated: false },
+    { name: 'numa', id: 7, type: 'NumaNode', repeated: true },
+    { name: 'disks', id: 8, type: 'Disk', repeated: true },
+    { name: 'volumeGroups', id: 9, type: 'VolumeGroup', repeated: true },
+    { name: 'nics', id: 10, type: 'Nic', repeated: true },
+    { name: 'virtualization', id: 11, type: 'string', repeated: false },
+    { name: 'kernel', id: 12, type: 'string', repeated: false },
+    { name: 'libvirtVersion', id: 13, type: 'string', repeated: false },
+    { name: 'qemuVersion', id: 14, type: 'string', repeated: false },
+    { name: 'os', id: 15, type: 'string', repeated: false }
   ],
   SiteAd: [
-    { name: 'site', type: 'string', repeated: false },
-    { name: 'gateway', type: 'string', repeated: false },
-    { name: 'addresses', type: 'string', repeated: true },
-    { name: 'hosts', type: 'uint32', repeated: false },
-    { name: 'total', type: 'Resources', repeated: false },
-    { name: 'free', type: 'Resources', repeated: false },
-    { name: 'freeByHost', type: 'Resources', repeated: true },
-    { name: 'volumeFreeMib', type: 'uint32', repeated: false },
-    { name: 'version', type: 'string', repeated: false }
+    { name: 'site', id: 1, type: 'string', repeated: false },
+    { name: 'gateway', id: 2, type: 'string', repeated: false },
+    { name: 'addresses', id: 3, type: 'string', repeated: true },
+    { name: 'hosts', id: 4, type: 'uint32', repeated: false },
+    { name: 'total', id: 5, type: 'Resources', repeated: false },
+    { name: 'free', id: 6, type: 'Resources', repeated: false },
+    { name: 'freeByHost', id: 7, type: 'Resources', repeated: true },
+    { name: 'volumeFreeMib', id: 8, type: 'uint32', repeated: false },
+    { name: 'version', id: 9, type: 'string', repeated: false },
+    { name: 'features', id: 10, type: 'string', repeated: true },
+    { name: 'roles', id: 11, type: 'string', repeated: true },
+    { name: 'priceMilli', id: 12, type: 'uint32', repeated: false },
+    { name: 'maxTermMs', id: 13, type: 'uint64', repeated: false },
+    { name: 'relay', id: 14, type: 'bool', repeated: false }
+  ],
+  CoordinatorAd: [
+    { name: 'name', id: 1, type: 'string', repeated: false },
+    { name: 'addresses', id: 2, type: 'string', repeated: true },
+    { name: 'version', id: 3, type: 'string', repeated: false }
+  ],
+  PolicyAd: [
+    { name: 'site', id: 1, type: 'string', repeated: false },
+    { name: 'host', id: 2, type: 'string', repeated: false },
+    { name: 'version', id: 3, type: 'uint64', repeated: false },
+    { name: 'document', id: 4, type: 'bytes', repeated: false }
   ],
   Record: [
-    { name: 'peer', type: 'string', repeated: false },
-    { name: 'kind', type: 'string', repeated: false },
-    { name: 'epoch', type: 'uint64', repeated: false },
-    { name: 'seq', type: 'uint64', repeated: false },
-    { name: 'ttlMs', type: 'uint32', repeated: false },
-    { name: 'body', type: 'bytes', repeated: false },
-    { name: 'signature', type: 'bytes', repeated: false },
-    { name: 'ageMs', type: 'uint32', repeated: false }
+    { name: 'peer', id: 1, type: 'string', repeated: false },
+    { name: 'kind', id: 2, type: 'string', repeated: false },
+    { name: 'epoch', id: 3, type: 'uint64', repeated: false },
+    { name: 'seq', id: 4, type: 'uint64', repeated: false },
+    { name: 'ttlMs', id: 5, type: 'uint32', repeated: false },
+    { name: 'body', id: 6, type: 'bytes', repeated: false },
+    { name: 'signature', id: 7, type: 'bytes', repeated: false },
+    { name: 'ageMs', id: 8, type: 'uint32', repeated: false },
+    { name: 'madeMs', id: 9, type: 'uint64', repeated: false },
+    { name: 'leaving', id: 10, type: 'bool', repeated: false },
+    { name: 'chain', id: 11, type: 'bytes', repeated: true }
   ],
   RecordId: [
-    { name: 'peer', type: 'string', repeated: false },
-    { name: 'kind', type: 'string', repeated: false },
-    { name: 'epoch', type: 'uint64', repeated: false },
-    { name: 'seq', type: 'uint64', repeated: false }
+    { name: 'peer', id: 1, type: 'string', repeated: false },
+    { name: 'kind', id: 2, type: 'string', repeated: false },
+    { name: 'epoch', id: 3, type: 'uint64', repeated: false },
+    { name: 'seq', id: 4, type: 'uint64', repeated: false }
   ],
   SyncRequest: [
-    { name: 'scope', type: 'string', repeated: false },
-    { name: 'have', type: 'RecordId', repeated: true },
-    { name: 'offer', type: 'Record', repeated: true },
-    { name: 'bucket', type: 'uint32', repeated: false },
-    { name: 'buckets', type: 'uint32', repeated: false }
+    { name: 'scope', id: 1, type: 'string', repeated: false },
+    { name: 'have', id: 2, type: 'RecordId', repeated: true },
+    { name: 'offer', id: 3, type: 'Record', repeated: true },
+    { name: 'bucket', id: 4, type: 'uint32', repeated: false },
+    { name: 'buckets', id: 5, type: 'uint32', repeated: false },
+    { name: 'revocations', id: 6, type: 'bytes', repeated: false },
+    { name: 'suspicions', id: 7, type: 'Suspicion', repeated: true },
+    { name: 'ping', id: 8, type: 'bool', repeated: false }
   ],
   SyncReply: [
-    { name: 'records', type: 'Record', repeated: true },
-    { name: 'want', type: 'RecordId', repeated: true }
+    { name: 'records', id: 1, type: 'Record', repeated: true },
+    { name: 'want', id: 2, type: 'RecordId', repeated: true },
+    { name: 'revocations', id: 3, type: 'bytes', repeated: false },
+    { name: 'suspicions', id: 4, type: 'Suspicion', repeated: true }
+  ],
+  Suspicion: [
+    { name: 'peer', id: 1, type: 'string', repeated: false },
+    { name: 'kind', id: 2, type: 'string', repeated: false },
+    { name: 'epoch', id: 3, type: 'uint64', repeated: false },
+    { name: 'seq', id: 4, type: 'uint64', repeated: false },
+    { name: 'by', id: 5, type: 'string', repeated: false },
+    { name: 'signature', id: 6, type: 'bytes', repeated: false }
+  ],
+  Gossip: [
+    { name: 'record', id: 1, type: 'Record', repeated: false, oneof: 'body' },
+    { name: 'suspicion', id: 2, type: 'Suspicion', repeated: false, oneof: 'body' },
+    { name: 'revocation', id: 3, type: 'SignedRevocation', repeated: false, oneof: 'body' }
+  ],
+  Envelope: [
+    { name: 'publicKey', id: 1, type: 'bytes', repeated: false },
+    { name: 'payloadType', id: 2, type: 'bytes', repeated: false },
+    { name: 'payload', id: 3, type: 'bytes', repeated: false },
+    { name: 'signature', id: 5, type: 'bytes', repeated: false }
+  ],
+  IdSlice: [
+    { name: 'from', id: 1, type: 'uint32', repeated: false },
+    { name: 'to', id: 2, type: 'uint32', repeated: false }
+  ],
+  Certificate: [
+    { name: 'federation', id: 1, type: 'string', repeated: false },
+    { name: 'kind', id: 2, type: 'string', repeated: false },
+    { name: 'subject', id: 3, type: 'string', repeated: false },
+    { name: 'site', id: 4, type: 'string', repeated: false },
+    { name: 'name', id: 5, type: 'string', repeated: false },
+    { name: 'roles', id: 6, type: 'string', repeated: true },
+    { name: 'joinedMs', id: 7, type: 'uint64', repeated: false },
+    { name: 'notBeforeMs', id: 8, type: 'uint64', repeated: false },
+    { name: 'notAfterMs', id: 9, type: 'uint64', repeated: false },
+    { name: 'segmentIds', id: 10, type: 'IdSlice', repeated: false },
+    { name: 'quotaPercent', id: 11, type: 'uint32', repeated: false }
+  ],
+  Revocation: [
+    { name: 'federation', id: 1, type: 'string', repeated: false },
+    { name: 'kind', id: 2, type: 'string', repeated: false },
+    { name: 'subject', id: 3, type: 'string', repeated: false },
+    { name: 'site', id: 4, type: 'string', repeated: false },
+    { name: 'name', id: 5, type: 'string', repeated: false },
+    { name: 'revokedMs', id: 6, type: 'uint64', repeated: false },
+    { name: 'reason', id: 7, type: 'string', repeated: false }
+  ],
+  SignedRevocation: [
+    { name: 'envelope', id: 1, type: 'bytes', repeated: false },
+    { name: 'chain', id: 2, type: 'bytes', repeated: true }
+  ],
+  KnownPeer: [
+    { name: 'peer', id: 1, type: 'string', repeated: false },
+    { name: 'addresses', id: 2, type: 'string', repeated: true },
+    { name: 'chain', id: 3, type: 'bytes', repeated: true }
+  ],
+  Hello: [
+    { name: 'chain', id: 1, type: 'bytes', repeated: true },
+    { name: 'refusal', id: 2, type: 'Failure', repeated: false }
+  ],
+  RevocationsRequest: [
+    { name: 'ids', id: 1, type: 'bytes', repeated: true },
+    { name: 'offer', id: 2, type: 'SignedRevocation', repeated: true }
+  ],
+  RevocationsReply: [
+    { name: 'revocations', id: 1, type: 'SignedRevocation', repeated: true },
+    { name: 'want', id: 2, type: 'bytes', repeated: true }
+  ],
+  RenewRequest: [
+    { name: 'chain', id: 1, type: 'bytes', repeated: true },
+    { name: 'issuer', id: 2, type: 'bool', repeated: false }
+  ],
+  RenewReply: [
+    { name: 'chain', id: 1, type: 'bytes', repeated: true }
+  ],
+  JoinRequest: [
+    { name: 'tokenId', id: 1, type: 'string', repeated: false },
+    { name: 'kind', id: 2, type: 'string', repeated: false },
+    { name: 'subject', id: 3, type: 'string', repeated: false },
+    { name: 'name', id: 4, type: 'string', repeated: false },
+    { name: 'roles', id: 5, type: 'string', repeated: true },
+    { name: 'segmentIds', id: 6, type: 'IdSlice', repeated: false },
+    { name: 'addresses', id: 7, type: 'string', repeated: true },
+    { name: 'proof', id: 8, type: 'bytes', repeated: false },
+    { name: 'subjectSignature', id: 9, type: 'bytes', repeated: false }
+  ],
+  JoinReply: [
+    { name: 'failure', id: 1, type: 'Failure', repeated: false },
+    { name: 'chain', id: 2, type: 'bytes', repeated: true },
+    { name: 'peers', id: 3, type: 'KnownPeer', repeated: true },
+    { name: 'proof', id: 4, type: 'bytes', repeated: false }
+  ],
+  Token: [
+    { name: 'id', id: 1, type: 'string', repeated: false },
+    { name: 'kind', id: 2, type: 'string', repeated: false },
+    { name: 'issuer', id: 3, type: 'string', repeated: false },
+    { name: 'addresses', id: 4, type: 'string', repeated: true },
+    { name: 'secret', id: 5, type: 'bytes', repeated: false },
+    { name: 'federation', id: 6, type: 'string', repeated: false },
+    { name: 'expiresMs', id: 7, type: 'uint64', repeated: false },
+    { name: 'site', id: 8, type: 'string', repeated: false }
+  ],
+  CordonRequest: [
+    { name: 'cordoned', id: 1, type: 'bool', repeated: false },
+    { name: 'reason', id: 2, type: 'string', repeated: false }
+  ],
+  CordonReply: [
+    { name: 'cordoned', id: 1, type: 'bool', repeated: false }
   ],
   WantedNode: [
-    { name: 'name', type: 'string', repeated: false },
-    { name: 'vcpus', type: 'uint32', repeated: false },
-    { name: 'memoryMib', type: 'uint32', repeated: false }
+    { name: 'name', id: 1, type: 'string', repeated: false },
+    { name: 'vcpus', id: 2, type: 'uint32', repeated: false },
+    { name: 'memoryMib', id: 3, type: 'uint32', repeated: false }
   ],
   WantedVolume: [
-    { name: 'name', type: 'string', repeated: false },
-    { name: 'sizeMib', type: 'uint32', repeated: false },
-    { name: 'node', type: 'string', repeated: false }
+    { name: 'name', id: 1, type: 'string', repeated: false },
+    { name: 'sizeMib', id: 2, type: 'uint32', repeated: false },
+    { name: 'node', id: 3, type: 'string', repeated: false }
   ],
   Request: [
-    { name: 'key', type: 'string', repeated: false },
-    { name: 'clusterId', type: 'string', repeated: false },
-    { name: 'cluster', type: 'string', repeated: false },
-    { name: 'vni', type: 'uint32', repeated: false },
-    { name: 'masterSite', type: 'string', repeated: false },
-    { name: 'startMs', type: 'uint64', repeated: false },
-    { name: 'endMs', type: 'uint64', repeated: false },
-    { name: 'nodes', type: 'WantedNode', repeated: true },
-    { name: 'volumes', type: 'WantedVolume', repeated: true },
-    { name: 'frontend', type: 'bool', repeated: false },
-    { name: 'holdTtlMs', type: 'uint32', repeated: false }
+    { name: 'key', id: 1, type: 'string', repeated: false },
+    { name: 'clusterId', id: 2, type: 'string', repeated: false },
+    { name: 'cluster', id: 3, type: 'string', repeated: false },
+    { name: 'vni', id: 4, type: 'uint32', repeated: false },
+    { name: 'masterSite', id: 5, type: 'string', repeated: false },
+    { name: 'startMs', id: 6, type: 'uint64', repeated: false },
+    { name: 'endMs', id: 7, type: 'uint64', repeated: false },
+    { name: 'nodes', id: 8, type: 'WantedNode', repeated: true },
+    { name: 'volumes', id: 9, type: 'WantedVolume', repeated: true },
+    { name: 'frontend', id: 10, type: 'bool', repeated: false },
+    { name: 'holdTtlMs', id: 11, type: 'uint32', repeated: false }
   ],
   Held: [
-    { name: 'leaseId', type: 'string', repeated: false },
-    { name: 'kind', type: 'string', repeated: false },
-    { name: 'name', type: 'string', repeated: false },
-    { name: 'host', type: 'string', repeated: false },
-    { name: 'peer', type: 'string', repeated: false },
-    { name: 'underlayAddress', type: 'string', repeated: false },
-    { name: 'resources', type: 'Resources', repeated: false },
-    { name: 'token', type: 'uint64', repeated: false }
+    { name: 'leaseId', id: 1, type: 'string', repeated: false },
+    { name: 'kind', id: 2, type: 'string', repeated: false },
+    { name: 'name', id: 3, type: 'string', repeated: false },
+    { name: 'host', id: 4, type: 'string', repeated: false },
+    { name: 'peer', id: 5, type: 'string', repeated: false },
+    { name: 'underlayAddress', id: 6, type: 'string', repeated: false },
+    { name: 'resources', id: 7, type: 'Resources', repeated: false },
+    { name: 'token', id: 8, type: 'uint64', repeated: false }
   ],
   GatewayFacts: [
-    { name: 'host', type: 'string', repeated: false },
-    { name: 'peer', type: 'string', repeated: false },
-    { name: 'underlayAddress', type: 'string', repeated: false },
-    { name: 'tunnelPublicKey', type: 'string', repeated: false },
-    { name: 'tunnelEndpoint', type: 'string', repeated: false },
-    { name: 'tunnelAddress', type: 'string', repeated: false }
+    { name: 'host', id: 1, type: 'string', repeated: false },
+    { name: 'peer', id: 2, type: 'string', repeated: false },
+    { name: 'underlayAddress', id: 3, type: 'string', repeated: false },
+    { name: 'tunnelPublicKey', id: 4, type: 'string', repeated: false },
+    { name: 'tunnelEndpoint', id: 5, type: 'string', repeated: false },
+    { name: 'tunnelAddress', id: 6, type: 'string', repeated: false },
+    { name: 'chain', id: 7, type: 'string', repeated: true }
   ],
   Offer: [
-    { name: 'offerId', type: 'string', repeated: false },
-    { name: 'site', type: 'string', repeated: false },
-    { name: 'segmentId', type: 'uint32', repeated: false },
-    { name: 'gateway', type: 'GatewayFacts', repeated: false },
-    { name: 'held', type: 'Held', repeated: true },
-    { name: 'ttlMs', type: 'uint32', repeated: false }
+    { name: 'offerId', id: 1, type: 'string', repeated: false },
+    { name: 'site', id: 2, type: 'string', repeated: false },
+    { name: 'segmentId', id: 3, type: 'uint32', repeated: false },
+    { name: 'gateway', id: 4, type: 'GatewayFacts', repeated: false },
+    { name: 'held', id: 5, type: 'Held', repeated: true },
+    { name: 'ttlMs', id: 6, type: 'uint32', repeated: false }
   ],
   CommitRequest: [
-    { name: 'clusterId', type: 'string', repeated: false },
-    { name: 'offerId', type: 'string', repeated: false },
-    { name: 'key', type: 'string', repeated: false }
+    { name: 'clusterId', id: 1, type: 'string', repeated: false },
+    { name: 'offerId', id: 2, type: 'string', repeated: false },
+    { name: 'key', id: 3, type: 'string', repeated: false }
   ],
   Receipt: [
-    { name: 'leaseId', type: 'string', repeated: false },
-    { name: 'host', type: 'string', repeated: false },
-    { name: 'token', type: 'uint64', repeated: false }
+    { name: 'leaseId', id: 1, type: 'string', repeated: false },
+    { name: 'host', id: 2, type: 'string', repeated: false },
+    { name: 'token', id: 3, type: 'uint64', repeated: false }
   ],
   CommitReply: [
-    { name: 'site', type: 'string', repeated: false },
-    { name: 'receipts', type: 'Receipt', repeated: true }
+    { name: 'site', id: 1, type: 'string', repeated: false },
+    { name: 'receipts', id: 2, type: 'Receipt', repeated: true }
   ],
   Secret: [
-    { name: 'name', type: 'string', repeated: false },
-    { name: 'user', type: 'string', repeated: false },
-    { name: 'secret', type: 'string', repeated: false }
+    { name: 'name', id: 1, type: 'string', repeated: false },
+    { name: 'user', id: 2, type: 'string', repeated: false },
+    { name: 'secret', id: 3, type: 'string', repeated: false }
   ],
   ActivateRequest: [
-    { name: 'clusterId', type: 'string', repeated: false },
-    { name: 'document', type: 'ClusterDocument', repeated: false },
-    { name: 'receipts', type: 'Receipt', repeated: true },
-    { name: 'secrets', type: 'Secret', repeated: true }
+    { name: 'clusterId', id: 1, type: 'string', repeated: false },
+    { name: 'document', id: 2, type: 'ClusterDocument', repeated: false },
+    { name: 'receipts', id: 3, type: 'Receipt', repeated: true },
+    { name: 'secrets', id: 4, type: 'Secret', repeated: true }
   ],
   ActivateReply: [
-    { name: 'site', type: 'string', repeated: false }
+    { name: 'site', id: 1, type: 'string', repeated: false }
   ],
   ReleaseRequest: [
-    { name: 'clusterId', type: 'string', repeated: false },
-    { name: 'reason', type: 'string', repeated: false }
+    { name: 'clusterId', id: 1, type: 'string', repeated: false },
+    { name: 'reason', id: 2, type: 'string', repeated: false }
   ],
   ReleaseReply: [
-    { name: 'site', type: 'string', repeated: false },
-    { name: 'ended', type: 'uint32', repeated: false }
+    { name: 'site', id: 1, type: 'string', repeated: false },
+    { name: 'ended', id: 2, type: 'uint32', repeated: false }
   ],
   StatusRequest: [
-    { name: 'clusterId', type: 'string', repeated: false }
+    { name: 'clusterId', id: 1, type: 'string', repeated: false }
   ],
   ObjectStatus: [
-    { name: 'kind', type: 'string', repeated: false },
-    { name: 'name', type: 'string', repeated: false },
-    { name: 'state', type: 'string', repeated: false },
-    { name: 'detail', type: 'string', repeated: false },
-    { name: 'error', type: 'string', repeated: false }
+    { name: 'kind', id: 1, type: 'string', repeated: false },
+    { name: 'name', id: 2, type: 'string', repeated: false },
+    { name: 'state', id: 3, type: 'string', repeated: false },
+    { name: 'detail', id: 4, type: 'string', repeated: false },
+    { name: 'error', id: 5, type: 'string', repeated: false }
   ],
   HostStatus: [
-    { name: 'site', type: 'string', repeated: false },
-    { name: 'host', type: 'string', repeated: false },
-    { name: 'leaseState', type: 'string', repeated: false },
-    { name: 'objects', type: 'ObjectStatus', repeated: true },
-    { name: 'reachable', type: 'bool', repeated: false },
-    { name: 'nowMs', type: 'uint64', repeated: false }
+    { name: 'site', id: 1, type: 'string', repeated: false },
+    { name: 'host', id: 2, type: 'string', repeated: false },
+    { name: 'leaseState', id: 3, type: 'string', repeated: false },
+    { name: 'objects', id: 4, type: 'ObjectStatus', repeated: true },
+    { name: 'reachable', id: 5, type: 'bool', repeated: false },
+    { name: 'nowMs', id: 6, type: 'uint64', repeated: false }
   ],
   StatusReply: [
-    { name: 'hosts', type: 'HostStatus', repeated: true }
+    { name: 'hosts', id: 1, type: 'HostStatus', repeated: true }
   ],
   HoldItem: [
-    { name: 'leaseId', type: 'string', repeated: false },
-    { name: 'kind', type: 'string', repeated: false },
-    { name: 'name', type: 'string', repeated: false },
-    { name: 'resources', type: 'Resources', repeated: false },
-    { name: 'segmentId', type: 'uint32', repeated: false }
+    { name: 'leaseId', id: 1, type: 'string', repeated: false },
+    { name: 'kind', id: 2, type: 'string', repeated: false },
+    { name: 'name', id: 3, type: 'string', repeated: false },
+    { name: 'resources', id: 4, type: 'Resources', repeated: false },
+    { name: 'segmentId', id: 5, type: 'uint32', repeated: false }
   ],
   HoldRequest: [
-    { name: 'key', type: 'string', repeated: false },
-    { name: 'clusterId', type: 'string', repeated: false },
-    { name: 'cluster', type: 'string', repeated: false },
-    { name: 'masterSite', type: 'string', repeated: false },
-    { name: 'masterPeer', type: 'string', repeated: false },
-    { name: 'startMs', type: 'uint64', repeated: false },
-    { name: 'endMs', type: 'uint64', repeated: false },
-    { name: 'ttlMs', type: 'uint32', repeated: false },
-    { name: 'items', type: 'HoldItem', repeated: true },
-    { name: 'offerId', type: 'string', repeated: false }
+    { name: 'key', id: 1, type: 'string', repeated: false },
+    { name: 'clusterId', id: 2, type: 'string', repeated: false },
+    { name: 'cluster', id: 3, type: 'string', repeated: false },
+    { name: 'masterSite', id: 4, type: 'string', repeated: false },
+    { name: 'masterPeer', id: 5, type: 'string', repeated: false },
+    { name: 'startMs', id: 6, type: 'uint64', repeated: false },
+    { name: 'endMs', id: 7, type: 'uint64', repeated: false },
+    { name: 'ttlMs', id: 8, type: 'uint32', repeated: false },
+    { name: 'items', id: 9, type: 'HoldItem', repeated: true },
+    { name: 'offerId', id: 10, type: 'string', repeated: false }
   ],
   HoldReply: [
-    { name: 'receipts', type: 'Receipt', repeated: true }
+    { name: 'receipts', id: 1, type: 'Receipt', repeated: true }
   ],
   HostCommitRequest: [
-    { name: 'clusterId', type: 'string', repeated: false },
-    { name: 'offerId', type: 'string', repeated: false }
+    { name: 'clusterId', id: 1, type: 'string', repeated: false },
+    { name: 'offerId', id: 2, type: 'string', repeated: false }
   ],
   HostCommitReply: [
-    { name: 'receipts', type: 'Receipt', repeated: true }
+    { name: 'receipts', id: 1, type: 'Receipt', repeated: true }
   ],
   MemberHost: [
-    { name: 'host', type: 'string', repeated: false },
-    { name: 'peer', type: 'string', repeated: false },
-    { name: 'underlayAddress', type: 'string', repeated: false },
-    { name: 'gateway', type: 'bool', repeated: false }
+    { name: 'host', id: 1, type: 'string', repeated: false },
+    { name: 'peer', id: 2, type: 'string', repeated: false },
+    { name: 'underlayAddress', id: 3, type: 'string', repeated: false },
+    { name: 'gateway', id: 4, type: 'bool', repeated: false }
   ],
   MemberSite: [
-    { name: 'site', type: 'string', repeated: false },
-    { name: 'segmentId', type: 'uint32', repeated: false },
-    { name: 'gateway', type: 'GatewayFacts', repeated: false },
-    { name: 'hosts', type: 'MemberHost', repeated: true },
-    { name: 'gatewayAddress', type: 'string', repeated: false },
-    { name: 'gatewayMac', type: 'string', repeated: false },
-    { name: 'cache', type: 'bool', repeated: false }
+    { name: 'site', id: 1, type: 'string', repeated: false },
+    { name: 'segmentId', id: 2, type: 'uint32', repeated: false },
+    { name: 'gateway', id: 3, type: 'GatewayFacts', repeated: false },
+    { name: 'hosts', id: 4, type: 'MemberHost', repeated: true },
+    { name: 'gatewayAddress', id: 5, type: 'string', repeated: false },
+    { name: 'gatewayMac', id: 6, type: 'string', repeated: false },
+    { name: 'cache', id: 7, type: 'bool', repeated: false }
   ],
   ClusterNode: [
-    { name: 'name', type: 'string', repeated: false },
-    { name: 'site', type: 'string', repeated: false },
-    { name: 'host', type: 'string', repeated: false },
-    { name: 'mac', type: 'string', repeated: false },
-    { name: 'ip', type: 'string', repeated: false },
-    { name: 'uuid', type: 'string', repeated: false },
-    { name: 'vcpus', type: 'uint32', repeated: false },
-    { name: 'memoryMib', type: 'uint32', repeated: false },
-    { name: 'leaseId', type: 'string', repeated: false },
-    { name: 'index', type: 'uint32', repeated: false }
+    { name: 'name', id: 1, type: 'string', repeated: false },
+    { name: 'site', id: 2, type: 'string', repeated: false },
+    { name: 'host', id: 3, type: 'string', repeated: false },
+    { name: 'mac', id: 4, type: 'string', repeated: false },
+    { name: 'ip', id: 5, type: 'string', repeated: false },
+    { name: 'uuid', id: 6, type: 'string', repeated: false },
+    { name: 'vcpus', id: 7, type: 'uint32', repeated: false },
+    { name: 'memoryMib', id: 8, type: 'uint32', repeated: false },
+    { name: 'leaseId', id: 9, type: 'string', repeated: false },
+    { name: 'index', id: 10, type: 'uint32', repeated: false }
   ],
   ClusterVolume: [
-    { name: 'name', type: 'string', repeated: false },
-    { name: 'site', type: 'string', repeated: false },
-    { name: 'host', type: 'string', repeated: false },
-    { name: 'node', type: 'string', repeated: false },
-    { name: 'sizeMib', type: 'uint32', repeated: false },
-    { name: 'iqn', type: 'string', repeated: false },
-    { name: 'portalAddress', type: 'string', repeated: false },
-    { name: 'leaseId', type: 'string', repeated: false }
+    { name: 'name', id: 1, type: 'string', repeated: false },
+    { name: 'site', id: 2, type: 'string', repeated: false },
+    { name: 'host', id: 3, type: 'string', repeated: false },
+    { name: 'node', id: 4, type: 'string', repeated: false },
+    { name: 'sizeMib', id: 5, type: 'uint32', repeated: false },
+    { name: 'iqn', id: 6, type: 'string', repeated: false },
+    { name: 'portalAddress', id: 7, type: 'string', repeated: false },
+    { name: 'leaseId', id: 8, type: 'string', repeated: false }
   ],
   Frontend: [
-    { name: 'name', type: 'string', repeated: false },
-    { name: 'site', type: 'string', repeated: false },
-    { name: 'host', type: 'string', repeated: false },
-    { name: 'mac', type: 'string', repeated: false },
-    { name: 'ip', type: 'string', repeated: false },
-    { name: 'mode', type: 'string', repeated: false },
-    { name: 'leaseId', type: 'string', repeated: false }
+    { name: 'name', id: 1, type: 'string', repeated: false },
+    { name: 'site', id: 2, type: 'string', repeated: false },
+    { name: 'host', id: 3, type: 'string', repeated: false },
+    { name: 'mac', id: 4, type: 'string', repeated: false },
+    { name: 'ip', id: 5, type: 'string', repeated: false },
+    { name: 'mode', id: 6, type: 'string', repeated: false },
+    { name: 'leaseId', id: 7, type: 'string', repeated: false }
   ],
   ClusterDocument: [
-    { name: 'id', type: 'string', repeated: false },
-    { name: 'name', type: 'string', repeated: false },
-    { name: 'epoch', type: 'uint32', repeated: false },
-    { name: 'vni', type: 'uint32', repeated: false },
-    { name: 'cidr', type: 'string', repeated: false },
-    { name: 'domain', type: 'string', repeated: false },
-    { name: 'masterSite', type: 'string', repeated: false },
-    { name: 'masterPeer', type: 'string', repeated: false },
-    { name: 'createdMs', type: 'uint64', repeated: false },
-    { name: 'endMs', type: 'uint64', repeated: false },
-    { name: 'frontend', type: 'Frontend', repeated: false },
-    { name: 'sites', type: 'MemberSite', repeated: true },
-    { name: 'nodes', type: 'ClusterNode', repeated: true },
-    { name: 'volumes', type: 'ClusterVolume', repeated: true },
-    { name: 'imageDigest', type: 'string', repeated: false },
-    { name: 'sshPublicKey', type: 'string', repeated: false }
+    { name: 'id', id: 1, type: 'string', repeated: false },
+    { name: 'name', id: 2, type: 'string', repeated: false },
+    { name: 'epoch', id: 3, type: 'uint32', repeated: false },
+    { name: 'vni', id: 4, type: 'uint32', repeated: false },
+    { name: 'cidr', id: 5, type: 'string', repeated: false },
+    { name: 'domain', id: 6, type: 'string', repeated: false },
+    { name: 'masterSite', id: 7, type: 'string', repeated: false },
+    { name: 'masterPeer', id: 8, type: 'string', repeated: false },
+    { name: 'createdMs', id: 9, type: 'uint64', repeated: false },
+    { name: 'endMs', id: 10, type: 'uint64', repeated: false },
+    { name: 'frontend', id: 11, type: 'Frontend', repeated: false },
+    { name: 'sites', id: 12, type: 'MemberSite', repeated: true },
+    { name: 'nodes', id: 13, type: 'ClusterNode', repeated: true },
+    { name: 'volumes', id: 14, type: 'ClusterVolume', repeated: true },
+    { name: 'imageDigest', id: 15, type: 'string', repeated: false },
+    { name: 'sshPublicKey', id: 16, type: 'string', repeated: false }
   ],
   SearchRequest: [
-    { name: 'nodes', type: 'WantedNode', repeated: true },
-    { name: 'volumeMib', type: 'uint32', repeated: false }
+    { name: 'nodes', id: 1, type: 'WantedNode', repeated: true },
+    { name: 'volumeMib', id: 2, type: 'uint32', repeated: false }
   ],
   SearchReply: [
-    { name: 'sites', type: 'SiteAd', repeated: true }
+    { name: 'sites', id: 1, type: 'SiteAd', repeated: true }
   ],
   Failure: [
-    { name: 'code', type: 'string', repeated: false },
-    { name: 'message', type: 'string', repeated: false },
-    { name: 'retryable', type: 'bool', repeated: false },
-    { name: 'hint', type: 'string', repeated: false },
-    { name: 'site', type: 'string', repeated: false },
-    { name: 'host', type: 'string', repeated: false }
+    { name: 'code', id: 1, type: 'string', repeated: false },
+    { name: 'message', id: 2, type: 'string', repeated: false },
+    { name: 'retryable', id: 3, type: 'bool', repeated: false },
+    { name: 'hint', id: 4, type: 'string', repeated: false },
+    { name: 'site', id: 5, type: 'string', repeated: false },
+    { name: 'host', id: 6, type: 'string', repeated: false }
   ],
   Call: [
-    { name: 'id', type: 'uint32', repeated: false },
-    { name: 'deadlineMs', type: 'uint32', repeated: false },
-    { name: 'sync', type: 'SyncRequest', repeated: false, oneof: 'method' },
-    { name: 'request', type: 'Request', repeated: false, oneof: 'method' },
-    { name: 'commit', type: 'CommitRequest', repeated: false, oneof: 'method' },
-    { name: 'activate', type: 'ActivateRequest', repeated: false, oneof: 'method' },
-    { name: 'release', type: 'ReleaseRequest', repeated: false, oneof: 'method' },
-    { name: 'status', type: 'StatusRequest', repeated: false, oneof: 'method' },
-    { name: 'search', type: 'SearchRequest', repeated: false, oneof: 'method' },
-    { name: 'hold', type: 'HoldRequest', repeated: false, oneof: 'method' },
-    { name: 'hostCommit', type: 'HostCommitRequest', repeated: false, oneof: 'method' },
-    { name: 'hostActivate', type: 'ActivateRequest', repeated: false, oneof: 'method' },
-    { name: 'hostRelease', type: 'ReleaseRequest', repeated: false, oneof: 'method' },
-    { name: 'hostStatus', type: 'StatusRequest', repeated: false, oneof: 'method' }
+    { name: 'id', id: 1, type: 'uint32', repeated: false },
+    { name: 'deadlineMs', id: 2, type: 'uint32', repeated: false },
+    { name: 'sync', id: 10, type: 'SyncRequest', repeated: false, oneof: 'method' },
+    { name: 'request', id: 11, type: 'Request', repeated: false, oneof: 'method' },
+    { name: 'commit', id: 12, type: 'CommitRequest', repeated: false, oneof: 'method' },
+    { name: 'activate', id: 13, type: 'ActivateRequest', repeated: false, oneof: 'method' },
+    { name: 'release', id: 14, type: 'ReleaseRequest', repeated: false, oneof: 'method' },
+    { name: 'status', id: 15, type: 'StatusRequest', repeated: false, oneof: 'method' },
+    { name: 'search', id: 16, type: 'SearchRequest', repeated: false, oneof: 'method' },
+    { name: 'revocations', id: 17, type: 'RevocationsRequest', repeated: false, oneof: 'method' },
+    { name: 'renew', id: 18, type: 'RenewRequest', repeated: false, oneof: 'method' },
+    { name: 'hostCordon', id: 25, type: 'CordonRequest', repeated: false, oneof: 'method' },
+    { name: 'hold', id: 20, type: 'HoldRequest', repeated: false, oneof: 'method' },
+    { name: 'hostCommit', id: 21, type: 'HostCommitRequest', repeated: false, oneof: 'method' },
+    { name: 'hostActivate', id: 22, type: 'ActivateRequest', repeated: false, oneof: 'method' },
+    { name: 'hostRelease', id: 23, type: 'ReleaseRequest', repeated: false, oneof: 'method' },
+    { name: 'hostStatus', id: 24, type: 'StatusRequest', repeated: false, oneof: 'method' }
   ],
   Reply: [
-    { name: 'id', type: 'uint32', repeated: false },
-    { name: 'failure', type: 'Failure', repeated: false, oneof: 'result' },
-    { name: 'sync', type: 'SyncReply', repeated: false, oneof: 'result' },
-    { name: 'request', type: 'Offer', repeated: false, oneof: 'result' },
-    { name: 'commit', type: 'CommitReply', repeated: false, oneof: 'result' },
-    { name: 'activate', type: 'ActivateReply', repeated: false, oneof: 'result' },
-    { name: 'release', type: 'ReleaseReply', repeated: false, oneof: 'result' },
-    { name: 'status', type: 'StatusReply', repeated: false, oneof: 'result' },
-    { name: 'search', type: 'SearchReply', repeated: false, oneof: 'result' },
-    { name: 'hold', type: 'HoldReply', repeated: false, oneof: 'result' },
-    { name: 'hostCommit', type: 'HostCommitReply', repeated: false, oneof: 'result' },
-    { name: 'hostActivate', type: 'ActivateReply', repeated: false, oneof: 'result' },
-    { name: 'hostRelease', type: 'ReleaseReply', repeated: false, oneof: 'result' },
-    { name: 'hostStatus', type: 'HostStatus', repeated: false, oneof: 'result' }
+    { name: 'id', id: 1, type: 'uint32', repeated: false },
+    { name: 'failure', id: 9, type: 'Failure', repeated: false, oneof: 'result' },
+    { name: 'sync', id: 10, type: 'SyncReply', repeated: false, oneof: 'result' },
+    { name: 'request', id: 11, type: 'Offer', repeated: false, oneof: 'result' },
+    { name: 'commit', id: 12, type: 'CommitReply', repeated: false, oneof: 'result' },
+    { name: 'activate', id: 13, type: 'ActivateReply', repeated: false, oneof: 'result' },
+    { name: 'release', id: 14, type: 'ReleaseReply', repeated: false, oneof: 'result' },
+    { name: 'status', id: 15, type: 'StatusReply', repeated: false, oneof: 'result' },
+    { name: 'search', id: 16, type: 'SearchReply', repeated: false, oneof: 'result' },
+    { name: 'revocations', id: 17, type: 'RevocationsReply', repeated: false, oneof: 'result' },
+    { name: 'renew', id: 18, type: 'RenewReply', repeated: false, oneof: 'result' },
+    { name: 'hostCordon', id: 25, type: 'CordonReply', repeated: false, oneof: 'result' },
+    { name: 'hold', id: 20, type: 'HoldReply', repeated: false, oneof: 'result' },
+    { name: 'hostCommit', id: 21, type: 'HostCommitReply', repeated: false, oneof: 'result' },
+    { name: 'hostActivate', id: 22, type: 'ActivateReply', repeated: false, oneof: 'result' },
+    { name: 'hostRelease', id: 23, type: 'ReleaseReply', repeated: false, oneof: 'result' },
+    { name: 'hostStatus', id: 24, type: 'HostStatus', repeated: false, oneof: 'result' }
   ],
   Frame: [
-    { name: 'call', type: 'Call', repeated: false, oneof: 'body' },
-    { name: 'reply', type: 'Reply', repeated: false, oneof: 'body' }
+    { name: 'call', id: 1, type: 'Call', repeated: false, oneof: 'body' },
+    { name: 'reply', id: 2, type: 'Reply', repeated: false, oneof: 'body' }
   ]
 }

@@ -1,0 +1,103 @@
+import type { ConnectionEncrypter, MessageStream, PeerId, SecureConnectionOptions, SecuredConnection } from '@libp2p/interface'
+import { lpStream, type LengthPrefixedStream } from '@libp2p/utils'
+import { errorCode, MusubiError } from '../../core/errors.ts'
+import { MAX_HELLO_BYTES } from '../../core/limits.ts'
+import { decode, encode } from '../../wire/codec.ts'
+import { NotAdmittedError, type Chain, type Member, type NotAdmittedCode } from './certificate.ts'
+
+/** Part of its name goes into the choice of encrypter, so that other libp2p programs get no further. */
+const PROTOCOL = '/musubi/admission/1'
+/** How long a refused peer is given to read why. */
+const REFUSAL_MS = 500
+const LIMIT = { maxBytes: MAX_HELLO_BYTES }
+
+export interface AdmissionPolicy {
+  /** what this member shows of itself */
+  chain (): Chain
+  /** @throws NotAdmittedError */
+  admitConnection (peerId: string, chain: Chain): Member
+  /** told of every peer that was not let in, and of every refusal by one */
+  onRefused (peerId: string, error: MusubiError, by: 'us' | 'them'): void
+}
+
+/** The other side has refused us: its words, with what to do. */
+export class RefusedError extends MusubiError {
+  override readonly name = 'RefusedError'
+}
+
+type Wire = LengthPrefixedStream
+
+async function say (wire: Wire, chain: Chain, refusal: MusubiError | null, signal: AbortSignal | undefined): Promise<void> {
+  const failure = refusal === null ? null : { code: refusal.code, message: refusal.message, retryable: false, hint: refusal.hint ?? '', site: '', host: '' }
+  await wire.write(encode('Hello', { chain: [...chain], refusal: failure }, LIMIT), signal === undefined ? {} : { signal })
+}
+
+/** @throws RefusedError when the other side refuses; InvalidInputError for what is no hello */
+async function hear (wire: Wire, signal: AbortSignal | undefined): Promise<Chain> {
+  const bytes = await wire.read(signal === undefined ? {} : { signal })
+  const { chain, refusal } = decode('Hello', bytes.subarray(), LIMIT)
+  if (refusal !== null) throw new RefusedError(refusal.code, refusal.message, refusal.hint === '' ? {} : { hint: refusal.hint })
+  return chain
+}
+
+/** Waits for the other side to have read and closed, but not long. */
+async function parting (connection: MessageStream): Promise<void> {
+  if (connection.status !== 'open') return
+  const { promise, resolve } = Promise.withResolvers<null>()
+  const timer = setTimeout(() => { resolve(null) }, REFUSAL_MS)
+  connection.addEventListener('close', () => { resolve(null) }, { once: true })
+  await promise
+  clearTimeout(timer)
+}
+
+/**
+ * Admission before the multiplexer: on the channel that `inner` (Noise) has secured, both sides show
+ * their certificates and check the other's. Only then the connection exists for identify, gossip
+ * and all protocols; who is refused costs one frame of at most MAX_HELLO_BYTES.
+ *
+ * The dialler speaks first, so that a stranger who dials learns no certificate of ours.
+ */
+export function admission<C> (inner: (components: C) => ConnectionEncrypter, policy: AdmissionPolicy): (components: C) => ConnectionEncrypter {
+  return components => {
+    const noise = inner(components)
+    const check = (peer: PeerId, chain: Chain): MusubiError | null => {
+      try {
+        policy.admitConnection(peer.toString(), chain)
+        return null
+      } catch (error) {
+        if (error instanceof MusubiError) return error
+        throw error
+      }
+    }
+    const talk = async (secured: SecuredConnection, inbound: boolean, signal: AbortSignal | undefined): Promise<SecuredConnection> => {
+      const wire = lpStream(secured.connection, { maxDataLength: MAX_HELLO_BYTES, maxBufferSize: 4 * MAX_HELLO_BYTES })
+      const { remotePeer } = secured
+      try {
+        if (!inbound) await say(wire, policy.chain(), null, signal)
+        const refusal = check(remotePeer, await hear(wire, signal))
+        if (refusal !== null) {
+          policy.onRefused(remotePeer.toString(), refusal, 'us')
+          if (inbound) {
+            await say(wire, [], refusal, signal)
+            await parting(secured.connection)
+          }
+          throw refusal
+        }
+        if (inbound) await say(wire, policy.chain(), null, signal)
+      } catch (error) {
+        if (error instanceof RefusedError) policy.onRefused(remotePeer.toString(), error, 'them')
+        else if (!(error instanceof NotAdmittedError) && error instanceof MusubiError) policy.onRefused(remotePeer.toString(), new NotAdmittedError(badHello(error), error.message), 'us')
+        secured.connection.abort(error instanceof Error ? error : new Error('not admitted'))
+        throw error
+      }
+      return { ...secured, connection: wire.unwrap() }
+    }
+    return {
+      protocol: PROTOCOL,
+      secureInbound: async (connection: MessageStream, options?: SecureConnectionOptions) => await talk(await noise.secureInbound(connection, options), true, options?.signal),
+      secureOutbound: async (connection: MessageStream, options?: SecureConnectionOptions) => await talk(await noise.secureOutbound(connection, options), false, options?.signal)
+    }
+  }
+}
+
+const badHello = (error: MusubiError): NotAdmittedCode => errorCode(error) === 'INVALID_INPUT' ? 'BAD_CERTIFICATE' : 'NO_CERTIFICATE'
