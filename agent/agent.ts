@@ -221,9 +221,8 @@ function isGatewayBy (trust: Trust, peer: string, site: string, name: string, cl
 
 /** Told when nobody takes this host in: the log alone would be looked at last. */
 function shutOut (mesh: Mesh): string[] {
-  const codes = Object.entries(mesh.refusals().them)
-  if (codes.length === 0 || mesh.connected().length > 0) return []
-  return [`no peer takes this host in: ${codes.map(([code, times]) => `${code} (${times} times)`).join(', ')}; the log says who and why`]
+  const why = mesh.lastRefusal()
+  return why === null || mesh.connected().length > 0 ? [] : [`no peer takes this host in: ${why}`]
 }
 
 /** Lowest id that no live lease has and that is not being proposed to another cluster at this moment. */

@@ -1,6 +1,5 @@
 #!/usr/bin/env node
 // Two steps: what is loaded after the first is compiled once, and kept.
-import { keepCompiled } from './compile-cache.ts'
+import './compile-cache.mjs'
 
-keepCompiled()
 await import('./program.ts')

@@ -34,7 +34,7 @@ export function coordinatorMetrics (status: CoordinatorStatus, sites: readonly C
     { name: 'musubi_uptime_seconds', help: 'Time since the start.', type: 'gauge', samples: [{ labels: {}, value: status.uptimeMs / 1000 }] },
     { name: 'musubi_peers', help: 'Connected peers by path.', type: 'gauge', samples: (['direct', 'relay'] as const).map(path => ({ labels: { path }, value: paths(path) })) },
     { name: 'musubi_sites', help: 'Sites by state.', type: 'gauge', samples: STATES.map(state => ({ labels: { state: state.replace(' ', '-') }, value: sites.filter(site => site.state === state).length })) },
-    { name: 'musubi_admission_refusals_total', help: 'Connections that were not admitted, by who refused and why.', type: 'counter', samples: [...byCode(status.refusals.us, 'code', { by: 'us' }), ...byCode(status.refusals.them, 'code', { by: 'them' })] },
+    { name: 'musubi_admission_refusals_total', help: 'Connections that were not admitted, and frames and gossip that ended one, by who refused and why.', type: 'counter', samples: [...byCode(status.refusals.us, 'code', { by: 'us' }), ...byCode(status.refusals.them, 'code', { by: 'them' })] },
     { name: 'musubi_join_answers_total', help: 'Answers to those who came with a token.', type: 'counter', samples: byCode(status.joins, 'code') },
     { name: 'musubi_records_total', help: 'Received records by what became of them.', type: 'counter', samples: byCode(status.records, 'outcome') },
     { name: 'musubi_records_not_admitted_total', help: 'Received records whose author is no member, by reason.', type: 'counter', samples: byCode(status.recordsNotAdmitted, 'code') },

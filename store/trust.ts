@@ -1,5 +1,6 @@
 import { MAX_PEERS_KEPT, MAX_RECORD_BYTES } from '../protocol/core/limits.ts'
 import type { KnownPeer } from '../protocol/mesh/trust/credentials.ts'
+import { signerOf } from '../protocol/mesh/trust/envelope.ts'
 import { readRevocation, RevocationSet, type Revoked } from '../protocol/mesh/trust/revocation.ts'
 import { decode, encode, type wire } from '../protocol/wire/codec.ts'
 import type { Store, StoreOperation } from './store.ts'
@@ -41,7 +42,7 @@ const documentOf = ({ envelope }: wire.SignedRevocation): wire.Revocation => dec
 /** What was checked when it was kept is not checked again: thousands would hold up a start. */
 function reopened (id: string, { by, signed: text }: KeptRevocation): Revoked {
   const signed = decodeSigned(text)
-  return { id, by, signed, document: documentOf(signed) }
+  return { id, by, signer: signerOf(signed.envelope), signed, document: documentOf(signed) }
 }
 
 /**

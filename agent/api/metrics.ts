@@ -36,7 +36,7 @@ const by = (label: string, counts: Readonly<Record<string, number>>, more: Reado
 export function metricsText (m: AgentMetrics): string {
   const one = (value: number): Sample[] => [[{}, value]]
   return `${[
-    ...family('musubi_admission_refusals_total', 'counter', 'Connections that were not admitted, by who refused and why.',
+    ...family('musubi_admission_refusals_total', 'counter', 'Connections that were not admitted, and frames and gossip that ended one, by who refused and why.',
       [...by('code', m.admissionRefusals.us, { by: 'us' }), ...by('code', m.admissionRefusals.them, { by: 'them' })]),
     ...family('musubi_join_answers_total', 'counter', 'Answers to those who came with a token, by outcome.', by('code', m.joins)),
     ...family('musubi_record_outcomes_total', 'counter', 'Received records, by what became of them.', by('outcome', m.recordOutcomes)),

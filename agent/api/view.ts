@@ -26,6 +26,6 @@ export function consoleOf (record: ClusterRecord, nodeName: string, keyFile: str
   return {
     node: node.name, ip: node.ip, namespace, keyFile,
     // Host keys are made at each boot of a node that lives in memory: there is nothing to remember.
-    argv: ['ip', 'netns', 'exec', namespace, 'ssh', '-q', '-i', keyFile, '-o', 'StrictHostKeyChecking=no', '-o', 'UserKnownHostsFile=/dev/null', '-o', 'ConnectTimeout=10', `root@${node.ip}`]
+    argv: ['ip', 'netns', 'exec', namespace, 'ssh', '-q', '-i', keyFile, '-o', 'StrictHostKeyChecking=no', '-o', 'UserKnownHostsFile=/dev/null', '-o', 'ConnectTimeout=10', '-o', 'ConnectionAttempts=3', `root@${node.ip}`]
   }
 }

@@ -99,9 +99,10 @@ Examples:
 
   site.command('revoke <host>').description('shut a host out: its certificate is void everywhere, its connections close')
     .option('--reason <text>', 'kept with it, told to the host', '')
-    .requiredOption('--yes', 'its leases cannot be reached any more; only a new token lets it in again')
+    .option('--yes', 'needed: its leases cannot be reached any more; only a new token lets it in again')
     .addHelpText('after', '\nThe host is given by its name, or by its PeerId. To keep it and only lend no more of it: musubi host cordon HOST\n\nExample:\n  musubi site revoke tokyo-4 --reason "sold" --yes')
-    .action(async (host: string, o: { reason: string }, command: Command) => {
+    .action(async (host: string, o: { reason: string, yes?: boolean }, command: Command) => {
+      if (o.yes !== true) throw new InvalidInputError(`this shuts host ${host} out of the site, with the leases that it has`, 'say that you mean it: --yes; to lend no more of it and keep the rest: musubi host cordon')
       show(await call<RevokedResource>(agentEndpoint(command), 'POST', '/v1/site/revocations', { host, reason: o.reason }), wantsJson(command), r => `${r.site}/${r.host} (${r.peerId}) is revoked`)
     })
 

@@ -24,8 +24,8 @@ export const MAX_CONNECTIONS = 512
 export const MAX_CONNECTIONS_PER_PEER = 6
 /** With another site, whose key can make any number of gateways; real sites have a few. */
 export const MAX_CONNECTIONS_PER_SITE = 64
-/** Streams that one peer may open on a connection: a few for each protocol, and those that a relay hands over. */
-export const MAX_STREAMS_PER_CONNECTION = 192
+/** Streams that one peer may open on a connection: a few for each protocol. */
+export const MAX_STREAMS_PER_CONNECTION = 32
 /** A peer whose connections were closed for what it sent is not let in again for so long. */
 export const SHUT_OUT_MS = 10_000
 
@@ -40,10 +40,10 @@ export const MAX_HELLO_BYTES = MAX_CHAIN * MAX_CERTIFICATE_BYTES + 1024
 export const MAX_MEMBERS_KEPT = 8192
 /** Their ids, 16 bytes each, fit one message. */
 export const MAX_REVOCATIONS = 8192
-/** Of one site's hosts, by its key and by its issuers each; the latest stay. */
+/** Of one site's hosts, by its key, and by each of its issuers; the latest stay. */
 export const MAX_REVOCATIONS_PER_SITE = 256
-/** New ones that are taken of one site in NEW_REVOCATIONS_MS: whoever starts with nothing gets a whole share at once. */
-export const MAX_NEW_REVOCATIONS = MAX_REVOCATIONS_PER_SITE
+/** New ones that are taken of one signer in NEW_REVOCATIONS_MS: whoever starts with nothing gets a whole share at once. */
+export const MAX_NEW_REVOCATIONS = 256
 export const NEW_REVOCATIONS_MS = 600_000
 /** Invitations of one issuer that wait to be used. */
 export const MAX_INVITATIONS = 1024
@@ -83,6 +83,8 @@ export const MAX_RELAYED_CONNECTIONS = 256
 export const MAX_RELAYED_FROM_PEER = 64
 /** And to one gateway: half of the relay's. */
 export const MAX_RELAYED_TO_PEER = 128
+/** Streams on a connection to or from a relay: one for each that is relayed, beside those of the protocols. */
+export const MAX_STREAMS_OF_RELAY = MAX_RELAYED_TO_PEER + MAX_STREAMS_PER_CONNECTION
 /** Bytes that may wait in a relay for the slower side, each way. */
 export const RELAY_BUFFER_BYTES = 256 * 1024
 /** Largest answer to a reservation: addresses of the relay and a signed voucher. */
@@ -94,9 +96,17 @@ export const HEARTBEAT_MS = 20_000
 export const RECORD_TTL_MS = 65_000
 export const PUBLISH_COALESCE_MS = 200
 export const MAX_RECORDS = 4096
+/** Gateways of one site in the directory: its key can make any number of them, and each takes the place of another. */
+export const MAX_GATEWAYS_PER_SITE = 32
+/** New records of one author that are taken per minute: changes of two kinds, each coalesced over PUBLISH_COALESCE_MS. */
+export const MAX_RECORDS_PER_MINUTE = 600
+/** Epochs and sequence numbers go no further, so that nobody makes a member count beyond what numbers can hold. */
+export const MAX_VERSION = 2 ** 48
 /** Gossip that one neighbour may pass on per second, and at once: thousands of records after a start, then heartbeats and changes. */
 export const GOSSIP_PER_SECOND = 500
-export const GOSSIP_BURST = 5_000
+export const GOSSIP_BURST = 2_000
+/** Who goes so far beyond that is cut off: gossip remembers every message for a while, looked at or not. */
+export const GOSSIP_EXCESS = 1_000
 /** Forged or malformed messages per minute from one peer before its connections are closed; an honest one sends none. */
 export const MAX_OFFENCES_PER_MINUTE = 8
 /** Suspicions of one member that are looked at per minute: all its neighbours in a site that loses power, several times. */

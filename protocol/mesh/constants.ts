@@ -76,6 +76,8 @@ export const SUSPICION_WINDOW = 64
 /** Dead members are shown for this long after their last record has run out. */
 export const DEAD_SHOWN_MS = 3_600_000
 
+/** How long gossip knows a message again. */
+export const SEEN_TTL_MS = 30_000
 /** One gossip RPC may carry several records. */
 export const MAX_GOSSIP_RPC_BYTES = 2 * 1024 * 1024
 /** A record may not claim a longer life than this. */

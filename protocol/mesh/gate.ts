@@ -9,6 +9,8 @@ const MAX_CODES = 64
 
 /** Counts by code. */
 export class Refusals {
+  /** what the last peer said that did not admit us */
+  last: string | null = null
   readonly #us = new Map<string, number>()
   readonly #them = new Map<string, number>()
 

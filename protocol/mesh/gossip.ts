@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { gossipsub, StrictNoSign, TopicValidatorResult, type GossipSub, type GossipSubComponents } from '@libp2p/gossipsub'
-import { GOSSIP_BURST, GOSSIP_PER_SECOND, MAX_COUNTED_PEERS } from '../core/limits.ts'
-import { MAX_GOSSIP_RPC_BYTES } from './constants.ts'
+import { GOSSIP_BURST, GOSSIP_EXCESS, GOSSIP_PER_SECOND, MAX_COUNTED_PEERS } from '../core/limits.ts'
+import { MAX_GOSSIP_RPC_BYTES, SEEN_TTL_MS } from './constants.ts'
 import { topicOf, type Scope } from './roles.ts'
 
 type Registrar = GossipSubComponents['registrar']
@@ -72,6 +72,8 @@ export function scopedGossip (scope: Scope, isMember: (peerId: string) => boolea
     ignoreDuplicatePublishError: true,
     fallbackToFloodsub: false,
     doPX: false,
+    // each message is remembered for so long, also one that was refused; copies of it come within seconds
+    seenTTL: SEEN_TTL_MS,
     // a relayed connection carries gossip like any other
     runOnLimitedConnection: true,
     // 3.6 copies of a message instead of 5.4 with the default 6, and it arrives sooner
@@ -97,16 +99,20 @@ export function scopedGossip (scope: Scope, isMember: (peerId: string) => boolea
 class Allowance {
   readonly #left = new Map<string, { count: number, atMs: number }>()
 
-  /** @returns whether there was one left */
-  take (peerId: string, nowMs: number): boolean {
+  /** @returns how many are left: negative when it was too many */
+  take (peerId: string, nowMs: number): number {
     const { count, atMs } = this.#left.get(peerId) ?? { count: GOSSIP_BURST, atMs: nowMs }
     const now = Math.min(GOSSIP_BURST, count + (nowMs - atMs) / 1000 * GOSSIP_PER_SECOND)
     this.#left.delete(peerId)
-    this.#left.set(peerId, { count: Math.max(0, now - 1), atMs: nowMs })
+    this.#left.set(peerId, { count: now - 1, atMs: nowMs })
     if (this.#left.size > MAX_COUNTED_PEERS) {
       for (const oldest of this.#left.keys()) { this.#left.delete(oldest); break }
     }
-    return now >= 1
+    return now - 1
+  }
+
+  reset (peerId: string): void {
+    this.#left.delete(peerId)
   }
 }
 
@@ -114,15 +120,18 @@ class Allowance {
  * Subscribes to the scope's topic; every message passes `inspect` first. What one neighbour passes
  * on beyond its allowance is not looked at: anti-entropy brings what was true of it.
  *
- * @param onFlood told of every message that was too many
+ * @param onFlood told of every message that was too many, and once when it was much too many
  */
-export function listen (gossip: GossipSub, scope: Scope, inspect: Inspect, onFlood: (from: string) => void = () => undefined): void {
+export function listen (gossip: GossipSub, scope: Scope, inspect: Inspect, onFlood: (from: string, much: boolean) => void = () => undefined): void {
   const topic = topicOf(scope)
   const allowance = new Allowance()
   gossip.topicValidators.set(topic, (from, { data }) => {
     const peer = from.toString()
-    if (allowance.take(peer, performance.now())) return VERDICTS[inspect(data, peer)]
-    onFlood(peer)
+    const left = allowance.take(peer, performance.now())
+    if (left >= 0) return VERDICTS[inspect(data, peer)]
+    const much = left < -GOSSIP_EXCESS
+    if (much) allowance.reset(peer)
+    onFlood(peer, much)
     return VERDICTS.ignore
   })
   gossip.subscribe(topic)

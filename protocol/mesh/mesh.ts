@@ -1,7 +1,7 @@
 import type { NewStreamOptions } from '@libp2p/interface'
 import { peerIdFromString } from '@libp2p/peer-id'
 import { describeError, MusubiError } from '../core/errors.ts'
-import { DIAL_TIMEOUT_MS, MAX_MESSAGE_BYTES } from '../core/limits.ts'
+import { DIAL_TIMEOUT_MS, MAX_MESSAGE_BYTES, MAX_STREAMS_OF_RELAY, MAX_STREAMS_PER_CONNECTION } from '../core/limits.ts'
 import { decode, type MethodName, type Methods } from '../wire/codec.ts'
 import { Callers, Deadline, unwrapReply, type CallOptions } from './rpc/callers.ts'
 import { MAX_RPC_STREAMS, MEMBERSHIP_CHECK_MS, RPC_PROTOCOL } from './constants.ts'
@@ -92,6 +92,8 @@ export interface Mesh {
   shutOut (peerId: string, reason: string): void
   /** connections that were not admitted, and frames of members that were not taken, by code: `us` refused others, `them` refused us */
   refusals (): { us: Record<string, number>, them: Record<string, number> }
+  /** what the last peer said that did not admit us, with its next step; null when none did */
+  lastRefusal (): string | null
   /** `tokyo/gw1 (12D3Koo..., /ip4/...)`: a peer as messages name it */
   describe (peerId: string): string
   /** Sends to all members of a scope; may lose. @throws MusubiError NOT_IN_SCOPE */
@@ -146,6 +148,7 @@ export async function createMesh (options: MeshOptions): Promise<Mesh> {
     isMember,
     failureDetection: options.failureDetection,
     relayed: wide,
+    maxStreams: wide && (options.reachable === false || options.relay === true) ? MAX_STREAMS_OF_RELAY : MAX_STREAMS_PER_CONNECTION,
     mayRelay: wide && options.relay === true ? mayRelay : null,
     admission: {
       chain: () => trust.own().chain,
@@ -157,6 +160,7 @@ export async function createMesh (options: MeshOptions): Promise<Mesh> {
       onRefused: (peer, error, by) => {
         // strangers can knock as often as they like; the log tells of some
         const times = refusals.count(by, error.code)
+        if (by === 'them') refusals.last = describeError(error).slice(0, 400)
         log(times <= 5 || times % 100 === 0 ? 'warn' : 'debug', by === 'us' ? 'did not admit a peer' : 'a peer did not admit us', { peer: describe(peer), code: error.code, why: describeError(error), times })
       }
     }
@@ -279,13 +283,17 @@ export async function createMesh (options: MeshOptions): Promise<Mesh> {
       cutOff(node, peer, new Error(reason))
     },
     refusals: () => refusals.get(),
+    lastRefusal: () => refusals.last,
     describe,
     publish: async (scope, data) => { await gossipOf(scope).publish(topicOf(scope), data) },
     subscribe: (scope, inspect) => {
       const gossip = gossipOf(scope)
-      const onFlood = (peer: string): void => {
+      const onFlood = (peer: string, much: boolean): void => {
         const times = refusals.count('us', 'GOSSIP_FLOOD')
-        if (times === 1 || times % 10_000 === 0) log('warn', 'a peer passes on more than is looked at', { peer: describe(peer), scope, times })
+        if (times === 1 || much) log('warn', 'a peer passes on more than is looked at', { peer: describe(peer), scope, times })
+        if (!much) return
+        gate.shutOut(peer, performance.now())
+        cutOff(node, peer, new Error('too much gossip'))
       }
       if (started) listenTo(gossip, scope, inspect, onFlood)
       else pendingSubscriptions.push(() => { listenTo(gossip, scope, inspect, onFlood) })

@@ -10,7 +10,7 @@ import { yamux } from '@libp2p/yamux'
 import { multiaddr, type Multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { InvalidInputError, MusubiError } from '../core/errors.ts'
-import { DIAL_TIMEOUT_MS, INBOUND_CONNECTIONS_PER_SECOND, MAX_CONNECTIONS, MAX_PENDING_CONNECTIONS, MAX_STREAMS_PER_CONNECTION } from '../core/limits.ts'
+import { DIAL_TIMEOUT_MS, INBOUND_CONNECTIONS_PER_SECOND, MAX_CONNECTIONS, MAX_PENDING_CONNECTIONS } from '../core/limits.ts'
 import { HOP_PROTOCOL, MAX_STREAM_WINDOW_BYTES, PING_INTERVAL_MS, PING_TIMEOUT_MAX_MS, PING_TIMEOUT_MIN_MS, RELAY_DIAL_MS } from './constants.ts'
 import { pendingShares } from './gate.ts'
 import { scopedGossip } from './gossip.ts'
@@ -37,6 +37,8 @@ export interface NodeOptions {
   readonly failureDetection: FailureDetection | undefined
   /** whether it dials through relays and is dialled through them */
   readonly relayed: boolean
+  /** streams that a peer may open on one connection */
+  readonly maxStreams: number
   /** given: it relays for others; see `relayServer` */
   readonly mayRelay: ((from: string, to: string | null) => boolean) | null
 }
@@ -77,7 +79,7 @@ export async function createNode (options: NodeOptions): Promise<Node> {
     addresses: { listen: [...options.listen], announce: [...options.announce] },
     transports: relay === null || !options.relayed ? [tcp()] : [tcp(), relay.relayTransport(dial => { dialling.from = dial })],
     connectionEncrypters: [admission(noise(), options.admission)],
-    streamMuxers: [yamux({ maxInboundStreams: MAX_STREAMS_PER_CONNECTION, streamOptions: { maxStreamWindowSize: MAX_STREAM_WINDOW_BYTES, maxReadBufferLength: MAX_STREAM_WINDOW_BYTES } })],
+    streamMuxers: [yamux({ maxInboundStreams: options.maxStreams, streamOptions: { maxStreamWindowSize: MAX_STREAM_WINDOW_BYTES, maxReadBufferLength: MAX_STREAM_WINDOW_BYTES } })],
     connectionGater: { denyInboundConnection: connection => shares.isTooMany?.(connection) ?? false },
     connectionManager: {
       maxConnections: MAX_CONNECTIONS,

@@ -90,6 +90,8 @@ export function createRecords (options: RecordsOptions): Records {
   }
   const counts = noCounts()
   const offences = new MinuteCounter(MAX_OFFENCES_PER_MINUTE)
+  /** by code, which are ours and few */
+  const complaints = new Map<string, number>()
   const listeners = new Set<(kind: Kind, peer: string) => void>()
   const timers = new Set<NodeJS.Timeout>()
   const startedMs = performance.now()
@@ -221,7 +223,10 @@ export function createRecords (options: RecordsOptions): Records {
       throw new InvalidInputError('gossip about nothing')
     } catch (error) {
       if (!(error instanceof MusubiError)) throw error
-      log('warn', 'dropped what a peer passed on', { scope, from, code: error.code, err: error })
+      // whoever passes on much of it must not fill the disk with our words
+      const times = (complaints.get(error.code) ?? 0) + 1
+      complaints.set(error.code, times)
+      log(times <= 5 || times % 1000 === 0 ? 'warn' : 'debug', 'dropped what a peer passed on', { scope, from, code: error.code, times, err: error })
       blame(from, error)
       return 'reject'
     }

@@ -16,7 +16,7 @@ export type MethodName = keyof Methods
 
 const MAX_UINT32 = 0xffff_ffff
 /** Of each so many bytes that a message may have, one may be an item of a list or a nested message. */
-const BYTES_PER_ITEM = 16
+const BYTES_PER_ITEM = 8
 
 function isMessageName (type: string): type is MessageName {
   return Object.hasOwn(SCHEMA, type)
@@ -151,6 +151,7 @@ export function encode<T extends MessageName> (type: T, plain: Messages[T], opti
   const maxBytes = options.maxBytes ?? MAX_MESSAGE_BYTES
   const bytes = musubi.v1[type].encode(checked(type, () => toStatic(type, plain))).finish()
   if (bytes.length > maxBytes) throw new InvalidInputError(`${type}: ${bytes.length} bytes encoded, at most ${maxBytes} are allowed`)
+  checkItems(type, bytes, Math.ceil(maxBytes / BYTES_PER_ITEM))
   return Uint8Array.from(bytes)
 }
 

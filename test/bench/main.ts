@@ -21,6 +21,9 @@ if (values.help === true || unknown.length > 0) {
   process.stderr.write(`${unknown.length > 0 ? `there is no bench ${unknown.join(', ')}\n` : ''}npm run bench -- [${Object.keys(BENCHES).join('|')} ...] [--only PART] [--full]\n`)
   process.exit(unknown.length > 0 ? 2 : 0)
 }
+// with the listeners of 'exit', so that nothing is left running
+process.once('SIGINT', () => { process.exit(130) })
+process.once('SIGTERM', () => { process.exit(143) })
 for (const name of names) {
   const parts = await BENCHES[name]?.() ?? {}
   if (values.only !== undefined && parts[values.only] === undefined) {

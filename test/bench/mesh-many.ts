@@ -1,30 +1,21 @@
 /** `in-process-N`: N members in one process, so one thread does the work of all; how it grows with N. */
-import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { describeError } from '../../protocol/core/errors.ts'
 import { alone, percentile, type BenchOptions, type Figure } from './figures.ts'
-import type { ManyResult, News } from './mesh-member.ts'
-import { endChild, forkMember } from './mesh-update.ts'
-
-async function run (cacheDir: string, count: number, updates: number): Promise<ManyResult> {
-  const { child, order } = forkMember(cacheDir, () => undefined)
-  try {
-    order({ op: 'many', plan: { count, updates } })
-    const [news] = await Promise.race([once(child, 'message') as Promise<[News]>, once(child, 'exit').then((): [News] => [{ kind: 'failed', why: 'it ended' }])])
-    if (news.kind !== 'many') throw new Error(`${count} members in one process: ${news.kind === 'failed' ? news.why : news.kind}`)
-    return news.result
-  } finally {
-    child.kill('SIGKILL')
-    await endChild(child)
-  }
-}
+import { runMany } from './mesh-update.ts'
 
 async function * many ({ full = false }: BenchOptions = {}): AsyncGenerator<Figure> {
   const cacheDir = await mkdtemp(join(tmpdir(), 'musubi-bench-'))
   try {
     for (const count of full ? [10, 50, 100, 200] : [10, 50, 100]) {
-      const { connectedMs, completeMs, updatesMs, deliveries, expected, rssMiB, heapMiB } = await run(cacheDir, count, full ? 50 : 15)
+      const result = await runMany(cacheDir, { count, updates: full ? 50 : 15 }, []).catch((error: unknown) => {
+        process.stderr.write(`in-process-${count} has no figures: ${describeError(error)}\n`)
+        return null
+      })
+      if (result === null) continue
+      const { connectedMs, completeMs, updatesMs, deliveries, expected, rssMiB, heapMiB } = result
       const bench = `in-process-${count}`
       yield alone({ bench, figure: 'all connected', value: connectedMs, unit: 'ms', better: 'lower' }, [connectedMs])
       yield alone({ bench, figure: 'all know each other', value: completeMs, unit: 'ms', better: 'lower' }, [completeMs])

@@ -156,6 +156,7 @@ export interface SerfCluster {
 export async function startSerf (size: number, onEvent: (agent: number, payload: string) => void): Promise<SerfCluster> {
   const net = `127.${1 + Math.floor(Math.random() * 250)}.${Math.floor(Math.random() * 250)}`
   const addressOf = (n: number): string => `${net}.${n + 1}`
+  process.setMaxListeners(0)
   const processes: ChildProcess[] = []
   const connections: Rpc[] = []
   const members = new Map<number, number>()
@@ -163,6 +164,7 @@ export async function startSerf (size: number, onEvent: (agent: number, payload:
     const child = spawn('serf', ['agent', `-node=s${n}`, `-bind=${addressOf(n)}:7946`, `-rpc-addr=${addressOf(n)}:${RPC_PORT}`, '-profile=lan', '-log-level=err', ...(n === 0 ? [] : [`-join=${addressOf(0)}`])], { stdio: 'ignore' })
     child.once('error', () => undefined)
     processes.push(child)
+    process.once('exit', () => { child.kill('SIGKILL') })
   }
   const close = async (): Promise<void> => {
     for (const rpc of connections) rpc.close()

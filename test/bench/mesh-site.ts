@@ -83,6 +83,7 @@ export async function makeSite (size: number, gateways = 2): Promise<BenchSite> 
     await Promise.race([gone, sleep(10_000).then(() => { process.kill('SIGKILL') })])
     await gone
   }
+  process.on('exit', () => { for (const agent of agents) agent.process?.kill('SIGKILL') })
   return {
     agents,
     start: async (agent, env = {}) => {

@@ -12,7 +12,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { percentile, round, spread, type BenchOptions, type Figure } from './figures.ts'
-import { PATIENCE_MS, planSite, until, type News, type Order } from './mesh-member.ts'
+import { PATIENCE_MS, planSite, until, type ManyPlan, type ManyResult, type News, type Order } from './mesh-member.ts'
 import { startSerf } from './mesh-serf.ts'
 
 const COUNT = 40
@@ -21,10 +21,16 @@ const WANTED_RATIO = 0.5
 const AT_ONCE = 4
 const MEMBER = fileURLToPath(new URL('./mesh-member.ts', import.meta.url))
 
+/** As packaging/musubi starts agents. */
+const AS_AGENT = ['--max-semi-space-size=2']
+
 /** Forks a member; everything it tells goes to `onNews`. @param cacheDir where the members share compiled modules */
-export function forkMember (cacheDir: string, onNews: (news: News) => void): { child: ChildProcess, order: (order: Order) => void } {
-  const child = fork(MEMBER, ['bench-member'], { execArgv: ['--max-semi-space-size=2'], env: { ...process.env, NODE_OPTIONS: '', NODE_COMPILE_CACHE: cacheDir }, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+export function forkMember (cacheDir: string, onNews: (news: News) => void, execArgv: readonly string[] = AS_AGENT): { child: ChildProcess, order: (order: Order) => void } {
+  const child = fork(MEMBER, ['bench-member'], { execArgv: [...execArgv], env: { ...process.env, NODE_OPTIONS: '', NODE_COMPILE_CACHE: cacheDir }, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+  let ended = false
   child.on('message', onNews)
+  child.once('disconnect', () => { ended = true })
+  child.once('exit', code => { if (!ended || (code ?? 0) !== 0) onNews({ kind: 'failed', why: `a member ended with ${code ?? 'a signal'}` }) })
   return { child, order: order => { child.send(order) } }
 }
 
@@ -32,8 +38,19 @@ export async function endChild (child: ChildProcess): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return
   const gone = once(child, 'exit')
   // not killed at once: the first of them writes what the others then need not compile
-  child.disconnect()
+  if (child.connected) child.disconnect()
   await gone
+}
+
+/** Many members in one process of their own. @throws Error when that process fails */
+export async function runMany (cacheDir: string, plan: ManyPlan, execArgv: readonly string[] = AS_AGENT): Promise<ManyResult> {
+  const first = Promise.withResolvers<News>()
+  const { child, order } = forkMember(cacheDir, first.resolve, execArgv)
+  order({ op: 'many', plan })
+  const news = await first.promise
+  await endChild(child)
+  if (news.kind !== 'many') throw new Error(`${plan.count} members in one process: ${news.kind === 'failed' ? news.why : news.kind}`)
+  return news.result
 }
 
 /** Who has heard of the update under way. */
@@ -73,12 +90,12 @@ async function * update ({ full = false }: BenchOptions = {}): AsyncGenerator<Fi
   const check = (): void => { if (failures.length > 0) throw new Error(failures.join('\n')) }
   let serf: Awaited<ReturnType<typeof startSerf>> | null = null
   try {
-    const warm = forkMember(cacheDir, () => undefined)
-    warm.order({ op: 'many', plan: { count: 1, updates: 0 } })
-    await once(warm.child, 'message')
-    await endChild(warm.child)
+    await runMany(cacheDir, { count: 2, updates: 0 }) // the members find its compiled modules
     for (const [n, plan] of plans.entries()) {
-      await until('members start', () => ready.size >= n - AT_ONCE)
+      await until('members start', () => {
+        check()
+        return ready.size >= n - AT_ONCE
+      })
       const member = forkMember(cacheDir, news => {
         if (news.kind === 'seen') own.heard(n, news.update)
         else if (news.kind === 'hosts') known.set(n, news.count)

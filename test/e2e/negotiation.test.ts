@@ -1,4 +1,4 @@
-import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises'
+import { copyFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import t from 'tap'
 import { parse, stringify } from 'yaml'
 import { loadOrCreateKey, peerIdOf } from '../../protocol/mesh/identity.ts'
@@ -116,6 +116,31 @@ t.test('three sites negotiate', { skip, timeout: 440_000 }, async t => {
     await lab.waitAgent('tokyo-1')
     t.match((await f.until('tokyo-1', 'broken', ['failed'])).error, { code: 'MASTER_RESTARTED', message: /nothing is kept/, hint: 'ask again' })
     await f.clean()
+    await f.views()
+  })
+
+  await t.test('the coordinator dies and loses its index: search and joins go on, and it learns all again', async t => {
+    await lab.holdAgent('coordinator')
+    await lab.killAgent('coordinator')
+    const found = await call<SearchResult>({ socketPath: lab.api('tokyo-1'), what: 'agent' }, 'POST', '/v1/search', { nodes: 6, vcpus: 1, memoryMib: 512 })
+    t.match(found, { fits: true })
+    t.same(found.sites.map(s => s.site).sort(), ['osaka', 'tokyo', 'tsukuba'])
+
+    // a gateway that starts anew finds the peers that it knew
+    await f.restart('osaka-1')
+    await until('it sees all sites', PATIENCE_MS, async () => (await f.get<SiteResource[]>('osaka-1', '/v1/sites')).filter(s => s.state === 'alive').length === 3)
+
+    // and sites go on to take in hosts
+    const { pod, address } = lab.host('tsukuba-2')
+    const good = parse(await readFile(pod.path(AGENT_CONFIG), 'utf8')) as object
+    await mkdir(pod.path('/tmp/extra'), { mode: 0o700 })
+    await writeFile(pod.path('/tmp/extra/agent.yaml'), stringify({ ...good, name: 'extra', stateDir: '/tmp/extra', runDir: '/tmp/extra/run', listen: [`/ip4/${address}/tcp/4996`] }))
+    const { token } = JSON.parse((await lab.musubi('tsukuba-1', ['site', 'invite', '--role', 'compute,storage', '--json'])).stdout) as { token: string }
+    t.match(JSON.parse((await lab.musubi('tsukuba-2', ['agent', 'join', token, '-c', '/tmp/extra/agent.yaml', '--json'])).stdout), { site: 'tsukuba', host: 'extra', changed: true })
+
+    await rm(lab.coordinator.pod.path(`${STATE_DIR}/store`), { recursive: true })
+    await lab.resumeAgent('coordinator')
+    await lab.waitAgent('coordinator')
     await f.views()
   })
 

@@ -137,6 +137,22 @@ t.test('renewal keeps all but the dates', async t => {
   await t.rejects(issuing.authority.renew(first), { code: 'ROLE_NEEDS_SITE_KEY' }, 'a gateway needs the site key again')
 })
 
+t.test('renewal launders nothing: a host falls with the issuer that admitted it', async t => {
+  const { authority, clock } = world()
+  const offline = world({ siteKey: null, issuer: issuerOf(authority) }).authority
+  const admitted = await offline.certifyHost(grant(p1, 'a1'))
+  t.equal(readMember(admitted, federation).issuer, gw1.peerId)
+  clock.ms += DAY
+  const renewed = readMember(await authority.renew(admitted), federation)
+  t.equal(renewed.issuer, peerIdOf(siteKey), 'now signed by the site key')
+  const again = readMember(await authority.renew(renewed.chain), federation)
+  const set = new RevocationSet()
+  const direct = readMember(await authority.certifyHost(grant(p2, 'a2')), federation)
+  set.add(readRevocation(revoke(siteKey, siteChain, { federation, kind: 'host', subject: gw1.peerId, site: 'tokyo', name: 'gw1', reason: 'stolen' }, clock.ms), federation, clock.ms), clock.ms)
+  t.ok(set.covering(renewed) !== null && set.covering(again) !== null, 'revoked with its issuer, however often it was renewed')
+  t.equal(set.covering(direct), null, 'one that the site key admitted is not')
+})
+
 t.test('a renewed site certificate is taken over', async t => {
   const { authority, clock } = world()
   const coordinator = coordinatorAuthority({ coordinatorKey, federation, now: () => clock.ms })

@@ -66,7 +66,7 @@ function checkRenewable (chain: Chain, federation: string, nowMs: number, revoca
 function grantOf (certificate: wire.Certificate, lifetimeMs: number): Grant {
   return {
     federation: certificate.federation, kind: certificate.kind as Grant['kind'], subject: certificate.subject, site: certificate.site, name: certificate.name,
-    roles: rolesOfAny(certificate.roles), segmentIds: certificate.segmentIds, quotaPercent: certificate.quotaPercent, joinedMs: certificate.joinedMs, lifetimeMs
+    roles: rolesOfAny(certificate.roles), segmentIds: certificate.segmentIds, quotaPercent: certificate.quotaPercent, joinedMs: certificate.joinedMs, lifetimeMs, via: certificate.via
   }
 }
 
@@ -172,7 +172,10 @@ export function siteAuthority (options: SiteAuthorityOptions): SiteAuthority {
       const member = checkRenewable(chain, federation, now(), revocations)
       const [certificate] = member.certificates
       if (certificate?.kind !== 'host' || member.siteKey !== siteMember.peerId) throw new InvalidInputError(`this gateway renews certificates of hosts of ${site}`)
-      const renewed = make(grantOf(certificate, LIFETIME_MS.host), LIFETIME_MS.host)
+      // whatever the certificate says of it itself: an issuer whose key was stolen can sign anything
+      const above = member.certificates[1]
+      const via = above?.kind === 'issuer' ? above.subject : certificate.via
+      const renewed = make({ ...grantOf(certificate, LIFETIME_MS.host), via }, LIFETIME_MS.host)
       await register.renewed(certificate.subject, renewed.notAfterMs)
       return renewed.chain
     }),

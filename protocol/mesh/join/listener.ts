@@ -99,7 +99,8 @@ export function createJoinListener (options: JoinListenerOptions): JoinListener 
   const serving = new Set<Promise<void>>()
 
   for (const address of [...listen, ...options.announce ?? []]) if (!isTcpAddress(address)) throw new InvalidInputError(`'${address}' is not an address of the form /ip4/ADDRESS/tcp/PORT`)
-  const count = (code: string): void => { counts[code] = (counts[code] ?? 0) + 1 }
+  /** @returns how often by now */
+  const count = (code: string): number => counts[code] = (counts[code] ?? 0) + 1
 
   const answer = async (request: wire.JoinRequest, caller: string): Promise<wire.JoinReply> => {
     let proved = false
@@ -116,8 +117,9 @@ export function createJoinListener (options: JoinListenerOptions): JoinListener 
       log('info', 'joined by a token', { kind: invitation.kind, name: request.name, subject: request.subject, invitation: request.tokenId })
     } catch (error) {
       const failure = failureOf(error)
-      count(failure.code)
-      log(failure.code === 'INTERNAL' ? 'error' : 'warn', 'a join was refused', { caller, name: request.name.slice(0, 64), code: failure.code, err: error })
+      const times = count(failure.code)
+      // anybody can come as often as he likes: the log tells of some
+      log(failure.code === 'INTERNAL' ? 'error' : times <= 20 || times % 100 === 0 ? 'warn' : 'debug', 'a join was refused', { times, caller, name: request.name.slice(0, 64), code: failure.code, err: error })
       reply = { failure, chain: [], peers: [], proof: NONE }
     }
     // who has not shown that he knows the secret gets nothing made with it

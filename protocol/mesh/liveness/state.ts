@@ -60,7 +60,7 @@ export function newPeer (version: Version, connected: boolean): PeerState {
 }
 
 /** Whether an honest accuser can have meant this version, knowing a little more or less than we do. */
-function isPlausible (accused: Version, known: Version): boolean {
+export function isPlausible (accused: Version, known: Version): boolean {
   return accused.epoch === known.epoch && accused.seq <= known.seq + SUSPICION_WINDOW
 }
 

@@ -1,9 +1,11 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { errorCode, InvalidInputError, MusubiError } from '../../core/errors.ts'
+import { MAX_GATEWAYS_PER_SITE, MAX_RECORDS_PER_MINUTE } from '../../core/limits.ts'
 import type { wire } from '../../wire/codec.ts'
 import { describeRole, scopesOf, type Role, type Scope } from '../roles.ts'
 import { CLOCK_SKEW_MS, NotAdmittedError } from '../trust/certificate.ts'
 import type { Trust } from '../trust/trust.ts'
+import { MinuteCounter } from './offences.ts'
 import type { OwnRecords } from './own.ts'
 import { checkRecord, decodeBody, isAuthentic, isKind, kindsOf, type Bodies, type Kind } from './signed.ts'
 import type { Merge, RecordView } from './view.ts'
@@ -15,6 +17,8 @@ export interface RecordCounts {
   expired: number
   /** the view has no room for another peer */
   full: number
+  /** more of one author than an honest one says */
+  flooded: number
   /** not signed by whom it names */
   forged: number
   /** of a kind or about something that its author has no say in */
@@ -37,7 +41,7 @@ export interface RecordCounts {
 }
 
 export const noCounts = (): RecordCounts => ({
-  taken: 0, stale: 0, expired: 0, full: 0, forged: 0, refused: 0, malformed: 0, future: 0, replayed: 0,
+  taken: 0, stale: 0, expired: 0, full: 0, flooded: 0, forged: 0, refused: 0, malformed: 0, future: 0, replayed: 0,
   suspicions: 0, suspicionsStale: 0, suspicionsRefused: 0, revocations: 0, dropped: 0, notAdmitted: {}
 })
 
@@ -64,11 +68,15 @@ export interface IntakeOptions {
   onOvertake (kind: Kind, record: wire.Record): void
 }
 
+/** `flooded`: its author says too much; the latest of it comes with anti-entropy. */
+export type Outcome = Merge | 'flooded'
+
 const sameChain = (a: readonly Uint8Array[], b: readonly Uint8Array[]): boolean => a.length === b.length && a.every((bytes, index) => Buffer.compare(bytes, b[index] ?? new Uint8Array()) === 0)
 
 /** Judges every record from the mesh before it is kept or passed on. */
 export class Intake {
   readonly #options: IntakeOptions
+  readonly #authors = new MinuteCounter(MAX_RECORDS_PER_MINUTE)
 
   constructor (options: IntakeOptions) {
     this.#options = options
@@ -79,7 +87,7 @@ export class Intake {
    *
    * @throws MusubiError REFUSED_RECORD, FUTURE_DATED, REPLAYED_RECORD, FORGED_RECORD; InvalidInputError; NotAdmittedError
    */
-  take (record: wire.Record, scope: Scope): Merge {
+  take (record: wire.Record, scope: Scope): Outcome {
     const { counts } = this.#options
     try {
       const outcome = this.#take(record, scope)
@@ -113,7 +121,7 @@ export class Intake {
     if (refusal !== null) throw refusal
   }
 
-  #take (record: wire.Record, scope: Scope): Merge {
+  #take (record: wire.Record, scope: Scope): Outcome {
     const { trust, views, own } = this.#options
     const { kind, peer } = record
     checkRecord(record)
@@ -122,7 +130,7 @@ export class Intake {
       if (isAuthentic(record) && own.overtake(kind, record)) this.#options.onOvertake(kind, record)
       return 'stale'
     }
-    const expected = views[kind].judge(peer, record, record.ttlMs, record.ageMs)
+    const expected = views[kind].judge(peer, record, record.ttlMs, record.ageMs, performance.now())
     if (expected !== 'taken') return expected
     const role = this.#admit(record)
     this.#checkDate(record, role)
@@ -130,14 +138,23 @@ export class Intake {
     if (!isAuthentic(record)) throw new MusubiError('FORGED_RECORD', `a record in the name of ${describeRole(role)} is not signed by it`)
     const body = decodeBody(kind, record.body)
     if (!this.#options.accepts(role, peer, kind, body)) throw new MusubiError('REFUSED_RECORD', `${describeRole(role)} may not say that as ${kind}`)
+    if (this.#authors.add(peer, performance.now())) return 'flooded'
+    if (kind === 'site' && role.kind === 'host' && this.#isFull(role.site, peer)) return 'full'
     return this.#options.merge(scope, kind, record, body)
+  }
+
+  /** A site's key can make any number of gateways, each of which would take the place of another site's. */
+  #isFull (site: string, peer: string): boolean {
+    const { site: view } = this.#options.views
+    return view.get(peer) === undefined && [...view.entries()].filter(({ body }) => body.site === site).length >= MAX_GATEWAYS_PER_SITE
   }
 
   /** @throws NotAdmittedError */
   #admit ({ peer, chain }: wire.Record): Role {
     const { trust } = this.#options
     const known = trust.memberOf(peer)
-    if (known !== null && (chain.length === 0 || sameChain(known.chain, chain))) return known.role
+    // always with its chain: whom it is passed on to may not know the author
+    if (known !== null && sameChain(known.chain, chain)) return known.role
     return trust.admit(peer, chain).role
   }
 

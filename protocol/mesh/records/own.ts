@@ -1,6 +1,7 @@
-import { PUBLISH_COALESCE_MS } from '../../core/limits.ts'
+import { MAX_VERSION, PUBLISH_COALESCE_MS } from '../../core/limits.ts'
 import type { wire } from '../../wire/codec.ts'
 import type { NodeKey } from '../identity.ts'
+import { isPlausible } from '../liveness/state.ts'
 import type { Scope } from '../roles.ts'
 import type { Chain } from '../trust/certificate.ts'
 import { decodeBody, encodeBody, signRecord, type Bodies, type Kind } from './signed.ts'
@@ -62,15 +63,15 @@ export class OwnRecords {
 
   /** Somebody suspects this member at `version`: says something newer. */
   refute (scope: Scope, version: Version): void {
-    // an accuser may have heard more than was said, by mistake or not: go beyond that too
-    if (version.epoch === this.#epoch && version.seq > this.#seq) this.#seq = version.seq
+    // an accuser may have heard a little more than was said, by mistake or not: go beyond that too; nobody believes it of more
+    if (version.seq > this.#seq && isPlausible(version, this.version)) this.#seq = version.seq
     const first = [...this.#records].find(([, mine]) => mine.scope === scope)
     if (first !== undefined) this.#soon(...first)
   }
 
   /** Own name on something newer than all that was said: an earlier life whose epoch was lost. @returns whether it is ahead */
   overtake (kind: Kind, version: Version): boolean {
-    if (!isNewer(version, this.version)) return false
+    if (!isNewer(version, this.version) || version.epoch >= MAX_VERSION) return false
     this.#epoch = Math.max(this.#epoch, version.epoch) + 1
     const mine = this.#records.get(kind)
     // not at once: two processes with one key would chase each other

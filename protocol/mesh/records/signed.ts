@@ -1,5 +1,5 @@
 import { InvalidInputError } from '../../core/errors.ts'
-import { MAX_CERTIFICATE_BYTES, MAX_CHAIN, MAX_HELLO_BYTES, MAX_RECORD_BYTES } from '../../core/limits.ts'
+import { MAX_CERTIFICATE_BYTES, MAX_CHAIN, MAX_HELLO_BYTES, MAX_RECORD_BYTES, MAX_VERSION } from '../../core/limits.ts'
 import { decode, encode, type wire } from '../../wire/codec.ts'
 import { RECORD_TTL_MAX_MS } from '../constants.ts'
 import { peerIdOf, sign, verify, type NodeKey } from '../identity.ts'
@@ -89,6 +89,7 @@ export function decodeBody<K extends Kind> (kind: K, bytes: Uint8Array): Bodies[
 /** @throws InvalidInputError when it can be no record, whoever signed it */
 export function checkRecord (record: wire.Record): void {
   if (record.ttlMs === 0 || record.ttlMs > RECORD_TTL_MAX_MS) throw new InvalidInputError(`a record of ${record.peer} lives ${record.ttlMs} ms, at most ${RECORD_TTL_MAX_MS} are allowed`)
+  if (record.epoch > MAX_VERSION || record.seq > MAX_VERSION) throw new InvalidInputError(`a record of ${record.peer} has the version ${record.epoch}.${record.seq}`)
   if (record.body.length > MAX_BODY_BYTES) throw new InvalidInputError(`a record of ${record.peer} has ${record.body.length} bytes`)
   if (record.chain.length > MAX_CHAIN || record.chain.some(({ length }) => length > MAX_CERTIFICATE_BYTES)) throw new InvalidInputError(`a record of ${record.peer} carries too many or too large certificates`)
 }
@@ -100,7 +101,7 @@ export function isAuthentic (record: wire.Record): boolean {
 
 type Claims = { readonly [K in Kind]: (role: Role, body: Bodies[K]) => boolean }
 const CLAIMS: Claims = {
-  host: (role, { site, host }) => role.kind === 'host' && role.site === site && role.host === host,
+  host: (role, { site, host, roles }) => role.kind === 'host' && role.site === site && role.host === host && roles.every(name => (role.roles as readonly string[]).includes(name)),
   policy: (role, { site, host }) => role.kind === 'host' && isGateway(role) && role.site === site && role.host === host,
   site: (role, { site, gateway }) => role.kind === 'host' && isGateway(role) && role.site === site && role.host === gateway,
   coordinator: (role, { name }) => role.kind === 'coordinator' && role.name === name

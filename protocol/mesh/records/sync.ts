@@ -25,6 +25,8 @@ export interface SyncSource {
   chainOf (record: wire.Record): Uint8Array[]
 }
 
+/** Buckets are not equally full, and each kind of record counts. */
+const MAX_DIGEST = 4 * SYNC_DIGEST_RECORDS
 /** Bytes that a record takes in a message, at most. */
 const weigh = (record: wire.Record): number => record.chain.reduce((bytes, { length }) => bytes + length + 8, record.body.length + record.peer.length + 200)
 
@@ -55,6 +57,7 @@ function compare (have: readonly wire.RecordId[], scope: Scope, source: SyncSour
 export async function answerSync (request: wire.SyncRequest, scope: Scope, source: SyncSource, from: string, signal: AbortSignal): Promise<wire.SyncReply> {
   const { bucket, have, offer } = request
   const buckets = request.buckets === 0 ? 1 : request.buckets
+  if (have.length > MAX_DIGEST) throw new InvalidInputError(`a digest of ${have.length} records; a bucket has about ${SYNC_DIGEST_RECORDS}`)
   if (bucket >= buckets) throw new InvalidInputError(`bucket ${bucket} of ${buckets}`)
   await source.takeAll(offer, scope, from)
   source.takeSuspicions(request.suspicions, scope, from)

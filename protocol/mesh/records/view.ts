@@ -20,6 +20,14 @@ export interface ViewEntry<T> {
 /** `taken`: it is in the view now. `stale`: that or a newer one was seen. `expired`: its life is over. */
 export type Merge = 'taken' | 'stale' | 'expired' | 'full'
 
+/** Ages of the same record that differ by less came by different ways. */
+const SAME_AGE_MS = 1_000
+
+/** The same record, not as old as it was said to be: ages are not signed, and somebody may have made it old to end it. */
+function isYounger (version: Version, bornMs: number, known: ViewEntry<unknown> | undefined): boolean {
+  return known !== undefined && version.epoch === known.record.epoch && version.seq === known.record.seq && bornMs > known.bornMs + SAME_AGE_MS
+}
+
 const BUCKET_SEED = 0x811c9dc5
 
 /** Bucket of a peer among `buckets`: both sides of a comparison sort peers the same way (FNV-1a). */
@@ -74,16 +82,17 @@ export class RecordView<T> {
   }
 
   /** What merging this version would give; cheap, so that stale records cost no signature check. */
-  judge (peer: string, version: Version, ttlMs: number, ageMs: number): Merge {
-    const known = this.#entries.get(peer)?.record ?? this.#floors.get(peer)?.version
-    if (known !== undefined && !isNewer(version, known)) return 'stale'
+  judge (peer: string, version: Version, ttlMs: number, ageMs: number, nowMs: number): Merge {
+    const entry = this.#entries.get(peer)
+    const known = entry?.record ?? this.#floors.get(peer)?.version
+    if (known !== undefined && !isNewer(version, known) && !isYounger(version, nowMs - ageMs, entry)) return 'stale'
     if (ageMs >= ttlMs) return 'expired'
     return this.#entries.has(peer) || this.#entries.size < this.#maxRecords ? 'taken' : 'full'
   }
 
   /** @param record its signature was checked; @param nowMs monotonic clock */
   merge (record: wire.Record, body: T, nowMs: number): Merge {
-    const verdict = this.judge(record.peer, record, record.ttlMs, record.ageMs)
+    const verdict = this.judge(record.peer, record, record.ttlMs, record.ageMs, nowMs)
     if (verdict === 'taken') {
       const bornMs = nowMs - record.ageMs
       this.#entries.set(record.peer, { record, body, bornMs, expiresMs: bornMs + record.ttlMs })
@@ -136,7 +145,7 @@ export class RecordView<T> {
       const theirs = have.get(record.peer)
       return theirs === undefined || isNewer(record, theirs)
     })
-    const want = [...have.values()].filter(id => this.judge(id.peer, id, 1, 0) === 'taken')
+    const want = [...have.values()].filter(id => this.judge(id.peer, id, 1, 0, -Infinity) === 'taken')
     return { give, want }
   }
 

@@ -87,14 +87,20 @@ function throttle (stream: Stream): (source: AsyncIterable<Chunk>) => AsyncGener
 const lengths = (source: AsyncIterable<Chunk>): AsyncGenerator<Uint8ArrayList> => lp.decode(source, { maxDataLength: MAX_MESSAGE_BYTES })
 const prefixed = (source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> => lp.encode(source, { maxDataLength: MAX_MESSAGE_BYTES })
 
-/** Frames that are read before others have a turn: thousands of small ones arrive in one packet. */
+/** What is read before others have a turn: thousands of small frames arrive in one packet, and a large one takes a while. */
 const FRAMES_PER_TURN = 32
+const BYTES_PER_TURN = 32 * 1024
 
 async function * frames (source: AsyncIterable<Uint8ArrayList>): AsyncGenerator<wire.Frame> {
   let read = 0
+  let bytesRead = 0
   for await (const bytes of source) {
     if (bytes.byteLength === 0) throw new InvalidInputError('an empty frame')
-    if (++read % FRAMES_PER_TURN === 0) await nextTurn()
+    bytesRead += bytes.byteLength
+    if (++read >= FRAMES_PER_TURN || bytesRead > BYTES_PER_TURN) {
+      read = bytesRead = 0
+      await nextTurn()
+    }
     yield decode('Frame', bytes.subarray())
   }
 }

@@ -60,6 +60,8 @@ export interface Grant {
   readonly roles: readonly HostRoleName[]
   readonly segmentIds?: { readonly from: number, readonly to: number } | null
   readonly quotaPercent?: number
+  /** PeerId of the issuer that first admitted the host, when the site key renews for it */
+  readonly via?: string
   /** first admission, when this is a renewal */
   readonly joinedMs?: number
   readonly lifetimeMs?: number
@@ -70,7 +72,7 @@ export function issue (signer: NodeKey, grant: Grant, nowMs: number): Uint8Array
   const certificate: wire.Certificate = {
     federation: grant.federation, kind: grant.kind, subject: grant.subject, site: grant.site, name: grant.name, roles: [...grant.roles],
     joinedMs: grant.joinedMs ?? nowMs, notBeforeMs: nowMs, notAfterMs: nowMs + (grant.lifetimeMs ?? LIFETIME_MS[grant.kind]),
-    segmentIds: grant.segmentIds === undefined || grant.segmentIds === null ? null : { ...grant.segmentIds }, quotaPercent: grant.quotaPercent ?? 0
+    segmentIds: grant.segmentIds === undefined || grant.segmentIds === null ? null : { ...grant.segmentIds }, quotaPercent: grant.quotaPercent ?? 0, via: grant.via ?? ''
   }
   checkShape(certificate)
   return seal(signer, 'Certificate', certificate)
@@ -95,6 +97,10 @@ function checkShape (c: wire.Certificate): void {
   if (c.joinedMs > c.notBeforeMs + 2 * CLOCK_SKEW_MS) bad('its admission lies in its future')
   const slice = c.segmentIds
   if (slice !== null && (c.kind !== 'host' || !c.roles.includes('gateway') || slice.from < 1 || slice.from > slice.to || slice.to > 0xff_ffff)) bad('only gateways have a slice of segment ids, from 1 to 16777215')
+  if (c.via !== '') {
+    checkPeerId(c.via, 'certificate: via')
+    if (c.kind !== 'host') bad('only hosts are admitted by an issuer')
+  }
   if (c.quotaPercent > 100) bad('a quota share above 100 %')
 }
 

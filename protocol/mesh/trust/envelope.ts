@@ -39,6 +39,11 @@ export function seal<T extends Sealed> (key: NodeKey, type: T, document: Message
   return encode('Envelope', { publicKey: publicKeyToProtobuf(key.publicKey), payloadType, payload, signature }, LIMIT)
 }
 
+/** Whose key an envelope names; whether it has signed is not looked at. @throws Error for what is none */
+export function signerOf (bytes: Uint8Array): string {
+  return peerIdFromPublicKey(publicKeyFromProtobuf(decode('Envelope', bytes, LIMIT).publicKey)).toString()
+}
+
 /** What an envelope says, and whose key signed it. */
 export interface Opened<T extends Sealed> { readonly signer: string, readonly document: Messages[T] }
 

@@ -14,6 +14,8 @@ export interface Revoked {
   readonly document: wire.Revocation
   /** whose key signed: an issuer cannot revoke gateways, as it cannot make them */
   readonly by: 'coordinator' | 'site' | 'issuer'
+  /** PeerId of the key that signed */
+  readonly signer: string
   readonly signed: wire.SignedRevocation
 }
 
@@ -61,7 +63,7 @@ export function readRevocation (signed: wire.SignedRevocation, federation: strin
   checkPeerId(document.subject, 'revocation')
   // else one key could silence what others say later; no fault of who passes it on, whose clock may differ from this one
   if (document.revokedMs > nowMs + CLOCK_SKEW_MS) throw new MusubiError('FUTURE_DATED', `a revocation is dated ${Math.round((document.revokedMs - nowMs) / 1000)} s from now`, { hint: 'compare the clocks of both hosts' })
-  return { id: revocationId(signed), document, by: authorOf(signer, document, signed.chain), signed }
+  return { id: revocationId(signed), document, by: authorOf(signer, document, signed.chain), signer, signed }
 }
 
 /** `a` stands when both revoke the same: the later one covers more. */
@@ -72,8 +74,15 @@ function supersedes (a: Revoked, b: Revoked): boolean {
   return a.document.revokedMs > b.document.revokedMs || (a.document.revokedMs === b.document.revokedMs && a.id > b.id)
 }
 
-/** What it is about. The site stands in it: what one site says of a key must not replace what another says of it. */
-const keyOf = (kind: string, subject: string, site: string, by: Revoked['by']): string => kind === 'site' ? `site/${subject}/${by}` : `host/${site}/${subject}/${by}`
+const authorName = ({ by, signer, document: { site } }: Revoked): string => `${by} ${by === 'coordinator' ? '' : site} ${signer}`
+/** Of whom. The site stands in it: what one site says of a key is nothing to another. */
+const subjectKey = (kind: string, subject: string, site: string): string => kind === 'site' ? `site/${subject}` : `host/${site}/${subject}`
+const keyOf = (revoked: Revoked): string => `${subjectKey(revoked.document.kind, revoked.document.subject, revoked.document.site)}/${authorName(revoked)}`
+
+/** Whose share of the set it takes. */
+export const shareOf = (revoked: Revoked): string => `${revoked.document.kind} ${authorName(revoked)}`
+/** How often those are looked for that nobody needs any more. */
+const SWEEP_MS = 60_000
 
 /** The later ones first. */
 const byDate = (a: Revoked, b: Revoked): number => b.document.revokedMs - a.document.revokedMs || (a.id < b.id ? 1 : -1)
@@ -82,6 +91,10 @@ const byDate = (a: Revoked, b: Revoked): number => b.document.revokedMs - a.docu
 export class RevocationSet {
   readonly #byKey = new Map<string, Revoked>()
   readonly #ids = new Set<string>()
+  readonly #bySubject = new Map<string, Set<Revoked>>()
+  /** sizes of the shares */
+  readonly #shares = new Map<string, number>()
+  #sweptMs = -Infinity
   #digest: Uint8Array | null = null
 
   get size (): number {
@@ -95,14 +108,17 @@ export class RevocationSet {
 
   /** @returns whether it is new here, and kept */
   add (revoked: Revoked, nowMs: number): boolean {
-    const { by, document: { kind, subject, site, revokedMs } } = revoked
+    const { kind, subject, site, revokedMs } = revoked.document
     if (nowMs - revokedMs > REVOCATION_KEEP_MS) return false
-    const key = keyOf(kind, subject, site, by)
+    const key = keyOf(revoked)
     const known = this.#byKey.get(key)
     if (known !== undefined && !supersedes(revoked, known)) return false
-    if (known !== undefined) this.#ids.delete(known.id)
+    this.#drop(key)
     this.#byKey.set(key, revoked)
     this.#ids.add(revoked.id)
+    const about = subjectKey(kind, subject, site)
+    this.#bySubject.set(about, (this.#bySubject.get(about) ?? new Set()).add(revoked))
+    this.#shares.set(shareOf(revoked), (this.#shares.get(shareOf(revoked)) ?? 0) + 1)
     this.#digest = null
     this.#bound(revoked, nowMs)
     return this.#byKey.get(key) === revoked
@@ -112,14 +128,23 @@ export class RevocationSet {
   covering (member: Member): Revoked | null {
     for (const certificate of member.certificates) {
       const { kind, subject, joinedMs } = certificate
-      for (const by of ['coordinator', 'site', 'issuer'] as const) {
-        const revoked = this.#byKey.get(keyOf(kind === 'site' ? 'site' : 'host', subject, certificate.site, by))
-        if (revoked === undefined || revoked.document.revokedMs < joinedMs) continue
-        if (by === 'issuer' && (kind === 'issuer' || isGateway(member.role))) continue
+      for (const revoked of this.#bySubject.get(subjectKey(kind === 'site' ? 'site' : 'host', subject, certificate.site)) ?? []) {
+        if (revoked.document.revokedMs < joinedMs) continue
+        // of two sites that came to one name, neither has a say about the other's hosts
+        if (revoked.by === 'site' && revoked.signer !== member.siteKey) continue
+        if (revoked.by === 'issuer' && (kind === 'issuer' || isGateway(member.role))) continue
         return revoked
       }
+      const revoked = this.#coveringIssuer(certificate, member.siteKey)
+      if (revoked !== null) return revoked
     }
     return null
+  }
+
+  /** A host falls with the issuer that admitted it, also when the site key has renewed its certificate since. */
+  #coveringIssuer ({ via, site, joinedMs }: wire.Certificate, siteKey: string | null): Revoked | null {
+    if (via === '') return null
+    return [...this.#bySubject.get(subjectKey('host', via, site)) ?? []].find(({ by, signer, document }) => by === 'site' && signer === siteKey && document.revokedMs >= joinedMs) ?? null
   }
 
   all (): Revoked[] {
@@ -139,23 +164,37 @@ export class RevocationSet {
 
   #drop (key: string): void {
     const revoked = this.#byKey.get(key)
-    if (revoked !== undefined) this.#ids.delete(revoked.id)
+    if (revoked === undefined) return
+    this.#ids.delete(revoked.id)
+    const about = subjectKey(revoked.document.kind, revoked.document.subject, revoked.document.site)
+    const others = this.#bySubject.get(about)
+    others?.delete(revoked)
+    if (others?.size === 0) this.#bySubject.delete(about)
     this.#byKey.delete(key)
+    const left = (this.#shares.get(shareOf(revoked)) ?? 1) - 1
+    if (left > 0) this.#shares.set(shareOf(revoked), left)
+    else this.#shares.delete(shareOf(revoked))
   }
 
   /**
-   * Nobody can push out what others say: each site has a share, and in it the site key and its
-   * issuers each have one of their own; of that the latest stay. When the shares together are too
+   * Nobody can push out what others say: the key of each site has a share, and each of its
+   * issuers one of its own; of that the latest stay. When the shares together are too
    * many, the largest ones give.
    */
-  #bound ({ by, document: { kind, site } }: Revoked, nowMs: number): void {
-    for (const [key, { document: { revokedMs } }] of this.#byKey) if (nowMs - revokedMs > REVOCATION_KEEP_MS) this.#drop(key)
-    if (kind !== 'host') return
-    const share = [...this.#byKey].filter(([, r]) => r.document.kind === 'host' && r.document.site === site && r.by === by)
-    for (const [key] of share.sort(([, a], [, b]) => byDate(a, b)).slice(MAX_REVOCATIONS_PER_SITE)) this.#drop(key)
+  #bound (added: Revoked, nowMs: number): void {
+    if (Math.abs(nowMs - this.#sweptMs) > SWEEP_MS) {
+      this.#sweptMs = nowMs
+      for (const [key, { document: { revokedMs } }] of this.#byKey) if (nowMs - revokedMs > REVOCATION_KEEP_MS) this.#drop(key)
+    }
+    if (added.document.kind !== 'host') return
+    const name = shareOf(added)
+    if ((this.#shares.get(name) ?? 0) > MAX_REVOCATIONS_PER_SITE) {
+      const share = [...this.#byKey].filter(([, r]) => shareOf(r) === name)
+      for (const [key] of share.sort(([, a], [, b]) => byDate(a, b)).slice(MAX_REVOCATIONS_PER_SITE)) this.#drop(key)
+    }
     while (this.#byKey.size > MAX_REVOCATIONS) {
-      const shares = Map.groupBy([...this.#byKey].filter(([, r]) => r.document.kind === 'host'), ([, r]) => `${r.by === 'site' ? 1 : 0} ${r.document.site}`)
-      // of equal ones that of an issuer, then any fixed order
+      const shares = Map.groupBy([...this.#byKey].filter(([, r]) => r.document.kind === 'host'), ([, r]) => shareOf(r))
+      // of equal ones any fixed order: that of an issuer comes first by name
       const [largest] = [...shares].sort(([a, m], [b, n]) => n.length - m.length || (a < b ? -1 : 1))
       const last = largest?.[1].reduce((a, b) => byDate(a[1], b[1]) > 0 ? a : b)
       if (last === undefined) return

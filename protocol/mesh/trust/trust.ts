@@ -4,7 +4,7 @@ import type { wire } from '../../wire/codec.ts'
 import { describeRole, mayConnect, type Role } from '../roles.ts'
 import { checkDates, NotAdmittedError, readMember, type Chain, type Member } from './certificate.ts'
 import { Roster } from './roster.ts'
-import { readRevocation, revocationId, RevocationSet, type Revoked } from './revocation.ts'
+import { readRevocation, revocationId, RevocationSet, shareOf, type Revoked } from './revocation.ts'
 
 export interface TrustOptions {
   /** PeerId of this process's key */
@@ -116,8 +116,9 @@ export function createTrust (options: TrustOptions): Trust {
     return kept
   }
 
-  const recentOf = ({ by, document: { site } }: Revoked): { fromMs: number, count: number } => {
-    const author = by === 'coordinator' ? by : `${by}/${site}`
+  const recentOf = (revoked: Revoked): { fromMs: number, count: number } => {
+    const author = shareOf(revoked)
+    for (const [other, { fromMs }] of news) if (Math.abs(now() - fromMs) >= NEW_REVOCATIONS_MS) news.delete(other)
     const known = news.get(author)
     const recent = known !== undefined && Math.abs(now() - known.fromMs) < NEW_REVOCATIONS_MS ? known : { fromMs: now(), count: 0 }
     news.set(author, recent)

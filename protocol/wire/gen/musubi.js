@@ -2645,6 +2645,7 @@ export const musubi = $root.musubi = (() => {
             Certificate.prototype.notAfterMs = 0;
             Certificate.prototype.segmentIds = null;
             Certificate.prototype.quotaPercent = 0;
+            Certificate.prototype.via = "";
 
             Certificate.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -2676,6 +2677,8 @@ export const musubi = $root.musubi = (() => {
                     $root.musubi.v1.IdSlice.encode(message.segmentIds, writer.uint32(82).fork(), _depth + 1).ldelim();
                 if (message.quotaPercent != null && $Object.hasOwnProperty.call(message, "quotaPercent") && message.quotaPercent !== 0)
                     writer.uint32(88).uint32(message.quotaPercent);
+                if (message.via != null && $Object.hasOwnProperty.call(message, "via") && message.via !== "")
+                    writer.uint32(98).string(message.via);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -2802,6 +2805,15 @@ export const musubi = $root.musubi = (() => {
                                 message.quotaPercent = value;
                             else
                                 delete message.quotaPercent;
+                            continue;
+                        }
+                    case 12: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.via = value;
+                            else
+                                delete message.via;
                             continue;
                         }
                     }

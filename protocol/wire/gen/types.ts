@@ -179,6 +179,7 @@ export interface Certificate {
   notAfterMs: number
   segmentIds: IdSlice | null
   quotaPercent: number
+  via: string
 }
 
 export interface Revocation {
@@ -809,7 +810,8 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'notBeforeMs', id: 8, type: 'uint64', repeated: false },
     { name: 'notAfterMs', id: 9, type: 'uint64', repeated: false },
     { name: 'segmentIds', id: 10, type: 'IdSlice', repeated: false },
-    { name: 'quotaPercent', id: 11, type: 'uint32', repeated: false }
+    { name: 'quotaPercent', id: 11, type: 'uint32', repeated: false },
+    { name: 'via', id: 12, type: 'string', repeated: false }
   ],
   Revocation: [
     { name: 'federation', id: 1, type: 'string', repeated: false },
