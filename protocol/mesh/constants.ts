@@ -14,6 +14,10 @@ export const MAX_WAITING_CALLS_PER_PEER = 2048
 
 /** Neighbours that a member keeps in each scope; a random graph of this degree stays connected. */
 export const SCOPE_DEGREE = 8
+/** New connections of a scope begun at the same time. */
+export const DIALS_AT_ONCE = 3
+/** Neighbours of a scope that we have chosen ourselves, however many have chosen us. */
+export const OWN_CHOICE_MIN = 3
 export const RECONNECT_MIN_MS = 250
 export const RECONNECT_MAX_MS = 15_000
 /** How often open connections are held against certificates that end. */
@@ -76,6 +80,8 @@ export const SUSPICION_WINDOW = 64
 /** Dead members are shown for this long after their last record has run out. */
 export const DEAD_SHOWN_MS = 3_600_000
 
+/** After the first connection of a scope the own records are said again: gossip forms its mesh within some seconds. */
+export const INTRODUCE_MS = [1_500, 5_000]
 /** How long gossip knows a message again. */
 export const SEEN_TTL_MS = 30_000
 /** One gossip RPC may carry several records. */

@@ -1,4 +1,4 @@
-import { NEIGHBOUR_CHECK_MS, RECONNECT_MAX_MS, RECONNECT_MIN_MS, SCOPE_DEGREE } from './constants.ts'
+import { DIALS_AT_ONCE, NEIGHBOUR_CHECK_MS, OWN_CHOICE_MIN, RECONNECT_MAX_MS, RECONNECT_MIN_MS, SCOPE_DEGREE } from './constants.ts'
 
 /** The peers of one scope that may be connected to. */
 export interface NeighbourGroup {
@@ -21,13 +21,16 @@ export function backoffMs (failures: number, random: () => number): number {
 
 /**
  * Which peers to dial now: for each group all that are always kept, and others up to the degree,
- * picked at random among those whose wait is over.
+ * picked at random among those whose wait is over. Few at once: when all start together, each is
+ * dialled by others meanwhile. Some are always of our own choice, or others could be all we see.
  */
-export function choose (groups: readonly NeighbourGroup[], isConnected: (peerId: string) => boolean, isDue: (peerId: string) => boolean, random: () => number): string[] {
+export function choose (groups: readonly NeighbourGroup[], isConnected: (peerId: string) => boolean, isOurs: (peerId: string) => boolean, isDue: (peerId: string) => boolean, random: () => number): string[] {
   const chosen = new Set<string>()
   for (const { candidates, always } of groups) {
     const others = candidates.filter(peerId => !always.has(peerId))
-    let missing = SCOPE_DEGREE - others.filter(peerId => isConnected(peerId) || chosen.has(peerId)).length
+    const there = others.filter(peerId => isConnected(peerId) || chosen.has(peerId))
+    const own = there.filter(peerId => isOurs(peerId) || chosen.has(peerId)).length
+    let missing = Math.min(DIALS_AT_ONCE, Math.max(SCOPE_DEGREE - there.length, OWN_CHOICE_MIN - own))
     for (const peerId of always) {
       if (!isConnected(peerId) && isDue(peerId)) chosen.add(peerId)
     }
@@ -93,7 +96,8 @@ export class Neighbours {
     this.#forget(groups, connected)
     const isConnected = (peerId: string): boolean => this.#dialling.has(peerId) || connected.has(peerId)
     const isDue = (peerId: string): boolean => (this.#attempts.get(peerId)?.nextMs ?? 0) <= now
-    for (const peerId of choose(groups, isConnected, isDue, Math.random)) void this.#dial(peerId)
+    const isOurs = (peerId: string): boolean => this.#dialling.has(peerId) || (connected.has(peerId) && (this.#attempts.get(peerId)?.openedMs ?? null) !== null)
+    for (const peerId of choose(groups, isConnected, isOurs, isDue, Math.random)) void this.#dial(peerId)
     const waits = [...this.#attempts.values()].map(({ nextMs }) => nextMs - now).filter(wait => wait > 0)
     this.#schedule(Math.max(RECONNECT_MIN_MS, Math.min(NEIGHBOUR_CHECK_MS, ...waits)))
   }
@@ -110,6 +114,7 @@ export class Neighbours {
       await this.#options.dial(peerId)
       const now = performance.now()
       this.#attempts.set(peerId, { failures: this.#attempts.get(peerId)?.failures ?? 0, nextMs: now, openedMs: now })
+      this.#schedule(RECONNECT_MIN_MS * (1 + Math.random()))
     } catch (error) {
       const failures = (this.#attempts.get(peerId)?.failures ?? 0) + 1
       this.#attempts.set(peerId, { failures, nextMs: performance.now() + backoffMs(failures, Math.random), openedMs: null })

@@ -1,7 +1,7 @@
 import { errorCode, InvalidInputError, MusubiError } from '../core/errors.ts'
 import { HEARTBEAT_MS, MAX_OFFENCES_PER_MINUTE, MAX_RECORD_BYTES, MAX_RECORDS, RECORD_TTL_MS } from '../core/limits.ts'
 import { decode, encode, type wire } from '../wire/codec.ts'
-import { MEMBERSHIP_CHECK_MS, REVOCATION_PUSH_DELAY_MS, REVOCATION_PUSHED_TO, REVOCATION_URGENT_MS, SYNC_INTERVAL_MS, TOLD_OF_LEAVING } from './constants.ts'
+import { INTRODUCE_MS, MEMBERSHIP_CHECK_MS, REVOCATION_PUSH_DELAY_MS, REVOCATION_PUSHED_TO, REVOCATION_URGENT_MS, SYNC_INTERVAL_MS, TOLD_OF_LEAVING } from './constants.ts'
 import type { Verdict } from './gossip.ts'
 import { Detector } from './liveness/detector.ts'
 import type { Status } from './liveness/state.ts'
@@ -240,15 +240,14 @@ export function createRecords (options: RecordsOptions): Records {
     }
   }
 
-  const every = (ms: () => number, work: () => void): void => {
+  const after = (ms: number, work: () => void): void => {
     const timer = setTimeout(() => {
       timers.delete(timer)
-      if (stopped) return
-      work()
-      every(ms, work)
-    }, ms())
+      if (!stopped) work()
+    }, ms)
     timers.add(timer)
   }
+  const every = (ms: () => number, work: () => void): void => { after(ms(), () => { work(); every(ms, work) }) }
 
   const isIn = (scope: Scope, peerId: string): boolean => {
     const role = mesh.roleOf(peerId)
@@ -332,8 +331,19 @@ export function createRecords (options: RecordsOptions): Records {
       }
     }
   }
+  /** What was said while nobody heard it is said again, as soon as gossip has found its way. */
+  const introduce = (peerId: string): void => {
+    for (const scope of mesh.scopes) {
+      const near = neighbours(scope)
+      if (near.length !== 1 || near[0] !== peerId) continue
+      for (const delayMs of INTRODUCE_MS) after(delayMs, () => { own.sayAgain(scope) })
+    }
+  }
   const ends = [
-    mesh.onConnect(peerId => { trySync(peerId, true) }),
+    mesh.onConnect(peerId => {
+      trySync(peerId, true)
+      introduce(peerId)
+    }),
     trust.onRevoked(({ signed, document }) => {
       counts.revocations++
       // old ones come in bulk after a start: whoever lacks them compares

@@ -132,17 +132,22 @@ t.test('an outbox makes its producer wait for a slow reader', async t => {
   t.strictSame(await reader.next(), { done: true, value: undefined })
 })
 
-t.test('neighbours: all that are always kept, others up to the degree', t => {
+t.test('neighbours: all that are always kept, others up to the degree, few at once, some of our own choice', t => {
   const candidates = ['main', ...Array.from({ length: 30 }, (_, n) => `p${n}`)]
   const group = { candidates, always: new Set(['main']) }
   const none = (): boolean => false
-  const chosen = choose([group], none, () => true, () => 0.5)
-  t.equal(chosen.length, 9)
+  const all = (): boolean => true
+  const chosen = choose([group], none, none, all, () => 0.5)
+  t.equal(chosen.length, 4)
   t.ok(chosen.includes('main'))
-  t.equal(new Set(chosen).size, 9)
-  t.strictSame(choose([group], peer => peer !== 'main', () => true, () => 0), ['main'], 'well connected, but not to the coordinator')
-  t.strictSame(choose([group], none, peer => peer === 'p3', () => 0), ['p3'], 'only those whose wait is over')
-  t.equal(choose([group, group], none, () => true, () => 0).length, 9, 'one peer may serve two groups')
+  t.equal(new Set(chosen).size, 4)
+  const first = (n: number) => (peer: string): boolean => candidates.indexOf(peer) <= n
+  t.equal(choose([group], first(7), first(7), all, () => 0).length, 1, 'one is missing to the degree')
+  t.equal(choose([group], first(8), first(3), all, () => 0).length, 0, 'enough, three of them of our choice')
+  t.equal(choose([group], first(20), first(1), all, () => 0).length, 2, 'many have chosen us: some have to be of our choice')
+  t.strictSame(choose([group], peer => peer !== 'main', all, all, () => 0), ['main'], 'well connected, but not to the coordinator')
+  t.strictSame(choose([group], none, none, peer => peer === 'p3', () => 0), ['p3'], 'only those whose wait is over')
+  t.equal(choose([group, group], none, none, all, () => 0).length, 7, 'one peer may serve two groups')
   const waits = [0, 1, 5, 30].map(failures => backoffMs(failures, () => 1))
   t.strictSame(waits, [250, 500, 8000, 15_000])
   t.equal(backoffMs(0, () => 0), 125)
