@@ -48,7 +48,7 @@ export async function waitDaemon (daemon: Daemon, timeoutMs: number, signal: Abo
     }, { everyMs: 50, ...(signal === undefined ? {} : { signal }) })
   } catch (error) {
     signal?.throwIfAborted()
-    throw new MusubiError('DAEMON_FAILED', `musubi ${daemon.argv.slice(2, 4).join(' ')} on ${daemon.name} did not come up (${describeError(error)}; ${last}): ${await logEnd(daemon.log)}`, { cause: error })
+    throw new MusubiError('DAEMON_FAILED', `musubi ${daemon.argv.slice(1, 3).join(' ')} on ${daemon.name} did not come up (${describeError(error)}; ${last}): ${await logEnd(daemon.log)}`, { cause: error })
   }
 }
 

@@ -23,6 +23,8 @@ const SOCKET_PATH_MAX = 107
 /** What QEMU can do takes libvirt seconds to find out; it checks itself whether that still holds. */
 const CAPABILITIES_DIR = join(WORK_TREE, '.cache', 'musubi', 'capabilities')
 const CLI = join(WORK_TREE, 'cli', 'main.ts')
+/** What the units start: daemons run in a lab as they do on a host. */
+const LAUNCHER = join(WORK_TREE, 'packaging', 'musubi')
 
 export interface LabProgress {
   step: 'wan' | 'host' | 'libvirt' | 'join' | 'daemon' | 'ready'
@@ -196,7 +198,7 @@ async function startDaemons (plan: Plan, parts: Parts): Promise<Map<string, Daem
   const node = await nodeBinary()
   const daemons = new Map<string, Daemon>()
   const start = async (name: string, pod: Pod, kind: 'agent' | 'coordinator', config: string, socket: string): Promise<void> => {
-    const daemon = { name, pod, argv: [node, CLI, kind, 'run', '--config', config], socket: pod.path(socket), log: join(pod.dir, `${kind}.log`) }
+    const daemon = { name, pod, argv: [LAUNCHER, kind, 'run', '--config', config], socket: pod.path(socket), log: join(pod.dir, `${kind}.log`) }
     daemons.set(name, daemon)
     await startDaemon(daemon, signal)
     progress({ step: 'daemon', host: name, detail: `${kind} answers` })

@@ -91,9 +91,9 @@ export const RELAY_BUFFER_BYTES = 256 * 1024
 export const MAX_RELAY_MESSAGE_BYTES = 8 * 1024
 
 // --- gossip ---------------------------------------------------------------
-export const HEARTBEAT_MS = 20_000
+export const HEARTBEAT_MS = 45_000
 /** A record outlives two lost heartbeats and their jitter. */
-export const RECORD_TTL_MS = 65_000
+export const RECORD_TTL_MS = 150_000
 export const PUBLISH_COALESCE_MS = 200
 export const MAX_RECORDS = 4096
 /** Gateways of one site in the directory: its key can make any number of them, and each takes the place of another. */

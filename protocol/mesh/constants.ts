@@ -82,6 +82,8 @@ export const DEAD_SHOWN_MS = 3_600_000
 
 /** After the first connection of a scope the own records are said again: gossip forms its mesh within some seconds. */
 export const INTRODUCE_MS = [1_500, 5_000]
+/** How often gossip looks after its mesh and offers what it has. */
+export const GOSSIP_HEARTBEAT_MS = 2_000
 /** How long gossip knows a message again. */
 export const SEEN_TTL_MS = 30_000
 /** One gossip RPC may carry several records. */

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { gossipsub, StrictNoSign, TopicValidatorResult, type GossipSub, type GossipSubComponents } from '@libp2p/gossipsub'
 import { GOSSIP_BURST, GOSSIP_EXCESS, GOSSIP_PER_SECOND, MAX_COUNTED_PEERS } from '../core/limits.ts'
-import { MAX_GOSSIP_RPC_BYTES, SEEN_TTL_MS } from './constants.ts'
+import { GOSSIP_HEARTBEAT_MS, MAX_GOSSIP_RPC_BYTES, SEEN_TTL_MS } from './constants.ts'
 import { topicOf, type Scope } from './roles.ts'
 
 type Registrar = GossipSubComponents['registrar']
@@ -74,6 +74,8 @@ export function scopedGossip (scope: Scope, isMember: (peerId: string) => boolea
     doPX: false,
     // each message is remembered for so long, also one that was refused; copies of it come within seconds
     seenTTL: SEEN_TTL_MS,
+    // what its heartbeat repairs, comparisons of records repair too; at rest it is most of what is sent
+    heartbeatInterval: GOSSIP_HEARTBEAT_MS,
     // a relayed connection carries gossip like any other
     runOnLimitedConnection: true,
     // 3.6 copies of a message instead of 5.4 with the default 6, and it arrives sooner

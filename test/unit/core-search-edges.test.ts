@@ -98,7 +98,7 @@ t.test('a site is folded from its hosts: features and roles of those that lend, 
 
 const sites = (): SiteResource[] => [
   siteResourceOf('p1', 0, foldSite('tokyo', gateway, [host('c1')], '0'), { rttMs: 0, path: 'self' }),
-  siteResourceOf('p2', 70_000, foldSite('osaka', gateway, [host('c1')], '0', { priceMilli: 12_500, maxTermMs: HOUR, relay: false }), { state: 'dead' })
+  siteResourceOf('p2', 155_000, foldSite('osaka', gateway, [host('c1')], '0', { priceMilli: 12_500, maxTermMs: HOUR, relay: false }), { state: 'dead' })
 ]
 
 t.test('people see the ranking, every reason, and the verdict last', t => {
@@ -107,7 +107,7 @@ t.test('people see the ranking, every reason, and the verdict last', t => {
   t.match(lines[1], /^tokyo +gw +0 +no +0ms +0 +4\/8 +4096 MiB \/ 8192 MiB$/)
   t.match(lines[2], /^osaka +gw +0 +no +- +12\.5 /)
   t.equal(lines[3], 'tokyo: no host has kvm')
-  t.equal(lines[4], 'osaka: the site is dead: its last sign of life is 70 s old; advertisement is 70 s old, 65 s is the most; no host has kvm')
+  t.equal(lines[4], 'osaka: the site is dead: its last sign of life is 155 s old; advertisement is 155 s old, 150 s is the most; no host has kvm')
   t.match(lines[5], /^It does not fit\..*Ruled out: 1 site by being dead, 1 site by an old advertisement, 2 sites by feature\.$/)
   t.match(searchText(searchSites({ nodes: 9 }, sites())), /tokyo +gw +4 +in part [^]*\ntokyo: 4 of 9 nodes fit\n/)
   t.match(searchText(searchSites({ limit: 1 }, sites())), /tokyo +gw +4 +yes [^]*\n1 more site is not shown: raise --limit\nIt fits\./)

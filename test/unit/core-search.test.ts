@@ -20,7 +20,7 @@ t.test('every need that fails says by how much', t => {
     ['NOT_NAMED', 'the search is for osaka, kyoto only', {}, { sites: ['osaka', 'kyoto'] }],
     ['LEFT_OUT', 'the search leaves out tokyo', {}, { notSites: ['tokyo'] }],
     ['DEAD', 'the site is dead: its last sign of life is 31 s old', { state: 'dead', ageMs: 30_500 }, {}],
-    ['STALE', 'advertisement is 70 s old, 65 s is the most', { ageMs: 70_000 }, {}],
+    ['STALE', 'advertisement is 155 s old, 150 s is the most', { ageMs: 155_000 }, {}],
     ['ROLE', 'no host is storage', { roles: ['compute', 'gateway'] }, { roles: ['compute', 'storage'] }],
     ['FEATURE', 'no host has kvm', { features: ['lio'] }, { features: ['kvm', 'lio'] }],
     ['RTT', 'RTT 80 ms is above 50 ms', { rttMs: 80 }, { maxRttMs: 50 }],
@@ -53,7 +53,7 @@ t.test('what is met exactly is met', t => {
 
 t.test('all reasons at once, each missing feature by itself, in a fixed order', t => {
   const reasons = reasonsAt(
-    { state: 'dead', ageMs: 70_000, features: [], roles: [], rttMs: null, priceMilli: 2, maxTermMs: HOUR, freeByHost: [r(0, 0)], volumeFreeMib: 0 },
+    { state: 'dead', ageMs: 155_000, features: [], roles: [], rttMs: null, priceMilli: 2, maxTermMs: HOUR, freeByHost: [r(0, 0)], volumeFreeMib: 0 },
     { sites: ['osaka'], notSites: ['tokyo'], features: ['lio', 'kvm', 'lio'], roles: ['storage'], maxRttMs: 1, maxPriceMilli: 1, startMs: 0, endMs: 2 * HOUR, diskMib: 1, volumeMib: 1 })
   t.same(reasons.map(reason => reason.code), ['NOT_NAMED', 'LEFT_OUT', 'DEAD', 'STALE', 'ROLE', 'FEATURE', 'FEATURE', 'RTT', 'PRICE', 'TERM', 'VCPUS', 'MEMORY', 'DISK', 'VOLUME'])
   t.same(reasons.filter(reason => reason.code === 'FEATURE').map(reason => reason.message), ['no host has lio', 'no host has kvm'])
