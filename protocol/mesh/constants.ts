@@ -9,6 +9,8 @@ export const READ_HIGH_WATER_BYTES = 1024 * 1024
 export const WRITE_HIGH_WATER_BYTES = 1024 * 1024
 /** Largest window of a muxed stream: what a paused stream can still receive. */
 export const MAX_STREAM_WINDOW_BYTES = 1024 * 1024
+/** What a stream may hold for a reader that is behind: a window, and the one granted while that was on its way. */
+export const MAX_READ_BUFFER_BYTES = 2 * MAX_STREAM_WINDOW_BYTES
 /** Calls to one peer that wait for a free place in flight; more fail at once as BUSY. */
 export const MAX_WAITING_CALLS_PER_PEER = 2048
 

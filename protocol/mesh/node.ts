@@ -11,7 +11,7 @@ import { multiaddr, type Multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { InvalidInputError, MusubiError } from '../core/errors.ts'
 import { DIAL_TIMEOUT_MS, INBOUND_CONNECTIONS_PER_SECOND, MAX_CONNECTIONS, MAX_PENDING_CONNECTIONS } from '../core/limits.ts'
-import { HOP_PROTOCOL, MAX_STREAM_WINDOW_BYTES, PING_INTERVAL_MS, PING_TIMEOUT_MAX_MS, PING_TIMEOUT_MIN_MS, RELAY_DIAL_MS } from './constants.ts'
+import { HOP_PROTOCOL, MAX_READ_BUFFER_BYTES, MAX_STREAM_WINDOW_BYTES, PING_INTERVAL_MS, PING_TIMEOUT_MAX_MS, PING_TIMEOUT_MIN_MS, RELAY_DIAL_MS } from './constants.ts'
 import { pendingShares } from './gate.ts'
 import { scopedGossip } from './gossip.ts'
 import type { NodeKey } from './identity.ts'
@@ -79,7 +79,7 @@ export async function createNode (options: NodeOptions): Promise<Node> {
     addresses: { listen: [...options.listen], announce: [...options.announce] },
     transports: relay === null || !options.relayed ? [tcp()] : [tcp(), relay.relayTransport(dial => { dialling.from = dial })],
     connectionEncrypters: [admission(noise(), options.admission)],
-    streamMuxers: [yamux({ maxInboundStreams: options.maxStreams, streamOptions: { maxStreamWindowSize: MAX_STREAM_WINDOW_BYTES, maxReadBufferLength: MAX_STREAM_WINDOW_BYTES } })],
+    streamMuxers: [yamux({ maxInboundStreams: options.maxStreams, streamOptions: { maxStreamWindowSize: MAX_STREAM_WINDOW_BYTES, maxReadBufferLength: MAX_READ_BUFFER_BYTES } })],
     connectionGater: { denyInboundConnection: connection => shares.isTooMany?.(connection) ?? false },
     connectionManager: {
       maxConnections: MAX_CONNECTIONS,
