@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs'
 import { mkdir, realpath, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { RunOptions, RunResult } from '../agent/exec.ts'
+import { CommandError, type RunOptions, type RunResult } from '../agent/exec.ts'
 import { describeError, InvalidInputError, MusubiError } from '../protocol/core/errors.ts'
 import { loadOrCreateKey, peerIdOf } from '../protocol/mesh/identity.ts'
 import {
@@ -203,7 +203,11 @@ async function startDaemons (plan: Plan, parts: Parts): Promise<Map<string, Daem
     await startDaemon(daemon, signal)
     progress({ step: 'daemon', host: name, detail: `${kind} answers` })
   }
-  const musubi = (pod: Pod): Joiner => async args => await pod.exec([node, CLI, ...args], signal === undefined ? {} : { signal })
+  const musubi = (pod: Pod): Joiner => async args => await pod.exec([node, CLI, ...args], { timeoutMs: DAEMON_TIMEOUT_MS, ...(signal === undefined ? {} : { signal }) }).catch((error: unknown) => {
+    if (!(error instanceof CommandError)) throw error
+    // its message would show the token
+    throw new MusubiError('DAEMON_FAILED', `musubi ${args.slice(0, 2).join(' ')} on ${pod.name} did not come up: ${error.stderr.trim().split('\n').slice(-4).join('\n')}`)
+  })
   const coordinator = musubi(parts.coordinator)
   await coordinator(['coordinator', 'init', '--config', COORDINATOR_CONFIG])
   await start(COORDINATOR_NAME, parts.coordinator, 'coordinator', COORDINATOR_CONFIG, COORDINATOR_SOCKET)

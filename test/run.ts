@@ -12,7 +12,7 @@ interface Group { name: string, dirs: string[], jobs: number, timeoutS: number }
 /** Host tests take links, domains and both cores: one at a time. */
 const GROUPS: readonly Group[] = [
   { name: 'unit', dirs: ['test/unit', 'test/contract', 'test/model'], jobs: 2, timeoutS: 120 },
-  { name: 'mesh', dirs: ['test/mesh'], jobs: 1, timeoutS: 180 },
+  { name: 'mesh', dirs: ['test/mesh'], jobs: 2, timeoutS: 180 },
   { name: 'host', dirs: ['test/host'], jobs: 1, timeoutS: 400 },
   { name: 'e2e', dirs: ['test/e2e'], jobs: 1, timeoutS: 500 },
   { name: 'ci', dirs: ['test/ci'], jobs: 1, timeoutS: 1200 }

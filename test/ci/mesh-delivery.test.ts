@@ -1,6 +1,6 @@
 /** Loss-proof: with processes that die and return, everybody ends with everything, and revocations reach all. */
 import t from 'tap'
-import { eventually, makeLab, revocationOf, type Layout, type Member, type Timing } from './federation.ts'
+import { eventually, makeLab, revocationOf, type Layout, type Member, type Timing } from '../mesh/federation.ts'
 
 t.setTimeout(150_000)
 
