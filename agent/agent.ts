@@ -36,6 +36,7 @@ import { idUses } from '../protocol/core/lease.ts'
 import type { GatewayTruth } from '../protocol/core/verify.ts'
 import { isGateway as isGatewayRole } from '../protocol/mesh/roles.ts'
 import { createMesh, type Mesh } from '../protocol/mesh/mesh.ts'
+import { chainFromText, chainToText } from '../protocol/mesh/trust/base64.ts'
 import type { Trust } from '../protocol/mesh/trust/trust.ts'
 import { createApi, listenUnix } from '../protocol/rest/server.ts'
 import { VERSION } from '../protocol/version.ts'
@@ -110,7 +111,7 @@ export async function startAgent (config: AgentConfig, log: Logger, onFatal: (er
       facts: async () => ({
         host: config.name, peer: mesh.peerId, underlayAddress: config.underlayAddress, tunnelPublicKey: await host.tunnelPublicKey(),
         tunnelEndpoint: `${config.underlayAddress}:${config.tunnelPort}`, tunnelAddress: tunnelAddressFor(mesh.peerId),
-        chain: trust.own().chain.map(bytes => Buffer.from(bytes).toString('base64'))
+        chain: chainToText(trust.own().chain)
       }),
       proposeSegmentId: () => proposeSegmentId(config, ledger, proposed)
     })
@@ -148,7 +149,7 @@ export async function startAgent (config: AgentConfig, log: Logger, onFatal: (er
   await notifier.ready(`${config.roles.join(',')} of ${config.site}`)
   log.info({ peerId: mesh.peerId, epoch, roles: config.roles, addresses: mesh.addresses(), ms: Math.round(performance.now() - started) }, 'agent is up')
   void probeDrivers()
-  const stopInventory = await readInventory()
+  const stopInventory = readInventory()
 
   async function probeDrivers (): Promise<void> {
     for (const driver of Object.values(host.drivers)) {
@@ -162,12 +163,11 @@ export async function startAgent (config: AgentConfig, log: Logger, onFatal: (er
   }
 
   /** What the machine has: read beside the rest, as some tools take their time. */
-  async function readInventory (): Promise<() => void> {
+  function readInventory (): () => void {
     const inventory = createInventory({ stateDir: join(config.stateDir, 'compute'), ...(config.accelerator === undefined ? {} : { accelerator: config.accelerator }) })
     const take = (read: HostInventory): void => { found = read; directory.changed() }
-    const first = inventory.read(AbortSignal.timeout(60_000)).then(take, (error: unknown) => { log.warn({ error: describeError(error) }, 'cannot read what this host has') })
-    void first
-    return await Promise.resolve(inventory.watch(undefined, take))
+    inventory.read(AbortSignal.timeout(60_000)).then(take, (error: unknown) => { log.warn({ error: describeError(error) }, 'cannot read what this host has') })
+    return inventory.watch(undefined, take)
   }
 
   function startLoops (): () => void {
@@ -212,7 +212,7 @@ export async function startAgent (config: AgentConfig, log: Logger, onFatal: (er
 /** Whether a peer is the gateway that it is said to be: by what is known of it, or by the certificates that come with the claim. */
 function isGatewayBy (trust: Trust, peer: string, site: string, name: string, claimed: readonly string[]): boolean {
   try {
-    const role = trust.roleOf(peer) ?? trust.admit(peer, claimed.map(text => Uint8Array.from(Buffer.from(text, 'base64')))).role
+    const role = trust.roleOf(peer) ?? trust.admit(peer, chainFromText(claimed)).role
     return role.kind === 'host' && role.site === site && role.host === name && isGatewayRole(role)
   } catch {
     return false

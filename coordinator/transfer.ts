@@ -14,11 +14,10 @@ import { issuedStore } from '../store/invitations.ts'
 import { openLevelStore } from '../store/level.ts'
 import type { Store } from '../store/store.ts'
 import { openTrustStore, type TrustStore } from '../store/trust.ts'
+import { chainFromText, chainToText, fromBase64, toBase64 } from '../protocol/mesh/trust/base64.ts'
 
-const toText = (bytes: Uint8Array): string => Buffer.from(bytes).toString('base64')
-const toBytes = (text: string): Uint8Array => Uint8Array.from(Buffer.from(text, 'base64'))
-const signedOf = ({ envelope, chain }: FederationState['revocations'][number]): wire.SignedRevocation => ({ envelope: toBytes(envelope), chain: chain.map(toBytes) })
-const peersOf = (state: FederationState): KnownPeer[] => state.peers.map(({ peerId, addresses, chain }) => ({ peerId, addresses, chain: chain.map(toBytes) }))
+const signedOf = ({ envelope, chain }: FederationState['revocations'][number]): wire.SignedRevocation => ({ envelope: fromBase64(envelope), chain: chainFromText(chain) })
+const peersOf = (state: FederationState): KnownPeer[] => state.peers.map(({ peerId, addresses, chain }) => ({ peerId, addresses, chain: chainFromText(chain) }))
 
 export const storeFolder = (config: CoordinatorConfig): string => join(config.stateDir, 'store')
 
@@ -27,8 +26,8 @@ export async function federationState (store: Store, trust: TrustStore, peers: r
   const issued = await issuedStore(store).list()
   return {
     sites: issued.filter(({ kind }) => kind === 'site').map(({ name: site, subject: key, joinedMs, issuedMs, notAfterMs }) => ({ site, key, joinedMs, issuedMs, notAfterMs })),
-    revocations: (await trust.revocations()).map(({ envelope, chain }) => ({ envelope: toText(envelope), chain: chain.map(toText) })),
-    peers: peers.slice(0, MAX_PEERS_KEPT + 1).map(({ peerId, addresses, chain }) => ({ peerId, addresses: addresses.slice(0, 32), chain: chain.map(toText) }))
+    revocations: (await trust.revocations()).map(({ envelope, chain }) => ({ envelope: toBase64(envelope), chain: chainToText(chain) })),
+    peers: peers.slice(0, MAX_PEERS_KEPT + 1).map(({ peerId, addresses, chain }) => ({ peerId, addresses: addresses.slice(0, 32), chain: chainToText(chain) }))
   }
 }
 

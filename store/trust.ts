@@ -4,6 +4,7 @@ import { signerOf } from '../protocol/mesh/trust/envelope.ts'
 import { readRevocation, RevocationSet, type Revoked } from '../protocol/mesh/trust/revocation.ts'
 import { decode, encode, type wire } from '../protocol/wire/codec.ts'
 import type { Store, StoreOperation } from './store.ts'
+import { chainFromText, chainToText, fromBase64, toBase64 } from '../protocol/mesh/trust/base64.ts'
 
 /** What a member remembers of others over restarts: who must not come back, and where the rest is. */
 export interface TrustStore {
@@ -30,11 +31,8 @@ const PEERS = 'trust/peer/'
 interface KeptRevocation { readonly by: Revoked['by'], readonly signed: string }
 interface KeptPeer { readonly addresses: readonly string[], readonly chain: readonly string[] }
 
-const toText = (bytes: Uint8Array): string => Buffer.from(bytes).toString('base64')
-const toBytes = (text: string): Uint8Array => Uint8Array.from(Buffer.from(text, 'base64'))
-
-const encodeSigned = (signed: wire.SignedRevocation): string => toText(encode('SignedRevocation', signed, { maxBytes: MAX_RECORD_BYTES }))
-const decodeSigned = (text: string): wire.SignedRevocation => decode('SignedRevocation', toBytes(text), { maxBytes: MAX_RECORD_BYTES })
+const encodeSigned = (signed: wire.SignedRevocation): string => toBase64(encode('SignedRevocation', signed, { maxBytes: MAX_RECORD_BYTES }))
+const decodeSigned = (text: string): wire.SignedRevocation => decode('SignedRevocation', fromBase64(text), { maxBytes: MAX_RECORD_BYTES })
 
 /** Without a look at the signature. */
 const documentOf = ({ envelope }: wire.SignedRevocation): wire.Revocation => decode('Revocation', decode('Envelope', envelope).payload)
@@ -63,7 +61,7 @@ export async function openTrustStore (store: Store, now: () => number = () => Da
   for await (const { key, value } of store.iterate<KeptPeer>(PEERS)) peers.set(key.slice(PEERS.length), value)
 
   const writePeers = async (list: readonly KnownPeer[]): Promise<void> => {
-    const next = new Map(list.slice(0, MAX_PEERS_KEPT).map(({ peerId, addresses, chain }): [string, KeptPeer] => [peerId, { addresses: [...addresses], chain: chain.map(toText) }]))
+    const next = new Map(list.slice(0, MAX_PEERS_KEPT).map(({ peerId, addresses, chain }): [string, KeptPeer] => [peerId, { addresses: [...addresses], chain: chainToText(chain) }]))
     const operations: StoreOperation[] = []
     for (const peerId of peers.keys()) if (!next.has(peerId)) operations.push({ type: 'delete', key: PEERS + peerId })
     for (const [peerId, peer] of next) {
@@ -95,7 +93,7 @@ export async function openTrustStore (store: Store, now: () => number = () => Da
       for (const id of gone) onDisk.delete(id)
       if (stays.has(revoked.id)) onDisk.add(revoked.id)
     },
-    peers: () => Promise.resolve([...peers].map(([peerId, { addresses, chain }]) => ({ peerId, addresses, chain: chain.map(toBytes) }))),
+    peers: () => Promise.resolve([...peers].map(([peerId, { addresses, chain }]) => ({ peerId, addresses, chain: chainFromText(chain) }))),
     keepPeers: async list => {
       if (writing === null) { await start(list); return }
       if (waiting === null) {

@@ -7,6 +7,7 @@ import { MAX_HELLO_BYTES } from '../../protocol/core/limits.ts'
 import { loadOrCreateKey, type NodeKey } from '../../protocol/mesh/identity.ts'
 import type { Chain } from '../../protocol/mesh/trust/certificate.ts'
 import { writePrivateFile } from '../../protocol/mesh/trust/credentials.ts'
+import { chainFromText, chainToText } from '../../protocol/mesh/trust/base64.ts'
 
 /** Where a host keeps what makes it a member, and a gateway what makes it an issuer. */
 export const trustFiles = (stateDir: string): { key: string, credentials: string, siteKey: string, siteChain: string, issuer: string } => ({
@@ -39,12 +40,12 @@ export async function readChainFile (path: string): Promise<ChainFile | null> {
     const [problem] = Errors(ChainFileSchema, data)
     throw new MusubiError('BAD_CREDENTIALS', `${path} holds no certificates: ${problem?.instancePath ?? ''} ${problem?.message ?? ''}`, { hint })
   }
-  return { federation: data.federation, chain: data.chain.map(text => Uint8Array.from(Buffer.from(text, 'base64'))) }
+  return { federation: data.federation, chain: chainFromText(data.chain) }
 }
 
 /** Written whole or not at all, mode 0600. */
 export async function writeChainFile (path: string, { federation, chain }: ChainFile): Promise<void> {
-  const data: Static<typeof ChainFileSchema> = { version: 1, federation, chain: chain.map(bytes => Buffer.from(bytes).toString('base64')) }
+  const data: Static<typeof ChainFileSchema> = { version: 1, federation, chain: chainToText(chain) }
   await writePrivateFile(path, `${JSON.stringify(data, null, 2)}\n`)
 }
 

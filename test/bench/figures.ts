@@ -15,7 +15,7 @@ export interface Figure {
 }
 
 export interface BenchOptions { full?: boolean }
-export type Bench = (options?: BenchOptions) => AsyncIterable<Figure>
+export type Bench = (options?: BenchOptions) => AsyncIterable<Figure> | Iterable<Figure>
 
 /** Four digits: more is noise. */
 export const round = (value: number): number => Number(value.toPrecision(4))

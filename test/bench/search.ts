@@ -73,8 +73,7 @@ function inTurns (times: number, shape: (n: number) => Shape, works: ReadonlyArr
   return { samples, used }
 }
 
-// eslint-disable-next-line @typescript-eslint/require-await -- benches are async generators
-async function * search ({ full = false }: BenchOptions = {}): AsyncGenerator<Figure> {
+function * search ({ full = false }: BenchOptions = {}): Generator<Figure> {
   const known = federation()
   const sites = resources(known)
   const shape = (n: number): Shape => ({ vcpus: 1 + n % 32, memoryMib: 1024 * (1 + n % 64), nodes: 1 + n % 200, volumeMib: 1024 })

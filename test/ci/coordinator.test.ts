@@ -6,7 +6,6 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -22,6 +21,7 @@ import { createRecords } from '../../protocol/mesh/records.ts'
 import { issue, type Chain } from '../../protocol/mesh/trust/certificate.ts'
 import type { KnownPeer } from '../../protocol/mesh/trust/credentials.ts'
 import { createTrust } from '../../protocol/mesh/trust/trust.ts'
+import { freePort } from '../free-port.ts'
 
 t.setTimeout(240_000)
 const CLI = join(dirname(dirname(import.meta.dirname)), 'cli', 'main.ts')
@@ -37,15 +37,6 @@ async function ask<T> (...args: string[]): Promise<T> {
   const { stdout, stderr, exitCode } = await musubi(...args, '--json')
   if (exitCode !== 0) throw new Error(`musubi ${args.join(' ')} ended with ${exitCode}: ${stderr}`)
   return JSON.parse(stdout) as T
-}
-
-async function freePort (): Promise<number> {
-  const server = createServer().listen(0, ADDRESS)
-  await once(server, 'listening')
-  const { port } = server.address() as { port: number }
-  server.close()
-  await once(server, 'close')
-  return port
 }
 
 /** One coordinator: its files, its process, its API. */
@@ -92,7 +83,7 @@ class Place {
 async function place (t: Test, name?: string): Promise<Place> {
   // Short: unix sockets lie below it.
   const dir = await mkdtemp(join(tmpdir(), 'mzk-'))
-  const [mesh, http] = [await freePort(), await freePort()]
+  const [mesh, http] = [await freePort(ADDRESS), await freePort(ADDRESS)]
   const made = new Place(dir, http)
   await writeFile(made.config, stringify({
     ...(name === undefined ? {} : { name }), stateDir: made.state, runDir: join(dir, 'run'), listen: [`/ip4/${ADDRESS}/tcp/${mesh}`], joinListen: [`/ip4/${ADDRESS}/tcp/0`], http: { host: ADDRESS, port: http }

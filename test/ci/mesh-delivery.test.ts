@@ -1,19 +1,8 @@
 /** Loss-proof: with processes that die and return, everybody ends with everything, and revocations reach all. */
 import t from 'tap'
-import { eventually, makeLab, revocationOf, type Layout, type Member, type Timing } from '../mesh/federation.ts'
+import { eventually, type Layout, makeLab, type Member, revocationOf, sees, type Timing } from '../mesh/federation.ts'
 
 t.setTimeout(150_000)
-
-async function names (member: Member, kind: 'host' | 'site'): Promise<string[]> {
-  return (await member.ask('view', kind)).map(({ name }) => name).sort()
-}
-async function sees (member: Member, kind: 'host' | 'site', expected: string[]): Promise<void> {
-  let last: string[] = []
-  await eventually(`${member.name} sees ${expected.join(', ')}`, async () => {
-    last = await names(member, kind)
-    return JSON.stringify(last) === JSON.stringify(expected)
-  }).catch((error: unknown) => { throw new Error(`${String(error)}; it saw ${last.join(', ')}`) })
-}
 
 const TWELVE: Layout = {
   main: 'coordinator',

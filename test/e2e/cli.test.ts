@@ -6,7 +6,6 @@ import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -16,6 +15,7 @@ import { call } from '../../cli/client.ts'
 import { until } from '../../lab/process.ts'
 import type { ClusterResource, SiteResource } from '../../protocol/api.ts'
 import { PATIENCE_MS, spec } from './federation.ts'
+import { freePort } from '../free-port.ts'
 
 t.setTimeout(300_000)
 const CLI = join(dirname(dirname(import.meta.dirname)), 'cli', 'main.ts')
@@ -25,16 +25,6 @@ interface Result { stdout: string, stderr: string, exitCode: number }
 
 /** Runs the CLI to its end, whatever that is. */
 const musubi = (...args: string[]): Promise<Result> => run(process.execPath, [CLI, ...args], { okCodes: [0, 1, 2, 3, 4], timeoutMs: PATIENCE_MS, env: ENV })
-
-/** A free port of an address of our own: parallel tests have others. */
-async function freePort (address: string): Promise<number> {
-  const server = createServer().listen(0, address)
-  await once(server, 'listening')
-  const { port } = server.address() as { port: number }
-  server.close()
-  await once(server, 'close')
-  return port
-}
 
 interface Place { dir: string, socket: string, other: string, coordinator: string, url: string, config: string, file: (name: string, content: string | object) => Promise<string>, daemons: Map<string, ChildProcess> }
 

@@ -184,3 +184,17 @@ export async function eventually<T> (what: string, check: () => Promise<T | null
     await sleep(50)
   }
 }
+
+/** What a member's view of a kind holds, sorted. */
+export async function names (member: Member, kind: 'host' | 'site'): Promise<string[]> {
+  return (await member.ask('view', kind)).map(({ name }) => name).sort()
+}
+
+/** Waits until that is what it holds. */
+export async function sees (member: Member, kind: 'host' | 'site', expected: string[]): Promise<void> {
+  let last: string[] = []
+  await eventually(`${member.name} sees ${expected.join(', ')}`, async () => {
+    last = await names(member, kind)
+    return JSON.stringify(last) === JSON.stringify(expected)
+  }).catch((error: unknown) => { throw new Error(`${String(error)}; it saw ${last.join(', ')}`) })
+}

@@ -6,22 +6,11 @@ import { signRecord, type Statement } from '../../protocol/mesh/records/signed.t
 import { CLOCK_SKEW_MS } from '../../protocol/mesh/trust/certificate.ts'
 import { createKit } from '../trust-kit.ts'
 import type { Operations } from './member.ts'
-import { CALM, DEMO, eventually, makeLab, type Member, type Timing } from './federation.ts'
+import { CALM, DEMO, eventually, makeLab, type Member, names, sees, type Timing } from './federation.ts'
 
 t.setTimeout(110_000)
 
 const QUICK: Timing = { ttlMs: 4000, heartbeatMs: 1500, syncIntervalMs: 1000, ping: null }
-
-async function names (member: Member, kind: 'host' | 'site'): Promise<string[]> {
-  return (await member.ask('view', kind)).map(({ name }) => name).sort()
-}
-async function sees (member: Member, kind: 'host' | 'site', expected: string[]): Promise<void> {
-  let last: string[] = []
-  await eventually(`${member.name} sees ${expected.join(', ')}`, async () => {
-    last = await names(member, kind)
-    return JSON.stringify(last) === JSON.stringify(expected)
-  }).catch((error: unknown) => { throw new Error(`${String(error)}; it saw ${last.join(', ')}`) })
-}
 
 t.test('members converge to complete views, and a site keeps its hosts to itself', async t => {
   const lab = await makeLab(t)

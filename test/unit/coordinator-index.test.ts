@@ -1,7 +1,5 @@
 /** A coordinator among many gateways, all in this process, over the loopback: its index is a view that can be lost. */
-import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -18,20 +16,12 @@ import { createRecords } from '../../protocol/mesh/records.ts'
 import { writeCredentials, writePrivateFile, type KnownPeer } from '../../protocol/mesh/trust/credentials.ts'
 import { createTrust } from '../../protocol/mesh/trust/trust.ts'
 import { createKit, type Kit } from '../trust-kit.ts'
+import { freePort } from '../free-port.ts'
 
 t.setTimeout(240_000)
 const GATEWAYS = 8
 const ADDRESS = `127.${process.pid % 200 + 10}.${Math.floor(process.pid / 200) % 250}.4`
 const log = pino({ level: 'silent' })
-
-async function freePort (): Promise<number> {
-  const server = createServer().listen(0, ADDRESS)
-  await once(server, 'listening')
-  const { port } = server.address() as { port: number }
-  server.close()
-  await once(server, 'close')
-  return port
-}
 
 async function until (what: string, withinMs: number, check: () => boolean): Promise<number> {
   const started = performance.now()
@@ -46,7 +36,7 @@ async function until (what: string, withinMs: number, check: () => boolean): Pro
 async function folderFor (t: Test, kit: Kit, name: string): Promise<CoordinatorConfig> {
   const dir = await mkdtemp(join(tmpdir(), 'mzi-'))
   t.teardown(() => rm(dir, { recursive: true, force: true }))
-  const config: CoordinatorConfig = { name, stateDir: dir, runDir: dir, listen: [`/ip4/${ADDRESS}/tcp/${await freePort()}`], joinListen: [`/ip4/${ADDRESS}/tcp/0`], relay: true, http: { host: ADDRESS, port: 0 }, logLevel: 'error' }
+  const config: CoordinatorConfig = { name, stateDir: dir, runDir: dir, listen: [`/ip4/${ADDRESS}/tcp/${await freePort(ADDRESS)}`], joinListen: [`/ip4/${ADDRESS}/tcp/0`], relay: true, http: { host: ADDRESS, port: 0 }, logLevel: 'error' }
   const files = identityFiles(dir)
   const { key, chain } = kit.member(name)
   await writePrivateFile(files.coordinatorKey, privateKeyToProtobuf(kit.coordinatorKey))

@@ -7,6 +7,7 @@ import type { Chain } from '../trust/certificate.ts'
 import { hmac, requestBytes, sameProof } from './proof.ts'
 import { isInvitationKind, SECRET_BYTES } from './token.ts'
 import type { Invitation, InvitationRecord, Invitations, InvitationState, InvitationStore, InviteOptions, NewInvitation } from './types.ts'
+import { fromBase64, toBase64 } from '../trust/base64.ts'
 
 export interface InvitationsOptions {
   readonly store: InvitationStore
@@ -20,8 +21,6 @@ const KEEP_MS = 24 * 3_600_000
 const MAX_NOTE_CHARACTERS = 200
 const AGAIN = 'ask for a new token: musubi site invite on a gateway of the site, musubi coordinator invite for a site'
 
-const toText = (bytes: Uint8Array): string => Buffer.from(bytes).toString('base64')
-const fromText = (text: string): Uint8Array => Uint8Array.from(Buffer.from(text, 'base64'))
 const iso = (ms: number): string => new Date(ms).toISOString()
 
 /** @throws InvalidInputError */
@@ -105,7 +104,7 @@ export async function createInvitations ({ store, now, randomBytes }: Invitation
         const record: InvitationRecord = {
           id: Buffer.from(randomBytes(ID_BYTES)).toString('base64url'), kind: options.kind, site: options.site, roles: [...options.roles],
           segmentIds: options.segmentIds ?? null, quotaPercent: options.quotaPercent ?? 0, note: options.note ?? '',
-          createdMs: now(), expiresMs: now() + options.ttlMs, used: null, wrongProofs: 0, secret: toText(secret), withdrawn: false, chain: []
+          createdMs: now(), expiresMs: now() + options.ttlMs, used: null, wrongProofs: 0, secret: toBase64(secret), withdrawn: false, chain: []
         }
         await save(record)
         const invitation: NewInvitation = { ...shown(record, now()), secret: Uint8Array.from(secret) }
@@ -127,7 +126,7 @@ export async function createInvitations ({ store, now, randomBytes }: Invitation
       if (record === undefined) throw unknown()
       if (record.wrongProofs >= MAX_WRONG_PROOFS) checkLive(record)
       // first of all: who does not know the secret learns nothing of the rest
-      if (!sameProof(hmac(fromText(record.secret), requestBytes(request, issuer, caller)), request.proof)) {
+      if (!sameProof(hmac(fromBase64(record.secret), requestBytes(request, issuer, caller)), request.proof)) {
         await save({ ...record, wrongProofs: record.wrongProofs + 1 })
         throw new MusubiError('BAD_PROOF', 'the proof that the token is known is wrong', { hint: `the token was changed on the way: copy it again; after ${MAX_WRONG_PROOFS} wrong proofs it is worth nothing` })
       }
@@ -143,15 +142,15 @@ export async function createInvitations ({ store, now, randomBytes }: Invitation
         const { subject: by, name: as, atMs } = record.used
         if (by !== subject) throw new MusubiError('TOKEN_USED', `this token was used by ${as} (${by}) ${iso(atMs)}`, { hint: AGAIN })
         if (as !== name) throw new MusubiError('TOKEN_USED', `this token was used under the name ${as} ${iso(atMs)}`, { hint: `join as ${as} again, or ${AGAIN}` })
-        return record.chain.map(fromText)
+        return record.chain.map(fromBase64)
       }
       const chain: Chain = await makeChain(shown(record, now()))
-      await save({ ...record, used: { subject, name, atMs: now() }, chain: chain.map(toText) })
+      await save({ ...record, used: { subject, name, atMs: now() }, chain: chain.map(toBase64) })
       return chain
     }),
     prove: (id, bytes) => {
       const record = records.get(id)
-      return record === undefined ? null : hmac(fromText(record.secret), bytes)
+      return record === undefined ? null : hmac(fromBase64(record.secret), bytes)
     },
     answerableUntilMs: () => {
       const live = [...records.values()].filter(record => !record.withdrawn && record.wrongProofs < MAX_WRONG_PROOFS && record.expiresMs > now())

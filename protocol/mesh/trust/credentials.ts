@@ -6,6 +6,7 @@ import { Check, Errors } from 'typebox/value'
 import { MusubiError } from '../../core/errors.ts'
 import { MAX_JOIN_BYTES } from '../../core/limits.ts'
 import type { Chain } from './certificate.ts'
+import { chainFromText, chainToText } from './base64.ts'
 
 const Bytes = Type.String({ pattern: '^[A-Za-z0-9+/]+={0,2}$', maxLength: 4096 })
 const Chained = Type.Array(Bytes, { minItems: 1, maxItems: 3 })
@@ -29,9 +30,6 @@ export interface Credentials {
   readonly peers: readonly KnownPeer[]
 }
 
-const toText = (chain: Chain): string[] => chain.map(bytes => Buffer.from(bytes).toString('base64'))
-const fromText = (chain: readonly string[]): Uint8Array[] => chain.map(text => Uint8Array.from(Buffer.from(text, 'base64')))
-
 /** @returns null when there is no such file. @throws MusubiError BAD_CREDENTIALS */
 export async function readCredentials (path: string): Promise<Credentials | null> {
   const hint = 'restore it from a backup, or join again with a new token: leases stay'
@@ -48,7 +46,7 @@ export async function readCredentials (path: string): Promise<Credentials | null
     const [problem] = Errors(CredentialsSchema, data)
     throw new MusubiError('BAD_CREDENTIALS', `${path} holds no credentials: ${problem?.instancePath ?? ''} ${problem?.message ?? ''}`, { hint })
   }
-  return { federation: data.federation, chain: fromText(data.chain), peers: data.peers.map(peer => ({ ...peer, chain: fromText(peer.chain) })) }
+  return { federation: data.federation, chain: chainFromText(data.chain), peers: data.peers.map(peer => ({ ...peer, chain: chainFromText(peer.chain) })) }
 }
 
 /** Writes a file whole, or not at all; mode 0600; on the disk when it resolves. */
@@ -77,6 +75,6 @@ export async function writePrivateFile (path: string, data: string | Uint8Array)
 }
 
 export async function writeCredentials (path: string, { federation, chain, peers }: Credentials): Promise<void> {
-  const data: Static<typeof CredentialsSchema> = { version: 1, federation, chain: toText(chain), peers: peers.slice(0, 64).map(({ peerId, addresses, chain }) => ({ peerId, addresses: [...addresses].slice(0, 16), chain: toText(chain) })) }
+  const data: Static<typeof CredentialsSchema> = { version: 1, federation, chain: chainToText(chain), peers: peers.slice(0, 64).map(({ peerId, addresses, chain }) => ({ peerId, addresses: [...addresses].slice(0, 16), chain: chainToText(chain) })) }
   await writePrivateFile(path, `${JSON.stringify(data, null, 2)}\n`)
 }
