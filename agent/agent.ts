@@ -2,10 +2,13 @@ import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
+import { createBootClock } from './boot-clock.ts'
 import { hostCapacity, type AgentConfig } from './config.ts'
 import { consoleOf, type AgentView } from './api/view.ts'
 import { certificateOf } from './api/host.ts'
+import { createLeaseView } from './api/leases.ts'
 import { metricsOf } from './api/figures.ts'
 import { addAgentRoutes } from './api/routes.ts'
 import { createDetails } from './details.ts'
@@ -15,10 +18,11 @@ import { createEventLog, type EventLog } from './events.ts'
 import { createFakeDrivers, createRealDrivers, type HostDrivers } from './drivers/registry.ts'
 import { tunnelAddressFor } from './drivers/network/address.ts'
 import { createGateway, type Gateway } from './gateway/gateway.ts'
-import type { ProposedId } from './gateway/offer.ts'
 import { createInventory, type HostInventory } from './inventory/inventory.ts'
-import { createLessor, type Lessor } from './lessor.ts'
+import { openFence } from './helper/fence-store.ts'
+import { createLessor, type Lessor } from './lessor/lessor.ts'
 import { createBuilder, type Builder } from './master/build.ts'
+import { createCopies, type Copy } from './master/copies.ts'
 import { createMaster, type Master } from './master/master.ts'
 import { createProbe, noProbe } from './master/probe.ts'
 import { refuseLostLedger } from './lost-ledger.ts'
@@ -30,34 +34,33 @@ import { createServices } from './services/select.ts'
 import { loadIdentity } from './site/identity.ts'
 import { createSiteIssuer, type SiteIssuer } from './site/issuer.ts'
 import { callerOf, callPeerOf, logFor, serveAgent } from './serve.ts'
-import { describeError, MusubiError, NoCapacityError } from '../protocol/core/errors.ts'
-import { allocateId } from '../protocol/core/ids.ts'
-import { idUses } from '../protocol/core/lease.ts'
+import type { Resources } from '../protocol/core/capacity.ts'
+import { describeError, MusubiError } from '../protocol/core/errors.ts'
+import { MASTERLESS_MS } from '../protocol/core/limits.ts'
 import type { GatewayTruth } from '../protocol/core/verify.ts'
 import { isGateway as isGatewayRole } from '../protocol/mesh/roles.ts'
 import { createMesh, type Mesh } from '../protocol/mesh/mesh.ts'
 import { chainFromText, chainToText } from '../protocol/mesh/trust/base64.ts'
+import { readGrant, signGrant } from '../protocol/mesh/trust/grant.ts'
 import type { Trust } from '../protocol/mesh/trust/trust.ts'
 import { createApi, listenUnix } from '../protocol/rest/server.ts'
 import { VERSION } from '../protocol/version.ts'
-import { createLedgerClock } from '../store/clock.ts'
 import { openLedger, type Ledger } from '../store/ledger.ts'
 import { openLevelStore } from '../store/level.ts'
-import type { LeaseResource } from '../protocol/api.ts'
 
 export interface Agent { stop (): Promise<void> }
 
 const TICK_MS = 1_000
-const SWEEP_MS = 10_000
+const GATEWAY_TICK_MS = 5_000
+const COPIES_TICK_MS = 60_000
 
 const bootId = (): string => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
 
 /**
  * Everything of one host, wired: store and ledger first, then drivers, mesh, API, and the loops.
- *
- * @param onFatal called when this process can keep no promise any more and must be started anew
+ * A disk that fails later does not end it: it refuses what it cannot write, and goes on when it can.
  */
-export async function startAgent (config: AgentConfig, log: Logger, onFatal: (error: MusubiError) => void): Promise<Agent> {
+export async function startAgent (config: AgentConfig, log: Logger): Promise<Agent> {
   await mkdir(config.stateDir, { recursive: true, mode: 0o700 })
   const started = performance.now()
   const now = (): number => Date.now()
@@ -67,17 +70,21 @@ export async function startAgent (config: AgentConfig, log: Logger, onFatal: (er
   const membership = await openMembership(identity, config.stateDir, store, log, now)
   const { key, trust } = membership
   const total = await hostCapacity(config)
-  const clock = createLedgerClock(now, monotonic)
-  const ledger = await openLedger({ store, now: () => clock.now(), frozen: () => clock.frozen(), host: config.name, capacity: total, bootId: bootId(), ...(config.segmentIds === undefined ? {} : { slice: config.segmentIds }) })
-  ledger.onFailure(onFatal)
+  const ledger = await openLedger({
+    store, clock: { wall: now, sinceBoot: createBootClock(), bootId: bootId() }, host: config.name, capacity: total,
+    ...(config.segmentIds === undefined ? {} : { slice: config.segmentIds })
+  })
+  /** what promises are counted by; certificates and records of others go by the wall clock */
+  const ledgerNow = (): number => ledger.now()
   const epoch = await ledger.nextEpoch()
   const events = createEventLog(now)
+  const fence = await openFence({ store, now: ledgerNow })
 
   const host: HostDrivers = config.drivers === 'fake' ? createFakeDrivers(config) : createRealDrivers(config, createServices({ dir: join(config.runDir, 'services') }))
   await refuseLostLedger(store, config.stateDir, host.drivers)
   const details = createDetails(host.details, monotonic)
   const reconciler: Reconciler = createReconciler({
-    drivers: host.drivers, desired: () => lessor.desired(), leaveAlone: () => lessor.undecided(), log, monotonic,
+    drivers: host.drivers, desired: () => lessor.desired(), leaveAlone: () => lessor.undecided(), log, monotonic, fence: { fence, tenancy: () => lessor.tenancy() },
     onChange: o => { events.add('object', `${o.kind} ${o.name}: ${o.state}${o.error === '' ? '' : ` (${o.error})`}`) }
   })
   const gatewayTruth: GatewayTruth = {
@@ -85,7 +92,11 @@ export async function startAgent (config: AgentConfig, log: Logger, onFatal: (er
     tunnelAddressFor
   }
   const cordon = await createCordon(store, config.name, () => { directory.changed() })
-  const lessor: Lessor = createLessor({ site: config.site, host: config.name, ledger, reconciler: () => reconciler, details, events, now, cordon, truth: { ...gatewayTruth, peer: trust.peerId, underlayAddress: config.underlayAddress, tunnelPort: config.tunnelPort, addressOf: name => directory.siteHosts().find(h => h.host === name)?.underlayAddress ?? null } })
+  const lessor: Lessor = createLessor({
+    site: config.site, host: config.name, ledger, reconciler: () => reconciler, details, events, now: ledgerNow, monotonic, sleep: ms => sleep(ms), cordon, fence,
+    signGrant: grant => signGrant(key, trust.own().chain, grant),
+    truth: { ...gatewayTruth, peer: trust.peerId, underlayAddress: config.underlayAddress, tunnelPort: config.tunnelPort, addressOf: name => directory.siteHosts().find(h => h.host === name)?.underlayAddress ?? null }
+  })
 
   const mesh = await createMesh({
     key, trust, listen: config.listen, peers: membership.peers, reachable: config.reachable, relay: config.relay, relays: () => directory.relays(), log: logFor(log),
@@ -100,20 +111,26 @@ export async function startAgent (config: AgentConfig, log: Logger, onFatal: (er
     config, stateDir: config.stateDir, key, store, trustStore: membership.trustStore, trust, mesh, log, now,
     hostNames: () => directory.hosts().map(h => ({ name: h.host, peerId: h.peerId, roles: h.roles, alive: h.state !== 'dead' }))
   })
+  const copies = createCopies({
+    call, log, table: ledger.table<Copy>('copy'), now: ledgerNow,
+    targets: () => directory.hosts().filter(h => h.state !== 'dead' && h.peerId !== mesh.peerId).map(h => ({ host: h.host, peer: h.peerId, gateway: h.roles.includes('gateway') }))
+  })
   const gateway = isGateway ? makeGateway() : null
   const { master, builder } = isGateway ? makeMaster() : { master: null, builder: null }
 
   function makeGateway (): Gateway {
-    const proposed = new Set<number>()
     return createGateway({
-      site: config.site, call, store, events, log, now, newId: randomUUID, cordon, ...(policy === null ? {} : { policy }),
+      site: config.site, call, store, events, log, now: ledgerNow, newId: randomUUID, cordon, ...(policy === null ? {} : { policy }),
       siteHosts: () => directory.siteHosts(),
       facts: async () => ({
         host: config.name, peer: mesh.peerId, underlayAddress: config.underlayAddress, tunnelPublicKey: await host.tunnelPublicKey(),
         tunnelEndpoint: `${config.underlayAddress}:${config.tunnelPort}`, tunnelAddress: tunnelAddressFor(mesh.peerId),
         chain: chainToText(trust.own().chain)
       }),
-      proposeSegmentId: () => proposeSegmentId(config, ledger, proposed)
+      holderOf: (grant, of) => {
+        const { epoch: granted, holder } = readGrant(grant, of, trust, now())
+        return { epoch: granted, peer: holder }
+      }
     })
   }
 
@@ -121,15 +138,17 @@ export async function startAgent (config: AgentConfig, log: Logger, onFatal: (er
     const realImages = config.drivers === 'real'
     const b = createBuilder({ stateDir: config.stateDir, imageStore: config.imageStore, site: config.site, peerId: mesh.peerId, realImages })
     const m = createMaster({
-      site: config.site, call, sites: () => directory.knownSites(), store, events, log, now, monotonic, newId: randomUUID,
-      builder: b, probe: realImages ? createProbe(log) : noProbe, truth: gatewayTruth
+      site: config.site, peer: mesh.peerId, call, sites: () => directory.knownSites(), store, events, log, now: ledgerNow, monotonic, newId: randomUUID,
+      builder: b, probe: realImages ? createProbe(log) : noProbe, truth: gatewayTruth, copies,
+      heardMs: id => Math.max(ledger.heardMs(id) ?? 0, gateway?.heardMs(id) ?? 0) || null,
+      jitterMs: () => Math.random() * MASTERLESS_MS / 4
     })
     return { master: m, builder: b }
   }
 
-  serveAgent(mesh, { lessor, gateway, cordon, site: config.site, callerOf: ctx => callerOf(ctx), sites: () => directory.siteAds() })
+  serveAgent(mesh, { lessor, gateway, copies, cordon, site: config.site, callerOf: ctx => callerOf(ctx), sites: () => directory.siteAds() })
   const problems: string[] = []
-  const view = makeView({ config, mesh, directory, ledger, reconciler, events, builder, epoch, total, started, issuer, cordon, problems: () => [...membership.problems(), ...issuer.problems(), ...shutOut(mesh), ...problems] })
+  const view = makeView({ config, mesh, directory, ledger, reconciler, events, gateway, builder, epoch, total, started, issuer, cordon, problems: () => [...unkept(ledger), ...membership.problems(), ...issuer.problems(), ...shutOut(mesh), ...problems] })
   const api = await createApi({ title: 'Musubi agent', description: `agent of host ${config.name} at site ${config.site}`, logger: log })
   const gateways = (): string[] => directory.siteHosts().filter(h => h.roles.includes('gateway')).map(h => h.host)
   addAgentRoutes(api, {
@@ -142,6 +161,7 @@ export async function startAgent (config: AgentConfig, log: Logger, onFatal: (er
   directory.start()
   await issuer.start()
   await reconciler.look() // what runs here is known before anybody is told of it; its repair goes on meanwhile
+  await gateway?.start()
   await master?.resume() // a question about a cluster of an earlier process is not answered with "not found"
   await listenUnix(api, join(config.runDir, 'agent.sock'))
   const stopLoops = startLoops()
@@ -173,20 +193,41 @@ export async function startAgent (config: AgentConfig, log: Logger, onFatal: (er
   function startLoops (): () => void {
     const every = (ms: number, what: string, work: () => Promise<void>): NodeJS.Timeout => {
       let busy = false
+      let told = ''
       return setInterval(() => {
         if (busy) return
         busy = true
-        work().catch((error: unknown) => { log.warn({ error: describeError(error) }, what) }).finally(() => { busy = false })
+        work().then(() => { told = '' }, (error: unknown) => {
+          // What fails every second is news once.
+          if (told !== describeError(error)) log.warn({ error: describeError(error) }, what)
+          told = describeError(error)
+        }).finally(() => { busy = false })
       }, ms)
     }
-    const unsubscribe = ledger.onChange(() => { directory.changed() })
+    const ends = [
+      ledger.onChange(() => { directory.changed() }),
+      ledger.onFailure(failure => {
+        log.error({ error: describeError(failure) }, 'the ledger cannot be written: nothing is promised until it can')
+        events.add('ledger.failed', describeError(failure))
+      }),
+      ledger.onRecovered(() => {
+        log.info({}, 'the ledger was read from the disk and goes on')
+        events.add('ledger.recovered', 'the ledger can be written again')
+        directory.changed()
+        reconciler.trigger() // what was in doubt is now as the disk says
+      })
+    ]
     const timers = [
       every(TICK_MS, 'the ledger could not be ticked', () => lessor.tick()),
       // in a loop of its own: a removal that hangs must not keep leases from ending
       every(TICK_MS, 'ended clusters could not be vacated', () => lessor.vacate()),
-      every(SWEEP_MS, 'old offers could not be swept', () => gateway?.sweep() ?? Promise.resolve())
+      every(COPIES_TICK_MS, 'old copies could not be dropped', () => copies.tick()),
+      every(GATEWAY_TICK_MS, 'the gateway could not be ticked', () => gateway?.tick() ?? Promise.resolve())
     ]
-    return () => { unsubscribe(); timers.forEach(clearInterval) }
+    return () => {
+      for (const end of ends) end()
+      timers.forEach(clearInterval)
+    }
   }
 
   return {
@@ -195,6 +236,7 @@ export async function startAgent (config: AgentConfig, log: Logger, onFatal: (er
       await notifier.stopping()
       await api.close()
       await master?.stop()
+      await gateway?.close()
       await reconciler.stop()
       stopInventory()
       policy?.stop()
@@ -219,28 +261,24 @@ function isGatewayBy (trust: Trust, peer: string, site: string, name: string, cl
   }
 }
 
+/** Told when this host can promise nothing. */
+function unkept (ledger: Ledger): string[] {
+  const failure = ledger.failure()
+  return [failure === null ? null : describeError(failure), ledger.frozen()].filter(why => why !== null)
+}
+
 /** Told when nobody takes this host in: the log alone would be looked at last. */
 function shutOut (mesh: Mesh): string[] {
   const why = mesh.lastRefusal()
   return why === null || mesh.connected().length > 0 ? [] : [`no peer takes this host in: ${why}`]
 }
 
-/** Lowest id that no live lease has and that is not being proposed to another cluster at this moment. */
-function proposeSegmentId (config: AgentConfig, ledger: Ledger, proposed: Set<number>): ProposedId {
-  const slice = config.segmentIds
-  const uses = [...idUses(ledger.state()), ...[...proposed].map(taken => ({ id: taken, untilMs: Number.POSITIVE_INFINITY }))]
-  const id = slice === undefined ? null : allocateId(slice, uses, ledger.state().clockMs)
-  if (id === null) throw new NoCapacityError(`gateway ${config.name} has no free segment id${slice === undefined ? '' : ` in ${slice.from}..${slice.to}`}`, 'widen segmentIds in its configuration, or wait for clusters to end')
-  proposed.add(id)
-  return { id, release: () => { proposed.delete(id) } }
-}
-
 interface ViewParts {
   config: AgentConfig, mesh: Mesh, directory: Directory, ledger: Ledger, reconciler: Reconciler, events: EventLog
-  builder: Builder | null, epoch: number, total: { vcpus: number, memoryMib: number, diskMib: number }, started: number, issuer: SiteIssuer, cordon: Cordon, problems: () => string[]
+  gateway: Gateway | null, builder: Builder | null, epoch: number, total: Resources, started: number, issuer: SiteIssuer, cordon: Cordon, problems: () => string[]
 }
 
-function makeView ({ config, mesh, directory, ledger, reconciler, builder, epoch, total, started, issuer, cordon, problems }: ViewParts): AgentView {
+function makeView ({ config, mesh, directory, ledger, reconciler, events, gateway, builder, epoch, total, started, issuer, cordon, problems }: ViewParts): AgentView {
   return {
     status: () => Promise.resolve({
       name: config.name, site: config.site, roles: config.roles, peerId: mesh.peerId, version: VERSION, addresses: mesh.addresses(),
@@ -253,17 +291,10 @@ function makeView ({ config, mesh, directory, ledger, reconciler, builder, epoch
     host: name => directory.host(name),
     metrics: () => metricsOf({ mesh, directory, ledger, issuer, cordon, started }),
     sites: () => directory.sites(),
-    leases: all => Promise.resolve(leasesOfLedger(config, ledger, all)),
+    ...createLeaseView({ host: config.name, ledger, events, skewMs: id => gateway?.skewMs(id) ?? null }),
     console: (record, node) => {
       if (builder === null) throw new MusubiError('NOT_A_GATEWAY', 'this host is no gateway')
       return consoleOf(record, node, builder.keyFile(record))
     }
   }
-}
-
-function leasesOfLedger (config: AgentConfig, ledger: Ledger, all: boolean): LeaseResource[] {
-  return [...ledger.state().leases.values()].filter(l => all || l.state !== 'ended').map(l => ({
-    leaseId: l.id, clusterId: l.clusterId, cluster: l.cluster, host: config.name, kind: l.kind, name: l.name, state: l.state,
-    resources: l.resources, startMs: l.startMs, endMs: l.endMs, token: l.token, masterSite: l.masterSite
-  }))
 }

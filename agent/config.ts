@@ -4,6 +4,7 @@ import Type, { type Static } from 'typebox'
 import { loadConfigFile } from '../protocol/config-file.ts'
 import { InvalidInputError } from '../protocol/core/errors.ts'
 import type { Resources } from '../protocol/core/capacity.ts'
+import { DEFAULT_VOLUMES } from '../protocol/core/limits.ts'
 
 /** As in certificates: with cluster name and number it makes a host name of at most 63. */
 const Name = Type.String({ pattern: '^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$' })
@@ -61,12 +62,14 @@ export async function loadAgentConfig (path: string): Promise<AgentConfig> {
 /** What the host lends: as configured, else all vCPUs, memory less 2 GiB, 80 % of the free disk. */
 export async function hostCapacity (config: AgentConfig): Promise<Resources> {
   if (config.capacity !== undefined) {
-    return { vcpus: config.capacity.vcpus, memoryMib: config.capacity.memoryMiB, diskMib: config.capacity.diskMiB }
+    return { vcpus: config.capacity.vcpus, memoryMib: config.capacity.memoryMiB, diskMib: config.capacity.diskMiB, volumes: DEFAULT_VOLUMES, bandwidthMbit: 0 }
   }
   const disk = await statfs(config.stateDir)
   return {
     vcpus: cpus().length,
     memoryMib: Math.max(0, Math.floor(totalmem() / 2 ** 20) - 2048),
-    diskMib: Math.floor(disk.bavail * disk.bsize * 0.8 / 2 ** 20)
+    diskMib: Math.floor(disk.bavail * disk.bsize * 0.8 / 2 ** 20),
+    volumes: DEFAULT_VOLUMES,
+    bandwidthMbit: 0
   }
 }

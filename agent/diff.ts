@@ -8,6 +8,9 @@ export type Action<K extends ObjectKind = ObjectKind> =
   | { op: 'apply', kind: K, name: string, spec: SpecByKind[K], why: string }
   | { op: 'remove', kind: K, name: string, why: string }
 
+/** Objects of one cluster share what stands before the first dot; the host's tunnel stands for itself. */
+export const clusterOf = (name: string): string => name.split('.')[0] ?? name
+
 const keyOf = (object: { kind: ObjectKind, name: string }): string => `${object.kind}/${object.name}`
 const rank = (kind: ObjectKind): number => KIND_ORDER.indexOf(kind)
 const byName = (a: { name: string }, b: { name: string }): number => a.name < b.name ? -1 : a.name > b.name ? 1 : 0

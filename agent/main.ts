@@ -3,17 +3,12 @@ import { startAgent } from './agent.ts'
 import { declareLost } from './lost-ledger.ts'
 import { createLogger } from '../protocol/log.ts'
 import { untilStopped } from '../protocol/process.ts'
-import { describeError } from '../protocol/core/errors.ts'
 
 /** `musubi agent run`: runs until SIGTERM or SIGINT; guests, tunnels and caches go on without it. */
 export async function runAgent (configPath: string): Promise<void> {
   const config = await loadAgentConfig(configPath)
   const log = createLogger(config.logLevel, { host: config.name, site: config.site })
-  const agent = await startAgent(config, log, error => {
-    // It would run on without ending any lease. The supervisor starts it again, from what is on the disk; nodes outlive it.
-    log.fatal({ error: describeError(error) }, 'this agent can keep no promise any more and ends')
-    process.exit(1)
-  })
+  const agent = await startAgent(config, log)
   await untilStopped(log, () => agent.stop())
 }
 

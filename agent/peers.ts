@@ -1,10 +1,11 @@
 import type { MethodName, Methods as WireMethods } from '../protocol/wire/codec.ts'
+import type { KeepAliveRequest } from '../protocol/core/messages.ts'
 import type { Filled } from '../protocol/wire/filled.ts'
 
-/** Requests and replies of the lease protocol by method name, every part set. */
-export type Methods = { [M in MethodName]: { request: Filled<WireMethods[M]['request']>, reply: Filled<WireMethods[M]['reply']> } }
+type Whole = { [M in MethodName]: { request: Filled<WireMethods[M]['request']>, reply: Filled<WireMethods[M]['reply']> } }
+/** Requests and replies of the lease protocol by method name, every part set but the one that may be left out. */
+export type Methods = Omit<Whole, 'keepAlive'> & { keepAlive: { request: KeepAliveRequest, reply: Whole['keepAlive']['reply'] } }
 export type Activate = Methods['activate']['request']
-export type Release = Methods['release']['request']
 export type HostStatus = Methods['hostStatus']['reply']
 
 export interface CallOptions { deadlineMs?: number, signal?: AbortSignal }

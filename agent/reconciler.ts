@@ -3,7 +3,9 @@ import type { Driver, ObservedObject } from './drivers/driver.ts'
 import type { DesiredObject, ObjectKind } from '../protocol/core/desired.ts'
 import { KIND_ORDER } from '../protocol/core/desired.ts'
 import { createBackoff } from './backoff.ts'
-import { conflicts, diff, type Action } from './diff.ts'
+import { createPermits, isRefusal, type Permits, type Tenancy } from './helper/permits.ts'
+import type { Fence } from './helper/fence-store.ts'
+import { clusterOf, conflicts, diff, type Action } from './diff.ts'
 import { describeError, MusubiError } from '../protocol/core/errors.ts'
 import { RECONCILE_INTERVAL_MS, RECONCILE_RETRY_MS } from '../protocol/core/limits.ts'
 
@@ -28,6 +30,8 @@ export interface ReconcilerOptions {
   leaveAlone?: () => ReadonlyMap<string, string>
   /** monotonic milliseconds, for the pauses between tries */
   monotonic?: () => number
+  /** has the last word on every action, and what the ledger says at the moment of `desired`; absent: nothing is fenced */
+  fence?: { fence: Fence, tenancy: () => Tenancy }
 }
 
 export interface Reconciler {
@@ -68,9 +72,6 @@ function whyUnhealthy ({ detail }: ObservedObject): string {
   return text === '' ? 'does not work yet' : text
 }
 
-/** Objects of one cluster share what stands before the first dot; the host's tunnel stands for itself. */
-export const clusterOf = (name: string): string => name.split('.')[0] ?? name
-
 const allKinds = (why: string): Map<ObjectKind, string> => new Map(KIND_ORDER.map(kind => [kind, why]))
 
 /**
@@ -89,6 +90,7 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
   const isAsked = (): boolean => asked.again
   const lookers: Array<() => void> = []
   const backoff = createBackoff(options.monotonic ?? (() => performance.now()))
+  const permits: Permits | null = options.fence === undefined ? null : createPermits(options.fence.fence)
   const { promise: looked, resolve: resolveLooked } = Promise.withResolvers<undefined>()
 
   const key = (kind: string, name: string): string => `${kind}/${name}`
@@ -137,11 +139,18 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
       const before = known.get(key(action.kind, action.name))
       // What fails again and again is news once, not at every try.
       if (before?.state !== 'failed') note(action.kind, action.name, action.op === 'apply' ? 'pending' : 'removing', before?.error ?? '', {})
+      await permits?.ask(action)
       if (action.op === 'apply') await driver.apply(action.name, action.spec, signal)
       else await driver.remove(action.name, signal)
       log.info({ op: action.op, kind: action.kind, object: action.name, why: action.why, ms: Math.round(performance.now() - started) }, 'reconciled')
       return true
     } catch (error) {
+      if (isRefusal(error)) {
+        // Decided before something that has changed since: the next pass decides anew.
+        note(action.kind, action.name, action.op === 'apply' ? 'pending' : 'removing', describeError(error), {})
+        log.info({ op: action.op, kind: action.kind, object: action.name, error: describeError(error) }, 'refused by the fence')
+        return false
+      }
       note(action.kind, action.name, 'failed', describeError(error), {})
       log.error({ op: action.op, kind: action.kind, object: action.name, error: describeError(error) }, 'cannot reconcile')
       return false
@@ -192,11 +201,15 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
 
   /** @param seen called when what runs here has been looked at, before anything is done */
   async function onePass (seen: () => void): Promise<PassOutcome> {
+    // Before the wishes: what is decided on them is never newer than this.
+    const tenancy = options.fence?.tenancy() ?? null
     const desired = await options.desired()
     const held = undecided(desired)
     const { observed, blind } = await observeAll()
     unseen = blind
-    const actions = diff(desired.filter(d => !blind.has(d.kind) && !held.has(clusterOf(d.name))), observed.filter(o => !held.has(clusterOf(o.name))))
+    if (tenancy !== null) await permits?.begin(tenancy, observed, blind)
+    const allowed = desired.filter(d => permits?.mayStand(d) ?? true)
+    const actions = diff(allowed.filter(d => !blind.has(d.kind) && !held.has(clusterOf(d.name))), observed.filter(o => !held.has(clusterOf(o.name))))
     backoff.keep(actions)
     for (const d of [...desired, ...observed]) {
       const reason = blind.get(d.kind) ?? held.get(clusterOf(d.name))

@@ -1,8 +1,10 @@
 import type { Logger } from 'pino'
 import type { Caller, CallPeer } from './peers.ts'
 import type { Gateway } from './gateway/gateway.ts'
-import type { Lessor } from './lessor.ts'
-import { MusubiError } from '../protocol/core/errors.ts'
+import type { Lessor } from './lessor/lessor.ts'
+import type { Copies } from './master/copies.ts'
+import { InvalidInputError, MusubiError } from '../protocol/core/errors.ts'
+import { copyProblem } from '../protocol/core/verify-request.ts'
 import type { SiteAd } from '../protocol/wire/gen/types.ts'
 import { filled } from '../protocol/wire/filled.ts'
 import { isGateway } from '../protocol/mesh/roles.ts'
@@ -30,6 +32,8 @@ export interface ServeDeps {
   site: string
   lessor: Lessor
   gateway: Gateway | null
+  /** of the decisions of masters of this site */
+  copies: Pick<Copies, 'keep'>
   cordon?: Cordon
   callerOf: (context: CallContext) => Caller
   /** what this agent knows of sites, for searches of peers */
@@ -38,9 +42,9 @@ export interface ServeDeps {
 
 /**
  * Which peer may ask what: gateways (of any admitted site) ask gateways; hosts listen only to
- * gateways of their own site.
+ * gateways of their own site. What is asked is checked by who answers.
  */
-export function serveAgent (mesh: Mesh, { site, lessor, gateway, cordon, callerOf: who, sites }: ServeDeps): void {
+export function serveAgent (mesh: Mesh, { site, lessor, gateway, copies, cordon, callerOf: who, sites }: ServeDeps): void {
   const refuse = (caller: Caller, what: string): never => {
     throw new MusubiError('FORBIDDEN', `${caller.host} of ${caller.site ?? 'the coordinators'} may not ${what} here`)
   }
@@ -48,11 +52,14 @@ export function serveAgent (mesh: Mesh, { site, lessor, gateway, cordon, callerO
     const caller = who(context)
     return caller.gateway ? caller : refuse(caller, 'negotiate')
   }
-  const fromOwnGateway = (context: CallContext): Caller => {
+  const fromOwnGateway = (context: CallContext, what = 'change leases of a host'): Caller => {
     const caller = who(context)
-    return caller.gateway && caller.site === site ? caller : refuse(caller, 'change leases of a host')
+    return caller.gateway && caller.site === site ? caller : refuse(caller, what)
   }
   if (gateway !== null) {
+    mesh.serve('extend', (r, c) => gateway.extend(r, fromMaster(c)))
+    // a grant comes only with the first keep-alives of a new master
+    mesh.serve('keepAlive', (r, c) => gateway.keepAlive({ ...r, grant: r.grant === null ? null : filled(r.grant, 'keepAlive.grant') }, fromMaster(c)))
     mesh.serve('request', (r, c) => gateway.request(filled(r, 'request'), fromMaster(c)))
     mesh.serve('commit', (r, c) => gateway.commit(filled(r, 'commit'), fromMaster(c)))
     mesh.serve('activate', (r, c) => gateway.activate(filled(r, 'activate'), fromMaster(c)))
@@ -60,8 +67,18 @@ export function serveAgent (mesh: Mesh, { site, lessor, gateway, cordon, callerO
     mesh.serve('status', (r, c) => gateway.status(r, fromMaster(c)))
     mesh.serve('search', () => ({ sites: sites() }))
   }
+  // who may be master of a site's clusters is that site's affair
+  mesh.serve('claim', (r, c) => lessor.claim(r, fromOwnGateway(c, 'claim clusters')))
+  mesh.serve('copy', (r, c) => {
+    const caller = fromOwnGateway(c, 'leave copies')
+    const problem = copyProblem(r)
+    if (problem !== null) throw new InvalidInputError(`a copy of cluster ${r.clusterId.slice(0, 64)} from ${caller.host} is refused: ${problem}`)
+    return copies.keep(r, caller)
+  })
   mesh.serve('hold', (r, c) => { fromOwnGateway(c); return lessor.hold(filled(r, 'hold')) })
   mesh.serve('hostCommit', (r, c) => { fromOwnGateway(c); return lessor.commit(r) })
+  mesh.serve('hostExtend', (r, c) => { fromOwnGateway(c); return lessor.extend(r) })
+  mesh.serve('hostKeepAlive', (r, c) => { fromOwnGateway(c); return lessor.keepAlive(r) })
   mesh.serve('hostActivate', (r, c) => { fromOwnGateway(c); return lessor.activate(filled(r, 'activate')) })
   mesh.serve('hostRelease', (r, c) => { fromOwnGateway(c); return lessor.release(r) })
   mesh.serve('hostStatus', (r, c) => { fromOwnGateway(c); return lessor.status(r.clusterId) })

@@ -1,3 +1,4 @@
+import { createInterface } from 'node:readline/promises'
 import type { Command } from 'commander'
 import { InvalidInputError } from '../protocol/core/errors.ts'
 import { parseDuration } from '../protocol/core/spec.ts'
@@ -50,4 +51,22 @@ export async function readToken (given: string): Promise<string> {
   }
   if (text.trim() === '') throw new InvalidInputError('there is no token on standard input', 'musubi agent join - < FILE')
   return text
+}
+
+/**
+ * Asks before something that cannot be taken back. Nobody is asked where nobody sits: there `--yes` is needed.
+ *
+ * @param what a sentence that says what will happen
+ * @throws InvalidInputError when it is not wanted, or cannot be asked
+ */
+export async function confirm (what: string, yes: boolean | undefined): Promise<void> {
+  if (yes === true) return
+  if (!process.stdin.isTTY) throw new InvalidInputError(what, 'say that you mean it: --yes')
+  const terminal = createInterface({ input: process.stdin, output: process.stderr })
+  try {
+    const answer = await terminal.question(`${what}. Go on? [y/N] `)
+    if (!/^y(es)?$/i.test(answer.trim())) throw new InvalidInputError('nothing was changed')
+  } finally {
+    terminal.close()
+  }
 }

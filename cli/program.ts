@@ -3,9 +3,11 @@ import { addClusterCommands } from './commands/cluster.ts'
 import { addCoordinatorCommands } from './commands/coordinator.ts'
 import { addDaemonCommands } from './commands/daemons.ts'
 import { addHostCommands } from './commands/host.ts'
+import { addLeaseCommands } from './commands/lease.ts'
 import { addSiteCommands } from './commands/site.ts'
 import { addViewCommands } from './commands/views.ts'
 import { bashCompletion } from './completion.ts'
+import { indented } from './output.ts'
 import { MusubiError } from '../protocol/core/errors.ts'
 import { VERSION } from '../protocol/version.ts'
 
@@ -15,7 +17,7 @@ const CANNOT_WORK = new Set([
   'NO_CERTIFICATE', 'BAD_CERTIFICATE', 'OTHER_FEDERATION', 'CERTIFICATE_EXPIRED', 'CERTIFICATE_REVOKED'
 ])
 
-/** Exit codes: 0 done, 1 the request failed, 2 bad usage or bad input, 3 doctor found something, 4 nobody answered. */
+/** Exit codes: 0 done, 1 the request failed, 2 bad usage or bad input, 3 doctor or fsck found something, 4 nobody answered. */
 function exitCodeOf (error: unknown): number {
   if (!(error instanceof MusubiError)) return 1
   if (CANNOT_WORK.has(error.code)) return 2
@@ -41,14 +43,16 @@ Examples:
   musubi cluster create -f cluster.yaml     build a cluster over the sites
   musubi cluster show demo                  nodes, phases, bytes over the WAN
   musubi cluster delete demo                give everything back
+  musubi lease list                         what this host has promised
   source <(musubi completion)               completion for bash
 
-Exit codes: 0 done, 1 refused or failed, 2 bad usage or input, 3 doctor found something, 4 nobody answered`)
+Exit codes: 0 done, 1 refused or failed, 2 bad usage or input, 3 doctor or fsck found something, 4 nobody answered`)
   addDaemonCommands(program)
   addSiteCommands(program)
   addHostCommands(program)
   addCoordinatorCommands(program)
   addClusterCommands(program)
+  addLeaseCommands(program)
   addViewCommands(program)
   program.command('completion').description('print the completion script for bash')
     .action(() => { process.stdout.write(`${bashCompletion(program)}\n`) })
@@ -73,7 +77,7 @@ try {
 } catch (error) {
   const json = process.argv.includes('--json')
   const { code, message, hint } = error instanceof MusubiError ? error : { code: 'INTERNAL', message: error instanceof Error ? (error.stack ?? error.message) : String(error), hint: undefined }
-  const text = json ? `${JSON.stringify({ error: { code, message, hint } })}\n` : `musubi: ${message}\n${hint === undefined ? '' : `        ${hint}\n`}`
+  const text = json ? `${JSON.stringify({ error: { code, message, hint } })}\n` : `musubi: ${indented(message, 8)}\n${hint === undefined ? '' : `        ${indented(hint, 8)}\n`}`
   // Not by itself: a daemon that could not start may have sockets and timers open, and would stay for ever.
   process.stderr.write(text, () => process.exit(exitCodeOf(error)))
 }

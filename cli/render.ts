@@ -1,6 +1,7 @@
-import { PHASES, type AgentStatus, type CertificateResource, type ClusterResource, type HostDetail, type HostResource, type InventoryResource, type InvitationResource, type LeaseResource, type SiteResource } from '../protocol/api.ts'
-import { bytes, duration, mib, table } from './output.ts'
+import { PHASES, type AgentStatus, type CertificateResource, type ClusterResource, type HostDetail, type HostResource, type InventoryResource, type InvitationResource, type SiteResource } from '../protocol/api.ts'
+import { bytes, duration, indented, mib, skewText, table, timeLeft } from './output.ts'
 
+export { historyTable, leasesTable, leaseText } from './render/lease.ts'
 export { searchText } from './render/search.ts'
 
 /** How each resource looks to people; pure, so that demo and CLI print the same. */
@@ -63,17 +64,13 @@ export function sitesTable (sites: SiteResource[]): string {
     sites.map(s => [s.site, s.gateway, String(s.hosts), ...free(s.free, s.total), mib(s.volumeFreeMib), s.state, s.path ?? '-', duration(s.rttMs), `${duration(s.ageMs)} ago`]))
 }
 
-export function leasesTable (leases: LeaseResource[]): string {
-  if (leases.length === 0) return 'No lease.'
-  return table(['lease', 'cluster', 'host', 'kind', 'name', 'state', 'vcpu', 'memory', 'disk', 'ends'],
-    leases.map(l => [l.leaseId.slice(0, 13), l.cluster, l.host, l.kind, l.name, l.state, String(l.resources.vcpus), mib(l.resources.memoryMib), mib(l.resources.diskMib), new Date(l.endMs).toISOString().slice(0, 16)]))
-}
-
 export function clustersTable (clusters: ClusterResource[]): string {
   if (clusters.length === 0) return 'No cluster. Create one with: musubi cluster create -f cluster.yaml'
-  return table(['name', 'state', 'nodes ready', 'sites', 'vni', 'master', 'expires'],
+  const rows = table(['name', 'state', 'nodes ready', 'sites', 'vni', 'master', 'expires'],
     clusters.map(c => [c.name, c.state, `${c.nodes.filter(n => n.ready).length}/${c.nodes.length}`,
       [...new Set(c.nodes.map(n => n.site))].join(','), String(c.segment.vni), c.masterSite, new Date(c.expiresAt).toISOString().slice(0, 16)]))
+  const lost = clusters.filter(c => c.state === 'masterless').map(c => c.name)
+  return lost.length === 0 ? rows : `${rows}\n\nmasterless: the gateway that was master of ${lost.join(', ')} is not heard of; this one can take over: musubi cluster adopt NAME`
 }
 
 /** Where each node is and when it reached each phase, in time since the request. */
@@ -82,18 +79,24 @@ export function nodesTable (cluster: ClusterResource): string {
     cluster.nodes.map(n => [n.name, n.site, n.host, n.ip, n.mac, ...PHASES.map(p => duration(n.phases[p])), n.state]))
 }
 
+function lenderText ({ state, heardAgoMs, skewMs, error }: ClusterResource['lenders'][number]): string {
+  const heard = heardAgoMs === null ? 'not heard of yet' : `${state === '' ? 'has no leases any more' : state}, heard of ${timeLeft(heardAgoMs)} ago, clock ${skewText(skewMs)}`
+  return error === '' ? heard : `${heard}; ${error}`
+}
+
 export function clusterText (c: ClusterResource): string {
   const lines = [
-    `cluster    ${c.name}  ${c.state}   id ${c.id}   master ${c.masterSite}   until ${new Date(c.expiresAt).toISOString()}`,
+    `cluster    ${c.name}  ${c.state}   id ${c.id}   master ${c.masterSite}   until ${new Date(c.expiresAt).toISOString()}${c.epoch > 1 ? `   epoch ${c.epoch}` : ''}`,
     `leases     ${c.lease.holds} at ${c.lease.sites} sites, negotiated in ${duration(c.lease.negotiateMs)} at RTT ${duration(c.lease.rttMs)}`,
     `segment    VNI ${c.segment.vni}, ${c.cidr}, in-site ids ${Object.entries(c.segment.ids).map(([site, id]) => `${site}=${id}`).join(' ')}, packets of ${c.segment.mtuInner} bytes, first ping across after ${duration(c.segment.firstPingMs)}`
   ]
   if (c.frontend !== null) lines.push(`frontend   ${c.frontend.name}  ${c.frontend.ip}  on ${c.frontend.host} (${c.frontend.site})`)
+  for (const l of c.lenders) lines.push(`lender     ${l.site} (${l.gateway})  ${lenderText(l)}`)
   for (const v of c.volumes) lines.push(`volume     ${v.name}  ${mib(v.sizeMib)}  on ${v.host} for ${v.node}  ${v.iqn}`)
   const saved = c.wan.bytesWithoutCache - c.wan.bytes
   lines.push(`WAN        ${bytes(c.wan.bytes)} crossed; the far nodes received ${bytes(c.wan.bytesWithoutCache)}${c.wan.bytes > 0 && saved > 0 ? ` (${(c.wan.bytesWithoutCache / c.wan.bytes).toFixed(1)} x)` : ''}`)
   for (const cache of c.caches) lines.push(`cache      ${cache.site}: ${cache.hits} of ${cache.requests} requests from the cache, ${bytes(cache.bytesToNodes)} to nodes, ${bytes(cache.bytesFromUpstream)} from the frontend`)
-  if (c.error !== null) lines.push(`error      ${c.error.message}${c.error.hint === undefined ? '' : ` (${c.error.hint})`}`)
+  if (c.error !== null) lines.push(`error      ${indented(c.error.message, 11)}`, ...c.error.hint === undefined ? [] : [`           ${c.error.hint}`])
   for (const p of c.problems) lines.push(`problem    ${p.host} (${p.site}) ${p.kind} ${p.name}: ${p.error}`)
   return `${lines.join('\n')}\n\n${nodesTable(c)}`
 }

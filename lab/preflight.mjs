@@ -58,6 +58,7 @@ export const REQUIREMENTS = [
   { needs: 'zstd', package: 'zstd', targets: ALL },
   { needs: 'iperf3', package: 'iperf3', targets: ['test', 'bench'] },
   { needs: 'serf', package: 'serf', targets: ['bench'] },
+  { needs: 'etcd', package: 'etcd-server', targets: ['bench'] },
   { needs: 'systemd-nspawn', package: 'systemd-container', targets: ['test'] }
 ]
 

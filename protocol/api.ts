@@ -5,7 +5,7 @@
  */
 import Type, { type Static } from 'typebox'
 import {
-  INVITATION_TTL_MAX_MS, MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_PRICE_MILLI, MAX_RECORDS, MAX_SEARCH_NAMES, MAX_VCPUS_PER_NODE, MAX_VOLUME_MIB, RPC_DEADLINE_MAX_MS
+  INVITATION_TTL_MAX_MS, MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_PRICE_MILLI, MAX_RECORDS, MAX_SEARCH_NAMES, MAX_TERM_MS, MAX_VCPUS_PER_NODE, MAX_VOLUME_MIB, MIN_TERM_MS, RPC_DEADLINE_MAX_MS
 } from './core/limits.ts'
 import { searchDefaults } from './core/search/query.ts'
 
@@ -13,7 +13,8 @@ const text = (description: string) => Type.String({ description, maxLength: 4096
 const count = (description: string) => Type.Number({ description, minimum: 0 })
 
 export const ResourcesSchema = Type.Object({
-  vcpus: count('virtual CPUs'), memoryMib: count('memory, MiB'), diskMib: count('disk, MiB')
+  vcpus: count('virtual CPUs'), memoryMib: count('memory, MiB'), diskMib: count('disk, MiB'),
+  volumes: count('volumes that can be exported'), bandwidthMbit: count('of the WAN, Mbit/s')
 })
 
 const MaybeMs = Type.Union([Type.Number(), Type.Null()])
@@ -121,17 +122,50 @@ export const SiteSchema = Type.Object({
 })
 export type SiteResource = Static<typeof SiteSchema>
 
+const Skew = Type.Union([Type.Number(), Type.Null()], { description: 'clock of the master less the clock of this host, ms, as of its last keep-alive; null: not known' })
 export const LeaseSchema = Type.Object({
   leaseId: text('lease'), clusterId: text('cluster'), cluster: text('cluster name'), host: text('host'),
-  kind: text('node, volume, frontend or segment'), name: text('what it is for'), state: text('held, committed, active or ended'),
-  resources: ResourcesSchema, startMs: count('start'), endMs: count('end'), token: count('fencing token'), masterSite: text('who asked')
+  kind: text('node, volume, frontend, segment or quota'), name: text('what it is for'), state: text('held, committed, active or ended'),
+  resources: ResourcesSchema, segmentId: count('in-site id of a segment; 0: it is about none'),
+  startMs: count('start'), endMs: count('end'), remainsMs: count('until it ends by itself, ms: of a hold its time to live, of a committed lease the time to be activated in'),
+  token: count('fencing token'), masterSite: text('who asked'), epoch: count('highest epoch of a master that was heard of'),
+  masterless: Type.Boolean({ description: 'its master has not been heard of for a while; it goes on to its end, and may be adopted' }),
+  heardAgoMs: Type.Union([Type.Number({ minimum: 0 }), Type.Null()], { description: 'since its master was last heard of, ms; null: not since the start of this agent' }),
+  skewMs: Skew
 })
 export type LeaseResource = Static<typeof LeaseSchema>
 
+export const LeaseEventSchema = Type.Object({
+  seq: count('of the event; what one event changed has the same'), at: count('when, on the ledger clock'),
+  what: Type.Union([Type.Literal('lease'), Type.Literal('extension'), Type.Literal('epoch')], { description: 'what changed' }),
+  event: text('as in docs/lease-states.md: hold, commit, activate, extend, release, expire, revoke ...'),
+  leaseId: text('lease; empty: it is not about one'), offerId: text('offer; empty: it is not about one'), clusterId: text('cluster'), cluster: text('cluster name; its id where no lease of it is left'),
+  kind: text('kind of lease'), name: text('what it is for'), from: Type.Union([text('state before'), Type.Null()], { description: 'null: it is new' }), state: text('state afterwards'),
+  endMs: count('end afterwards'), token: count('fencing token of the change'), reason: text('why it ended, or who became master')
+})
+export type LeaseEventResource = Static<typeof LeaseEventSchema>
+
+/** One lease in full, with what happened to it. */
+export const LeaseDetailSchema = Type.Object({
+  ...LeaseSchema.properties,
+  offerId: text('offer that it was part of'), masterPeer: text('PeerId of the master that asked'), requester: text('PeerId of the gateway on whose behalf it is held'),
+  epochHolder: text('PeerId of the master of that epoch; empty: not known'), deadlineMs: count('when a hold, or a committed lease that is not activated, ends; 0: it is neither'), confirmByMs: count('a reservation ends then unless its master is heard of shortly before; 0: not needed'),
+  commitToken: count('the receipt that activation asks for; 0: not committed'), activatedMs: count('0: never'), endedMs: count('0: not yet'), endReason: text('empty while it lives'),
+  vacated: Type.Boolean({ description: 'false: it has ended and may still run here' }), history: Type.Array(LeaseEventSchema, { description: 'oldest first' })
+})
+export type LeaseDetail = Static<typeof LeaseDetailSchema>
+
+export const LeaseRevokeBodySchema = Type.Object({
+  cluster: Type.String({ minLength: 1, maxLength: 64, description: 'name or id' }), reason: Type.String({ minLength: 1, maxLength: 200, description: 'kept with the leases and in the history' })
+}, { additionalProperties: false })
+export const LeaseRevokedSchema = Type.Object({ host: text('host'), clusterId: text('cluster'), cluster: text('cluster name'), masterSite: text('who asked'), ended: count('leases that were ended'), reason: text('for people') })
+export type LeaseRevoked = Static<typeof LeaseRevokedSchema>
+
 export const ClusterStateSchema = Type.Union([
-  Type.Literal('negotiating'), Type.Literal('committing'), Type.Literal('activating'), Type.Literal('building'),
-  Type.Literal('ready'), Type.Literal('degraded'), Type.Literal('failed'), Type.Literal('deleting'), Type.Literal('deleted')
-])
+  Type.Literal('negotiating'), Type.Literal('committing'), Type.Literal('preparing'), Type.Literal('activating'), Type.Literal('building'),
+  Type.Literal('ready'), Type.Literal('degraded'), Type.Literal('failed'), Type.Literal('deleting'), Type.Literal('deleted'),
+  Type.Literal('masterless'), Type.Literal('superseded')
+], { description: 'masterless: known from a copy, its master is not heard of; superseded: another host is its master now' })
 export type ClusterState = Static<typeof ClusterStateSchema>
 
 export const PhasesSchema = Type.Object({
@@ -149,11 +183,17 @@ export type NodeResource = Static<typeof NodeSchema>
 export const ClusterSchema = Type.Object({
   id: text('cluster id'), name: text('name'), state: ClusterStateSchema,
   error: Type.Union([Type.Object({ code: Type.String(), message: Type.String(), hint: Type.Optional(Type.String()) }), Type.Null()]),
-  createdAt: count('created'), expiresAt: count('end of the leases'), masterSite: text('master'), cidr: text('addresses'), domain: text('DNS domain'),
+  createdAt: count('created'), startsAt: count('start of the leases'), expiresAt: count('end of the leases'), masterSite: text('master'), epoch: count('of its master: grows with every take-over'), cidr: text('addresses'), domain: text('DNS domain'),
   frontend: Type.Union([Type.Object({ name: Type.String(), site: Type.String(), host: Type.String(), ip: Type.String(), mac: Type.String() }), Type.Null()]),
   nodes: Type.Array(NodeSchema),
   volumes: Type.Array(Type.Object({ name: Type.String(), site: Type.String(), host: Type.String(), node: Type.String(), sizeMib: Type.Number(), iqn: Type.String() })),
   lease: Type.Object({ sites: count('member sites'), holds: count('leases held'), negotiateMs: count('request to last receipt'), rttMs: count('slowest ping among member gateways') }),
+  lenders: Type.Array(Type.Object({
+    site: text('site'), gateway: text('gateway host'), state: text('of its leases: held, committed, active, ended; empty: not known, or none'),
+    heardAgoMs: Type.Union([Type.Number({ minimum: 0 }), Type.Null()], { description: 'since it last answered a keep-alive, ms; null: not yet' }),
+    skewMs: Type.Union([Type.Number(), Type.Null()], { description: 'its clock less that of the master, ms, give or take half the round trip' }),
+    error: text('why it does not answer; empty: it does')
+  })),
   segment: Type.Object({
     vni: count('VNI'), ids: Type.Record(Type.String(), Type.Number()), mtuInner: count('largest inner packet'),
     firstPingMs: MaybeMs
@@ -164,6 +204,10 @@ export const ClusterSchema = Type.Object({
   problems: Type.Array(Type.Object({ site: Type.String(), host: Type.String(), kind: Type.String(), name: Type.String(), error: Type.String() }))
 })
 export type ClusterResource = Static<typeof ClusterSchema>
+
+export const AdoptBodySchema = Type.Object({ force: Type.Optional(Type.Boolean({ description: 'although its master is heard of, or the anchor host does not answer' })) }, { additionalProperties: false })
+export const ExtendBodySchema = Type.Object({ termMs: Type.Integer({ minimum: MIN_TERM_MS, maximum: MAX_TERM_MS, description: 'how long it is to last from now, ms' }) }, { additionalProperties: false })
+export const ScaleBodySchema = Type.Object({ nodes: Type.Integer({ minimum: 1, maximum: MAX_NODES_PER_CLUSTER, description: 'nodes in all' }) }, { additionalProperties: false })
 
 export const EventSchema = Type.Object({
   seq: count('grows by one'), time: count('when'), type: text('e.g. cluster.state, node.phase, lease.held'),

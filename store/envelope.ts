@@ -45,3 +45,14 @@ export function decodeRecord<T> (key: string, bytes: Uint8Array): StoreEntry<T> 
     throw new CorruptRecordError(key, 'it is not JSON', cause)
   }
 }
+
+/** As `decodeRecord`; null, after telling, for a damaged one that somebody wants to be told about. */
+export function decodeOr<T> (key: string, bytes: Uint8Array, onDamaged?: (damage: CorruptRecordError) => void): StoreEntry<T> | null {
+  try {
+    return decodeRecord<T>(key, bytes)
+  } catch (error) {
+    if (onDamaged === undefined || !(error instanceof CorruptRecordError)) throw error
+    onDamaged(error)
+    return null
+  }
+}

@@ -12,17 +12,24 @@ export interface GroupCommit<Op> {
   write (operations: readonly Op[], sync: boolean): Promise<void>
   /** Waits until nothing is under way. */
   idle (): Promise<void>
+  /** The write that failed; null when all is well. */
+  failure (): MusubiError | null
+  /** Takes writes again after one has failed. */
+  resume (): void
 }
 
 /**
  * One writer for many callers: while one write to the disk is under way the next ones gather and
  * share the following one, in the order of the calls. One sync then serves all of them.
  *
+ * Once one has failed all fail until `resume`: those behind it were decided as if it were there.
+ *
  * @param flush writes a list of operations atomically, with a sync when any of their callers wants one
  */
 export function createGroupCommit<Op> (flush: (operations: Op[], sync: boolean) => Promise<void>): GroupCommit<Op> {
   const waiting: Array<Write<Op>> = []
   let draining: Promise<void> | null = null
+  let failure: MusubiError | null = null
 
   async function drain (): Promise<void> {
     while (waiting.length > 0) {
@@ -31,8 +38,8 @@ export function createGroupCommit<Op> (flush: (operations: Op[], sync: boolean) 
         await flush(group.flatMap(write => write.operations), group.some(write => write.sync))
         for (const write of group) write.resolve()
       } catch (cause) {
-        const failure = new MusubiError('STORE_WRITE_FAILED', `writing to the store failed: ${String(cause)}`, { cause })
-        for (const write of group) write.reject(failure)
+        failure = new MusubiError('STORE_WRITE_FAILED', `writing to the store failed: ${String(cause)}`, { cause, retryable: true })
+        for (const write of [...group, ...waiting.splice(0)]) write.reject(failure)
       }
     }
     draining = null
@@ -40,12 +47,15 @@ export function createGroupCommit<Op> (flush: (operations: Op[], sync: boolean) 
 
   return {
     write (operations, sync) {
+      if (failure !== null) return Promise.reject(failure)
       if (waiting.length >= MAX_WAITING_WRITES) return Promise.reject(new MusubiError('BUSY', `the store has ${waiting.length} writes waiting`, { retryable: true }))
       return new Promise((resolve, reject) => {
         waiting.push({ operations, sync, resolve, reject })
         draining ??= drain()
       })
     },
-    async idle () { await draining }
+    async idle () { await draining },
+    failure: () => failure,
+    resume () { failure = null }
   }
 }

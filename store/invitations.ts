@@ -1,5 +1,5 @@
 import type { InvitationRecord, InvitationStore, Issued, IssuedStore } from '../protocol/mesh/join/types.ts'
-import { migrated, type Migrations, RECORD_VERSION } from './migrations.ts'
+import { migrated, type Migrations, RECORD_VERSION } from './ledger/migrations.ts'
 import type { Store } from './store.ts'
 
 const INVITATIONS = 'invitation/'

@@ -1,5 +1,5 @@
-import { decodeRecord, encodeRecord } from './envelope.ts'
-import { type Store, type StoreOperation, closedError } from './store.ts'
+import { decodeOr, decodeRecord, encodeRecord } from './envelope.ts'
+import { type CorruptRecordError, type Store, type StoreOperation, closedError } from './store.ts'
 
 const compare = (a: string, b: string): number => Buffer.compare(Buffer.from(a), Buffer.from(b))
 
@@ -35,13 +35,18 @@ export function createMemoryStore (): Store {
     put: (key, value, options = {}) => write([{ type: 'put', key, value, version: options.version ?? 1 }]),
     delete: key => write([{ type: 'delete', key }]),
     batch: operations => write(operations),
-    iterate<T> (prefix: string) {
+    iterate<T> (prefix: string, onDamaged?: (damage: CorruptRecordError) => void) {
       if (closed) throw closedError()
       const snapshot = [...records].filter(([key]) => key.startsWith(prefix)).sort(([a], [b]) => compare(a, b))
       return (async function * () {
-        for (const [key, record] of snapshot) yield await Promise.resolve(decodeRecord<T>(key, record))
+        for (const [key, record] of snapshot) {
+          const entry = await Promise.resolve(decodeOr<T>(key, record, onDamaged))
+          if (entry !== null) yield entry
+        }
       })()
     },
+    // Its writes do not fail halfway, so there is nothing to read anew.
+    reopen: () => closed ? Promise.reject(closedError()) : Promise.resolve(),
     close () {
       closed = true
       return Promise.resolve()

@@ -20,6 +20,8 @@ export interface StoreEntry<T> { key: string, value: T, version: number }
  * A small ordered key-value store. Keys are non-empty strings, ordered by code unit of UTF-8.
  * Writes take effect in the order of the calls; a batch is all or nothing, also in a crash.
  *
+ * After a failed write all writes fail until `reopen`: see there.
+ *
  * Contract: test/contract/store.ts runs against every implementation.
  */
 export interface Store {
@@ -31,8 +33,21 @@ export interface Store {
   /** Unknown keys are no error. */
   delete (key: string, options?: { sync?: boolean }): Promise<void>
   batch (operations: readonly StoreOperation[], options?: { sync?: boolean }): Promise<void>
-  /** Entries whose key starts with the prefix, in the order of the keys, as of the call. */
-  iterate<T = StoreValue>(prefix: string): AsyncIterable<StoreEntry<T>>
+  /**
+   * Entries whose key starts with the prefix, in the order of the keys, as of the call.
+   *
+   * @param onDamaged told of records that cannot be read, which are then left out; without it they are thrown
+   */
+  iterate<T = StoreValue>(prefix: string, onDamaged?: (damage: CorruptRecordError) => void): AsyncIterable<StoreEntry<T>>
+  /**
+   * Goes on after a failed write: closes what is under the store and opens it again, so that reads say
+   * what the disk has. From the failure on, and until then, every write fails: nothing is appended
+   * behind a torn record, and nothing is written that was decided on what is not there. Does nothing
+   * when no write has failed.
+   *
+   * @throws when it cannot be opened; may be called again
+   */
+  reopen (): Promise<void>
   /** Finishes what is under way, then closes; later calls fail with STORE_CLOSED. */
   close (): Promise<void>
 }

@@ -15,7 +15,8 @@ const GROUPS: readonly Group[] = [
   { name: 'mesh', dirs: ['test/mesh'], jobs: 2, timeoutS: 180 },
   { name: 'host', dirs: ['test/host'], jobs: 1, timeoutS: 400 },
   { name: 'e2e', dirs: ['test/e2e'], jobs: 1, timeoutS: 500 },
-  { name: 'ci', dirs: ['test/ci'], jobs: 1, timeoutS: 1200 }
+  { name: 'ci', dirs: ['test/ci'], jobs: 1, timeoutS: 1200 },
+  { name: 'long', dirs: ['test/long'], jobs: 1, timeoutS: 7200 }
 ]
 const DEFAULT = ['unit', 'mesh', 'host', 'e2e']
 

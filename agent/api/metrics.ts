@@ -12,6 +12,12 @@ export interface AgentMetrics {
   peers: Readonly<Record<string, number>>
   /** leases in the ledger, by state */
   leases: Readonly<Record<string, number>>
+  /** leases whose master is not heard of */
+  masterless: number
+  /** whether the clock has jumped, so that nothing new is promised */
+  frozen: boolean
+  /** whether the disk of the ledger has failed, so that nothing is promised */
+  ledgerFailed: boolean
   revocations: number
   certificateNotAfterMs: number
   cordoned: boolean
@@ -43,6 +49,9 @@ export function metricsText (m: AgentMetrics): string {
     ...family('musubi_records', 'gauge', 'Advertisements that are known.', m.records.map(({ kind, state, count }) => [{ kind, state }, count])),
     ...family('musubi_peers', 'gauge', 'Open connections, by path.', by('path', m.peers)),
     ...family('musubi_leases', 'gauge', 'Leases in the ledger of this host.', by('state', m.leases)),
+    ...family('musubi_leases_masterless', 'gauge', 'Leases whose master is not heard of.', one(m.masterless)),
+    ...family('musubi_clock_frozen', 'gauge', '1 when the clock has jumped and nothing new is promised.', one(m.frozen ? 1 : 0)),
+    ...family('musubi_ledger_failed', 'gauge', '1 when the disk of the ledger has failed and nothing is promised.', one(m.ledgerFailed ? 1 : 0)),
     ...family('musubi_revocations', 'gauge', 'Revocations that are known.', one(m.revocations)),
     ...family('musubi_certificate_not_after_seconds', 'gauge', 'When the certificate of this host ends, Unix time.', one(Math.floor(m.certificateNotAfterMs / 1000))),
     ...family('musubi_cordoned', 'gauge', '1 when this host takes no new leases.', one(m.cordoned ? 1 : 0)),

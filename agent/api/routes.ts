@@ -4,13 +4,14 @@ import type { EventLog } from '../events.ts'
 import type { Master } from '../master/master.ts'
 import type { Api } from '../../protocol/rest/server.ts'
 import { metricsText } from './metrics.ts'
+import { addAmendmentRoutes, addLeaseRoutes } from './lease-routes.ts'
 import { addSiteRoutes } from './site-routes.ts'
 import type { Policy } from '../policy/policy.ts'
 import type { SiteIssuer } from '../site/issuer.ts'
 import { MusubiError } from '../../protocol/core/errors.ts'
 import { searchSites } from '../../protocol/core/search.ts'
 import {
-  AgentStatusSchema, ClusterSchema, ConsoleSchema, CordonBodySchema, CordonSchema, EventSchema, HostDetailSchema, HostSchema, type CordonResource, LeaseSchema, SearchResultSchema, SearchSchema, SiteSchema
+  AgentStatusSchema, ClusterSchema, ConsoleSchema, CordonBodySchema, CordonSchema, EventSchema, HostDetailSchema, HostSchema, type CordonResource, SearchResultSchema, SearchSchema, SiteSchema
 } from '../../protocol/api.ts'
 
 export interface RouteDeps {
@@ -45,12 +46,12 @@ export function addAgentRoutes (api: Api, deps: RouteDeps): void {
   api.post('/v1/hosts/:name/cordon', { schema: { summary: 'take a host out of use for new leases, or back into it', params: ByName, body: CordonBodySchema, response: { 200: CordonSchema } } }, request => deps.cordonHost(request.params.name, request.body.cordoned, request.body.reason ?? ''))
   api.get('/v1/sites', { schema: { summary: 'sites of the federation, as this agent sees them', response: { 200: Type.Array(SiteSchema) } } }, () => view.sites())
   api.post('/v1/search', { schema: { summary: 'which sites could lend what now', body: SearchSchema, response: { 200: SearchResultSchema } } }, request => searchSites(request.body, view.sites()))
-  api.get('/v1/leases', { schema: { summary: 'leases in the ledger of this host', querystring: Type.Object({ all: Type.Optional(Type.Boolean()) }), response: { 200: Type.Array(LeaseSchema) } } }, request => view.leases(request.query.all === true))
+  addLeaseRoutes(api, view)
 
   addSiteRoutes(api, deps, onGateway)
   api.get('/metrics', { schema: { summary: 'figures in the text format of Prometheus' } }, async (_request, reply) => await reply.type('text/plain; version=0.0.4; charset=utf-8').send(metricsText(view.metrics())))
 
-  api.get('/v1/clusters', { schema: { summary: 'clusters of this master', response: { 200: Type.Array(ClusterSchema) } } }, () => deps.master?.list() ?? [])
+  api.get('/v1/clusters', { schema: { summary: 'clusters of this master, and masterless ones of its site', response: { 200: Type.Array(ClusterSchema) } } }, () => deps.master?.list() ?? [])
   api.post('/v1/clusters', {
     schema: {
       summary: 'ask for a cluster; follow it at its name', querystring: Type.Object({ dryRun: Type.Optional(Type.Boolean()) }), body: Type.Unknown({ description: 'cluster specification' }),
@@ -65,6 +66,7 @@ export function addAgentRoutes (api: Api, deps: RouteDeps): void {
   api.delete('/v1/clusters/:name', { schema: { summary: 'delete a cluster and give back its leases', params: ByName, response: { 202: ClusterSchema } } }, async (request, reply) => {
     return await reply.status(202).send(await master().remove(request.params.name))
   })
+  addAmendmentRoutes(api, master)
   api.get('/v1/clusters/:name/nodes/:node/console', {
     schema: { summary: 'how to get a shell on a node', params: Type.Object({ name: Type.String({ maxLength: 64 }), node: Type.String({ maxLength: 64 }) }), response: { 200: ConsoleSchema } }
   }, request => view.console(master().record(request.params.name), request.params.node))

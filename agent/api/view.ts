@@ -1,17 +1,17 @@
 import type { ClusterRecord } from '../master/record.ts'
+import type { LeaseView } from './leases.ts'
 import type { AgentMetrics } from './metrics.ts'
-import type { AgentStatus, ConsoleResource, HostDetail, HostResource, LeaseResource, SiteResource } from '../../protocol/api.ts'
+import type { AgentStatus, ConsoleResource, HostDetail, HostResource, SiteResource } from '../../protocol/api.ts'
 import { frontendNamespace } from '../../protocol/core/desired.ts'
 import { ConflictError, NotFoundError } from '../../protocol/core/errors.ts'
 
 /** What the read routes show; filled in by agent/main.ts from ledger, mesh and reconciler. */
-export interface AgentView {
+export interface AgentView extends LeaseView {
   status (): Promise<AgentStatus>
   hosts (): HostResource[]
   /** One host of the site in full, see `hostDetail` of host.ts. @throws NotFoundError */
   host (name: string): HostDetail
   sites (): SiteResource[]
-  leases (all: boolean): Promise<LeaseResource[]>
   metrics (): AgentMetrics
   console (record: ClusterRecord, node: string): ConsoleResource
 }

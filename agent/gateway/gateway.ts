@@ -1,30 +1,27 @@
 import type { Logger } from 'pino'
-import type { Activate, CallPeer, Caller, HostStatus, Methods, Release } from '../peers.ts'
-import { createTurns } from '../turns.ts'
+import type { Activate, CallPeer, Caller, HostStatus, Methods } from '../peers.ts'
 import type { EventLog } from '../events.ts'
-import type { Offer, Receipt, Request } from '../../protocol/core/messages.ts'
-import type { Store } from '../../store/store.ts'
-import { ConflictError, describeError, MusubiError, NotFoundError, UnreachableError } from '../../protocol/core/errors.ts'
-import { offeredProblem } from '../../protocol/core/verify.ts'
-import { makeOffer, type OfferDeps } from './offer.ts'
 import type { Cordon } from '../cordon.ts'
 import type { Policy } from '../policy/policy.ts'
+import { ConflictError, describeError, errorCode, MusubiError } from '../../protocol/core/errors.ts'
+import type { GatewayEffect, GatewayEvent, HostAnswer, HostAsk, SiteAnswer, SiteAsk, SiteHost, SiteView } from '../../protocol/core/gateway/events.ts'
+import { type GatewayRecord, allHeld, hostsOf } from '../../protocol/core/gateway/record.ts'
+import { advance, emptyGateway, loadGateway } from '../../protocol/core/gateway/step.ts'
+import { HOST_STATUS_DEADLINE_MS } from '../../protocol/core/limits.ts'
+import type { ExtendRequest, GatewayFacts, Grant, KeepAliveRequest, Offer, Receipt, ReleaseRequest, Request } from '../../protocol/core/messages.ts'
+import { createRunner } from '../../store/runner.ts'
+import type { Store } from '../../store/store.ts'
 
-/** What the gateway keeps of an offer: which hosts hold for which cluster. Rebuildable, kept for speed. */
-export interface OfferRecord {
-  key: string
-  offer: Offer
-  masterPeer: string
-  /** as asked for: what is activated must be the same */
-  vni: number
-  /** `asking`: hosts are being asked to hold what was planned; it is no offer yet */
-  state: 'asking' | 'offered' | 'committed' | 'active' | 'releasing'
-  reason: string
-}
-
-export interface GatewayDeps extends OfferDeps {
+export interface GatewayDeps {
   site: string
   call: CallPeer
+  /** what this gateway says of itself in offers */
+  facts: () => Promise<GatewayFacts>
+  siteHosts: () => SiteHost[]
+  /** a fresh UUID each time */
+  newId: () => string
+  /** ledger clock, Unix ms */
+  now: () => number
   store: Store
   events: EventLog
   log: Logger
@@ -32,168 +29,255 @@ export interface GatewayDeps extends OfferDeps {
   policy?: Pick<Policy, 'check'>
   /** a gateway carries the segment of every cluster at its site: cordoned it takes none */
   cordon?: Pick<Cordon, 'check'>
+  /** whether the ledger of this gateway counts what a site borrows */
+  quota?: (masterSite: string) => boolean
+  /**
+   * Who a grant names as master, once its signature has been checked against the anchor host;
+   * absent: no grant is taken.
+   *
+   * @throws MusubiError when it is not what it says
+   */
+  holderOf?: (grant: Grant, of: { clusterId: string, masterSite: string, anchor: string }) => { epoch: number, peer: string }
 }
 
+/** The gateway answers for its site. It promises nothing itself: hosts do, and it finds them again. */
 export interface Gateway {
+  /** Reads what an earlier process kept. Until then questions are refused. */
+  start (): Promise<void>
   request (request: Request, caller: Caller): Promise<Offer>
-  commit (request: Methods['commit']['request'], caller: Caller): Promise<Methods['commit']['reply']>
+  extend (request: ExtendRequest, caller: Caller): Promise<{ site: string, ttlMs: number, nowMs: number }>
+  commit (request: Methods['commit']['request'], caller: Caller): Promise<{ site: string, receipts: Receipt[] }>
   activate (request: Activate, caller: Caller): Promise<{ site: string }>
-  release (request: Release, caller: Caller): Promise<{ site: string, ended: number }>
+  release (request: ReleaseRequest, caller: Caller): Promise<{ site: string, ended: number }>
+  keepAlive (request: KeepAliveRequest, caller: Caller): Promise<{ site: string, state: string, endMs: number, epoch: number, nowMs: number }>
+  /** What hosts say now; those that do not answer are named as unreachable. */
   status (request: { clusterId: string }, caller: Caller): Promise<{ hosts: HostStatus[] }>
-  /** Tries again what a crash or an unreachable host left: releases not yet confirmed. */
-  sweep (): Promise<void>
+  /**
+   * Tries again what a crash or an unreachable host left, and looks whether records are still true;
+   * after a failure of the disk it goes on. Call it every few seconds; it waits for no host.
+   */
+  tick (): Promise<void>
+  /** Waits for the calls to hosts that ticks have started. */
+  swept (): Promise<void>
+  list (): GatewayRecord[]
+  /** When the master of a cluster was heard of, ledger clock; null when there is no record, or it has not called yet. */
+  heardMs (clusterId: string): number | null
+  /** How far its master's clock was behind this one at its last keep-alive, ms; null as with `heardMs`. */
+  skewMs (clusterId: string): number | null
+  /** Why nothing is answered now; null when all is well. */
+  failure (): MusubiError | null
+  close (): Promise<void>
 }
+
+type SiteReplies = { [A in SiteAnswer as A['method']]: A['reply'] }
 
 const PREFIX = 'offer/'
-const HOST_DEADLINE_MS = 8_000
-const STATUS_DEADLINE_MS = 3_000
-/** A host confirms a release when its objects are gone, not before. */
-const RELEASE_DEADLINE_MS = 90_000
-/** Offers that are swept side by side: one whose hosts do not answer takes up to `RELEASE_DEADLINE_MS`. */
-const SWEEP_PARALLEL = 8
+const RECORD_VERSION = 2
 
-const hostsOf = (offer: Offer): Array<{ host: string, peer: string }> =>
-  [...new Map(offer.held.map(h => [h.peer, { host: h.host, peer: h.peer }])).values()]
+/** Asks one host. */
+async function askHost (call: CallPeer, peer: string, ask: HostAsk, deadlineMs: number): Promise<HostAnswer> {
+  const options = { deadlineMs }
+  switch (ask.method) {
+    case 'hold': return { method: ask.method, reply: await call(peer, ask.method, ask.request, options) }
+    case 'hostExtend': return { method: ask.method, reply: await call(peer, ask.method, ask.request, options) }
+    case 'hostCommit': return { method: ask.method, reply: await call(peer, ask.method, ask.request, options) }
+    case 'hostActivate': return { method: ask.method, reply: await call(peer, ask.method, ask.request, options) }
+    case 'hostRelease': return { method: ask.method, reply: await call(peer, ask.method, ask.request, options) }
+    case 'hostKeepAlive': return { method: ask.method, reply: await call(peer, ask.method, ask.request, options) }
+    case 'hostStatus': return { method: ask.method, reply: await call(peer, ask.method, ask.request, options) }
+  }
+}
 
-/**
- * The gateway answers for its site: places a request on the site's hosts, has each of them hold it,
- * and passes commit, activation and release on. It promises nothing itself but segment ids.
- */
+const asMusubiError = (error: unknown): MusubiError => error instanceof MusubiError ? error : new MusubiError(errorCode(error), describeError(error), { cause: error })
+
+/** What refuses, as a value. */
+function refusalOf (...checks: ReadonlyArray<() => void>): MusubiError | null {
+  try {
+    for (const check of checks) check()
+    return null
+  } catch (error) {
+    return asMusubiError(error)
+  }
+}
+
+/** The records of earlier processes; one that cannot be read is left where it is, and said. */
+async function readRecords (store: Store, log: Logger): Promise<GatewayRecord[]> {
+  const records: GatewayRecord[] = []
+  const left = (damage: MusubiError): void => { log.error({ error: damage.message }, 'a record of the gateway is left out; its leases end by themselves') }
+  for await (const { key, value, version } of store.iterate<GatewayRecord>(PREFIX, left)) {
+    if (version === RECORD_VERSION && PREFIX + value.clusterId === key) records.push(value)
+    else left(new MusubiError('RECORD_VERSION', `record "${key}" is of version ${version}, known is ${RECORD_VERSION}`))
+  }
+  return records
+}
+
+/** Runs the gateway's state machine (`protocol/core/gateway`) on its store, the mesh and the clock. */
 export function createGateway (deps: GatewayDeps): Gateway {
   const { store, call, log, events, site } = deps
-  /** One negotiation per cluster at a time: replays wait for the first to finish. */
-  const alone = createTurns()
-  /** Releases under way or in line, by cluster and master: who asks again meanwhile waits for the same one. */
-  const releases = new Map<string, Promise<{ site: string, ended: number }>>()
+  let machine = emptyGateway(site)
+  let stopped: MusubiError | null = new MusubiError('NOT_READY', `the gateway of site ${site} is starting`, { retryable: true, hint: 'try again in some seconds' })
+  let lastAskId = 0
+  const pending = new Map<number, { resolve: (answer: SiteAnswer) => void, reject: (error: MusubiError) => void }>()
+  /** calls that ticks have started, and who waits for them */
+  const ofTicks = new Set<number>()
+  let sweeping = Promise.withResolvers<undefined>()
+  /** requests that are not in the machine yet, by cluster: a release comes after them */
+  const preparing = new Map<string, Set<Promise<unknown>>>()
+  let recovering: Promise<void> | null = null
 
-  const releaseKey = (clusterId: string, master: string): string => `${clusterId}/${master}`
-
-  function releaseOnce (key: string, work: () => Promise<{ site: string, ended: number }>): Promise<{ site: string, ended: number }> {
-    const under = releases.get(key)
-    if (under !== undefined) return under
-    const mine = work().finally(() => { if (releases.get(key) === mine) releases.delete(key) })
-    releases.set(key, mine)
-    return mine
-  }
-
-  /** As `alone`, for what a release from before does not cover: who releases after it joins none of those. */
-  function aloneAnew<T> (clusterId: string, caller: Caller, work: () => Promise<T>): Promise<T> {
-    releases.delete(releaseKey(clusterId, caller.peerId))
-    return alone(clusterId, work)
-  }
-
-  const load = (clusterId: string): Promise<OfferRecord | undefined> => store.get<OfferRecord>(PREFIX + clusterId)
-  const save = (clusterId: string, record: OfferRecord): Promise<void> => store.put(PREFIX + clusterId, record, { sync: true })
-
-  function mustOwn (clusterId: string, record: OfferRecord, caller: Caller): void {
-    if (record.masterPeer !== caller.peerId) throw new ConflictError(`cluster ${clusterId} at site ${site} belongs to another master`)
-  }
-
-  /** Hosts trust their own gateway: what a master writes about this site must be what was offered to that master. */
-  function mustBeAsOffered ({ clusterId, document }: Activate, record: OfferRecord, caller: Caller): void {
-    const problem = document.id !== clusterId ? `it is of cluster ${document.id}`
-      : document.masterSite !== caller.site || document.masterPeer !== caller.peerId ? `its master is not ${caller.host} of ${caller.site ?? 'the coordinators'}`
-      : document.vni !== record.vni ? `it has VNI ${document.vni}, the request had ${record.vni}`
-      : offeredProblem(document, record.offer)
-    if (problem !== null) throw new ConflictError(`the document for cluster ${clusterId} is refused by site ${site}: ${problem}`)
-  }
-
-  /** Only the master that negotiated an offer may change it. */
-  async function mine (clusterId: string, caller: Caller): Promise<OfferRecord> {
-    const record = await load(clusterId)
-    if (record === undefined || record.state === 'asking') throw new NotFoundError(`site ${site} holds nothing for cluster ${clusterId}`, 'ask for it again')
-    mustOwn(clusterId, record, caller)
-    return record
-  }
-
-  async function releaseHosts (clusterId: string, offer: Offer, reason: string): Promise<number> {
-    const results = await Promise.allSettled(hostsOf(offer).map(h => call(h.peer, 'hostRelease', { clusterId, reason }, { deadlineMs: RELEASE_DEADLINE_MS })))
-    let ended = 0
-    const failed: string[] = []
-    results.forEach((r, i) => {
-      if (r.status === 'fulfilled') ended += r.value.ended
-      else failed.push(`${hostsOf(offer)[i]?.host ?? '?'}: ${describeError(r.reason)}`)
-    })
-    if (failed.length > 0) {
-      log.warn({ clusterId, failed }, 'some hosts did not confirm the release; it is tried again')
-      throw new UnreachableError(`site ${site} could not confirm the release at ${failed.join('; ')}`, 'it is tried again; inactive leases end by themselves')
+  const runner = createRunner<GatewayEvent, GatewayEffect>({
+    store,
+    advance (event) {
+      const effects = advance(machine, event, deps.now())
+      if (event.type === 'tick') for (const effect of effects) if (effect.effect === 'call') ofTicks.add(effect.callId)
+      return effects
+    },
+    written: effect =>
+      effect.effect === 'save' ? { operation: { type: 'put', key: PREFIX + effect.record.clusterId, value: effect.record, version: RECORD_VERSION }, sync: effect.sync }
+      : effect.effect === 'forget' ? { operation: { type: 'delete', key: PREFIX + effect.clusterId }, sync: false }
+      : null,
+    perform,
+    onFailure (cause) {
+      const failure = new MusubiError('LEDGER_FAILED', `the gateway of site ${site} could not write its records: ${cause.message}`, { retryable: true, hint: 'look at the disk of its state folder; it goes on by itself', cause })
+      stopped = failure
+      log.error({ error: cause.message }, 'the records of the gateway could not be written')
+      for (const { reject } of pending.values()) reject(failure)
+      pending.clear()
+      ofTicks.clear()
+      swept()
     }
-    await store.delete(PREFIX + clusterId, { sync: true })
-    return ended
+  })
+
+  function swept (): void {
+    if (ofTicks.size > 0) return
+    sweeping.resolve(undefined)
+    sweeping = Promise.withResolvers()
+  }
+
+  /** Works an event in whose failure nobody waits for: it is told by `onFailure`. */
+  const tell = (event: GatewayEvent): Promise<void> => runner.submit(event).catch(() => undefined)
+
+  function perform (effect: GatewayEffect): void {
+    switch (effect.effect) {
+      case 'call': {
+        const { callId, peer, ask, deadlineMs } = effect
+        void askHost(call, peer, ask, deadlineMs)
+          .then(answer => tell({ type: 'reply', callId, answer }), (error: unknown) => tell({ type: 'failed', callId, error: asMusubiError(error) }))
+          .then(() => { if (ofTicks.delete(callId)) swept() })
+        break
+      }
+      case 'answer':
+        pending.get(effect.askId)?.resolve(effect.answer)
+        pending.delete(effect.askId)
+        break
+      case 'refuse':
+        pending.get(effect.askId)?.reject(effect.error)
+        pending.delete(effect.askId)
+        break
+      case 'note':
+        events.add(effect.type, effect.message, effect.cluster)
+        break
+      case 'save':
+      case 'forget':
+        break
+    }
+  }
+
+  async function ask<M extends SiteAsk['method']> (caller: Caller, question: SiteAsk & { method: M }): Promise<SiteReplies[M]> {
+    if (stopped !== null) throw stopped
+    const askId = ++lastAskId
+    const { promise, resolve, reject } = Promise.withResolvers<SiteAnswer>()
+    pending.set(askId, { resolve, reject })
+    runner.submit({ type: 'ask', askId, caller, ask: question }).catch((error: unknown) => {
+      pending.delete(askId)
+      reject(stopped ?? asMusubiError(error))
+    })
+    const answer = await promise
+    if (answer.method !== question.method) throw new MusubiError('INTERNAL', `the gateway answered ${answer.method} to ${question.method}`)
+    return answer.reply as SiteReplies[M]
+  }
+
+  async function viewFor (request: Request): Promise<SiteView> {
+    const facts = await deps.facts()
+    return {
+      hosts: deps.siteHosts(), facts, id: deps.newId(), quota: deps.quota?.(request.masterSite) ?? false,
+      refusal: refusalOf(() => deps.cordon?.check(), () => deps.policy?.check(request.masterSite, request.startMs, request.endMs))
+    }
+  }
+
+  /** Has its view made first; releases of the same cluster wait for that. */
+  async function prepared (request: Request): Promise<SiteView> {
+    const view = viewFor(request)
+    const mine = preparing.get(request.clusterId) ?? new Set()
+    preparing.set(request.clusterId, mine.add(view))
+    try {
+      return await view
+    } finally {
+      mine.delete(view)
+      if (mine.size === 0 && preparing.get(request.clusterId) === mine) preparing.delete(request.clusterId)
+    }
+  }
+
+  /** Goes on after a failure of the disk: what was in doubt is what the disk says. */
+  async function recover (): Promise<void> {
+    await runner.idle()
+    await store.reopen()
+    const records = await readRecords(store, log)
+    const fresh = loadGateway(site, records)
+    // Ids go on, so that an answer to an earlier call is nobody's.
+    machine = { ...fresh, lastId: machine.lastId }
+    runner.recovered()
+    stopped = null
+    await runner.submit({ type: 'start' })
+    log.info({ clusters: records.length }, 'the gateway goes on with the records on its disk')
+  }
+
+  const holderOf = ({ clusterId, epoch, grant }: KeepAliveRequest): { epoch: number, peer: string } | null => {
+    const record = machine.records.get(clusterId)
+    // What has been taken is not proved again: the anchor's certificate may have run out since.
+    if (grant === null || record === undefined || epoch <= record.epoch) return null
+    if (deps.holderOf === undefined) throw new MusubiError('FORBIDDEN', `the gateway of site ${site} takes no grants`)
+    return deps.holderOf(grant, { clusterId, masterSite: record.masterSite, anchor: record.anchor })
   }
 
   return {
-    request: (request, caller) => aloneAnew(request.clusterId, caller, async () => {
-      if (request.masterSite !== caller.site) throw new MusubiError('FORBIDDEN', `${caller.host} of ${caller.site ?? 'the coordinators'} may not ask in the name of site ${request.masterSite.slice(0, 64)}`)
-      const old = await load(request.clusterId)
-      if (old !== undefined) {
-        mustOwn(request.clusterId, old, caller)
-        if (old.state === 'offered' || old.state === 'committed' || old.state === 'active') {
-          if (old.key === request.key) return old.offer
-          if (old.state !== 'offered') throw new ConflictError(`cluster ${request.cluster} (${request.clusterId}) already has leases at site ${site}`)
-        }
-        // What was only held ends by itself where a host does not answer; what ran must be confirmed gone.
-        const released = releaseHosts(request.clusterId, old.offer, 'asked again')
-        await (old.state === 'releasing' ? released : released.catch(() => undefined))
-      }
-      deps.cordon?.check()
-      deps.policy?.check(request.masterSite, request.startMs, request.endMs)
-      const offer = await makeOffer(deps, request, caller, async partial => {
-        // Known before the first hold leaves: after a crash the sweep ends what nobody will commit.
-        await save(request.clusterId, { key: request.key, offer: partial, masterPeer: caller.peerId, vni: request.vni, state: 'asking', reason: '' })
-      })
-      await save(request.clusterId, { key: request.key, offer, masterPeer: caller.peerId, vni: request.vni, state: 'offered', reason: '' })
-      events.add('lease.offered', `${offer.held.filter(h => h.kind === 'node').length} nodes held for cluster ${request.cluster} of ${request.masterSite}`, request.cluster)
-      return offer
-    }),
+    async start () {
+      machine = loadGateway(site, await readRecords(store, log))
+      stopped = null
+      await runner.submit({ type: 'start' })
+    },
 
-    commit: (request, caller) => alone(request.clusterId, async () => {
-      const record = await mine(request.clusterId, caller)
-      if (record.state === 'releasing') throw new ConflictError(`cluster ${request.clusterId} is being released at site ${site}`)
-      if (record.offer.offerId !== request.offerId) throw new ConflictError(`site ${site} has another offer for cluster ${request.clusterId}`, 'ask for it again')
-      const replies = await Promise.all(hostsOf(record.offer).map(h =>
-        call(h.peer, 'hostCommit', { clusterId: request.clusterId, offerId: request.offerId }, { deadlineMs: HOST_DEADLINE_MS })))
-      const receipts: Receipt[] = replies.flatMap(r => r.receipts)
-      if (record.state === 'offered') await save(request.clusterId, { ...record, state: 'committed' })
-      events.add('lease.committed', `${receipts.length} leases committed for cluster ${request.clusterId}`)
-      return { site, receipts }
-    }),
+    async request (request, caller) {
+      const view = await prepared(request)
+      return await ask(caller, { method: 'request', request, view })
+    },
 
-    activate: (request, caller) => alone(request.clusterId, async () => {
-      const record = await mine(request.clusterId, caller)
-      const document = request.document
-      if (record.state === 'releasing') throw new ConflictError(`cluster ${document.name} is being released at site ${site}`)
-      mustBeAsOffered(request, record, caller)
-      await Promise.all(hostsOf(record.offer).map(async h => {
-        const names = new Set(document.volumes.filter(v => v.host === h.host || document.nodes.some(n => n.name === v.node && n.host === h.host)).map(v => v.name))
-        await call(h.peer, 'hostActivate', { ...request, secrets: request.secrets.filter(s => names.has(s.name)) }, { deadlineMs: HOST_DEADLINE_MS })
-      }))
-      await save(request.clusterId, { ...record, state: 'active' })
-      events.add('lease.activated', `cluster ${document.name} of ${document.masterSite} is active here`, document.name)
-      return { site }
-    }),
+    async extend (request, caller) {
+      const record = machine.records.get(request.clusterId)
+      const refusal = record === undefined ? null : refusalOf(() => deps.policy?.check(record.masterSite, record.startMs, request.endMs))
+      return await ask(caller, { method: 'extend', request, refusal })
+    },
+
+    commit: (request, caller) => ask(caller, { method: 'commit', request }),
+    activate: (request, caller) => ask(caller, { method: 'activate', request }),
 
     async release (request, caller) {
-      const seen = await load(request.clusterId)
-      if (seen !== undefined) mustOwn(request.clusterId, seen, caller)
-      return await releaseOnce(releaseKey(request.clusterId, caller.peerId), () => alone(request.clusterId, async () => {
-        const record = await load(request.clusterId)
-        if (record === undefined) return { site, ended: 0 }
-        mustOwn(request.clusterId, record, caller)
-        await save(request.clusterId, { ...record, state: 'releasing', reason: request.reason })
-        const ended = await releaseHosts(request.clusterId, record.offer, request.reason)
-        events.add('lease.released', `${ended} leases of cluster ${request.clusterId} ended: ${request.reason}`)
-        return { site, ended }
-      }))
+      await Promise.allSettled(preparing.get(request.clusterId) ?? new Set<Promise<unknown>>())
+      return await ask(caller, { method: 'release', request })
+    },
+
+    async keepAlive (request, caller) {
+      return await ask(caller, { method: 'keepAlive', request, holder: holderOf(request) })
     },
 
     async status (request, caller) {
-      const record = await load(request.clusterId)
+      const record = machine.records.get(request.clusterId)
       if (record === undefined) return { hosts: [] }
-      mustOwn(request.clusterId, record, caller)
-      const hosts = await Promise.all(hostsOf(record.offer).map(async (h): Promise<HostStatus> => {
+      // Any gateway of the master's site may look: who adopts a cluster looks first.
+      if (record.masterSite !== caller.site) throw new ConflictError(`cluster ${request.clusterId} at site ${site} belongs to another master`)
+      const hosts = await Promise.all(hostsOf(allHeld(record)).map(async (h): Promise<HostStatus> => {
         try {
-          return await call(h.peer, 'hostStatus', { clusterId: request.clusterId }, { deadlineMs: STATUS_DEADLINE_MS })
+          return await call(h.peer, 'hostStatus', { clusterId: request.clusterId }, { deadlineMs: HOST_STATUS_DEADLINE_MS })
         } catch (error) {
           log.debug({ host: h.host, error: describeError(error) }, 'no status from host')
           return { site, host: h.host, leaseState: '', objects: [], reachable: false, nowMs: 0 }
@@ -202,38 +286,26 @@ export function createGateway (deps: GatewayDeps): Gateway {
       return { hosts }
     },
 
-    async sweep () {
-      const left: string[] = []
-      for await (const { key } of store.iterate<OfferRecord>(PREFIX)) left.push(key.slice(PREFIX.length))
-      const worker = async (): Promise<void> => {
-        for (let clusterId = left.shift(); clusterId !== undefined; clusterId = left.shift()) {
-          // One host that does not answer must not keep the others from being swept.
-          await sweepOne(clusterId).catch((error: unknown) => { log.debug({ clusterId, error: describeError(error) }, 'an offer could not be swept') })
-        }
+    async tick () {
+      if (runner.failure() === null) {
+        await tell({ type: 'tick' })
+        return
       }
-      await Promise.all(Array.from({ length: SWEEP_PARALLEL }, worker))
-    }
-  }
+      recovering ??= recover().catch((error: unknown) => { log.warn({ error: describeError(error) }, 'the records of the gateway still cannot be used') }).finally(() => { recovering = null })
+      await recovering
+    },
 
-  async function sweepOne (clusterId: string): Promise<void> {
-    const seen = await load(clusterId)
-    if (seen === undefined) return
-    // Looked at again when it is its turn: the master may have released, or asked anew, since.
-    const unchanged = async (): Promise<boolean> => {
-      const current = await load(clusterId)
-      return current !== undefined && current.offer.offerId === seen.offer.offerId && current.state === seen.state
+    swept: () => ofTicks.size === 0 ? Promise.resolve() : sweeping.promise,
+    list: () => [...machine.records.values()],
+    heardMs: clusterId => machine.heard.get(clusterId)?.ms ?? null,
+    skewMs: clusterId => machine.heard.get(clusterId)?.skewMs ?? null,
+    failure: () => runner.failure() === null ? null : stopped,
+
+    async close () {
+      stopped = new MusubiError('STOPPED', `the gateway of site ${site} is stopping`, { retryable: true })
+      for (const { reject } of pending.values()) reject(stopped)
+      pending.clear()
+      await runner.idle()
     }
-    if (seen.state === 'releasing') {
-      await alone(clusterId, async () => {
-        // Whoever releases it stands in line behind this, and must not be waited for here.
-        const key = releaseKey(clusterId, seen.masterPeer)
-        if (await unchanged() && !releases.has(key)) await releaseOnce(key, async () => ({ site, ended: await releaseHosts(clusterId, seen.offer, seen.reason) }))
-      })
-      return
-    }
-    // Holds, inactive and ended leases end at the hosts by themselves; forget what no host has any more.
-    const states = await Promise.allSettled(hostsOf(seen.offer).map(h => call(h.peer, 'hostStatus', { clusterId }, { deadlineMs: STATUS_DEADLINE_MS })))
-    const allGone = states.every(s => s.status === 'fulfilled' && (s.value.leaseState === '' || s.value.leaseState === 'ended') && s.value.objects.length === 0)
-    if (allGone) await alone(clusterId, async () => { if (await unchanged()) await store.delete(PREFIX + clusterId, { sync: true }) })
   }
 }

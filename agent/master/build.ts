@@ -3,11 +3,12 @@ import { mkdir, readFile, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { run } from '../exec.ts'
 import { openImageStore } from '../images/store.ts'
-import type { ClusterRecord } from './record.ts'
-import { noPhases } from './record.ts'
 import { buildClusterDocument } from '../../protocol/core/document.ts'
 import { MusubiError } from '../../protocol/core/errors.ts'
 import { MAX_VNI } from '../../protocol/core/limits.ts'
+import { documentSource } from '../../protocol/core/master/growth.ts'
+import type { MasterRecord } from '../../protocol/core/master/record.ts'
+import type { ClusterDocument, Secret } from '../../protocol/core/messages.ts'
 import type { ClusterSpec } from '../../protocol/core/spec.ts'
 
 /** What a master adds to negotiated offers: image, VNI, keys, secrets, the cluster document. */
@@ -15,11 +16,11 @@ export interface Builder {
   /** Digest of the image that the spec names, checked file by file. @throws UnknownImageError, CorruptImageError */
   imageFor (spec: ClusterSpec): Promise<string>
   vniFor (clusterId: string, taken: ReadonlySet<number>): number
-  /** Fills document, secrets, keys and phases of a record; the same again after a crash. */
-  prepare (record: ClusterRecord): Promise<void>
+  /** The next document of a cluster, with the secrets of all its volumes; makes its keys on disk. */
+  prepare (record: MasterRecord): Promise<{ document: ClusterDocument, secrets: Secret[] }>
   /** Removes what `prepare` left on disk. */
-  forget (record: ClusterRecord): Promise<void>
-  keyFile (record: ClusterRecord): string
+  forget (record: Pick<MasterRecord, 'id'>): Promise<void>
+  keyFile (record: Pick<MasterRecord, 'id'>): string
 }
 
 export interface BuilderOptions {
@@ -35,8 +36,8 @@ const sha256 = (text: string): string => createHash('sha256').update(text).diges
 
 export function createBuilder (options: BuilderOptions): Builder {
   const store = openImageStore(options.imageStore)
-  const folder = (record: ClusterRecord): string => join(options.stateDir, 'clusters', record.id)
-  const keyFile = (record: ClusterRecord): string => join(folder(record), 'id_ed25519')
+  const folder = (record: Pick<MasterRecord, 'id'>): string => join(options.stateDir, 'clusters', record.id)
+  const keyFile = (record: Pick<MasterRecord, 'id'>): string => join(folder(record), 'id_ed25519')
 
   async function newest (): Promise<string> {
     const images = await store.list()
@@ -48,7 +49,7 @@ export function createBuilder (options: BuilderOptions): Builder {
     return latest.digest
   }
 
-  async function sshKey (record: ClusterRecord): Promise<string> {
+  async function sshKey (record: MasterRecord): Promise<string> {
     const file = keyFile(record)
     await mkdir(folder(record), { recursive: true, mode: 0o700 })
     const existing = await readFile(`${file}.pub`, 'utf8').catch(() => null)
@@ -73,16 +74,18 @@ export function createBuilder (options: BuilderOptions): Builder {
     },
 
     async prepare (record) {
-      if (record.document !== null) return
-      const volumes = record.offers.flatMap(o => o.held.filter(h => h.kind === 'volume').map(h => h.name))
+      const { spec, offers, version, previous } = documentSource(record)
+      const known = new Map(record.secrets.map(secret => [secret.name, secret]))
       // CHAP wants 12 to 16 bytes (RFC 7143, 9.2.1: some initiators refuse more than 16).
       // One user per volume: a target daemon's accounts are global, one secret each.
-      record.secrets = volumes.map(name => ({ name, user: `musubi-${record.id.slice(0, 8)}.${name}`, secret: randomBytes(8).toString('hex') }))
-      record.document = buildClusterDocument({
-        id: record.id, name: record.name, spec: record.spec, offers: record.offers, masterSite: options.site, masterPeer: options.peerId,
-        vni: record.vni, nowMs: record.createdMs, endMs: record.endMs, sshPublicKey: await sshKey(record), imageDigest: record.imageDigest, hash: sha256
+      const secrets = offers.flatMap(offer => offer.held.filter(held => held.kind === 'volume').map(({ name }) =>
+        known.get(name) ?? { name, user: `musubi-${record.id.slice(0, 8)}.${name}`, secret: randomBytes(8).toString('hex') }))
+      const document = buildClusterDocument({
+        id: record.id, name: record.name, spec, offers, masterSite: options.site, masterPeer: options.peerId, vni: record.vni, nowMs: record.createdMs,
+        startMs: record.startMs, endMs: record.endMs, epoch: record.epoch, version, previous,
+        sshPublicKey: previous?.sshPublicKey ?? await sshKey(record), imageDigest: record.imageDigest, hash: sha256
       })
-      for (const node of record.document.nodes) record.phases[node.name] = { ...noPhases(), leased: record.negotiateMs }
+      return { document, secrets }
     },
 
     async forget (record) {

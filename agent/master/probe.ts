@@ -1,10 +1,11 @@
 import { run } from '../exec.ts'
-import type { ClusterRecord } from './record.ts'
+import type { ClusterNotes } from './record.ts'
 import { clusterNamespace } from '../../protocol/core/desired.ts'
 import { describeError } from '../../protocol/core/errors.ts'
+import type { MasterRecord } from '../../protocol/core/master/record.ts'
 
 /** Looks across the segment from the master's gateway; sets firstPingMs and mtuInner. @returns whether something changed */
-export type Probe = (record: ClusterRecord, now: () => number) => Promise<boolean>
+export type Probe = (record: MasterRecord, notes: ClusterNotes, now: () => number) => Promise<boolean>
 
 /** Inner packet sizes to try, largest first: Ethernet, VXLAN over Ethernet, over WireGuard, the IPv6 minimum. */
 const SIZES = [1500, 1450, 1370, 1280]
@@ -15,7 +16,7 @@ const ICMP_OVERHEAD = 28
  * passes unfragmented inside. A cluster at one site alone has nobody to ping: its own bridge counts.
  */
 export function createProbe (log: { debug: (data: object, message: string) => void }): Probe {
-  const ping = async (record: ClusterRecord, address: string, extra: string[]): Promise<boolean> => {
+  const ping = async (record: MasterRecord, address: string, extra: string[]): Promise<boolean> => {
     try {
       await run('ping', ['-n', '-q', '-c', '1', '-W', '1', ...extra, address], { netns: clusterNamespace(record.vni), timeoutMs: 3_000 })
       return true
@@ -24,17 +25,17 @@ export function createProbe (log: { debug: (data: object, message: string) => vo
       return false
     }
   }
-  return async (record, now) => {
+  return async (record, notes, now) => {
     const document = record.document
     if (document === null) return false
     const far = document.sites.filter(s => s.site !== document.masterSite)
     const targets = (far.length > 0 ? far : document.sites).map(s => s.gatewayAddress)
     const answers = await Promise.all(targets.map(t => ping(record, t, [])))
     if (!answers.every(Boolean)) return false
-    record.firstPingMs ??= Math.round(now() - record.createdMs)
+    notes.firstPingMs ??= Math.round(now() - record.createdMs)
     for (const size of SIZES) {
       const passed = await Promise.all(targets.map(t => ping(record, t, ['-M', 'do', '-s', String(size - ICMP_OVERHEAD)])))
-      if (passed.every(Boolean)) { record.mtuInner = size; break }
+      if (passed.every(Boolean)) { notes.mtuInner = size; break }
     }
     return true
   }

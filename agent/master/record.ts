@@ -1,43 +1,45 @@
-import type { ClusterDocument, Offer, Receipt, Secret } from '../../protocol/core/messages.ts'
-import type { ClusterSpec } from '../../protocol/core/spec.ts'
 import type { ClusterState, Phases } from '../../protocol/api.ts'
+import type { MasterRecord } from '../../protocol/core/master/record.ts'
 
 /**
- * What the master knows of one cluster, on its disk. `offers` with state `committing` or later is the
- * decision record: it is synced before the first commit leaves (lease-protocol.md).
+ * What a master shows of a cluster beside its record: phases, first ping, how its nodes do. Kept for
+ * people; nothing is decided on it, so a crash may lose the latest of it.
  */
-export interface ClusterRecord {
+export interface ClusterNotes {
   id: string
-  name: string
-  state: ClusterState
-  spec: ClusterSpec
-  vni: number
-  createdMs: number
-  endMs: number
-  error: { code: string, message: string, hint?: string } | null
-  /** gateways that were asked and have not confirmed a release since: whatever happens, these are told to release */
-  asked: Array<{ site: string, peer: string }>
-  offers: Offer[]
-  receipts: Receipt[]
-  document: ClusterDocument | null
-  secrets: Secret[]
-  sshPrivateKey: string
-  imageDigest: string
+  /** how an active cluster does */
+  health: 'building' | 'ready' | 'degraded'
   phases: Record<string, Phases>
   /** phase after which a node reported a failure */
   failures: Record<string, string>
-  negotiateMs: number
   rttMs: number
   firstPingMs: number | null
   mtuInner: number
   readyMs: number | null
   deleteStartedMs: number | null
-  deletedMs: number | null
 }
+
+/** A cluster as people see it: what was decided, and what is seen of it. */
+export type ClusterRecord = Omit<MasterRecord, 'state'> & Omit<ClusterNotes, 'health'> & { state: ClusterState }
 
 export const noPhases = (): Phases => ({ leased: null, defined: null, dhcp: null, boot: null, image: null, ready: null })
 
-/** Ended clusters are kept for people to look at, this long. */
-export const KEEP_ENDED_MS = 24 * 3_600_000
+export const newNotes = (id: string): ClusterNotes =>
+  ({ id, health: 'building', phases: {}, failures: {}, rttMs: 0, firstPingMs: null, mtuInner: 0, readyMs: null, deleteStartedMs: null })
 
-export const isEnded = (state: ClusterState): boolean => state === 'deleted' || state === 'failed'
+export const isEnded = (state: ClusterState): boolean => state === 'deleted' || state === 'failed' || state === 'superseded'
+
+/** The states of the protocol in the words that people know. */
+export function shownState ({ state }: Pick<MasterRecord, 'state'>, health: ClusterNotes['health']): ClusterState {
+  switch (state) {
+    case 'active': return health
+    case 'releasing': return 'deleting'
+    case 'ended': return 'deleted'
+    default: return state
+  }
+}
+
+export function clusterRecord (record: MasterRecord, notes: ClusterNotes): ClusterRecord {
+  const { health, ...seen } = notes
+  return { ...record, ...seen, state: shownState(record, health) }
+}

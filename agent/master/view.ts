@@ -1,7 +1,9 @@
 import type { HostStatus } from '../peers.ts'
-import type { ClusterRecord } from './record.ts'
+import type { ClusterNotes, ClusterRecord } from './record.ts'
 import { noPhases } from './record.ts'
 import { PHASES, type ClusterResource, type NodeResource, type Phases } from '../../protocol/api.ts'
+import type { Contact } from '../../protocol/core/master/machine.ts'
+import type { MasterRecord } from '../../protocol/core/master/record.ts'
 import type { ClusterNode } from '../../protocol/core/messages.ts'
 
 /** Details that drivers give with an object; every field may be missing or odd, so each is checked. */
@@ -24,20 +26,20 @@ const short = (text: string): string => text.slice(0, 200)
 interface SeenPhases { dhcp?: unknown, boot?: unknown, image?: unknown, ready?: unknown, failed?: unknown, reason?: unknown }
 
 /**
- * Folds what hosts report into the record: phases only ever get set, never taken back.
+ * Folds what hosts report into the notes: phases only ever get set, never taken back.
  *
  * @param now epoch ms at the master
  * @returns whether anything changed that must be kept
  */
-export function foldStatus (record: ClusterRecord, statuses: readonly HostStatus[], now: number): boolean {
+export function foldStatus (record: Pick<MasterRecord, 'document' | 'createdMs' | 'negotiateMs'>, notes: Pick<ClusterNotes, 'phases' | 'failures'>, statuses: readonly HostStatus[], now: number): boolean {
   const document = record.document
   if (document === null) return false
-  const before = JSON.stringify([record.phases, record.failures])
+  const before = JSON.stringify([notes.phases, notes.failures])
   const frontendHost = statuses.find(s => s.host === document.frontend.host && s.site === document.frontend.site)
   const seen = (detailOf(frontendHost, 'frontend').phases ?? {}) as Record<string, SeenPhases | undefined>
-  const failures = new Map(Object.entries(record.failures))
+  const failures = new Map(Object.entries(notes.failures))
   for (const node of document.nodes) {
-    const phases = record.phases[node.name] ??= { ...noPhases(), leased: record.negotiateMs }
+    const phases = notes.phases[node.name] ??= { ...noPhases(), leased: record.negotiateMs }
     const domain = objectOfNode(statuses, node)
     if (domain?.state === 'ok' && phases.defined === null) phases.defined = now - record.createdMs
     const of = seen[node.name]
@@ -48,8 +50,8 @@ export function foldStatus (record: ClusterRecord, statuses: readonly HostStatus
     if (figure(of?.failed) > 0) failures.set(node.name, typeof of?.reason === 'string' ? short(of.reason) : 'no reason given')
     if (phases.ready !== null) failures.delete(node.name)
   }
-  record.failures = Object.fromEntries(failures)
-  return JSON.stringify([record.phases, record.failures]) !== before
+  notes.failures = Object.fromEntries(failures)
+  return JSON.stringify([notes.phases, notes.failures]) !== before
 }
 
 function objectOfNode (statuses: readonly HostStatus[], node: ClusterNode): HostStatus['objects'][number] | undefined {
@@ -62,8 +64,19 @@ function stateOf (phases: Phases, failure: string | undefined): string {
   return [...PHASES].reverse().find(p => phases[p] !== null) ?? 'waiting'
 }
 
+/** What the last keep-alives told, by site, and the clock that they are measured on. */
+export interface KeepAlives { contacts: ReadonlyMap<string, Contact>, now: number }
+
+function lendersOf (record: ClusterRecord, { contacts, now }: KeepAlives): ClusterResource['lenders'] {
+  return record.offers.map(({ site, gateway }) => {
+    const contact = contacts.get(site)
+    const heard = contact !== undefined && contact.heardMs > 0
+    return { site, gateway: gateway.host, state: contact?.state ?? '', heardAgoMs: heard ? Math.max(0, now - contact.heardMs) : null, skewMs: heard ? contact.skewMs : null, error: short(contact?.error ?? '') }
+  })
+}
+
 /** The resource that API and CLI show: record plus the last status of the member hosts. */
-export function clusterView (record: ClusterRecord, statuses: readonly HostStatus[]): ClusterResource {
+export function clusterView (record: ClusterRecord, statuses: readonly HostStatus[], keepAlives: KeepAlives = { contacts: new Map(), now: 0 }): ClusterResource {
   const document = record.document
   const hostOf = (site: string, host: string): HostStatus | undefined => statuses.find(s => s.site === site && s.host === host)
   const nodes = (document?.nodes ?? []).map((node): NodeResource => {
@@ -81,11 +94,12 @@ export function clusterView (record: ClusterRecord, statuses: readonly HostStatu
   })
   return {
     id: record.id, name: record.name, state: record.state, error: record.error,
-    createdAt: record.createdMs, expiresAt: record.endMs, masterSite: document?.masterSite ?? '', cidr: record.spec.cidr, domain: document?.domain ?? '',
+    createdAt: record.createdMs, startsAt: record.startMs, expiresAt: record.endMs, masterSite: record.masterSite, epoch: record.epoch, cidr: record.spec.cidr, domain: document?.domain ?? '',
     frontend: document === null ? null : { name: document.frontend.name, site: document.frontend.site, host: document.frontend.host, ip: document.frontend.ip, mac: document.frontend.mac },
     nodes,
     volumes: (document?.volumes ?? []).map(v => ({ name: v.name, site: v.site, host: v.host, node: v.node, sizeMib: v.sizeMib, iqn: v.iqn })),
     lease: { sites: record.offers.length, holds: record.offers.reduce((n, o) => n + o.held.length, 0), negotiateMs: record.negotiateMs, rttMs: record.rttMs },
+    lenders: lendersOf(record, keepAlives),
     segment: { vni: record.vni, ids: Object.fromEntries(record.offers.map(o => [o.site, o.segmentId])), mtuInner: record.mtuInner, firstPingMs: record.firstPingMs },
     wan: {
       bytes: far.reduce((n, s) => n + figure(detailOf(hostOf(s.site, s.gateway.host), 'segment').wanRxBytes), 0),
@@ -94,7 +108,7 @@ export function clusterView (record: ClusterRecord, statuses: readonly HostStatu
     caches,
     timings: {
       createMs: record.readyMs === null ? null : record.readyMs - record.createdMs,
-      deleteMs: record.deletedMs === null || record.deleteStartedMs === null ? null : record.deletedMs - record.deleteStartedMs
+      deleteMs: record.state !== 'deleted' || record.deleteStartedMs === null ? null : Math.max(0, record.endedMs - record.deleteStartedMs)
     },
     problems: statuses.flatMap(s => s.reachable
       ? s.objects.filter(o => o.error !== '').map(o => ({ site: s.site, host: s.host, kind: short(o.kind), name: short(o.name), error: short(o.error) }))

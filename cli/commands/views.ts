@@ -3,19 +3,11 @@ import { addSearch } from './search.ts'
 import { call, events } from '../client.ts'
 import { agentEndpoint, untilInterrupted, wantsJson } from '../context.ts'
 import { bytes, show, table } from '../output.ts'
-import { leasesTable, statusText } from '../render.ts'
-import type { AgentStatus, ClusterResource, EventResource, LeaseResource } from '../../protocol/api.ts'
+import { statusText } from '../render.ts'
+import type { AgentStatus, ClusterResource, EventResource } from '../../protocol/api.ts'
 
 export function addViewCommands (program: Command): void {
   addSearch(program, 'the view of this agent', agentEndpoint)
-
-  const lease = program.command('lease').description('what this host has promised')
-  lease.command('list').description('leases in the ledger of this host, the only authority over it')
-    .option('--all', 'also ended ones')
-    .addHelpText('after', '\nExamples:\n  musubi lease list\n  musubi lease list --all --json')
-    .action(async (o: { all?: boolean }, command: Command) => {
-      show(await call<LeaseResource[]>(agentEndpoint(command), 'GET', `/v1/leases${o.all === true ? '?all=true' : ''}`), wantsJson(command), leasesTable)
-    })
 
   const segment = program.command('segment').description('the flat networks of clusters')
   segment.command('list').description('VNI and in-site id of each cluster')

@@ -1,5 +1,5 @@
 /** A host's promises over time. Intervals are half open: [fromMs, untilMs). */
-import { type Resources, add, min, subtract, zero } from './capacity.ts'
+import { type Resources, accumulate, lower } from './capacity.ts'
 
 export interface Booking { resources: Resources, fromMs: number, untilMs: number }
 
@@ -8,21 +8,21 @@ export interface Booking { resources: Resources, fromMs: number, untilMs: number
  * than there is (an operator may shrink a host).
  */
 export function freeDuring (capacity: Resources, bookings: Iterable<Booking>, fromMs: number, untilMs: number): Resources {
-  let used = zero()
+  const free = { ...capacity }
   const changes: Array<{ atMs: number, starts: boolean, resources: Resources }> = []
   for (const { resources, fromMs: from, untilMs: until } of bookings) {
     if (until <= fromMs || from >= untilMs || until <= from) continue
-    if (from <= fromMs) used = add(used, resources)
+    if (from <= fromMs) accumulate(free, resources, -1)
     else changes.push({ atMs: from, starts: true, resources })
     if (until < untilMs) changes.push({ atMs: until, starts: false, resources })
   }
+  const least = { ...free }
+  if (changes.length === 0) return least
   // At one moment what ends goes first: the next booking may begin where this one ends.
   changes.sort((a, b) => a.atMs - b.atMs || Number(a.starts) - Number(b.starts))
-  let free = subtract(capacity, used)
-  let least = free
   for (const { starts, resources } of changes) {
-    free = starts ? subtract(free, resources) : add(free, resources)
-    least = min(least, free)
+    accumulate(free, resources, starts ? -1 : 1)
+    if (starts) lower(least, free)
   }
   return least
 }

@@ -3,28 +3,54 @@ export interface Resources {
   vcpus: number
   memoryMib: number
   diskMib: number
+  /** how many volumes it exports, whatever their size */
+  volumes: number
+  /** of a gateway's WAN */
+  bandwidthMbit: number
 }
 
 /** Each dimension with the word and the unit that people read. */
 const dimensions: ReadonlyArray<{ field: keyof Resources, unit: string }> = [
   { field: 'vcpus', unit: 'vCPU' },
   { field: 'memoryMib', unit: 'MiB memory' },
-  { field: 'diskMib', unit: 'MiB disk' }
+  { field: 'diskMib', unit: 'MiB disk' },
+  { field: 'volumes', unit: 'exported volumes' },
+  { field: 'bandwidthMbit', unit: 'Mbit/s' }
 ]
 
 const combine = (a: Resources, b: Resources, f: (x: number, y: number) => number): Resources => ({
   vcpus: f(a.vcpus, b.vcpus),
   memoryMib: f(a.memoryMib, b.memoryMib),
-  diskMib: f(a.diskMib, b.diskMib)
+  diskMib: f(a.diskMib, b.diskMib),
+  volumes: f(a.volumes, b.volumes),
+  bandwidthMbit: f(a.bandwidthMbit, b.bandwidthMbit)
 })
 
 /** Nothing at all; a fresh object each time. */
-export const zero = (): Resources => ({ vcpus: 0, memoryMib: 0, diskMib: 0 })
+export const zero = (): Resources => ({ vcpus: 0, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 })
 
 export const add = (a: Resources, b: Resources): Resources => combine(a, b, (x, y) => x + y)
 
 /** May go below zero: an operator can shrink a host under its promises. See `clampToZero`. */
 export const subtract = (a: Resources, b: Resources): Resources => combine(a, b, (x, y) => x - y)
+
+/** Adds `by` times `a` to `total`, in place: for sums over all promises of a host. */
+export function accumulate (total: Resources, a: Resources, by: 1 | -1): void {
+  total.vcpus += by * a.vcpus
+  total.memoryMib += by * a.memoryMib
+  total.diskMib += by * a.diskMib
+  total.volumes += by * a.volumes
+  total.bandwidthMbit += by * a.bandwidthMbit
+}
+
+/** Brings `least` down to `a` where that is smaller, in place. */
+export function lower (least: Resources, a: Resources): void {
+  least.vcpus = Math.min(least.vcpus, a.vcpus)
+  least.memoryMib = Math.min(least.memoryMib, a.memoryMib)
+  least.diskMib = Math.min(least.diskMib, a.diskMib)
+  least.volumes = Math.min(least.volumes, a.volumes)
+  least.bandwidthMbit = Math.min(least.bandwidthMbit, a.bandwidthMbit)
+}
 
 /** The smaller of the two in every dimension. */
 export const min = (a: Resources, b: Resources): Resources => combine(a, b, Math.min)

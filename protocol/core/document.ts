@@ -1,5 +1,6 @@
 import { layout } from './addresses.ts'
 import { ConflictError } from './errors.ts'
+import { MAX_NODES_PER_CLUSTER, MAX_SITES_PER_CLUSTER } from './limits.ts'
 import type { ClusterDocument, ClusterNode, ClusterVolume, Frontend, Held, MemberHost, MemberSite, Offer, Receipt } from './messages.ts'
 import type { ClusterSpec } from './spec.ts'
 import { frontendName, nodeName } from './spread.ts'
@@ -16,6 +17,14 @@ export interface DocumentInput {
   nowMs: number
   /** end of the leases as promised in the request, Unix ms */
   endMs?: number
+  /** default `nowMs` */
+  startMs?: number
+  /** of the master, default 1 */
+  epoch?: number
+  /** default 1; the next for every change of a live cluster */
+  version?: number
+  /** what runs already: its sites keep their addresses, and its nodes their numbers */
+  previous?: ClusterDocument | null
   sshPublicKey: string
   /** `sha256:<hex>`; `default` in the spec is resolved by the caller */
   imageDigest: string
@@ -43,6 +52,16 @@ function inOrder (offers: readonly Offer[], masterSite: string): Offer[] {
   }
   if (sorted[0]?.site !== masterSite) throw new ConflictError(`no offer from the master's site ${masterSite}`)
   return sorted
+}
+
+/** A site's index is in the addresses of everything there: a member keeps it, a new one gets the lowest that is free. */
+function siteIndexes (offers: readonly Offer[], { previous, spec, vni }: DocumentInput): Map<string, number> {
+  const net = layout(spec.cidr, vni)
+  const all = Array.from({ length: MAX_SITES_PER_CLUSTER }, (_, i) => i)
+  const indexes = new Map((previous?.sites ?? []).flatMap(({ site, gatewayAddress }) => all.filter(i => net.gateway(i).ip === gatewayAddress).map(i => [site, i] as const)))
+  const free = all.filter(i => ![...indexes.values()].includes(i))
+  for (const { site } of offers) if (!indexes.has(site)) indexes.set(site, free.shift() ?? MAX_SITES_PER_CLUSTER)
+  return indexes
 }
 
 /** Two gateways behind one tunnel address would get each other's frames: refused before anything starts. */
@@ -101,12 +120,17 @@ export function buildClusterDocument (input: DocumentInput): ClusterDocument {
   const nodes: ClusterNode[] = []
   const volumes: ClusterVolume[] = []
   const frontends: Frontend[] = []
+  const indexes = siteIndexes(offers, input)
+  const indexOf = (site: string): number => indexes.get(site) ?? 0
+  // The numbers of a new cluster are those of its spec; later ones go on from there.
+  const lastIndex = input.previous == null ? spec.nodes.count : MAX_NODES_PER_CLUSTER
 
-  for (const [siteIndex, offer] of offers.entries()) {
+  for (const offer of offers) {
     const { site } = offer
+    const siteIndex = indexOf(site)
     const heldBy = (kind: string): Map<string, Held> => byName(offer, kind)
     const heldNodes = heldBy('node')
-    for (let index = 1; index <= spec.nodes.count; index++) {
+    for (let index = 1; index <= lastIndex; index++) {
       const held = heldNodes.get(nodeName(name, site, index))
       if (held === undefined) continue
       heldNodes.delete(held.name)
@@ -135,17 +159,18 @@ export function buildClusterDocument (input: DocumentInput): ClusterDocument {
   volumes.sort((a, b) => byText(a.name, b.name))
   const frontend = checkComplete(input, { nodes, volumes, frontends })
 
-  const sites = offers.map((offer, siteIndex): MemberSite => {
-    const gateway = net.gateway(siteIndex)
+  const sites = offers.map((offer): MemberSite => {
+    const gateway = net.gateway(indexOf(offer.site))
     return {
       site: offer.site, segmentId: offer.segmentId, gateway: offer.gateway, hosts: memberHosts(offer),
-      gatewayAddress: gateway.ip, gatewayMac: gateway.mac, cache: offer.site !== frontend.site
+      gatewayAddress: gateway.ip, gatewayMac: gateway.mac, cache: offer.site !== frontend.site,
+      leaseId: offer.held.find(held => held.kind === 'segment')?.leaseId ?? ''
     }
   })
   return {
-    id, name, epoch: 1, vni, cidr: spec.cidr, domain: `${name}.internal`, masterSite: input.masterSite, masterPeer: input.masterPeer,
+    id, name, epoch: input.epoch ?? 1, vni, cidr: spec.cidr, domain: `${name}.internal`, masterSite: input.masterSite, masterPeer: input.masterPeer,
     createdMs: input.nowMs, endMs: input.endMs ?? input.nowMs + spec.termMs, frontend, sites, nodes, volumes,
-    imageDigest: input.imageDigest, sshPublicKey: input.sshPublicKey
+    imageDigest: input.imageDigest, sshPublicKey: input.sshPublicKey, version: input.version ?? 1, startMs: input.startMs ?? input.nowMs
   }
 }
 
@@ -176,5 +201,6 @@ function checkComplete ({ name, spec, masterSite }: DocumentInput, got: { nodes:
  */
 export function missingReceipts (document: ClusterDocument, receipts: readonly Receipt[]): string[] {
   const have = new Set(receipts.map(receipt => receipt.leaseId))
-  return [document.frontend, ...document.nodes, ...document.volumes].filter(part => !have.has(part.leaseId)).map(part => part.name)
+  const parts = [document.frontend, ...document.nodes, ...document.volumes, ...document.sites.map(site => ({ leaseId: site.leaseId, name: `the segment at ${site.site}` }))]
+  return parts.filter(part => !have.has(part.leaseId)).map(part => part.name)
 }

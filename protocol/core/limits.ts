@@ -133,12 +133,74 @@ export const HOLD_TTL_MS = 30_000
 export const ACTIVATE_TTL_MS = 120_000
 /** Stated bound on the rate error of a host's monotonic clock (500 ppm). */
 export const CLOCK_RATE_ERROR = 0.0005
+/** How far the ledger clock is pulled towards the wall clock: as much as the kernel slews (adjtime, 500 ppm). */
+export const CLOCK_SLEW = 0.0005
+/**
+ * What a master takes off a hold's time to live: both ends measure it on a ledger clock, each off by
+ * the rate of its crystal and by its slew.
+ */
+export const HOLD_MARGIN = 2 * (CLOCK_RATE_ERROR + CLOCK_SLEW)
+/** A difference to the wall clock beyond this is a jump: no new promises until it is settled. */
+export const CLOCK_JUMP_MS = 60_000
+/** Clocks of master and lender further apart than this (after half a round trip at most): no offers. */
+export const MAX_CLOCK_SKEW_MS = 30_000
+/** How often a master tells its lenders that it is there. */
+export const KEEP_ALIVE_MS = 20_000
+/** Not heard from for this long: shown as masterless, and may be adopted. */
+export const MASTERLESS_MS = 90_000
+/** An advance reservation is confirmed by its master in this time before its start (T_confirm). */
+export const CONFIRM_MS = 600_000
+/** Agents of the master's site that keep a copy of a decision. */
+export const MAX_COPIES = 4
+/** A decision record as JSON; it travels in one message with room for its frame. */
+export const MAX_COPY_BYTES = 192 * 1024
+/** Volumes that a host exports unless it is told otherwise. */
+export const DEFAULT_VOLUMES = 64
+/** How long a fence remembers at which counter something went; a pass of the reconciler takes less. */
+export const FENCE_KEEP_MS = 3_600_000
+/** More than any site's way out carries. */
+export const MAX_BANDWIDTH_MBIT = 10_000_000
+/** Entries of a ledger's history in one answer; each has some 300 bytes. */
+export const MAX_HISTORY_ANSWERED = 1_000
+/** Placements that a gateway tries for a request: a host that refuses, or does not answer, is left out of the next. */
+export const MAX_PLACEMENTS = 3
+/** Clusters that one gateway keeps records of; each has a lease in its own ledger, which takes no more either. */
+export const MAX_GATEWAY_RECORDS = 1024
+/** Questions about one cluster that wait for the one before: a master has few under way, repetitions included. */
+export const MAX_WAITING_PER_CLUSTER = 16
+/** And for all clusters of a gateway. */
+export const MAX_WAITING = 2048
+/** Calls to hosts that a gateway has under way; beyond it new questions are refused as BUSY. */
+export const MAX_HOST_CALLS = 8192
+/** Clusters that a gateway tidies up after at the same time: hosts that do not answer take a whole deadline. */
+export const MAX_TIDIED = 64
+/** How often a gateway looks whether hosts still have what it has a record of, while the master is not heard of. */
+export const PROBE_MS = 300_000
+/** A host answers a hold after one write; a gateway that waits longer could not try another placement in the master's time. */
+export const HOLD_DEADLINE_MS = 5_000
+/** Commit, activation, extension and keep-alive at a host. */
+export const HOST_DEADLINE_MS = 8_000
+export const HOST_STATUS_DEADLINE_MS = 3_000
+/** A host confirms a release when its objects are gone, not before. */
+export const HOST_RELEASE_DEADLINE_MS = 90_000
 export const MAX_HOLDS_PER_PEER = 64
 export const MAX_LEASES_PER_HOST = 1024
 /** Live leases on one host for one peer: its largest cluster nearly twice, and half of the host stays for others. */
 export const MAX_LEASES_PER_PEER = MAX_LEASES_PER_HOST / 2
 export const MIN_TERM_MS = 60_000
 export const MAX_TERM_MS = 366 * 24 * 3_600_000
+/** A start so far in the past is a mistake, not a slow network or a second attempt. */
+export const MAX_PAST_START_MS = 3_600_000
+/** Epochs go no further: 32 bits on the wire. */
+export const MAX_EPOCH = 0xffff_ffff
+/** Extensions of one cluster that a host remembers to answer repeated questions; one is under way at a time. */
+export const MAX_EXTENSIONS_KEPT = 32
+/** Events in a ledger's log of promises: months of a host with some clusters a day, about 5 MiB. */
+export const MAX_HISTORY_KEPT = 10_000
+/** How old the ledger clock's mark on the disk may be, when nothing else is written: it bounds what slewing is lost in a crash. */
+export const CLOCK_MARK_MS = 60_000
+/** How often a ledger whose disk has failed is opened again. */
+export const LEDGER_RETRY_MS = 3_000
 /** How long an idempotency key answers the same after its lease has ended. */
 export const REPLAY_KEEP_MS = 24 * 3_600_000
 
@@ -148,7 +210,8 @@ export const MAX_VOLUMES_PER_CLUSTER = 64
 export const MAX_VCPUS_PER_NODE = 256
 export const MAX_MEMORY_MIB_PER_NODE = 4 * 1024 * 1024
 export const MAX_VOLUME_MIB = 16 * 1024 * 1024
-export const MAX_SITES_PER_CLUSTER = 32
+/** Each is a byte of every address there, and a gateway with its certificates in the document: 64 of them take half of MAX_MESSAGE_BYTES. */
+export const MAX_SITES_PER_CLUSTER = 64
 export const MAX_SPEC_BYTES = 256 * 1024
 export const MAX_VNI = 0xff_ffff
 /** Clusters that one master keeps alive; each has a loop, a status and up to a message's worth of record. */

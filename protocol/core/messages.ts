@@ -4,8 +4,11 @@
  */
 import type { Resources } from './capacity.ts'
 
-/** What a lease is about. `segment` is the gateway's promise of one segment id of its slice. */
-export type LeaseKind = 'node' | 'volume' | 'frontend' | 'segment'
+/**
+ * What a lease is about. `segment` is the gateway's promise of one segment id of its slice, with
+ * bandwidth; `quota` takes from what the gateway may lend to the master's site, not from the host.
+ */
+export type LeaseKind = 'node' | 'volume' | 'frontend' | 'segment' | 'quota'
 
 export interface WantedNode { name: string, vcpus: number, memoryMib: number }
 /** `node` is the name of the node that uses the volume. */
@@ -24,7 +27,28 @@ export interface Request {
   volumes: WantedVolume[]
   frontend: boolean
   holdTtlMs: number
+  /** of the site's WAN; 0: what is left over */
+  bandwidthMbit: number
+  /** of the master, from the anchor's ledger; a new cluster begins with 1 */
+  epoch: number
+  /** master's clock when it was sent */
+  sentMs: number
+  /** more for a cluster that has leases here already */
+  grow: boolean
 }
+
+/** Master to gateway: hold the leases of a cluster for longer; it is so once `offerId` is committed. */
+export interface ExtendRequest { key: string, clusterId: string, offerId: string, endMs: number, ttlMs: number, epoch: number, sentMs: number }
+export interface CommitRequest { clusterId: string, offerId: string, key: string, epoch: number }
+/** `offerId`: only what that offer holds; `leaseIds`: only these; neither: everything of the cluster. */
+export interface ReleaseRequest { clusterId: string, reason: string, offerId: string, leaseIds: string[], epoch: number }
+export interface ActivateRequest { clusterId: string, document: ClusterDocument, receipts: Receipt[], secrets: Secret[], epoch: number }
+/** A signed statement of the anchor host, opaque to the core; see `EpochGrant` for what it says. */
+export interface Grant { envelope: Uint8Array, chain: Uint8Array[] }
+export interface KeepAliveRequest { clusterId: string, epoch: number, sentMs: number, grant: Grant | null }
+
+/** Who is master of a cluster from an epoch on, as the ledger of the anchor host decided. */
+export interface EpochGrant { clusterId: string, epoch: number, holder: string, site: string, host: string, grantedMs: number }
 
 export interface Held {
   leaseId: string
@@ -56,6 +80,8 @@ export interface Offer {
   gateway: GatewayFacts
   held: Held[]
   ttlMs: number
+  /** lender's clock */
+  nowMs: number
 }
 
 /** Proof that a host has held or committed a lease: its fencing token at that moment. */
@@ -77,6 +103,7 @@ export interface HoldRequest {
   ttlMs: number
   items: HoldItem[]
   offerId: string
+  epoch: number
 }
 
 export interface MemberHost { host: string, peer: string, underlayAddress: string, gateway: boolean }
@@ -91,6 +118,8 @@ export interface MemberSite {
   gatewayAddress: string
   gatewayMac: string
   cache: boolean
+  /** of the segment at this site */
+  leaseId: string
 }
 
 export interface ClusterNode {
@@ -147,4 +176,7 @@ export interface ClusterDocument {
   volumes: ClusterVolume[]
   imageDigest: string
   sshPublicKey: string
+  /** grows with every change of a live cluster, from 1 */
+  version: number
+  startMs: number
 }

@@ -6,7 +6,7 @@ import { type Resources, add, clampToZero, describe, describeShortfall, fits, ma
 import type { WantedNode, WantedVolume } from './messages.ts'
 
 /** What the built-in frontend takes on the master's gateway host. */
-export const FRONTEND_RESOURCES: Readonly<Resources> = { vcpus: 1, memoryMib: 256, diskMib: 0 }
+export const FRONTEND_RESOURCES: Readonly<Resources> = { vcpus: 1, memoryMib: 256, diskMib: 0, volumes: 0, bandwidthMbit: 0 }
 
 export interface HostCapacity {
   host: string
@@ -34,7 +34,7 @@ export interface Assignment {
 export interface Refusal { refusal: string, missing: string[] }
 
 export const nodeResources = (node: { vcpus: number, memoryMib: number }): Resources => ({ ...zero(), vcpus: node.vcpus, memoryMib: node.memoryMib })
-export const volumeResources = (volume: { sizeMib: number }): Resources => ({ ...zero(), diskMib: volume.sizeMib })
+export const volumeResources = (volume: { sizeMib: number }): Resources => ({ ...zero(), diskMib: volume.sizeMib, volumes: 1 })
 
 const byText = (a: string, b: string): number => a < b ? -1 : a > b ? 1 : 0
 
@@ -122,7 +122,7 @@ export function siteCapacityOf (site: string, hosts: readonly HostCapacity[]): S
   return {
     site,
     freeByHost: compute.map(host => clampToZero(host.free)),
-    volumeFreeByHost: withRole('storage').map(host => Math.max(0, host.free.diskMib)),
+    volumeFreeByHost: withRole('storage').map(host => host.free.volumes > 0 ? Math.max(0, host.free.diskMib) : 0),
     ...(gateway === undefined ? { gateway: { free: zero() } } : { gateway: computeIndex >= 0 ? { computeIndex } : { free: clampToZero(gateway.free) } })
   }
 }

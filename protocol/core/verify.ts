@@ -7,9 +7,9 @@ import { cidrProblem, parseCidr, parseIp } from './addresses.ts'
 import { bareAddress, memberHosts, volumeIqn } from './document.ts'
 import { ConflictError, MusubiError } from './errors.ts'
 import { fits } from './capacity.ts'
-import { type Lease, isLive } from './lease.ts'
+import { type Lease, isLive } from './lease/lease.ts'
 import {
-  MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_SITES_PER_CLUSTER, MAX_VCPUS_PER_NODE, MAX_VNI, MAX_VOLUME_MIB, MAX_VOLUMES_PER_CLUSTER
+  MAX_EPOCH, MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_SITES_PER_CLUSTER, MAX_VCPUS_PER_NODE, MAX_VNI, MAX_VOLUME_MIB, MAX_VOLUMES_PER_CLUSTER
 } from './limits.ts'
 import type { ClusterDocument, GatewayFacts, MemberSite, Offer } from './messages.ts'
 import { FRONTEND_RESOURCES, nodeResources, volumeResources } from './placement.ts'
@@ -98,6 +98,7 @@ export function offeredProblem (document: ClusterDocument, offer: Offer): string
   ].filter(({ part }) => part.site === offer.site)
   const stray = parts.find(({ kind, part, name }) => !offer.held.some(held => held.leaseId === part.leaseId && held.kind === kind && held.name === name && held.host === part.host))
   return firstOf([
+    [offer.held.some(held => held.kind === 'segment' && held.leaseId === member.leaseId), `the lease of the segment at site ${offer.site} is not as offered`],
     [member.segmentId === offer.segmentId, `site ${offer.site} offered the segment id ${offer.segmentId}, not ${member.segmentId}`],
     [facts(member.gateway) === facts(offer.gateway), `the gateway of site ${offer.site} is not as offered`],
     [hosts(member.hosts) === hosts(memberHosts(offer)), `the hosts of site ${offer.site} are not as offered`],
@@ -128,7 +129,7 @@ function * partChecks (document: ClusterDocument): Generator<Check> {
   }
   const names = twice([frontend.name, ...nodes.map(node => node.name)]) ?? twice(volumes.map(volume => volume.name))
   yield [names === undefined, `${names ?? ''} is there twice`]
-  const leases = twice([frontend, ...nodes, ...volumes].map(part => part.leaseId))
+  const leases = twice([frontend, ...nodes, ...volumes, ...sites].map(part => part.leaseId))
   yield [leases === undefined, `lease ${leases ?? ''} is named twice`]
   for (const node of nodes) {
     yield [isWhole(node.index, 1, MAX_NODES_PER_CLUSTER), `node ${node.name} has the number ${node.index}`]
@@ -169,6 +170,8 @@ function * documentChecks (document: ClusterDocument, truth: GatewayTruth): Gene
   yield [isUuid(document.id), 'its id is no UUID in lower case']
   yield [isName(document.name) && isName(document.masterSite), 'its name or its master\'s site is malformed']
   yield [isWhole(document.vni, 1, MAX_VNI), `its VNI ${document.vni} is not within 1..${MAX_VNI}`]
+  yield [isWhole(document.epoch, 1, MAX_EPOCH) && isWhole(document.version, 1, MAX_EPOCH), `its epoch ${document.epoch} or its version ${document.version} is none`]
+  yield [isWhole(document.startMs, 0, document.endMs) && document.startMs < document.endMs, 'it ends before it starts']
   yield [sites.length >= 1 && sites.length <= MAX_SITES_PER_CLUSTER, `it spans ${sites.length} sites`]
   yield [nodes.length <= MAX_NODES_PER_CLUSTER && volumes.length <= MAX_VOLUMES_PER_CLUSTER, `it has more than ${MAX_NODES_PER_CLUSTER} nodes or ${MAX_VOLUMES_PER_CLUSTER} volumes`]
   yield [twice(sites.map(one => one.site)) === undefined, `site ${twice(sites.map(one => one.site)) ?? ''} is there twice`]
@@ -183,6 +186,40 @@ function * documentChecks (document: ClusterDocument, truth: GatewayTruth): Gene
 
 /** What is wrong with a document whoever reads it. */
 export const documentProblem = (document: ClusterDocument, truth: GatewayTruth): string | null => firstOf(documentChecks(document, truth))
+
+/**
+ * What is wrong with the next version of a document: a live cluster gets more, or gives back, and has
+ * a new master. What runs is never exchanged.
+ */
+export function growthProblem (before: ClusterDocument, after: ClusterDocument): string | null {
+  const same = (...fields: ReadonlyArray<keyof ClusterDocument>): string | undefined => fields.find(field => JSON.stringify(canonical(before[field])) !== JSON.stringify(canonical(after[field])))
+  const changed = same('id', 'name', 'vni', 'cidr', 'domain', 'masterSite', 'createdMs', 'startMs', 'frontend', 'imageDigest', 'sshPublicKey')
+  /** the first of both lists that has become another */
+  const exchanged = <T>(list: (document: ClusterDocument) => readonly T[], name: (one: T) => string): string | undefined => {
+    const next = new Map(list(after).map(one => [name(one), JSON.stringify(canonical(one))]))
+    const other = list(before).find(one => next.has(name(one)) && next.get(name(one)) !== JSON.stringify(canonical(one)))
+    return other === undefined ? undefined : name(other)
+  }
+  const part = exchanged(d => d.nodes, node => node.name) ?? exchanged(d => d.volumes, volume => volume.name)
+  // New hosts come, the rest of a site stays; its certificates may have been renewed.
+  const site = exchanged(d => d.sites.map(one => ({ ...one, hosts: [], gateway: { ...one.gateway, chain: [] } })), one => one.site)
+  const moved = exchanged(d => d.sites.flatMap(one => one.hosts.map(host => ({ ...host, host: `${one.site}/${host.host}` }))), host => host.host)
+  return firstOf([
+    [after.version > before.version, `version ${after.version} is not newer than ${before.version}`],
+    [after.epoch >= before.epoch, `its epoch ${after.epoch} is older than ${before.epoch}`],
+    [changed === undefined, `its ${changed ?? ''} is another than in version ${before.version}`],
+    [part === undefined, `${part ?? ''} is another than in version ${before.version}`],
+    [site === undefined, `site ${site ?? ''} is another than in version ${before.version}`],
+    [moved === undefined, `host ${moved ?? ''} is another than in version ${before.version}`]
+  ])
+}
+
+/** Objects with their keys in order: a document that was stored or sent is the same one. */
+function canonical (value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(canonical)
+  if (typeof value !== 'object' || value === null) return value
+  return Object.fromEntries(Object.entries(value).sort(([a], [b]) => a < b ? -1 : 1).map(([key, one]) => [key, canonical(one)]))
+}
 
 function * leaseChecks (document: ClusterDocument, self: Self, leases: readonly Lease[]): Generator<Check> {
   const mine = leases.filter(lease => isLive(lease) && lease.clusterId === document.id)
@@ -203,6 +240,7 @@ function * leaseChecks (document: ClusterDocument, self: Self, leases: readonly 
   if (site === undefined || member === undefined) return
   const segment = mine.find(lease => lease.kind === 'segment')
   yield [member.gateway === (segment !== undefined), member.gateway ? `${self.host} has no lease as its gateway` : `${self.host} is its gateway by its lease`]
+  yield [segment === undefined || segment.id === site.leaseId, `${self.host} has no lease ${site.leaseId} for the segment of site ${self.site}`]
   yield [segment === undefined || segment.segmentId === site.segmentId, `its segment id at site ${self.site} is ${segment?.segmentId ?? 0}, not ${site.segmentId}`]
   yield [mine.length > 0, `${self.host} has no lease of it`]
 }

@@ -1,7 +1,7 @@
 import type { NewStreamOptions } from '@libp2p/interface'
 import { peerIdFromString } from '@libp2p/peer-id'
 import { describeError, MusubiError } from '../core/errors.ts'
-import { DIAL_TIMEOUT_MS, MAX_MESSAGE_BYTES, MAX_STREAMS_OF_RELAY, MAX_STREAMS_PER_CONNECTION } from '../core/limits.ts'
+import { DIAL_TIMEOUT_MS, MAX_COUNTED_PEERS, MAX_MESSAGE_BYTES, MAX_STREAMS_OF_RELAY, MAX_STREAMS_PER_CONNECTION } from '../core/limits.ts'
 import { decode, type MethodName, type Methods } from '../wire/codec.ts'
 import { Callers, Deadline, unwrapReply, type CallOptions } from './rpc/callers.ts'
 import { MAX_RPC_STREAMS, MEMBERSHIP_CHECK_MS, RPC_PROTOCOL } from './constants.ts'
@@ -13,7 +13,7 @@ import { Neighbours, type NeighbourGroup } from './neighbours.ts'
 import { connect, createNode, cutOff, openConnection, startNode, type FailureDetection, type MeshLog } from './node.ts'
 import { PeerBook } from './peer-book.ts'
 import { createReachability } from './reachability.ts'
-import { describeRole, isGateway, mayConnect, scopesOf, topicOf, type Role, type Scope } from './roles.ts'
+import { describeRole, isGateway, isTcpAddress, mayConnect, scopesOf, topicOf, type Role, type Scope } from './roles.ts'
 import { serveStream } from './rpc/streams.ts'
 import type { KnownPeer } from './trust/credentials.ts'
 import type { Trust } from './trust/trust.ts'
@@ -131,6 +131,8 @@ export async function createMesh (options: MeshOptions): Promise<Mesh> {
     return other !== null && scopesOf(other).includes(scope)
   }
   const refusals = new Refusals()
+  /** Peers that did not let us in the last time: their word is waited for, as it is the reason that people are told. */
+  const wary = new Set<string>()
   /** Those that meet other sites dial through relays, and relay themselves if they are willing. */
   const wide = scopes.includes('directory')
   const mayRelay = (from: string, to: string | null): boolean => {
@@ -155,11 +157,27 @@ export async function createMesh (options: MeshOptions): Promise<Mesh> {
       admitConnection: (peer, chain) => {
         const member = trust.admitConnection(peer, chain)
         gate.check(member, performance.now())
+        wary.delete(peer)
         return member
+      },
+      isKnown: peer => {
+        const member = trust.memberOf(peer)
+        // through a relay two often dial each other at once, and the word decides which connection stays
+        if (member === null || wary.has(peer) || !book.addressesOf(peer).every(isTcpAddress)) return false
+        try {
+          gate.check(member, performance.now())
+          return true
+        } catch {
+          return false // told with its reason when its word is waited for
+        }
       },
       onRefused: (peer, error, by) => {
         // strangers can knock as often as they like; the log tells of some
         const times = refusals.count(by, error.code)
+        if (by === 'them') {
+          if (wary.size >= MAX_COUNTED_PEERS) wary.clear()
+          wary.add(peer)
+        }
         if (by === 'them') refusals.last = describeError(error).slice(0, 400)
         log(times <= 5 || times % 100 === 0 ? 'warn' : 'debug', by === 'us' ? 'did not admit a peer' : 'a peer did not admit us', { peer: describe(peer), code: error.code, why: describeError(error), times })
       }

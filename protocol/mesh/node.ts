@@ -11,13 +11,14 @@ import { multiaddr, type Multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { InvalidInputError, MusubiError } from '../core/errors.ts'
 import { DIAL_TIMEOUT_MS, INBOUND_CONNECTIONS_PER_SECOND, MAX_CONNECTIONS, MAX_PENDING_CONNECTIONS } from '../core/limits.ts'
-import { HOP_PROTOCOL, MAX_READ_BUFFER_BYTES, MAX_STREAM_WINDOW_BYTES, PING_INTERVAL_MS, PING_TIMEOUT_MAX_MS, PING_TIMEOUT_MIN_MS, RELAY_DIAL_MS } from './constants.ts'
+import { HOP_PROTOCOL, MAX_READ_BUFFER_BYTES, MAX_STREAM_WINDOW_BYTES, PING_INTERVAL_MS, PING_TIMEOUT_MAX_MS, PING_TIMEOUT_MIN_MS, RELAY_DIAL_MS, RPC_PROTOCOL } from './constants.ts'
+import { earlyEncryption, earlyStreams } from './early.ts'
 import { pendingShares } from './gate.ts'
 import { scopedGossip } from './gossip.ts'
 import type { NodeKey } from './identity.ts'
 import type { DialFrom } from './punch.ts'
 import { isRelayAddress, isTcpAddress, type Scope } from './roles.ts'
-import { admission, type AdmissionPolicy } from './trust/admission.ts'
+import { admission, ADMISSION_PROTOCOL, type AdmissionPolicy } from './trust/admission.ts'
 
 /** One line for the log: a constant text, and data as keys. */
 export type MeshLog = (level: 'debug' | 'info' | 'warn' | 'error', text: string, data: Readonly<Record<string, unknown>>) => void
@@ -72,14 +73,15 @@ export async function createNode (options: NodeOptions): Promise<Node> {
     services['relay'] = (components: Parameters<typeof create>[0]) => (served.service = create(components))
   }
   const shares: { isTooMany: ReturnType<typeof pendingShares> | null } = { isTooMany: null }
+  const early = earlyEncryption(tcp(), ADMISSION_PROTOCOL)
   const node = await createLibp2p({
     start: false,
     privateKey: options.key,
     nodeInfo: { name: 'musubi', version: '1', userAgent: 'musubi' },
     addresses: { listen: [...options.listen], announce: [...options.announce] },
-    transports: relay === null || !options.relayed ? [tcp()] : [tcp(), relay.relayTransport(dial => { dialling.from = dial })],
+    transports: relay === null || !options.relayed ? [early] : [early, relay.relayTransport(dial => { dialling.from = dial })],
     connectionEncrypters: [admission(noise(), options.admission)],
-    streamMuxers: [yamux({ maxInboundStreams: options.maxStreams, streamOptions: { maxStreamWindowSize: MAX_STREAM_WINDOW_BYTES, maxReadBufferLength: MAX_READ_BUFFER_BYTES } })],
+    streamMuxers: [earlyStreams(yamux({ maxInboundStreams: options.maxStreams, streamOptions: { maxStreamWindowSize: MAX_STREAM_WINDOW_BYTES, maxReadBufferLength: MAX_READ_BUFFER_BYTES } }), RPC_PROTOCOL)],
     connectionGater: { denyInboundConnection: connection => shares.isTooMany?.(connection) ?? false },
     connectionManager: {
       maxConnections: MAX_CONNECTIONS,

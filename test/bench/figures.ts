@@ -12,6 +12,8 @@ export interface Figure {
   samples: number
   p50: number
   p99: number
+  /** what the figure is not, or leaves out */
+  note?: string
 }
 
 export interface BenchOptions { full?: boolean }

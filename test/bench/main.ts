@@ -11,6 +11,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Readonly<Record<string, Ben
     ...(await import('./mesh-idle.ts')).benches,
     ...(await import('./mesh-many.ts')).benches
   }),
+  leases: async () => (await import('./leases.ts')).benches,
   cache: async () => (await import('./cache.ts')).benches
 }
 

@@ -80,7 +80,7 @@ export async function startMember (plan: MemberPlan, onUpdate: (by: string, vcpu
   })
   await mesh.start()
   const publish = (vcpus: number): void => {
-    const total = { vcpus: 1_000_000, memoryMib: 65_536, diskMib: 100_000 }
+    const total = { vcpus: 1_000_000, memoryMib: 65_536, diskMib: 100_000, volumes: 64, bandwidthMbit: 0 }
     records.publish('host', {
       site: 'tokyo', host: plan.name, roles: ['compute'], addresses: [plan.listen], underlayAddress: '10.0.0.1', total, free: { ...total, vcpus }, cordoned: false,
       accelerator: 'tcg', version: '0.1.0', inventory: null, features: ['8021q', 'kvm', 'wireguard']

@@ -117,6 +117,13 @@ export function storeContract (t: Test, name: string, open: (t: Test) => Promise
     t.strictSame(await keys(store, ''), [])
   })
 
+  test('opening it again when no write has failed does nothing', async (t, store) => {
+    await store.put('k', 1)
+    await Promise.all([store.reopen(), store.reopen()])
+    await store.put('l', 2, { sync: true })
+    t.strictSame(await keys(store, ''), ['k', 'l'])
+  })
+
   test('finishes what is under way before it closes, and nothing after', async (t, store) => {
     const writes = Array.from({ length: 50 }, (_, i) => store.put(`k${i}`, i, { sync: true }))
     const closed = store.close()
@@ -125,6 +132,7 @@ export function storeContract (t: Test, name: string, open: (t: Test) => Promise
     await t.rejects(store.put('k', 1), { code: 'STORE_CLOSED' })
     await t.rejects(store.get('k'), { code: 'STORE_CLOSED' })
     t.throws(() => store.iterate(''), { code: 'STORE_CLOSED' })
+    await t.rejects(store.reopen(), { code: 'STORE_CLOSED' })
     await store.close()
   })
 }

@@ -5,7 +5,7 @@
 import t from 'tap'
 import { buildNodeImage } from '../../agent/images/build.ts'
 import { call, type Endpoint } from '../../cli/client.ts'
-import { waitForCluster } from '../../cli/commands/cluster.ts'
+import { waitForCluster } from '../../cli/waiting.ts'
 import type { AgentStatus, ClusterResource, LeaseResource } from '../../protocol/api.ts'
 import { DEFAULT_IMAGE_STORE } from '../../lab/config.ts'
 import { onNode } from '../../lab/demo/use.ts'

@@ -9,7 +9,7 @@ import { HOUR, holdRequest, item } from './fixtures.ts'
 const [folder, run] = process.argv.slice(2)
 if (folder !== undefined && run !== undefined) {
   const ledger = await openLedger({
-    store: await openLevelStore(folder), now: Date.now, host: 'a1', capacity: { vcpus: 1_000_000, memoryMib: 1_000_000, diskMib: 0 }
+    store: await openLevelStore(folder), now: Date.now, host: 'a1', capacity: { vcpus: 1_000_000, memoryMib: 1_000_000, diskMib: 0, volumes: 0, bandwidthMbit: 0 }
   })
   const epoch = await ledger.nextEpoch()
   process.stdout.write(`${JSON.stringify({ epoch })}\n`)
@@ -19,7 +19,7 @@ if (folder !== undefined && run !== undefined) {
       const id = `${run}-${next++}`
       const request = holdRequest({
         key: id, offerId: id, clusterId: id, startMs: Date.now(), endMs: Date.now() + HOUR, masterPeer: id, ttlMs: 120_000,
-        items: [item(`${id}-l`, { resources: { vcpus: 1, memoryMib: 1, diskMib: 0 } })]
+        items: [item(`${id}-l`, { resources: { vcpus: 1, memoryMib: 1, diskMib: 0, volumes: 0, bandwidthMbit: 0 } })]
       })
       const held = await ledger.hold(request)
       const committed = await ledger.commit(id, id)

@@ -8,21 +8,21 @@ import { pino } from 'pino'
 import { createFakeDriver, createMemoryFakeStore, type FakeStore } from '../../agent/drivers/fake.ts'
 import { createEventLog, type EventLog } from '../../agent/events.ts'
 import { createGateway, type Gateway } from '../../agent/gateway/gateway.ts'
-import type { SiteHost } from '../../agent/gateway/offer.ts'
-import { createLessor, type Lessor } from '../../agent/lessor.ts'
+import { createLessor, type Lessor } from '../../agent/lessor/lessor.ts'
 import type { Builder } from '../../agent/master/build.ts'
+import { createCopies, type Copies, type Copy } from '../../agent/master/copies.ts'
 import { createMaster, type Master } from '../../agent/master/master.ts'
-import type { KnownSite } from '../../agent/master/negotiate.ts'
 import { noProbe } from '../../agent/master/probe.ts'
-import { noPhases } from '../../agent/master/record.ts'
 import type { Caller, CallPeer } from '../../agent/peers.ts'
 import { createReconciler, type Reconciler } from '../../agent/reconciler.ts'
 import { zero, type Resources } from '../../protocol/core/capacity.ts'
 import { type ObjectKind, KIND_ORDER } from '../../protocol/core/desired.ts'
 import { buildClusterDocument, uuidFrom } from '../../protocol/core/document.ts'
-import { UnreachableError } from '../../protocol/core/errors.ts'
-import { allocateId } from '../../protocol/core/ids.ts'
-import { idUses } from '../../protocol/core/lease.ts'
+import { InvalidInputError, UnreachableError } from '../../protocol/core/errors.ts'
+import type { SiteHost } from '../../protocol/core/gateway/events.ts'
+import type { KnownSite } from '../../protocol/core/master/events.ts'
+import { documentSource } from '../../protocol/core/master/growth.ts'
+import type { EpochGrant } from '../../protocol/core/messages.ts'
 import { siteCapacityOf } from '../../protocol/core/placement.ts'
 import type { GatewayTruth, HostTruth } from '../../protocol/core/verify.ts'
 import type { MethodName } from '../../protocol/wire/codec.ts'
@@ -51,6 +51,7 @@ export interface Life {
   events: EventLog
   gateway: Gateway | null
   master: Master | null
+  copies: Copies
 }
 
 export interface Machine extends HostPlan {
@@ -91,7 +92,9 @@ export interface FederationModel {
 
 type Handler = (request: unknown, caller: Caller) => Promise<unknown>
 /** What a host is called by its gateway, and the lessor's word for it. */
-const HOST_METHODS: Partial<Record<MethodName, string>> = { hold: 'hold', hostCommit: 'commit', hostActivate: 'activate', hostRelease: 'release', hostStatus: 'status' }
+const HOST_METHODS: Partial<Record<MethodName, string>> = {
+  hold: 'hold', hostExtend: 'extend', hostCommit: 'commit', hostActivate: 'activate', hostRelease: 'release', hostKeepAlive: 'keepAlive', hostStatus: 'status', claim: 'claim'
+}
 
 const never = <T>(): Promise<T> => new Promise<T>(() => undefined)
 
@@ -117,7 +120,8 @@ function mortalStore (machine: Machine, life: Life): Store {
     put: (key, value, options) => write([key], () => disk.put(key, value, options)),
     delete: (key, options) => write([key], () => disk.delete(key, options)),
     batch: (operations, options) => write(keysOf(operations), () => disk.batch(operations, options)),
-    iterate: <T>(prefix: string) => disk.iterate<T>(prefix),
+    iterate: (prefix, onDamaged) => disk.iterate(prefix, onDamaged),
+    reopen: () => read(() => disk.reopen()),
     close: () => Promise.resolve()
   }
 }
@@ -132,15 +136,13 @@ function memoryBuilder (machine: Machine): Builder {
       return vni
     },
     prepare (record) {
-      if (record.document === null) {
-        record.secrets = record.spec.volumes.map(v => ({ name: v.name, user: `user-${record.id}.${v.name}`, secret: 'secret' }))
-        record.document = buildClusterDocument({
-          id: record.id, name: record.name, spec: record.spec, offers: record.offers, masterSite: machine.site, masterPeer: machine.peer,
-          vni: record.vni, nowMs: record.createdMs, endMs: record.endMs, sshPublicKey: 'ssh-ed25519 AAAA', imageDigest: record.imageDigest, hash: sha256
-        })
-        for (const node of record.document.nodes) record.phases[node.name] = { ...noPhases(), leased: record.negotiateMs }
-      }
-      return Promise.resolve()
+      const { spec, offers, version, previous } = documentSource(record)
+      const secrets = spec.volumes.map(v => ({ name: v.name, user: `user-${record.id}.${v.name}`, secret: 'secret' }))
+      const document = buildClusterDocument({
+        id: record.id, name: record.name, spec, offers, masterSite: machine.site, masterPeer: machine.peer, vni: record.vni, nowMs: record.createdMs, startMs: record.startMs,
+        endMs: record.endMs, epoch: record.epoch, version, previous, sshPublicKey: 'ssh-ed25519 AAAA', imageDigest: record.imageDigest, hash: sha256
+      })
+      return Promise.resolve({ document, secrets })
     },
     forget: () => Promise.resolve(),
     keyFile: () => ''
@@ -154,6 +156,7 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
     onWrite: () => undefined, onDriver: () => undefined
   }]))
   let ids = 0
+  const begunMs = performance.now()
   const model: FederationModel = {
     clockMs: 1_800_000_000_000,
     machines, calls: [], fate: () => 'deliver', belief: new Map(),
@@ -178,7 +181,7 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
       model.clockMs += ms
       for (const { life } of machines.values()) {
         if (life === null) continue
-        await Promise.race([(async () => { await life.lessor.tick(); await life.lessor.vacate(); await life.gateway?.sweep() })(), life.died]).catch(() => undefined)
+        await Promise.race([(async () => { await life.lessor.tick(); await life.lessor.vacate(); await life.gateway?.tick(); await life.gateway?.swept() })(), life.died]).catch(() => undefined)
       }
     },
     leases: () => [...machines.values()].flatMap(({ host, life }) => life === null
@@ -201,8 +204,10 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
   const siteHosts = (site: string): SiteHost[] => [...machines.values()].filter(m => m.site === site).map(m => ({
     host: m.host, roles: m.roles, peer: m.peer, underlayAddress: m.underlayAddress, free: model.belief.get(m.host) ?? m.life?.ledger.free() ?? zero()
   }))
-  function knownSites (): KnownSite[] {
-    return [...machines.values()].filter(m => m.roles.includes('gateway')).map(m => ({ ...siteCapacityOf(m.site, siteHosts(m.site)), peer: m.peer, gatewayHost: m.host }))
+  /** One gateway of each site, of the own site oneself, as the directory gives them. */
+  function knownSites (self: Machine): KnownSite[] {
+    const gateways = [...machines.values()].filter(m => m.roles.includes('gateway'))
+    return gateways.filter(m => m === self || (m.site !== self.site && gateways.find(one => one.site === m.site) === m)).map(m => ({ ...siteCapacityOf(m.site, siteHosts(m.site)), peer: m.peer, gatewayHost: m.host }))
   }
 
   async function deliver (to: Machine, from: Machine, method: MethodName, request: unknown): Promise<unknown> {
@@ -212,7 +217,7 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
     // By name, as the mesh finds them: who may call what is not what these tests are about.
     const handlers = (part: object | null): Record<string, Handler | undefined> => ({ ...part })
     const ofHost = HOST_METHODS[method]
-    const handler = ofHost === undefined ? handlers(life.gateway)[method] : handlers(life.lessor)[ofHost]
+    const handler = method === 'copy' ? ((r, c) => life.copies.keep(r as never, c)) as Handler : ofHost === undefined ? handlers(life.gateway)[method] : handlers(life.lessor)[ofHost]
     if (handler === undefined) throw new Error(`${to.host} does not serve ${method}`)
     return structuredClone(await Promise.race([handler(ofHost === 'status' ? (request as { clusterId: string }).clusterId : request, caller), life.died]))
   }
@@ -256,6 +261,8 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
       dead = true
       if (machine.life === life) machine.life = null
       void life.reconciler.stop()
+      // Its timers die with it; what it had under way never ends.
+      void life.master?.stop()
       reject(new UnreachableError(`lost ${machine.site}/${machine.host}`))
     }
     const store = mortalStore(machine, life)
@@ -273,23 +280,28 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
       drivers: { volume: driver('volume'), tunnel: driver('tunnel'), segment: driver('segment'), frontend: driver('frontend'), cache: driver('cache'), domain: driver('domain') },
       desired: () => life.lessor.desired(), leaveAlone: () => life.lessor.undecided(), log: silent
     })
-    life.lessor = createLessor({ site: machine.site, host: machine.host, ledger: life.ledger, reconciler: () => life.reconciler, details: { of: () => Promise.resolve({}) }, events: life.events, now, truth: truthOf(machine) })
+    life.lessor = createLessor({ site: machine.site, host: machine.host, ledger: life.ledger, reconciler: () => life.reconciler, details: { of: () => Promise.resolve({}) }, events: life.events, now, truth: truthOf(machine), monotonic: () => performance.now(), sleep: async ms => { await sleep(ms) }, signGrant: grant => ({ envelope: Uint8Array.from(Buffer.from(JSON.stringify(grant))), chain: [] }) })
     const call = callFrom(machine, life)
     const newId = (): string => uuidFrom(sha256(`${++ids}`))
     const isGateway = machine.roles.includes('gateway')
-    const proposed = new Set<number>()
     life.gateway = !isGateway ? null : createGateway({
       site: machine.site, call, store, events: life.events, log: silent, now, newId, siteHosts: () => siteHosts(machine.site),
       facts: () => Promise.resolve({ host: machine.host, peer: machine.peer, underlayAddress: machine.underlayAddress, tunnelPublicKey: keyOf(machine.host), tunnelEndpoint: `${machine.underlayAddress}:51820`, tunnelAddress: gatewayTruth.tunnelAddressFor(machine.peer), chain: [] }),
-      proposeSegmentId: () => {
-        const uses = [...idUses(life.ledger.state()), ...[...proposed].map(id => ({ id, untilMs: Number.POSITIVE_INFINITY }))]
-        const id = allocateId({ from: 1000, to: 9999 }, uses, model.clockMs) ?? 0
-        proposed.add(id)
-        return { id, release: () => { proposed.delete(id) } }
+      holderOf: (grant, { clusterId, masterSite, anchor }) => {
+        const said = JSON.parse(Buffer.from(grant.envelope).toString()) as EpochGrant
+        if (said.clusterId !== clusterId || said.site !== masterSite || (anchor !== '' && said.host !== anchor)) throw new InvalidInputError('no grant of the anchor')
+        return { epoch: said.epoch, peer: said.holder }
       }
     })
+    await life.gateway?.start()
+    life.copies = createCopies({
+      call, log: silent, table: life.ledger.table<Copy>('copy'), now,
+      targets: () => [...machines.values()].filter(m => m.site === machine.site && m !== machine).map(m => ({ host: m.host, peer: m.peer, gateway: m.roles.includes('gateway') }))
+    })
     life.master = !isGateway ? null : createMaster({
-      site: machine.site, call, sites: knownSites, store, events: life.events, log: silent, now, monotonic: now, newId, builder: memoryBuilder(machine), probe: noProbe, truth: gatewayTruth
+      // Masters try again as time goes by, also while no test lets time pass.
+      site: machine.site, peer: machine.peer, call, sites: () => knownSites(machine), store, events: life.events, log: silent, now: () => now() + Math.floor(performance.now() - begunMs), monotonic: now, newId, builder: memoryBuilder(machine), probe: noProbe, truth: gatewayTruth,
+      copies: life.copies, heardMs: id => life.gateway?.heardMs(id) ?? null, jitterMs: () => 0
     })
     machine.life = life
     await life.reconciler.pass()
@@ -312,7 +324,7 @@ export async function eventually (what: string, holds: () => boolean | Promise<b
 const GIB = 1024
 /** `host('tokyo', 1, 'gateway compute', 2)`: tokyo-1 with 2 vCPU, 1 GiB for each, and 500 MiB of disk if it is storage. */
 export const host = (site: string, number: number, roles: string, vcpus: number): HostPlan => ({
-  site, host: `${site}-${number}`, roles: roles.split(' '), capacity: { vcpus, memoryMib: vcpus * GIB, diskMib: roles.includes('storage') ? 500 : 0 }
+  site, host: `${site}-${number}`, roles: roles.split(' '), capacity: { vcpus, memoryMib: vcpus * GIB, diskMib: roles.includes('storage') ? 500 : 0, volumes: roles.includes('storage') ? 8 : 0, bandwidthMbit: 0 }
 })
 
 /** A spec as users write it. */

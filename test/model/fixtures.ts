@@ -1,6 +1,6 @@
 /** Builders of plain test data; every field can be overridden. */
 import { zero } from '../../protocol/core/capacity.ts'
-import type { LedgerState } from '../../protocol/core/lease.ts'
+import type { ReadonlyLedgerState } from '../../protocol/core/lease/lease.ts'
 import type { GatewayFacts, HoldItem, HoldRequest, Offer } from '../../protocol/core/messages.ts'
 import { type HostCapacity, placeAtSite } from '../../protocol/core/placement.ts'
 import type { ClusterSpec } from '../../protocol/core/spec.ts'
@@ -13,7 +13,7 @@ export const item = (leaseId: string, part: Partial<HoldItem> = {}): HoldItem =>
 
 export const holdRequest = (part: Partial<HoldRequest> = {}): HoldRequest => ({
   key: 'k1', clusterId: 'c1', cluster: 'demo', masterSite: 'tokyo', masterPeer: 'peer1', startMs: 0, endMs: HOUR, ttlMs: 30_000,
-  items: [item('l1')], offerId: 'o1', ...part
+  items: [item('l1')], offerId: 'o1', epoch: 1, ...part
 })
 
 export const spec = (part: Partial<ClusterSpec> = {}): ClusterSpec => ({
@@ -32,7 +32,7 @@ export function offerFor (site: string, index: number, part: SitePart, hosts: re
   const gateway = facts(site, index)
   const address = (host: string): string => `192.0.2.${index * 10 + 1 + hosts.findIndex(one => one.host === host)}`
   return {
-    offerId: `offer-${site}`, site, segmentId: 1000 + index, gateway, ttlMs: 30_000,
+    offerId: `offer-${site}`, site, segmentId: 1000 + index, gateway, ttlMs: 30_000, nowMs: 0,
     held: [
       ...placed.assignments.map(one => ({ leaseId: `lease-${site}-${one.kind}-${one.name}`, kind: one.kind, name: one.name, host: one.host, peer: `peer-${one.host}`, underlayAddress: address(one.host), resources: one.resources, token: 1 })),
       { leaseId: `lease-${site}-segment`, kind: 'segment', name: 'segment', host: gateway.host, peer: gateway.peer, underlayAddress: gateway.underlayAddress, resources: zero(), token: 1 }
@@ -41,5 +41,6 @@ export function offerFor (site: string, index: number, part: SitePart, hosts: re
 }
 
 /** Everything of a ledger that must survive, comparable; leases in their order, because answers follow it. */
-export const essence = (state: Pick<LedgerState, 'counter'> & { leases: ReadonlyMap<string, unknown>, replays: ReadonlyMap<string, unknown> }): unknown =>
-  JSON.parse(JSON.stringify({ counter: state.counter, leases: [...state.leases], replays: [...state.replays].sort() }))
+export const essence = (state: ReadonlyLedgerState): unknown => JSON.parse(JSON.stringify({
+  counter: state.counter, leases: [...state.leases], replays: [...state.replays].sort(), extensions: [...state.extensions].sort(), epochs: [...state.epochs].sort()
+}))

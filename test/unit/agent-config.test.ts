@@ -69,7 +69,7 @@ t.test('a file that cannot be read, parsed or believed says so', async t => {
 
 t.test('what a host lends is as configured, else what it has', async t => {
   const config = await loadAgentConfig(await agent(t, { stateDir: t.testdir({}), capacity: { vcpus: 3, memoryMiB: 4, diskMiB: 5 } }))
-  t.same(await hostCapacity(config), { vcpus: 3, memoryMib: 4, diskMib: 5 })
+  t.same(await hostCapacity(config), { vcpus: 3, memoryMib: 4, diskMib: 5, volumes: 64, bandwidthMbit: 0 })
   const { capacity, ...rest } = config
   t.ok(capacity)
   const found = await hostCapacity(rest)

@@ -1,7 +1,7 @@
 import t, { type Test } from 'tap'
 import type { Gateway } from '../../agent/gateway/gateway.ts'
 import type { Caller } from '../../agent/peers.ts'
-import type { Offer, Request } from '../../protocol/core/messages.ts'
+import type { Offer, ReleaseRequest, Request } from '../../protocol/core/messages.ts'
 import { eventually, host, startFederation, type FederationModel } from '../model/federation.ts'
 
 const HOUR = 3_600_000
@@ -10,6 +10,10 @@ const C2 = 'c2000000-0000-4000-8000-000000000000'
 const PLANS = [host('tokyo', 1, 'gateway', 1), host('tokyo', 2, 'compute storage', 2), host('tokyo', 3, 'compute', 2), host('tsukuba', 1, 'gateway', 1)]
 const MASTER: Caller = { peerId: 'peer-tsukuba-1', site: 'tsukuba', host: 'tsukuba-1', gateway: true }
 const OTHER: Caller = { ...MASTER, peerId: 'peer-osaka-1', site: 'osaka', host: 'osaka-1' }
+
+const committing = (offerId: string, clusterId = C1): { clusterId: string, offerId: string, key: string, epoch: number } => ({ clusterId, offerId, key: 'x', epoch: 1 })
+const releasing = (clusterId = C1, reason = 'test'): ReleaseRequest => ({ clusterId, reason, offerId: '', leaseIds: [], epoch: 1 })
+const sweep = async (gateway: Gateway): Promise<void> => { await gateway.tick(); await gateway.swept() }
 
 interface Bench { model: FederationModel, gateway: Gateway, request: (part?: Partial<Request>) => Request }
 
@@ -23,7 +27,8 @@ async function bench (t: Test): Promise<Bench> {
     model, gateway,
     request: part => ({
       key: 'k1', clusterId: C1, cluster: 'demo', vni: 7, masterSite: 'tsukuba', startMs: model.clockMs, endMs: model.clockMs + HOUR,
-      nodes: [node(1), node(2), node(3), node(4)], volumes: [{ name: 'data', sizeMib: 64, node: 'demo-tokyo-001' }], frontend: false, holdTtlMs: 30_000, ...part
+      nodes: [node(1), node(2), node(3), node(4)], volumes: [{ name: 'data', sizeMib: 64, node: 'demo-tokyo-001' }], frontend: false, holdTtlMs: 30_000,
+      bandwidthMbit: 0, epoch: 1, sentMs: model.clockMs, grow: false, ...part
     })
   }
 }
@@ -43,7 +48,7 @@ t.test('an offer is held on every host before it is given, with the gateway for 
 
 t.test('one host that refuses: the others let go, and another placement is tried', async t => {
   const { model, gateway, request } = await bench(t)
-  model.belief.set('tokyo-2', { vcpus: 8, memoryMib: 8192, diskMib: 500 })
+  model.belief.set('tokyo-2', { vcpus: 8, memoryMib: 8192, diskMib: 500, volumes: 8, bandwidthMbit: 0 })
   const offer = await gateway.request(request({ volumes: [], nodes: request().nodes.slice(0, 2).map(n => ({ ...n, memoryMib: 2000 })) }), MASTER).catch((error: unknown) => error)
   t.match(offer, { code: 'NO_CAPACITY', message: /site tokyo: .*tokyo-2: host tokyo-2: needs 4000 MiB memory, 2048 free/s })
   t.same(model.leases(), [], 'nobody holds anything')
@@ -76,13 +81,13 @@ t.test('the same question gets the same answer, at every step', async t => {
   const calls = model.calls.length
   t.same(await gateway.request(request(), MASTER), offer)
   t.equal(model.calls.length, calls, 'no host is asked again')
-  const commit = { clusterId: request().clusterId, offerId: offer.offerId, key: 'x' }
+  const commit = committing(offer.offerId)
   const first = await gateway.commit(commit, MASTER)
   t.same(await gateway.commit(commit, MASTER), first)
   t.equal(first.receipts.length, offer.held.length)
   await t.rejects(gateway.commit({ ...commit, offerId: 'another' }, MASTER), { code: 'CONFLICT' })
   await t.rejects(gateway.request(request({ key: 'k2' }), MASTER), { code: 'CONFLICT', message: /already has leases at site tokyo/ })
-  const release = { clusterId: request().clusterId, reason: 'test' }
+  const release = releasing()
   t.equal((await gateway.release(release, MASTER)).ended, offer.held.length)
   t.equal((await gateway.release(release, MASTER)).ended, 0)
   t.same(model.leases(), [])
@@ -92,7 +97,7 @@ t.test('a request that failed half-way is not an offer when it is repeated', asy
   const { model, gateway, request } = await bench(t)
   model.fate = ({ method }) => method === 'hold' ? 'lose request' : 'deliver'
   await t.rejects(gateway.request(request(), MASTER), { code: 'NO_CAPACITY' })
-  await t.rejects(gateway.commit({ clusterId: request().clusterId, offerId: 'guess', key: 'x' }, MASTER), { code: 'NOT_FOUND' })
+  await t.rejects(gateway.commit(committing('guess'), MASTER), { code: 'NOT_FOUND' })
   model.fate = () => 'deliver'
   const offer = await gateway.request(request(), MASTER)
   t.ok(offer.held.every(h => h.token > 0))
@@ -113,8 +118,8 @@ t.test('another master may neither see nor touch it', async t => {
   const { clusterId } = request()
   await t.rejects(gateway.request(request({ masterSite: 'osaka' }), OTHER), { code: 'CONFLICT', message: /another master/ })
   await t.rejects(gateway.request(request({ key: 'k2', masterSite: 'osaka' }), OTHER), { code: 'CONFLICT', message: /another master/ })
-  await t.rejects(gateway.commit({ clusterId, offerId: offer.offerId, key: 'x' }, OTHER), { code: 'CONFLICT' })
-  await t.rejects(gateway.release({ clusterId, reason: 'mine now' }, OTHER), { code: 'CONFLICT' })
+  await t.rejects(gateway.commit(committing(offer.offerId), OTHER), { code: 'CONFLICT' })
+  await t.rejects(gateway.release(releasing(clusterId, 'mine now'), OTHER), { code: 'CONFLICT' })
   await t.rejects(gateway.status({ clusterId }, OTHER), { code: 'CONFLICT' })
   t.equal(model.leases().length, offer.held.length, 'everything is still held')
 })
@@ -148,15 +153,15 @@ t.test('a release that a host did not confirm is repeated, and does not keep oth
   const two = await gateway.request(other, MASTER)
   t.same([...new Set(two.held.map(h => h.host))].sort(), ['tokyo-1', 'tokyo-3'])
   model.crash('tokyo-2')
-  await t.rejects(gateway.release({ clusterId: request().clusterId, reason: 'test' }, MASTER), { code: 'UNREACHABLE', message: /tokyo-2/ })
+  await t.rejects(gateway.release(releasing(), MASTER), { code: 'UNREACHABLE', message: /tokyo-2/ })
   model.fate = ({ to, method }) => to === 'tokyo-3' && method === 'hostRelease' ? 'lose request' : 'deliver'
-  await t.rejects(gateway.release({ clusterId: other.clusterId, reason: 'test' }, MASTER), { code: 'UNREACHABLE', message: /tokyo-3/ })
-  await t.rejects(gateway.commit({ clusterId: other.clusterId, offerId: two.offerId, key: 'x' }, MASTER), { code: 'CONFLICT', message: /being released/ })
+  await t.rejects(gateway.release(releasing(C2), MASTER), { code: 'UNREACHABLE', message: /tokyo-3/ })
+  await t.rejects(gateway.commit(committing(two.offerId, C2), MASTER), { code: 'CONFLICT', message: /being released/ })
   model.fate = () => 'deliver'
-  await gateway.sweep()
+  await sweep(gateway)
   t.notOk(model.leases().some(l => l.startsWith('tokyo-3')), 'the second, behind the first which still waits')
   await model.start('tokyo-2')
-  await gateway.sweep()
+  await sweep(gateway)
   t.same(model.leases(), [])
 })
 
@@ -164,15 +169,15 @@ t.test('a sweep that comes late does not end what was asked anew meanwhile', asy
   const { model, gateway, request } = await bench(t)
   await gateway.request(request(), MASTER)
   model.fate = ({ method }) => method === 'hostRelease' ? 'lose request' : 'deliver'
-  await t.rejects(gateway.release({ clusterId: request().clusterId, reason: 'test' }, MASTER))
+  await t.rejects(gateway.release(releasing(), MASTER))
   model.fate = () => 'deliver'
   // The master's new request is in front of the sweep, which has already seen the old record.
   const asked = gateway.request(request({ key: 'k2' }), MASTER)
-  const swept = gateway.sweep()
+  const swept = sweep(gateway)
   const offer = await asked
   await swept
   t.same(model.leases().sort(), holds(offer).map(h => `${h} held`))
-  t.equal((await gateway.commit({ clusterId: request().clusterId, offerId: offer.offerId, key: 'x' }, MASTER)).receipts.length, offer.held.length)
+  t.equal((await gateway.commit(committing(offer.offerId), MASTER)).receipts.length, offer.held.length)
 })
 
 t.test('a gateway that was killed still knows its offers', async t => {
@@ -181,7 +186,7 @@ t.test('a gateway that was killed still knows its offers', async t => {
   model.crash('tokyo-1')
   const again = (await model.start('tokyo-1')).gateway
   t.same(await again?.request(request(), MASTER), offer)
-  t.equal((await again?.commit({ clusterId: request().clusterId, offerId: offer.offerId, key: 'x' }, MASTER))?.receipts.length, offer.held.length)
+  t.equal((await again?.commit(committing(offer.offerId), MASTER))?.receipts.length, offer.held.length)
 })
 
 t.test('what a host cannot see is not called gone, and its share stays taken', async t => {

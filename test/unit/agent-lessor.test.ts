@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
+import { pino } from 'pino'
 import t, { type Test } from 'tap'
 import { createFrontendDriver } from '../../agent/drivers/boot/frontend.ts'
 import { checkFrontendSpec } from '../../agent/drivers/boot/render.ts'
@@ -9,29 +10,31 @@ import { tunnelAddressFor } from '../../agent/drivers/network/address.ts'
 import { createRecords } from '../../agent/drivers/network/records.ts'
 import { createSegmentDriver } from '../../agent/drivers/network/segment.ts'
 import { createEventLog } from '../../agent/events.ts'
-import { makeOffer, type OfferDeps } from '../../agent/gateway/offer.ts'
-import { createLessor, type Lessor } from '../../agent/lessor.ts'
-import { negotiate, type KnownSite, type NegotiationDeps } from '../../agent/master/negotiate.ts'
-import type { ClusterRecord } from '../../agent/master/record.ts'
-import type { Activate, Caller, CallPeer } from '../../agent/peers.ts'
+import { type Fence, openFence } from '../../agent/helper/fence-store.ts'
+import { createLessor, type Lessor } from '../../agent/lessor/lessor.ts'
+import type { Activate, Caller } from '../../agent/peers.ts'
 import { createReconciler, type Reconciler } from '../../agent/reconciler.ts'
+import { zero } from '../../protocol/core/capacity.ts'
 import type { FrontendSpec, SegmentSpec } from '../../protocol/core/desired.ts'
 import { buildClusterDocument } from '../../protocol/core/document.ts'
-import { UnreachableError } from '../../protocol/core/errors.ts'
-import type { ClusterDocument, Offer, Receipt, Request } from '../../protocol/core/messages.ts'
-import { placeAtSite, siteCapacityOf } from '../../protocol/core/placement.ts'
+import { MusubiError } from '../../protocol/core/errors.ts'
+import { MASTERLESS_MS } from '../../protocol/core/limits.ts'
+import type { ClusterDocument, EpochGrant, Offer, Receipt, ReleaseRequest } from '../../protocol/core/messages.ts'
+import { nodeResources } from '../../protocol/core/placement.ts'
 import type { GatewayTruth } from '../../protocol/core/verify.ts'
 import { openLedger, type Ledger } from '../../store/ledger.ts'
 import { createMemoryStore } from '../../store/memory.ts'
+import type { Store } from '../../store/store.ts'
 import { HOUR, holdRequest, item, offerFor, spec } from '../model/fixtures.ts'
-import { eventually, host as planned, silent, startFederation, wanted } from '../model/federation.ts'
 
 const T0 = 1_800_000_000_000
 const hash = (text: string): string => createHash('sha256').update(text).digest('hex')
 const keyOf = (text: string): string => createHash('sha256').update(text).digest('base64')
 const idOf = (n: number): string => `${String(n).padStart(8, '0')}-0000-4000-8000-000000000000`
 const gatewayTruth: GatewayTruth = { isGatewayOf: (peer, site, host) => peer === `peer-${host}` && host === `${site}-1`, tunnelAddressFor }
-const TOKYO = [{ host: 'tokyo-1', roles: ['gateway', 'compute', 'storage'], free: { vcpus: 8, memoryMib: 8192, diskMib: 1000 } }]
+const GATEWAY: Caller = { peerId: 'peer-tokyo-2', site: 'tokyo', host: 'tokyo-2', gateway: true }
+const CAPACITY = { vcpus: 8, memoryMib: 8192, diskMib: 1000, volumes: 8, bandwidthMbit: 0 }
+const TOKYO = [{ host: 'tokyo-1', roles: ['gateway', 'compute', 'storage'], free: CAPACITY }]
 
 /** The offer of tokyo for a cluster of two nodes, with ids of its own. */
 function offerOf (id: string, name: string, segmentId: number): Offer {
@@ -54,30 +57,40 @@ function cluster (n: number, { vni = n, segmentId = 1000 + n } = {}): Cluster {
   return { id, document, offer }
 }
 
-interface Bench { lessor: Lessor, ledger: Ledger, reconciler: Reconciler, objects: FakeStore, lend: (one: Cluster) => Promise<Activate>, running: () => Promise<string[]> }
+interface Bench {
+  lessor: Lessor, ledger: Ledger, reconciler: Reconciler, fence: Fence, objects: FakeStore, store: Store, clock: { ms: number }, signed: EpochGrant[]
+  lend: (one: Cluster) => Promise<Activate>
+  running: () => Promise<string[]>
+}
 async function bench (t: Test): Promise<Bench> {
-  const now = (): number => T0
-  const ledger = await openLedger({ store: createMemoryStore(), now, host: 'tokyo-1', capacity: { vcpus: 8, memoryMib: 8192, diskMib: 1000 }, slice: { from: 1000, to: 1999 } })
+  const clock = { ms: T0 }
+  const now = (): number => clock.ms
+  const store = createMemoryStore()
+  const signed: EpochGrant[] = []
+  const ledger = await openLedger({ store, now, host: 'tokyo-1', capacity: CAPACITY, slice: { from: 1000, to: 1999 } })
+  const fence = await openFence({ store, now })
   const objects = createMemoryFakeStore()
   const reconciler = createReconciler({
     drivers: {
       volume: createFakeDriver('volume', { store: objects }), tunnel: createFakeDriver('tunnel', { store: objects }), segment: createFakeDriver('segment', { store: objects }),
       frontend: createFakeDriver('frontend', { store: objects }), cache: createFakeDriver('cache', { store: objects }), domain: createFakeDriver('domain', { store: objects })
     },
-    desired: () => lessor.desired(), leaveAlone: () => lessor.undecided(), log: silent
+    desired: () => lessor.desired(), leaveAlone: () => lessor.undecided(), log: pino({ level: 'silent' }), fence: { fence, tenancy: () => lessor.tenancy() }
   })
   t.teardown(() => reconciler.stop())
   const lessor: Lessor = createLessor({
-    site: 'tokyo', host: 'tokyo-1', ledger, reconciler: () => reconciler, details: { of: () => Promise.resolve({}) }, events: createEventLog(now), now,
+    site: 'tokyo', host: 'tokyo-1', ledger, reconciler: () => reconciler, details: { of: () => Promise.resolve({}) }, events: createEventLog(now), now, fence,
+    monotonic: () => performance.now(), sleep: ms => new Promise(resolve => { setTimeout(resolve, ms) }),
+    signGrant: grant => { signed.push(grant); return { envelope: new Uint8Array(1), chain: [] } },
     truth: { ...gatewayTruth, peer: 'peer-tokyo-1', underlayAddress: '192.0.2.1', tunnelPort: 51820, addressOf: () => null }
   })
   return {
-    lessor, ledger, reconciler, objects,
+    lessor, ledger, reconciler, fence, objects, store, clock, signed,
     async lend ({ id, offer, document }) {
       const items = offer.held.map(held => item(held.leaseId, { kind: held.kind, name: held.name, resources: held.resources, segmentId: held.kind === 'segment' ? offer.segmentId : 0 }))
       await lessor.hold(holdRequest({ key: `k-${id}`, clusterId: id, offerId: offer.offerId, startMs: T0, endMs: T0 + HOUR, items }))
-      const { receipts } = await lessor.commit({ clusterId: id, offerId: offer.offerId })
-      return { clusterId: id, document, receipts, secrets: [{ name: 'data', user: `user-${id}`, secret: 'secret-secret' }] }
+      const { receipts } = await lessor.commit({ clusterId: id, offerId: offer.offerId, epoch: 1 })
+      return { clusterId: id, document, receipts, secrets: [{ name: 'data', user: `user-${id}`, secret: 'secret-secret' }], epoch: 1 }
     },
     async running () {
       await reconciler.pass()
@@ -85,13 +98,14 @@ async function bench (t: Test): Promise<Bench> {
     }
   }
 }
+const release = (part: Partial<ReleaseRequest>): ReleaseRequest => ({ clusterId: idOf(1), reason: 'x', offerId: '', leaseIds: [], epoch: 0, ...part })
 
 t.test('a hold of nonsense changes nothing', async t => {
   const { lessor, ledger } = await bench(t)
   const good = { clusterId: idOf(1), startMs: T0, endMs: T0 + HOUR }
   await t.rejects(lessor.hold(holdRequest({ ...good, clusterId: 'c1' })), { code: 'INVALID_INPUT', message: /no UUID/ })
   await t.rejects(lessor.hold(holdRequest({ ...good, items: [item('l1', { name: 'x'.repeat(200_000) })] })), { code: 'INVALID_INPUT', message: /malformed name/ })
-  await t.rejects(lessor.hold(holdRequest({ ...good, items: [item('l1', { resources: { vcpus: 0, memoryMib: 0, diskMib: 0 } })] })), { code: 'INVALID_INPUT', message: /no possible size/ })
+  await t.rejects(lessor.hold(holdRequest({ ...good, items: [item('l1', { resources: zero() })] })), { code: 'INVALID_INPUT', message: /no possible size/ })
   t.equal(ledger.state().leases.size, 0)
 })
 
@@ -113,7 +127,7 @@ t.test('a document that asks for more than was promised starts nothing and keeps
   await t.rejects(lessor.activate({ ...asked, secrets: [{ name: 'data', user: `user-${honest.id}`, secret: 'other-secret' }] }), { code: 'CONFLICT', message: /CHAP user .* belongs to another cluster/ })
   t.equal(ledger.clusterState(evil.id), 'committed')
   t.strictSame(await running(), ['00000001.demo-tokyo-001', '00000001.demo-tokyo-002'])
-  await lessor.release({ clusterId: honest.id, reason: 'x' })
+  await lessor.release(release({ clusterId: honest.id }))
   t.strictSame(await running(), [])
   t.strictSame(await lessor.activate(asked), { site: 'tokyo' }, 'and the honest document of the same leases is accepted')
 })
@@ -147,101 +161,141 @@ t.test('of two that claim one VNI at the same time one runs', async t => {
 })
 
 t.test('what was activated last comes last', async t => {
-  const { lessor, ledger, lend } = await bench(t)
+  const { lessor, ledger, lend, clock } = await bench(t)
   const [second, first] = [await lend(cluster(1)), await lend(cluster(2))]
   await lessor.activate(first)
+  clock.ms += 1
   await lessor.activate(second)
   t.strictSame(ledger.activeDocuments().map(one => one.document.id), [idOf(2), idOf(1)])
 })
 
-const PLANS = [planned('tokyo', 1, 'gateway compute', 2), planned('tsukuba', 1, 'gateway', 1), planned('tsukuba', 2, 'compute storage', 2)]
+/** The next version of a document, with a node more; and its lease. */
+function grown (one: Cluster): { document: ClusterDocument, leaseId: string } {
+  const leaseId = `grown-${one.id}`
+  const [node] = one.document.nodes
+  if (node === undefined) throw new Error('no node')
+  const more = { ...node, name: 'demo-tokyo-003', index: 3, leaseId, uuid: idOf(333), ip: '10.42.0.77', mac: '52:54:00:77:77:77' }
+  return { leaseId, document: { ...one.document, version: 2, nodes: [...one.document.nodes, more] } }
+}
 
-t.test('a site learns the secrets of its own volumes', async t => {
-  const model = await startFederation(PLANS)
-  t.teardown(() => model.stop())
-  const { id } = await model.master('tokyo-1').create(wanted('demo', 2, { volumes: [{ name: 'data', sizeMiB: 64, node: 2 }] }))
-  await eventually('the cluster', () => model.master('tokyo-1').get(id).state === 'building')
-  const told = model.calls.filter(call => call.method === 'activate').map(call => [call.to, (call.request as Activate).secrets.map(secret => secret.name)])
-  t.strictSame(told.sort(), [['tokyo-1', []], ['tsukuba-1', ['data']]])
+t.test('a cluster grows: the next document takes the place of the first, and nothing that runs is exchanged', async t => {
+  const { lessor, ledger, lend, running } = await bench(t)
+  const one = cluster(1)
+  const asked = await lend(one)
+  await lessor.activate(asked)
+  const { document, leaseId } = grown(one)
+  await t.rejects(lessor.activate({ ...asked, document, receipts: [...asked.receipts, { leaseId, host: 'tokyo-1', token: 1 }] }), { code: 'CONFLICT', message: /has no lease grown/ }, 'not without a lease')
+  await lessor.hold(holdRequest({ key: 'more', clusterId: one.id, offerId: 'more', startMs: T0, endMs: T0 + HOUR, items: [item(leaseId, { name: 'demo-tokyo-003', resources: nodeResources({ vcpus: 1, memoryMib: 512 }) })] }))
+  const { receipts } = await lessor.commit({ clusterId: one.id, offerId: 'more', epoch: 1 })
+  const all = [...asked.receipts, ...receipts]
+  await t.rejects(lessor.activate({ ...asked, document, receipts: asked.receipts }), { code: 'CONFLICT', message: /no receipt for demo-tokyo-003/ })
+  await t.rejects(lessor.activate({ ...asked, document: { ...document, vni: 77 }, receipts: all }), { code: 'CONFLICT', message: /its vni is another than in version 1/ })
+  await t.rejects(lessor.activate({ ...asked, document: { ...document, nodes: document.nodes.map((node, i) => i === 0 ? { ...node, uuid: idOf(9) } : node) }, receipts: all }), { code: 'CONFLICT', message: /is another than in version 1/ })
+  t.strictSame(await running(), ['00000001.demo-tokyo-001', '00000001.demo-tokyo-002'])
+  await lessor.activate({ ...asked, document, receipts: all })
+  t.strictSame(await running(), ['00000001.demo-tokyo-001', '00000001.demo-tokyo-002', '00000001.demo-tokyo-003'])
+  t.equal(ledger.documents.get(one.id)?.document.version, 2)
+  await t.rejects(lessor.activate(asked), { code: 'CONFLICT' }, 'and the first one does not come back')
 })
 
-t.test('a gateway passes on what it offered, to the master that asked in its own name', async t => {
-  const model = await startFederation(PLANS)
-  t.teardown(() => model.stop())
-  const { gateway } = model.alive('tsukuba-1')
-  if (gateway === null) throw new Error('tsukuba-1 is no gateway')
-  const caller: Caller = { peerId: 'peer-tokyo-1', site: 'tokyo', host: 'tokyo-1', gateway: true }
-  const ask: Request = {
-    key: 'k', clusterId: idOf(1), cluster: 'demo', vni: 7, masterSite: 'tokyo', startMs: model.clockMs, endMs: model.clockMs + HOUR,
-    nodes: [{ name: 'demo-tsukuba-001', vcpus: 1, memoryMib: 512 }], volumes: [], frontend: false, holdTtlMs: 30_000
-  }
-  await t.rejects(gateway.request({ ...ask, masterSite: 'osaka' }, caller), { code: 'FORBIDDEN', message: /in the name of site osaka/ })
-  await t.rejects(gateway.request({ ...ask, clusterId: 'c1' }, caller), { code: 'INVALID_INPUT', message: /no UUID/ })
-  t.strictSame(model.calls, [], 'no host was asked')
-  const { id } = await model.master('tokyo-1').create(wanted('demo', 3))
-  await eventually('the cluster', () => model.master('tokyo-1').get(id).state === 'building')
-  const { document, receipts } = model.master('tokyo-1').record(id)
-  if (document === null) throw new Error('no document')
-  const refused = async (why: RegExp, part: Partial<ClusterDocument>): Promise<void> => {
-    await t.rejects(gateway.activate({ clusterId: id, document: { ...document, ...part }, receipts, secrets: [] }, caller), { code: 'CONFLICT', message: why }, String(why))
-  }
-  await refused(/had/, { vni: document.vni + 1 })
-  await refused(/its master is not tokyo-1/, { masterSite: 'tsukuba' })
-  await refused(/its master is not tokyo-1/, { masterPeer: 'peer-tsukuba-1' })
-  await refused(/it is of cluster/, { id: idOf(9) })
-  await refused(/not as offered/, { sites: document.sites.map(site => ({ ...site, gateway: { ...site.gateway, tunnelEndpoint: '192.0.2.66:1' } })) })
-  await gateway.activate({ clusterId: id, document, receipts, secrets: [] }, caller)
+t.test('a cluster shrinks: what is given back goes, the rest runs on', async t => {
+  const { lessor, ledger, fence, lend, running } = await bench(t)
+  const one = cluster(1)
+  await lessor.activate(await lend(one))
+  await running()
+  const gone = one.document.nodes.find(node => node.name === 'demo-tokyo-002')?.leaseId ?? ''
+  const free = ledger.free().vcpus
+  t.strictSame(await lessor.release(release({ leaseIds: [gone] })), { site: 'tokyo', ended: 1 })
+  t.strictSame(await running(), ['00000001.demo-tokyo-001'], 'it is gone when the release is answered')
+  t.equal(ledger.free().vcpus, free + 1)
+  t.match(fence.get('domain 00000001.demo-tokyo-002'), { state: 'gone' })
+  t.match(fence.get('domain 00000001.demo-tokyo-001'), { state: 'granted' })
+  t.equal(ledger.clusterState(one.id), 'active')
+  await t.rejects(lessor.release(release({ leaseIds: [gone], offerId: 'o' })), { code: 'INVALID_INPUT', message: /contradicts itself/ })
 })
 
-t.test('a request takes one segment id however often it tries, and gives it back', async t => {
-  const taken = new Set<number>()
-  let proposals = 0
-  const deps: OfferDeps = {
-    site: 'tokyo', newId: () => `id-${++proposals}`, now: () => T0,
-    call: (_peer, method) => method === 'hold' ? Promise.reject(new UnreachableError('gone')) : Promise.resolve({} as never),
-    facts: () => Promise.resolve(offerOf(idOf(1), 'demo', 1).gateway),
-    siteHosts: () => ['tokyo-1', 'tokyo-2', 'tokyo-3', 'tokyo-4'].map(host => ({ host, peer: `peer-${host}`, underlayAddress: '192.0.2.1', roles: ['gateway', 'compute'], free: { vcpus: 1, memoryMib: 1024, diskMib: 0 } })),
-    proposeSegmentId () {
-      if (taken.size > 0) throw new Error('a second id for one request')
-      taken.add(1)
-      return { id: 1, release: () => { taken.clear() } }
-    }
-  }
-  const caller: Caller = { peerId: 'peer-osaka-1', site: 'osaka', host: 'osaka-1', gateway: true }
-  const request: Request = {
-    key: 'k', clusterId: idOf(1), cluster: 'demo', vni: 7, masterSite: 'osaka', startMs: T0, endMs: T0 + HOUR,
-    nodes: [{ name: 'n', vcpus: 1, memoryMib: 512 }], volumes: [], frontend: false, holdTtlMs: 0
-  }
-  const tried: number[] = []
-  for (let i = 0; i < 3; i++) await t.rejects(makeOffer(deps, request, caller, offer => { tried.push(offer.segmentId); return Promise.resolve() }), { code: 'NO_CAPACITY' })
-  t.equal(tried.length, 9, 'three placements each')
-  t.equal(taken.size, 0)
+t.test('what ends is fenced off before anybody removes it', async t => {
+  const { lessor, ledger, fence, lend, running } = await bench(t)
+  const one = cluster(1)
+  await lessor.activate(await lend(one))
+  await running()
+  const before = ledger.state().counter
+  await ledger.release(one.id, 'by the operator')
+  t.match(fence.get('domain 00000001.demo-tokyo-001'), { state: 'revoking' })
+  await t.rejects(fence.grant('domain 00000001.demo-tokyo-001', { clusterId: one.id, counter: before, endMs: T0 + HOUR }), { code: 'STALE_COUNTER' }, 'a command that was on its way')
 })
 
-t.test('a master believes no lender beyond what it asked for', async t => {
-  const site: KnownSite = { ...siteCapacityOf('tokyo', TOKYO), peer: 'peer-tokyo-1', gatewayHost: 'tokyo-1' }
-  const attempt = async (change: (offer: Offer) => Offer, laterMs = 0): Promise<unknown> => {
-    let clock = 0
-    const call = ((_peer: string, method: string, request: unknown) => {
-      if (method !== 'request') return Promise.resolve(method === 'commit' ? { site: 'tokyo', receipts: offerOf(idOf(1), 'demo', 1000).held.map(held => ({ leaseId: held.leaseId, host: held.host, token: 1 })) } : { site: 'tokyo', ended: 0 })
-      clock += laterMs
-      const { nodes, volumes, frontend } = request as Request
-      const placed = placeAtSite({ nodes, volumes, frontend }, TOKYO)
-      if ('refusal' in placed) return Promise.reject(new Error(placed.refusal))
-      return Promise.resolve(change(offerOf(idOf(1), 'demo', 1000)))
-    }) as unknown as CallPeer
-    const record = {
-      id: idOf(1), name: 'demo', state: 'negotiating', spec: spec({ nodes: { count: 2, vcpus: 1, memoryMiB: 512 }, volumes: [{ name: 'data', sizeMiB: 64, node: 1 }] }),
-      vni: 7, createdMs: T0, endMs: T0 + HOUR, asked: [], offers: [], receipts: []
-    } as unknown as ClusterRecord
-    const deps: NegotiationDeps = { site: 'tokyo', call, sites: () => [site], monotonic: () => clock, newId: () => idOf(2), log: silent, truth: gatewayTruth, save: () => Promise.resolve(), progress: () => undefined }
-    return await negotiate(deps, record).then(() => 'committed', (error: unknown) => error)
-  }
-  t.equal(await attempt(offer => offer), 'committed')
-  t.match(await attempt(offer => ({ ...offer, ttlMs: 4_000_000_000 }), 31_000), { code: 'UNREACHABLE', message: /ran out/ })
-  t.match(await attempt(offer => ({ ...offer, ttlMs: 0 })), { code: 'BAD_OFFER', message: /no time at all/ })
-  t.match(await attempt(offer => ({ ...offer, gateway: { ...offer.gateway, peer: 'peer-tsukuba-1' } })), { code: 'BAD_OFFER', message: /another gateway than was asked/ })
-  t.match(await attempt(offer => ({ ...offer, gateway: { ...offer.gateway, tunnelAddress: '100.64.0.9' } })), { code: 'BAD_OFFER', message: /tunnel address/ })
+t.test('nothing is given to others while a command for it may be on its way', async t => {
+  const { lessor, ledger, fence, lend, reconciler } = await bench(t)
+  const one = cluster(1)
+  await lessor.activate(await lend(one))
+  await reconciler.stop() // nothing was made yet, but it may have been asked for
+  const before = ledger.state().counter
+  await ledger.release(one.id, 'test')
+  await lessor.vacate().catch(() => undefined)
+  t.ok(ledger.leases(one.id).some(lease => !lease.vacated), 'nobody has looked')
+  await t.rejects(fence.grant('domain 00000001.demo-tokyo-001', { clusterId: one.id, counter: before, endMs: T0 + HOUR }), { code: 'STALE_COUNTER' }, 'of a resource that the fence had never heard of')
+})
+
+t.test('leases are extended in two steps, and the fence knows the new end', async t => {
+  const { lessor, ledger, fence, lend, running } = await bench(t)
+  const one = cluster(1)
+  await lessor.activate(await lend(one))
+  await running()
+  const ask = { key: 'x', clusterId: one.id, offerId: 'ext', endMs: T0 + 2 * HOUR, ttlMs: 30_000, epoch: 1, leaseIds: one.offer.held.map(held => held.leaseId) }
+  await t.rejects(lessor.extend({ ...ask, endMs: T0 - 1 }), { code: 'INVALID_INPUT', message: /in the past/ })
+  await t.rejects(lessor.extend({ ...ask, endMs: NaN }), { code: 'INVALID_INPUT', message: /no time/ })
+  t.equal((await lessor.extend(ask)).receipts.length, ask.leaseIds.length)
+  const ends = (): number[] => [...new Set(ledger.leases(one.id).map(lease => lease.endMs))]
+  t.strictSame(ends(), [T0 + HOUR], 'held, not yet so')
+  await lessor.commit({ clusterId: one.id, offerId: 'ext', epoch: 1 })
+  t.strictSame(ends(), [T0 + 2 * HOUR])
+  await running()
+  t.match(fence.get('domain 00000001.demo-tokyo-001'), { state: 'granted', endMs: T0 + 2 * HOUR })
+})
+
+t.test('the host with the frontend decides who is master, and signs it', async t => {
+  const { lessor, ledger, lend, clock, signed } = await bench(t)
+  const one = cluster(1)
+  await lessor.activate(await lend(one))
+  await lessor.keepAlive({ clusterId: one.id, epoch: 1, holder: 'peer1' })
+  const ask = { clusterId: one.id, epoch: 2, force: false }
+  await t.rejects(lessor.claim(ask, { ...GATEWAY, site: 'osaka' }), { code: 'FORBIDDEN' })
+  await t.rejects(lessor.claim(ask, { ...GATEWAY, gateway: false }), { code: 'FORBIDDEN' })
+  await t.rejects(lessor.claim({ ...ask, epoch: 1 }, GATEWAY), { code: 'INVALID_INPUT', message: /first master/ })
+  await t.rejects(lessor.claim({ ...ask, clusterId: idOf(9) }, GATEWAY), { code: 'NOT_ANCHOR' })
+  await t.rejects(lessor.claim(ask, GATEWAY), { code: 'MASTER_ALIVE' })
+  t.strictSame(signed, [])
+  clock.ms += MASTERLESS_MS
+  t.match(await lessor.claim(ask, GATEWAY), { epoch: 2 })
+  t.strictSame(signed, [{ clusterId: one.id, epoch: 2, holder: GATEWAY.peerId, site: 'tokyo', host: 'tokyo-1', grantedMs: clock.ms }])
+  await t.rejects(lessor.keepAlive({ clusterId: one.id, epoch: 1, holder: 'peer1' }), { code: 'STALE_EPOCH' }, 'the former master')
+  await t.rejects(lessor.commit({ clusterId: one.id, offerId: one.offer.offerId, epoch: 1 }), { code: 'STALE_EPOCH' })
+  t.strictSame(await lessor.keepAlive({ clusterId: one.id, epoch: 2, holder: GATEWAY.peerId }), { state: 'active', endMs: T0 + HOUR, epoch: 2, nowMs: clock.ms })
+  t.match(await lessor.claim({ ...ask, epoch: 3, force: true }, { ...GATEWAY, peerId: 'peer-tokyo-3', host: 'tokyo-3' }), { epoch: 3 }, 'by force')
+  t.equal(ledger.epochOf(one.id)?.holder, 'peer-tokyo-3')
+})
+
+t.test('a disk that fails refuses by name, and the host goes on afterwards', async t => {
+  const { lessor, ledger, store, lend, running, clock } = await bench(t)
+  const one = cluster(1)
+  await lessor.activate(await lend(one))
+  await running()
+  const write = store.batch.bind(store)
+  store.batch = () => Promise.reject(new MusubiError('STORE_WRITE_FAILED', 'ENOSPC: no space left on device', { retryable: true }))
+  await t.rejects(lend(cluster(2)), { code: 'LEDGER_FAILED', retryable: true, message: /ENOSPC/ })
+  await t.rejects(lessor.release(release({ clusterId: one.id })), { code: 'LEDGER_FAILED' })
+  await t.rejects(lessor.tick(), { code: 'LEDGER_FAILED' })
+  t.ok(ledger.failure())
+  t.match(await lessor.status(one.id), { leaseState: 'active' }, 'what runs runs on, as the disk says')
+  t.strictSame(await running(), ['00000001.demo-tokyo-001', '00000001.demo-tokyo-002'])
+  store.batch = write
+  clock.ms += 10_000
+  await lessor.tick()
+  t.equal(ledger.failure(), null)
+  await lend(cluster(2))
+  t.strictSame(await lessor.release(release({ clusterId: one.id })), { site: 'tokyo', ended: one.offer.held.length })
+  t.strictSame(await running(), [])
 })
 
 t.test('drivers take no second segment or frontend on one id', async t => {

@@ -140,7 +140,7 @@ t.test('a document that cannot be read keeps only its own cluster back, and noth
 
 t.test('whoever depends on the ledger is told when it has failed, early or late', async t => {
   const store = createMemoryStore()
-  const ledger = await openLedger({ store, now: () => 1, host: 'a1', capacity: { vcpus: 4, memoryMib: 4096, diskMib: 0 } })
+  const ledger = await openLedger({ store, now: () => 1, host: 'a1', capacity: { vcpus: 4, memoryMib: 4096, diskMib: 0, volumes: 0, bandwidthMbit: 0 } })
   const told: string[] = []
   ledger.onFailure(e => { told.push(e.code) })
   store.batch = () => Promise.reject(new Error('no space left'))

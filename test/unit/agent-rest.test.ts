@@ -19,7 +19,7 @@ import { host, startFederation, wanted } from '../model/federation.ts'
 
 const log = pino({ level: 'silent' })
 const nothing = (): never => { throw new Error('not asked for in this test') }
-const view: AgentView = { status: nothing, hosts: () => [], host: nothing, metrics: nothing, sites: () => [], leases: () => Promise.resolve([]), console: nothing }
+const view: AgentView = { status: nothing, hosts: () => [], host: nothing, metrics: nothing, sites: () => [], leases: () => Promise.resolve([]), lease: nothing, history: nothing, revoke: nothing, console: nothing }
 
 /** Paths of unix sockets are short. */
 async function shortDir (t: Test): Promise<string> {
@@ -135,7 +135,7 @@ t.test('invitations, revocations, policy and cordon over REST: checked, passed o
 t.test('figures for Prometheus, in its text format', async t => {
   const metrics: AgentMetrics = {
     admissionRefusals: { us: { NOT_ALLOWED: 2, 'odd"code\\\n': 1 }, them: { CERTIFICATE_EXPIRED: 1 } }, joins: { OK: 3 }, recordOutcomes: { taken: 9 }, records: [{ kind: 'host', state: 'alive', count: 4 }],
-    peers: { direct: 3, relay: 1 }, leases: { active: 5 }, revocations: 1, certificateNotAfterMs: 1_800_000_000_500, cordoned: true, uptimeMs: 1_500
+    peers: { direct: 3, relay: 1 }, leases: { active: 5 }, masterless: 2, frozen: true, ledgerFailed: false, revocations: 1, certificateNotAfterMs: 1_800_000_000_500, cordoned: true, uptimeMs: 1_500
   }
   const response = await (await api(t, { view: { ...view, metrics: () => metrics } })).inject('/metrics')
   t.equal(response.statusCode, 200, response.statusCode === 200 ? 'answered' : response.body)
@@ -143,7 +143,7 @@ t.test('figures for Prometheus, in its text format', async t => {
   const lines = response.body.split('\n')
   for (const line of [
     'musubi_admission_refusals_total{by="us",code="NOT_ALLOWED"} 2', 'musubi_admission_refusals_total{by="us",code="odd\\"code\\\\\\n"} 1', 'musubi_admission_refusals_total{by="them",code="CERTIFICATE_EXPIRED"} 1',
-    'musubi_join_answers_total{code="OK"} 3', 'musubi_record_outcomes_total{outcome="taken"} 9', 'musubi_records{kind="host",state="alive"} 4', 'musubi_peers{path="relay"} 1', 'musubi_leases{state="active"} 5', 'musubi_certificate_not_after_seconds 1800000000', 'musubi_cordoned 1', 'musubi_uptime_seconds 1.5'
+    'musubi_join_answers_total{code="OK"} 3', 'musubi_record_outcomes_total{outcome="taken"} 9', 'musubi_records{kind="host",state="alive"} 4', 'musubi_peers{path="relay"} 1', 'musubi_leases{state="active"} 5', 'musubi_leases_masterless 2', 'musubi_clock_frozen 1', 'musubi_ledger_failed 0', 'musubi_certificate_not_after_seconds 1800000000', 'musubi_cordoned 1', 'musubi_uptime_seconds 1.5'
   ]) t.ok(lines.includes(line), line)
   for (const line of lines) t.match(line, /^$|^# (HELP|TYPE) [a-z_]+ .+$|^[a-z_]+(\{[a-z]+="([^"\\\n]|\\["\\n])*"(,[a-z]+="([^"\\\n]|\\["\\n])*")*\})? [\d.e+-]+$/)
   t.ok(response.body.endsWith('\n'))

@@ -1,17 +1,17 @@
 import t from 'tap'
-import { bytes, duration, mib, table } from '../../cli/output.ts'
-import { clustersTable, clusterText, hostsTable, hostText, invitationsTable, leasesTable, nodesTable, searchText, sitesTable, statusText } from '../../cli/render.ts'
-import type { AgentStatus, CertificateResource, ClusterResource, HostDetail, HostResource, InvitationResource, LeaseResource, NodeResource, SiteResource } from '../../protocol/api.ts'
+import { bytes, duration, indented, mib, table, timeLeft } from '../../cli/output.ts'
+import { clustersTable, clusterText, historyTable, hostsTable, hostText, invitationsTable, leasesTable, leaseText, nodesTable, searchText, sitesTable, statusText } from '../../cli/render.ts'
+import type { AgentStatus, CertificateResource, ClusterResource, HostDetail, HostResource, InvitationResource, LeaseDetail, LeaseEventResource, LeaseResource, NodeResource, SiteResource } from '../../protocol/api.ts'
 
-const free = { vcpus: 1, memoryMib: 1024, diskMib: 500 }
-const total = { vcpus: 4, memoryMib: 16_384, diskMib: 500 }
+const free = { vcpus: 1, memoryMib: 1024, diskMib: 500, volumes: 4, bandwidthMbit: 0 }
+const total = { vcpus: 4, memoryMib: 16_384, diskMib: 500, volumes: 8, bandwidthMbit: 0 }
 const node = (name: string, part: Partial<NodeResource> = {}): NodeResource => ({
   name, site: 'tokyo', host: 'tokyo-1', mac: '52:54:00:00:01:01', ip: '10.42.1.1', ready: false, state: 'leased', rxBytes: 0,
   phases: { leased: 12, defined: 900, dhcp: null, boot: null, image: null, ready: null }, ...part
 })
 const certificate: CertificateResource = { site: 'tokyo', name: 'tokyo-1', roles: ['gateway', 'compute'], issuer: '12D3site', notBeforeMs: 0, notAfterMs: 86_400_000, joinedMs: 0, segmentIds: { from: 1000, to: 1999 } }
 const cluster: ClusterResource = {
-  id: 'abc', name: 'demo', state: 'building', error: null, createdAt: 0, expiresAt: 7_200_000, masterSite: 'tokyo', cidr: '10.42.0.0/16', domain: 'demo.internal',
+  id: 'abc', name: 'demo', state: 'building', error: null, createdAt: 0, startsAt: 0, expiresAt: 7_200_000, masterSite: 'tokyo', epoch: 1, lenders: [], cidr: '10.42.0.0/16', domain: 'demo.internal',
   frontend: { name: 'demo-fe', site: 'tokyo', host: 'tokyo-1', ip: '10.42.0.1', mac: '52:54:00:00:00:01' },
   nodes: [node('demo-tokyo-001'), node('demo-tsukuba-002', { site: 'tsukuba', ready: true, state: 'ready', phases: { leased: 12, defined: 900, dhcp: 1500, boot: 20_000, image: 40_000, ready: 125_000 } })],
   volumes: [{ name: 'data', site: 'tokyo', host: 'tokyo-2', node: 'demo-tokyo-001', sizeMib: 64, iqn: 'iqn.x' }],
@@ -46,18 +46,63 @@ t.test('what is empty says what to do', t => {
   t.end()
 })
 
-t.test('hosts, sites, search, leases, status', t => {
+t.test('hosts, sites, search, status', t => {
   const host: HostResource = { site: 'tokyo', host: 'tokyo-1', peerId: 'p', roles: ['gateway', 'compute'], addresses: [], underlayAddress: '192.0.2.1', total, free, accelerator: 'tcg', version: '0.1.0', ageMs: 2_500, connected: true, state: 'alive', cordoned: false, path: 'direct' }
   t.match(hostsTable([host]), /tokyo-1 +tokyo +alive +direct +gateway,compute +1\/4 +1024 MiB \/ 16 GiB +500 MiB +tcg +2\.5s ago/)
   t.match(hostsTable([{ ...host, state: 'suspect', cordoned: true, path: null }]), /suspect, cordoned +- +gateway/)
   const site: SiteResource = { site: 'tokyo', gateway: 'tokyo-1', peerId: 'p', addresses: [], hosts: 2, total, free, freeByHost: [free], volumeFreeMib: 500, ageMs: 0, state: 'alive', path: 'direct', rttMs: 20, features: ['kvm'], roles: ['compute'], priceMilli: 12_500, maxTermMs: 0, relay: false }
   t.match(sitesTable([site]), /tokyo +tokyo-1 +2 +1\/4/)
   t.match(searchText({ fits: true, nodesThatFit: 3, known: 1, matching: 1, sites: [{ ...site, nodesThatFit: 3, fits: true, reasons: [] }], explanation: 'It fits.' }), /tokyo +tokyo-1 +3 +yes +20ms +12\.5 [^]*\nIt fits\.$/)
-  const lease: LeaseResource = { leaseId: '0123456789abcdef', clusterId: 'abc', cluster: 'demo', host: 'tokyo-1', kind: 'node', name: 'demo-tokyo-001', state: 'active', resources: { vcpus: 1, memoryMib: 768, diskMib: 0 }, startMs: 0, endMs: 7_200_000, token: 5, masterSite: 'tokyo' }
-  t.match(leasesTable([lease]), /0123456789abc +demo +tokyo-1 +node +demo-tokyo-001 +active +1 +768 MiB +0 MiB +1970-01-01T02:00/)
   const status: AgentStatus = { name: 'tokyo-1', site: 'tokyo', roles: ['gateway'], peerId: '12D3', version: '0.1.0', federation: '12D3fed', certificate, cordoned: true, cordonReason: 'new memory', addresses: [], peers: [], epoch: 3, uptimeMs: 1_000, total, free, objects: [{ kind: 'domain', name: 'n', state: 'failed', error: 'boom' }], problems: ['compute: no libvirt'] }
   const text = statusText(status)
   for (const part of [/start 3, up 1\.0s  cordoned: new memory/, /none connected/, /federation +12D3fed/, /certificate +gateway, compute, segment ids 1000-1999, until 1970-01-02 00:00 UTC, by 12D3site/, /domain n: failed boom/, /problem +compute: no libvirt/]) t.match(text, part)
+  t.end()
+})
+
+const none = { vcpus: 0, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 }
+const lease: LeaseResource = {
+  leaseId: '0123456789abcdef', clusterId: 'abc', cluster: 'demo', host: 'tokyo-1', kind: 'node', name: 'demo-tokyo-001', state: 'active', resources: { ...none, vcpus: 1, memoryMib: 768 }, segmentId: 0,
+  startMs: 60_000, endMs: 7_200_000, remainsMs: 93_784_000, token: 5, masterSite: 'tokyo', epoch: 1, masterless: false, heardAgoMs: 2_000, skewMs: 1_500
+}
+const hold: LeaseEventResource = { seq: 1, at: 61_000, what: 'lease', event: 'hold', leaseId: lease.leaseId, offerId: 'o', clusterId: 'abc', cluster: 'demo', kind: 'node', name: 'demo-tokyo-001', from: null, state: 'held', endMs: 7_200_000, token: 3, reason: '' }
+
+t.test('time that is left has two units, and is never rounded up', t => {
+  t.same([0, 999, 45_999, 60_000, 125_000, 3_599_999, 3_600_000, 7_199_999, 86_400_000, 93_784_000, 31_536_000_000].map(timeLeft), ['0s', '0s', '45s', '1m00s', '2m05s', '59m59s', '1h00m', '1h59m', '1d00h', '1d02h', '365d00h'])
+  t.end()
+})
+
+t.test('leases: what each kind promises, what remains, how far the clock of the master is off', t => {
+  t.match(leasesTable([lease]), /0123456789abc +demo +tokyo +node +demo-tokyo-001 +active +1 vCPU, 768 MiB +1970-01-01 00:01 +1970-01-01 02:00 +1d02h +\+1\.5s$/)
+  const of = (resources: Partial<typeof none>, segmentId = 0): string => leasesTable([{ ...lease, resources: { ...none, ...resources }, segmentId, skewMs: null }])
+  t.match(of({ diskMib: 64, volumes: 1 }), / disk 64 MiB, 1 volume .* -$/)
+  t.match(of({ diskMib: 64, volumes: 3 }), /3 volumes/)
+  t.match(of({ bandwidthMbit: 100 }, 1042), / id 1042, 100 Mbit\/s /)
+  t.match(of({}), /active +- +1970/)
+  t.notMatch(leasesTable([lease]), /masterless/)
+  t.match(leasesTable([{ ...lease, masterless: true }, { ...lease, masterless: true }]), /active, masterless[^]*\n\nmasterless: the master of demo \(tokyo\) is not heard of.*musubi cluster adopt NAME$/)
+  t.end()
+})
+
+t.test('a lease in full, and its history', t => {
+  const detail: LeaseDetail = {
+    ...lease, offerId: 'o', masterPeer: '12D3a', requester: '12D3b', epochHolder: '12D3a', deadlineMs: 0, confirmByMs: 0, commitToken: 4, activatedMs: 70_000, endedMs: 0, endReason: '', vacated: true, history: [hold]
+  }
+  const text = leaseText(detail)
+  for (const part of [/^lease +0123456789abcdef +active$/m, /^term +1970-01-01 00:01:00 to 1970-01-01 02:00:00 UTC, 1d02h left$/m, /epoch 1, heard of 2s ago, its clock is \+1\.5s off$/m, /^tokens +5 now, 4 at commit$/m, /hold +0123456789abc +demo +node demo-tokyo-001 +held +3/]) t.match(text, part)
+  for (const absent of [/deadline/, /confirm/, /why/, /held by/]) t.notMatch(text, absent)
+  t.match(leaseText({ ...detail, state: 'held', deadlineMs: 90_000 }), /deadline +1970-01-01 00:01:30 UTC: ends then unless it is committed/)
+  t.match(leaseText({ ...detail, state: 'committed', deadlineMs: 90_000, confirmByMs: 80_000 }), /unless it is activated\nconfirm +by 1970-01-01 00:01:20 UTC/)
+  t.match(leaseText({ ...detail, state: 'ended', endedMs: 95_000, endReason: 'power off', vacated: false, masterless: true, heardAgoMs: null, skewMs: null, commitToken: 0, epochHolder: '12D3z' }),
+    /ended 1970-01-01 00:01:35[^]*why +power off; what ran may still be there[^]*held by 12D3z, not heard of since the start of this agent\n[^]*not committed/)
+  t.match(historyTable([{ ...hold, from: 'held', state: 'ended', event: 'expire', reason: 'nobody committed it' }]), /expire .* held > ended .* nobody committed it$/)
+  t.match(historyTable([{ ...hold, what: 'epoch', leaseId: '', offerId: '', kind: '', name: '', from: 'known', state: 'known', event: 'claim', reason: '12D3z' }]), /claim .* epoch +known .* 12D3z$/)
+  t.match(historyTable([]), /Nothing is recorded/)
+  t.end()
+})
+
+t.test('an error of several lines keeps them, below the first', t => {
+  t.equal(indented('refused by\n  osaka: full\n  kyoto: policy', 4), 'refused by\n    osaka: full\n    kyoto: policy')
+  t.match(clusterText({ ...cluster, error: { code: 'X', message: 'refused by\n  osaka: full' } }), /error +refused by\n {11}osaka: full\n/)
   t.end()
 })
 
@@ -73,7 +118,7 @@ t.test('peers are shown with their path', t => {
 
 t.test('a host in full', t => {
   const detail: HostDetail = {
-    site: 'tokyo', host: 'tokyo-2', peerId: '12D3x', roles: ['compute'], addresses: ['/ip4/192.0.2.2/tcp/4100'], underlayAddress: '192.0.2.2', total, free, promised: { vcpus: 3, memoryMib: 15_360, diskMib: 0 },
+    site: 'tokyo', host: 'tokyo-2', peerId: '12D3x', roles: ['compute'], addresses: ['/ip4/192.0.2.2/tcp/4100'], underlayAddress: '192.0.2.2', total, free, promised: { vcpus: 3, memoryMib: 15_360, diskMib: 0, volumes: 4, bandwidthMbit: 0 },
     accelerator: 'kvm', version: '0.2.0', ageMs: 1_000, connected: true, state: 'alive', cordoned: true, path: 'relay', rttMs: 12, features: ['kvm', 'wireguard'], certificate,
     inventory: {
       cpuModel: 'EPYC 9354', sockets: 2, cores: 64, threads: 128, architecture: 'x86_64', memoryMib: 524_288, numa: [{ node: 0, cpus: 64, memoryMib: 262_144 }, { node: 1, cpus: 64, memoryMib: 262_144 }],
@@ -108,8 +153,14 @@ t.test('a cluster tells where its nodes are, what crossed the WAN, and what is w
     /tsukuba: 7 of 10 requests/, /problem +tsukuba-2 \(tsukuba\) domain abc\.n: libvirtd is down/, /demo-tsukuba-002 .* 20\.0s +40\.0s +2m05s +ready/
   ]) t.match(text, part)
   t.notMatch(clusterText({ ...cluster, wan: { bytes: 0, bytesWithoutCache: 0 } }), / x\)/)
-  t.match(clusterText({ ...cluster, frontend: null, error: { code: 'X', message: 'why', hint: 'what next' } }), /error +why \(what next\)/)
+  t.match(clusterText({ ...cluster, frontend: null, error: { code: 'X', message: 'why', hint: 'what next' } }), /error +why\n {11}what next\n/)
+  const lender: ClusterResource['lenders'][number] = { site: 'osaka', gateway: 'osaka-1', state: 'active', heardAgoMs: 3_000, skewMs: -12, error: '' }
+  t.notMatch(text, /lender|epoch/)
+  t.match(clusterText({ ...cluster, epoch: 2, lenders: [lender, { ...lender, site: 'kyoto', heardAgoMs: 125_000, skewMs: 1_500, error: 'no answer within 8 s' }, { ...lender, site: 'nara', state: '', heardAgoMs: null, skewMs: null }, { ...lender, site: 'kobe', state: '' }] }),
+    /epoch 2\n[^]*lender +osaka \(osaka-1\) +active, heard of 3s ago, clock -12ms\nlender +kyoto .*heard of 2m05s ago, clock \+1\.5s; no answer within 8 s\nlender +nara .*not heard of yet\nlender +kobe .*has no leases any more, heard/)
   t.match(clustersTable([cluster]), /demo +building +1\/2 +tokyo,tsukuba +77 +tokyo/)
+  t.notMatch(clustersTable([cluster]), /masterless/)
+  t.match(clustersTable([cluster, { ...cluster, name: 'lost', state: 'masterless' }]), /lost +masterless[^]*\n\nmasterless: the gateway that was master of lost is not heard of.*musubi cluster adopt NAME$/)
   t.match(nodesTable(cluster), /LEASED +DEFINED +DHCP +BOOT +IMAGE +READY +STATE/)
   t.end()
 })

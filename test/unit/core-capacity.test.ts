@@ -1,11 +1,11 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { freeDuring, type Booking } from '../../protocol/core/calendar.ts'
-import { add, clampToZero, describe, describeShortfall, fits, isValid, max, min, subtract, sum, timesFitting, zero } from '../../protocol/core/capacity.ts'
+import { type Resources, add, clampToZero, describe, describeShortfall, fits, isValid, max, min, subtract, sum, timesFitting, zero } from '../../protocol/core/capacity.ts'
 import { allocateId, isFree } from '../../protocol/core/ids.ts'
 
-const r = (vcpus: number, memoryMib = 0, diskMib = 0): { vcpus: number, memoryMib: number, diskMib: number } => ({ vcpus, memoryMib, diskMib })
-const resources = fc.record({ vcpus: fc.nat(8), memoryMib: fc.nat(8), diskMib: fc.nat(8) })
+const r = (vcpus: number, memoryMib = 0, diskMib = 0, volumes = 0, bandwidthMbit = 0): Resources => ({ vcpus, memoryMib, diskMib, volumes, bandwidthMbit })
+const resources = fc.record({ vcpus: fc.nat(8), memoryMib: fc.nat(8), diskMib: fc.nat(8), volumes: fc.nat(8), bandwidthMbit: fc.nat(8) })
 
 t.test('capacity vectors', t => {
   t.same(add(r(1, 2, 3), r(4, 5, 6)), r(5, 7, 9))
@@ -32,10 +32,10 @@ t.test('what is free in an interval is the least over its moments', t => {
   const booking = fc.record({ resources, fromMs: fc.nat(20), untilMs: fc.nat(20) })
   fc.assert(fc.property(fc.array(booking, { maxLength: 12 }), fc.nat(19), fc.integer({ min: 1, max: 10 }), (bookings, from, length) => {
     const at = (moment: number): ReturnType<typeof r> =>
-      bookings.filter((b: Booking) => b.fromMs <= moment && moment < b.untilMs).reduce((free, b) => subtract(free, b.resources), r(10, 10, 10))
+      bookings.filter((b: Booking) => b.fromMs <= moment && moment < b.untilMs).reduce((free, b) => subtract(free, b.resources), r(10, 10, 10, 10, 10))
     let least = at(from)
     for (let moment = from + 1; moment < from + length; moment++) least = min(least, at(moment))
-    t.strictSame(freeDuring(r(10, 10, 10), bookings, from, from + length), least)
+    t.strictSame(freeDuring(r(10, 10, 10, 10, 10), bookings, from, from + length), least)
   }), { numRuns: 300 })
   t.end()
 })

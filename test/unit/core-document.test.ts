@@ -12,7 +12,7 @@ import { facts, offerFor, spec } from '../model/fixtures.ts'
 
 const hash = (text: string): string => createHash('sha256').update(text).digest('hex')
 const ID = '0123456789abcdef0123456789abcdef'
-const host = (name: string, roles: string[], vcpus: number, diskMib = 0): HostCapacity => ({ host: name, roles, free: { vcpus, memoryMib: vcpus * 1024, diskMib } })
+const host = (name: string, roles: string[], vcpus: number, diskMib = 0): HostCapacity => ({ host: name, roles, free: { vcpus, memoryMib: vcpus * 1024, diskMib, volumes: diskMib > 0 ? 64 : 0, bandwidthMbit: 0 } })
 
 /** tokyo: gateway + compute, compute, storage; tsukuba: gateway only, compute. */
 const hosts: Record<string, HostCapacity[]> = {
@@ -81,11 +81,24 @@ t.test('offers that are not what the spec asks for are refused by name', t => {
   t.end()
 })
 
+t.test('a document that follows another keeps the addresses of sites and takes later numbers', t => {
+  const before = build({ offers: offersFor(demo).map(offer => offer.site === 'tsukuba' ? { ...offer, site: 'uji', held: offer.held.map(h => ({ ...h, name: h.name.replace('tsukuba', 'uji') })) } : offer) })
+  const more: Offer = { ...(offersFor(demo)[1] as Offer), held: (offersFor(demo)[1] as Offer).held.filter(h => !h.name.endsWith('003')).map(h => ({ ...h, name: h.name.replace('004', '009') })), gateway: facts('nara', 7), site: 'tsukuba' }
+  const offers = offersFor(demo).map(offer => offer.site === 'tsukuba' ? { ...offer, site: 'uji', held: offer.held.map(h => ({ ...h, name: h.name.replace('tsukuba', 'uji') })) } : offer)
+  const grown = spec({ ...demo, nodes: { ...demo.nodes, count: 5 } })
+  const after = build({ spec: grown, offers: [...offers, more], previous: before, version: 2, epoch: 3 })
+  t.strictSame(after.nodes.slice(0, 4), before.nodes)
+  t.strictSame(after.sites.filter(s => s.site !== 'tsukuba'), before.sites)
+  t.match(after, { version: 2, epoch: 3, nodes: [{}, {}, {}, {}, { name: 'demo-tsukuba-009', index: 9, ip: '10.42.3.9' }] })
+  t.throws(() => build({ spec: grown, offers: [...offers, more] }), { code: 'CONFLICT', message: /holds demo-tsukuba-009, which is no node/ }, 'a new cluster has the numbers of its spec')
+  t.end()
+})
+
 t.test('receipts of all parts must be there', t => {
   const document = build()
-  const receipts = [document.frontend, ...document.nodes, ...document.volumes].map(part => ({ leaseId: part.leaseId, host: 'h', token: 1 }))
+  const receipts = [document.frontend, ...document.nodes, ...document.volumes, ...document.sites].map(part => ({ leaseId: part.leaseId, host: 'h', token: 1 }))
   t.strictSame(missingReceipts(document, receipts), [])
-  t.strictSame(missingReceipts(document, receipts.slice(1, -1)), ['demo-fe', 'data'])
+  t.strictSame(missingReceipts(document, receipts.slice(1, -1)), ['demo-fe', 'the segment at tsukuba'])
   t.end()
 })
 

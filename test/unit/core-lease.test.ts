@@ -1,13 +1,14 @@
 import t from 'tap'
-import { type LeaseEvent, MAX_ENDED_KEPT, MAX_HOLD_TTL_MS, advance, step } from '../../protocol/core/lease-step.ts'
+import { type LeaseEvent, MAX_ENDED_KEPT, MAX_HOLD_TTL_MS, advance, step } from '../../protocol/core/lease/step.ts'
 import {
   type Answer, END_GUARD_MS, ID_QUARANTINE_MS, type LedgerState, clusterState, emptyLedger, freeOf, transitions
-} from '../../protocol/core/lease.ts'
-import { ACTIVATE_TTL_MS, MAX_HOLDS_PER_PEER, MAX_LEASES_PER_HOST, REPLAY_KEEP_MS } from '../../protocol/core/limits.ts'
+} from '../../protocol/core/lease/lease.ts'
+import { epochTransitions, extensionTransitions } from '../../protocol/core/lease/tables.ts'
+import { ACTIVATE_TTL_MS, CONFIRM_MS, MAX_HOLDS_PER_PEER, MAX_LEASES_PER_HOST, MAX_TERM_MS, REPLAY_KEEP_MS } from '../../protocol/core/limits.ts'
 import type { HoldRequest } from '../../protocol/core/messages.ts'
-import { HOUR, holdRequest, item } from '../model/fixtures.ts'
+import { HOUR, essence, holdRequest, item } from '../model/fixtures.ts'
 
-const capacity = { vcpus: 4, memoryMib: 4096, diskMib: 10_000 }
+const capacity = { vcpus: 4, memoryMib: 4096, diskMib: 10_000, volumes: 0, bandwidthMbit: 0 }
 const T0 = 1_800_000_000_000
 
 /** A ledger with a clock that tests set. */
@@ -108,22 +109,22 @@ t.test('replays', t => {
 
 t.test('what does not fit is refused by name, and changes nothing', t => {
   const host = new Host()
-  host.ok(host.hold({ items: [item('l1', { resources: { vcpus: 2, memoryMib: 100, diskMib: 0 } })] }))
+  host.ok(host.hold({ items: [item('l1', { resources: { vcpus: 2, memoryMib: 100, diskMib: 0, volumes: 0, bandwidthMbit: 0 } })] }))
   const counter = host.state.counter
-  const refusal = host.refused(host.hold({ key: 'k2', offerId: 'o2', clusterId: 'c2', items: [item('l2', { resources: { vcpus: 2, memoryMib: 100, diskMib: 0 } }), item('l3', { resources: { vcpus: 2, memoryMib: 100, diskMib: 0 } })] }))
+  const refusal = host.refused(host.hold({ key: 'k2', offerId: 'o2', clusterId: 'c2', items: [item('l2', { resources: { vcpus: 2, memoryMib: 100, diskMib: 0, volumes: 0, bandwidthMbit: 0 } }), item('l3', { resources: { vcpus: 2, memoryMib: 100, diskMib: 0, volumes: 0, bandwidthMbit: 0 } })] }))
   t.equal(refusal.code, 'NO_CAPACITY')
   t.equal(refusal.message, 'host a1: needs 4 vCPU, 2 free', 'items count together')
   t.equal(host.state.counter, counter)
   t.equal(host.state.leases.size, 1)
   host.ok({ type: 'release', clusterId: 'c1', reason: 'x' })
-  host.ok(host.hold({ key: 'k2', offerId: 'o2', clusterId: 'c2', items: [item('l2', { resources: { vcpus: 4, memoryMib: 100, diskMib: 0 } })] }))
+  host.ok(host.hold({ key: 'k2', offerId: 'o2', clusterId: 'c2', items: [item('l2', { resources: { vcpus: 4, memoryMib: 100, diskMib: 0, volumes: 0, bandwidthMbit: 0 } })] }))
   t.equal(host.free(), 0, 'a refused key may be tried again')
   t.end()
 })
 
 t.test('promises are intervals', t => {
   const host = new Host()
-  const all = (id: string): ReturnType<typeof item>[] => [item(id, { resources: { vcpus: 4, memoryMib: 1, diskMib: 0 } })]
+  const all = (id: string): ReturnType<typeof item>[] => [item(id, { resources: { vcpus: 4, memoryMib: 1, diskMib: 0, volumes: 0, bandwidthMbit: 0 } })]
   const book = (name: string, from: number, until: number): LeaseEvent =>
     host.hold({ key: name, offerId: name, clusterId: name, items: all(name), startMs: T0 + from * HOUR, endMs: T0 + until * HOUR })
   host.ok(book('a', 2, 4))
@@ -134,6 +135,8 @@ t.test('promises are intervals', t => {
   t.equal(freeOf(host.state, T0 + 5 * HOUR, T0 + 6 * HOUR).vcpus, 4)
   const { receipts } = host.ok({ type: 'commit', clusterId: 'a', offerId: 'a' })
   t.equal(host.refused({ type: 'activate', clusterId: 'a', receipts }).code, 'TOO_EARLY')
+  host.now = T0 + 2 * HOUR - CONFIRM_MS
+  host.ok({ type: 'keepAlive', clusterId: 'a', epoch: 1, holder: 'peer1' })
   host.now = T0 + 2 * HOUR + ACTIVATE_TTL_MS - 1
   host.ok({ type: 'activate', clusterId: 'a', receipts })
   t.equal(host.stateOf('a'), 'active', 'an advance reservation waits for its start, then T_activate')
@@ -199,7 +202,7 @@ t.test('nothing becomes active without its own commit receipts', t => {
   t.match(host.refused({ type: 'activate', clusterId: 'c1', receipts: held.receipts }).message, /is held, not committed/)
   const { receipts } = host.ok({ type: 'commit', clusterId: 'c1', offerId: 'o1' })
   t.match(host.refused({ type: 'activate', clusterId: 'c1', receipts: receipts.slice(1) }).message, /receipt of lease l1 .* is missing/)
-  t.match(host.refused({ type: 'activate', clusterId: 'c1', receipts: held.receipts }).message, /has token 1, the lease 3/)
+  t.match(host.refused({ type: 'activate', clusterId: 'c1', receipts: held.receipts }).message, /has token 1, the lease 4/)
   t.same(['l1', 'l2'].map(host.stateOf), ['committed', 'committed'])
   host.ok({ type: 'activate', clusterId: 'c1', receipts: [...receipts, { leaseId: 'elsewhere', host: 'b1', token: 9 }] })
   t.same(['l1', 'l2'].map(host.stateOf), ['active', 'active'])
@@ -208,12 +211,14 @@ t.test('nothing becomes active without its own commit receipts', t => {
 
 t.test('what ran keeps its share until it is known to be gone', t => {
   const host = new Host()
-  const whole = { vcpus: 4, memoryMib: 1, diskMib: 0 }
+  const whole = { vcpus: 4, memoryMib: 1, diskMib: 0, volumes: 0, bandwidthMbit: 0 }
   host.activate('c1', { items: [item('l-c1', { resources: whole })] })
   host.ok(host.hold({ key: 'next', offerId: 'next', clusterId: 'next', items: [item('next', { resources: whole })], startMs: host.now + HOUR, endMs: host.now + 3 * HOUR }))
   const { receipts } = host.ok({ type: 'commit', clusterId: 'next', offerId: 'next' })
+  host.now += HOUR - CONFIRM_MS
+  host.ok({ type: 'keepAlive', clusterId: 'next', epoch: 1, holder: 'peer1' })
   const seen = host.state.counter
-  host.now += HOUR
+  host.now += CONFIRM_MS
   t.match(host.refused({ type: 'activate', clusterId: 'next', receipts }), { code: 'NOT_READY', retryable: true }, 'its predecessor may still run')
   host.ok({ type: 'vacate', clusterId: 'c1', seenCounter: seen })
   t.equal(host.refused({ type: 'activate', clusterId: 'next', receipts }).code, 'NOT_READY', 'looked at before it had ended')
@@ -231,7 +236,7 @@ t.test('what ran keeps its share until it is known to be gone', t => {
 
 t.test('segment ids come from the slice, one for each cluster, and rest after use', t => {
   const host = new Host()
-  const segment = (name: string, segmentId = 0): LeaseEvent => host.hold({ key: name, offerId: name, clusterId: name, items: [item(`s-${name}`, { kind: 'segment', segmentId, resources: { vcpus: 0, memoryMib: 0, diskMib: 0 } })] })
+  const segment = (name: string, segmentId = 0): LeaseEvent => host.hold({ key: name, offerId: name, clusterId: name, items: [item(`s-${name}`, { kind: 'segment', segmentId, resources: { vcpus: 0, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 } })] })
   t.equal(host.ok(segment('a')).segmentId, 100)
   t.equal(host.ok(segment('a')).segmentId, 100, 'replay')
   t.equal(host.refused(segment('b', 100)).code, 'CONFLICT', 'taken')
@@ -259,7 +264,7 @@ t.test('segment ids come from the slice, one for each cluster, and rest after us
 
 t.test('bounds', t => {
   const host = new Host()
-  host.state = emptyLedger('a1', { vcpus: 1000, memoryMib: 1_000_000, diskMib: 0 })
+  host.state = emptyLedger('a1', { vcpus: 1000, memoryMib: 1_000_000, diskMib: 0, volumes: 0, bandwidthMbit: 0 })
   const nth = (i: number, requester: string): LeaseEvent => host.hold({ key: `k${i}`, offerId: `o${i}`, clusterId: `c${i}`, items: [item(`l${i}`)] }, requester)
   for (let i = 0; i < MAX_HOLDS_PER_PEER; i++) host.ok(nth(i, 'greedy'))
   t.match(host.refused(nth(1000, 'greedy')), { code: 'TOO_MANY_HOLDS', retryable: true })
@@ -271,8 +276,8 @@ t.test('bounds', t => {
 })
 
 t.test('the number of leases is bounded, live and ended', t => {
-  const state = emptyLedger('a1', { vcpus: 0, memoryMib: 0, diskMib: 0 })
-  const free = { vcpus: 0, memoryMib: 0, diskMib: 0 }
+  const state = emptyLedger('a1', { vcpus: 0, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 })
+  const free = { vcpus: 0, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 }
   const send = (event: LeaseEvent): ReturnType<typeof step>['result'] => advance(state, event, T0).result
   const batch = (i: number, size: number): LeaseEvent => ({
     type: 'hold',
@@ -305,29 +310,71 @@ t.test('requests that make no sense', t => {
   const bad: Array<[string, Partial<HoldRequest>]> = [
     ['nothing is asked for', { items: [] }],
     ['a lease id of its own', { items: [item('a'), item('a')] }],
-    ['whole numbers', { items: [item('a', { resources: { vcpus: -1, memoryMib: 0, diskMib: 0 } })] }],
-    ['whole numbers', { items: [item('a', { resources: { vcpus: 0.5, memoryMib: 0, diskMib: 0 } })] }],
+    ['whole numbers', { items: [item('a', { resources: { vcpus: -1, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 } })] }],
+    ['whole numbers', { items: [item('a', { resources: { vcpus: 0.5, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 } })] }],
+    ['whole numbers', { items: [item('a', { resources: { vcpus: NaN, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 } })] }],
+    ['whole numbers', { items: [item('a', { resources: { vcpus: 2 ** 53, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 } })] }],
+    ['whole numbers', { items: [item('a', { segmentId: -1 })] }],
+    ['an item is one of', { items: [item('a', { kind: 'moon' })] }],
+    ['a lease id of its own', { items: [item('\ud800')] }],
+    ['must be named', { offerId: 'x'.repeat(257) }],
+    ['epoch of a master', { epoch: 0 }],
+    ['over already', { startMs: NaN }],
+    ['over already', { endMs: Infinity }],
+    ['in the past', { startMs: T0 - 2 * HOUR, endMs: T0 + HOUR }],
+    ['too far in the future', { startMs: T0 + MAX_TERM_MS + 1, endMs: T0 + MAX_TERM_MS + HOUR }],
+    ['a term is between', { endMs: T0 + MAX_TERM_MS + 1 }],
+    ['at most', { ttlMs: NaN }],
+    ['at most', { ttlMs: 0.5 }],
+    ['at most', { ttlMs: -1 }],
     ['over already', { startMs: T0 - 2 * HOUR, endMs: T0 }],
     ['a term is between', { endMs: T0 + 1000 }],
     ['at most', { ttlMs: MAX_HOLD_TTL_MS + 1 }],
     ['must be named', { key: '' }]
   ]
   for (const [message, part] of bad) t.match(host.refused(host.hold(part)), { code: 'INVALID_INPUT', message: new RegExp(message) }, message)
+  t.equal(host.refused(host.hold({ epoch: 1.5 })).code, 'INVALID_INPUT')
+  t.equal(host.state.counter, 0)
   t.equal(host.state.leases.size, 0)
   host.ok(host.hold())
   t.match(host.refused(host.hold({ key: 'k2' })).message, /already held on a1 under another key/)
+  t.match(host.refused(host.hold({ key: 'k2', offerId: 'o2', items: [item('l2')], masterPeer: 'thief' }, 'thief')).code, 'STALE_EPOCH')
   t.match(host.refused(host.hold({ key: 'k2', offerId: 'o2', items: [item('l2')] }, 'thief')).message, /belongs to another peer/)
   t.match(host.refused(host.hold({ key: 'k2', offerId: 'o2' })).message, /lease l1 exists already/)
   t.equal(host.refused({ type: 'commit', clusterId: 'c1', offerId: 'o9' }).code, 'NOT_FOUND')
   t.end()
 })
 
-t.test('the table of transitions is complete and has no dead ends', t => {
-  const reached = new Set(transitions.map(row => row.to))
-  t.same([...reached].sort(), ['active', 'committed', 'ended', 'held'])
+t.test('a known key with anything else in it is refused, whatever that is', t => {
+  const host = new Host()
+  host.ok(host.hold({ items: [item('l1'), item('l2', { kind: 'volume' })] }))
+  const same = (part: Partial<HoldRequest>): LeaseEvent => host.hold({ items: [item('l1'), item('l2', { kind: 'volume' })], ...part })
+  const before = essence(host.state)
+  const other: Array<Partial<HoldRequest>> = [
+    { clusterId: 'c2' }, { cluster: 'other' }, { masterSite: 'osaka' }, { offerId: 'o2' }, { startMs: T0 + 1 }, { endMs: T0 + HOUR + 1 }, { ttlMs: 29_999 },
+    { items: [item('l1')] }, { items: [item('l2', { kind: 'volume' }), item('l1')] }, { items: [item('l1'), item('l2')] },
+    { items: [item('l1', { segmentId: 3 }), item('l2', { kind: 'volume' })] },
+    { items: [item('l1', { resources: { vcpus: 1, memoryMib: 512, diskMib: 0, volumes: 0, bandwidthMbit: 1 } }), item('l2', { kind: 'volume' })] }
+  ]
+  for (const part of other) t.match(host.refused(same(part)), { code: 'CONFLICT', message: /key k1 was used for another hold/ }, JSON.stringify(part))
+  t.match(host.refused({ ...same({}), requester: 'thief' } as LeaseEvent).message, /was used for another/)
+  t.same(essence(host.state), before, 'and nothing has changed')
+  t.end()
+})
+
+t.test('the tables of transitions are complete and have no dead ends', t => {
+  const reached = new Set(transitions.map(row => row.to ?? 'none'))
+  t.same([...reached].sort(), ['active', 'committed', 'ended', 'held', 'none'])
   for (const state of ['held', 'committed', 'active'] as const) {
-    for (const trigger of ['expire', 'release'] as const) t.ok(transitions.some(row => row.from === state && row.trigger === trigger && row.to === 'ended'), `${state} ends by ${trigger}`)
+    for (const trigger of ['expire', 'release', 'revoke'] as const) t.ok(transitions.some(row => row.from === state && row.trigger === trigger && row.to === 'ended'), `${state} ends by ${trigger}`)
   }
-  t.notOk(transitions.some(row => row.from === 'ended'), 'ended is final')
+  t.same(transitions.filter(row => row.from === 'ended').map(row => row.to), ['ended', null], 'ended is final')
+  for (const state of ['held', 'committed'] as const) {
+    for (const trigger of ['expire', 'release'] as const) t.ok(extensionTransitions.some(row => row.from === state && row.trigger === trigger && row.to === 'ended'), `an extension that is ${state} ends by ${trigger}`)
+  }
+  for (const table of [transitions, extensionTransitions, epochTransitions]) {
+    const starts = table.map(row => `${row.from ?? ''} ${row.trigger}`)
+    t.equal(new Set(starts).size, starts.length, 'one row for each state and trigger')
+  }
   t.end()
 })

@@ -5,7 +5,7 @@ import { FRONTEND_RESOURCES, type HostCapacity, type SiteCapacity, placeAtSite, 
 import { type SitePart, placeAmongSites } from '../../protocol/core/spread.ts'
 import { spec } from '../model/fixtures.ts'
 
-const r = (vcpus: number, memoryMib: number, diskMib = 0): Resources => ({ vcpus, memoryMib, diskMib })
+const r = (vcpus: number, memoryMib: number, diskMib = 0): Resources => ({ vcpus, memoryMib, diskMib, volumes: diskMib > 0 ? 64 : 0, bandwidthMbit: 0 })
 const host = (name: string, roles: string[], free: Resources, cordoned = false): HostCapacity => ({ host: name, roles, free, cordoned })
 const node = (name: string, vcpus = 1, memoryMib = 512): { name: string, vcpus: number, memoryMib: number } => ({ name, vcpus, memoryMib })
 const nothing = { nodes: [], volumes: [], frontend: false }
@@ -82,7 +82,7 @@ t.test('among sites: what is missing and where', t => {
   t.end()
 })
 
-const small = fc.record({ vcpus: fc.nat(4), memoryMib: fc.nat(4), diskMib: fc.nat(6) })
+const small = fc.record({ vcpus: fc.nat(4), memoryMib: fc.nat(4), diskMib: fc.nat(6), volumes: fc.constant(8), bandwidthMbit: fc.constant(0) })
 const anyHosts = fc.array(fc.record({ free: small, roles: fc.subarray(['compute', 'storage', 'gateway'], { minLength: 1 }), cordoned: fc.boolean() }), { maxLength: 5 })
   .map(hosts => hosts.map((one, i): HostCapacity => ({ host: `h${i}`, ...one })))
 
@@ -111,7 +111,7 @@ t.test('no placement at a site takes more than a host has, or puts anything on a
   t.end()
 })
 
-const anySites = fc.array(fc.record({ freeByHost: fc.array(fc.record({ vcpus: fc.nat(4), memoryMib: fc.nat(2000), diskMib: fc.constant(0) }), { maxLength: 3 }), volumeFreeByHost: fc.array(fc.nat(100), { maxLength: 2 }) }), { minLength: 1, maxLength: 5 })
+const anySites = fc.array(fc.record({ freeByHost: fc.array(fc.record({ vcpus: fc.nat(4), memoryMib: fc.nat(2000), diskMib: fc.constant(0), volumes: fc.constant(0), bandwidthMbit: fc.constant(0) }), { maxLength: 3 }), volumeFreeByHost: fc.array(fc.nat(100), { maxLength: 2 }) }), { minLength: 1, maxLength: 5 })
   .map(sites => sites.map((one, i): SiteCapacity => ({ site: `s${i}`, ...one })))
 
 t.test('plain nodes: placed exactly when there is room, on the fewest sites', t => {

@@ -68,19 +68,19 @@ t.test('the API takes what the CLI sends, fills the rest, and refuses what is ou
 })
 
 const host = (name: string, part: Partial<HostAd> = {}): HostAd => ({
-  site: 'tokyo', host: name, roles: ['compute'], addresses: [], underlayAddress: '', total: { vcpus: 8, memoryMib: 8192, diskMib: 100 }, free: { vcpus: 4, memoryMib: 4096, diskMib: 50 },
+  site: 'tokyo', host: name, roles: ['compute'], addresses: [], underlayAddress: '', total: { vcpus: 8, memoryMib: 8192, diskMib: 100, volumes: 64, bandwidthMbit: 0 }, free: { vcpus: 4, memoryMib: 4096, diskMib: 50, volumes: 64, bandwidthMbit: 0 },
   cordoned: false, accelerator: 'kvm', version: '0', inventory: null, features: [], ...part
 })
 const gateway = { host: 'gw', addresses: ['/ip4/192.0.2.1/tcp/4180'] }
 
 t.test('a site is folded from its hosts: features and roles of those that lend, and its terms', t => {
   const hosts = [
-    host('c1', { features: ['kvm', 'dm'] }), host('s1', { roles: ['storage', 'gateway'], features: ['lio', 'dm'], free: { vcpus: -2, memoryMib: 1, diskMib: 70 } }),
-    host('c2', { cordoned: true, roles: ['compute', 'storage'], features: ['sgx'], free: { vcpus: 8, memoryMib: 8192, diskMib: 100 } })
+    host('c1', { features: ['kvm', 'dm'] }), host('s1', { roles: ['storage', 'gateway'], features: ['lio', 'dm'], free: { vcpus: -2, memoryMib: 1, diskMib: 70, volumes: 64, bandwidthMbit: 0 } }),
+    host('c2', { cordoned: true, roles: ['compute', 'storage'], features: ['sgx'], free: { vcpus: 8, memoryMib: 8192, diskMib: 100, volumes: 64, bandwidthMbit: 0 } })
   ]
   const ad = foldSite('tokyo', gateway, hosts, '0', { priceMilli: 5, maxTermMs: HOUR, relay: true })
   t.match(ad, {
-    hosts: 3, total: { vcpus: 24, memoryMib: 24_576, diskMib: 300 }, free: { vcpus: 4, memoryMib: 4097, diskMib: 120 }, freeByHost: [{ vcpus: 4, memoryMib: 4096, diskMib: 50 }], volumeFreeMib: 70,
+    hosts: 3, total: { vcpus: 24, memoryMib: 24_576, diskMib: 300, volumes: 192, bandwidthMbit: 0 }, free: { vcpus: 4, memoryMib: 4097, diskMib: 120, volumes: 128, bandwidthMbit: 0 }, freeByHost: [{ vcpus: 4, memoryMib: 4096, diskMib: 50, volumes: 64, bandwidthMbit: 0 }], volumeFreeMib: 70,
     features: ['dm', 'kvm', 'lio'], roles: ['compute', 'gateway', 'storage'], priceMilli: 5, maxTermMs: HOUR, relay: true
   })
   t.equal(ad.freeByHost.length, 1, 'cordoned hosts lend nothing')

@@ -6,7 +6,7 @@ import { DEFAULT_SEARCH_LIMIT, MAX_TERM_MS, RECORD_TTL_MS } from '../../protocol
 import { searchSites } from '../../protocol/core/search.ts'
 
 const HOUR = 3_600_000
-const r = (vcpus: number, memoryMib: number, diskMib = 0): SiteResource['free'] => ({ vcpus, memoryMib, diskMib })
+const r = (vcpus: number, memoryMib: number, diskMib = 0): SiteResource['free'] => ({ vcpus, memoryMib, diskMib, volumes: 0, bandwidthMbit: 0 })
 const site = (name: string, part: Partial<SiteResource> = {}): SiteResource => ({
   site: name, gateway: `${name}-1`, peerId: `peer-${name}`, addresses: [], hosts: 1, total: r(64, 65_536), free: r(64, 65_536), freeByHost: [r(64, 65_536)], volumeFreeMib: 4096, ageMs: 0,
   state: 'alive', path: 'direct', rttMs: 10, features: ['kvm'], roles: ['compute', 'gateway', 'storage'], priceMilli: 0, maxTermMs: 0, relay: false, ...part
@@ -114,7 +114,7 @@ t.test('a time window that no lease can have is refused', t => {
 const maybe = <T>(value: fc.Arbitrary<T>): fc.Arbitrary<T | undefined> => fc.option(value, { nil: undefined })
 const some = (...values: string[]): fc.Arbitrary<string[]> => fc.subarray(values)
 const NAMES = ['a', 'b', 'c', 'd', 'e', 'f']
-const free = fc.record({ vcpus: fc.integer({ min: -1, max: 8 }), memoryMib: fc.integer({ min: -1, max: 8 }).map(n => n * 512), diskMib: fc.integer({ min: 0, max: 4 }) })
+const free = fc.record({ vcpus: fc.integer({ min: -1, max: 8 }), memoryMib: fc.integer({ min: -1, max: 8 }).map(n => n * 512), diskMib: fc.integer({ min: 0, max: 4 }), volumes: fc.constant(64), bandwidthMbit: fc.constant(0) })
 const anySite = fc.record({
   site: fc.constantFrom(...NAMES), freeByHost: fc.array(free, { maxLength: 4 }), volumeFreeMib: fc.nat(4), ageMs: fc.constantFrom(0, 10, RECORD_TTL_MS, RECORD_TTL_MS + 1), state: fc.constantFrom('alive', 'suspect', 'dead'),
   rttMs: fc.constantFrom(null, 0, 1, 2), features: some('x', 'y'), roles: some('compute', 'storage'), priceMilli: fc.nat(2), maxTermMs: fc.constantFrom(0, HOUR, 2 * HOUR)
@@ -130,7 +130,7 @@ const anyQuery: fc.Arbitrary<Partial<SearchQuery>> = fc.record({
 
 /** The codes that hold of one site, said again in other words. */
 function oracle (s: SiteResource, q: Partial<SearchQuery>): { codes: Set<string>, nodes: number } {
-  const need = { vcpus: q.vcpus ?? 1, memoryMib: q.memoryMib ?? 768, diskMib: q.diskMib ?? 0 }
+  const need = { vcpus: q.vcpus ?? 1, memoryMib: q.memoryMib ?? 768, diskMib: q.diskMib ?? 0, volumes: 0, bandwidthMbit: 0 }
   const fitting = s.freeByHost.map(f => timesFitting(need, clampToZero(f))).reduce((a, b) => a + b, 0)
   const nowhere = (field: 'vcpus' | 'memoryMib' | 'diskMib'): boolean => fitting === 0 && s.freeByHost.length > 0 && s.freeByHost.every(f => Math.max(0, f[field]) < need[field])
   const filters = {
@@ -191,7 +191,7 @@ t.test('more capacity never loses a match', t => {
     const name = sites[at % Math.max(1, sites.length)]?.site
     const grown = sites.map(s => s.site !== name
       ? s
-      : { ...s, volumeFreeMib: s.volumeFreeMib + volume, freeByHost: [...s.freeByHost.map((f, i) => i === 0 ? { vcpus: f.vcpus + by.vcpus, memoryMib: f.memoryMib + by.memoryMib, diskMib: f.diskMib + by.diskMib } : f), host] })
+      : { ...s, volumeFreeMib: s.volumeFreeMib + volume, freeByHost: [...s.freeByHost.map((f, i) => i === 0 ? { vcpus: f.vcpus + by.vcpus, memoryMib: f.memoryMib + by.memoryMib, diskMib: f.diskMib + by.diskMib, volumes: 64, bandwidthMbit: 0 } : f), host] })
     const [less, now] = [searchSites(query, sites), searchSites(query, grown)]
     if (less.fits) t.ok(now.fits)
     t.ok(now.nodesThatFit >= less.nodesThatFit)

@@ -3,6 +3,7 @@ import t from 'tap'
 import { cidrProblem, layout, parseCidr } from '../../protocol/core/addresses.ts'
 import { InvalidInputError } from '../../protocol/core/errors.ts'
 import { parseClusterSpec, parseDuration, nearest } from '../../protocol/core/spec.ts'
+import { MAX_SITES_PER_CLUSTER } from '../../protocol/core/limits.ts'
 
 type Plain = Record<string, unknown>
 const input = (spec: Plain = {}, rest: Plain = {}): Plain =>
@@ -107,10 +108,10 @@ t.test('addresses tell site and node, and never meet', t => {
   t.strictSame(net.node(1, 7), { ip: '10.42.2.7', mac: '52:54:cd:ef:02:07' })
   t.strictSame(net.gateway(1), { ip: '10.42.255.2', mac: '52:54:cd:ef:ff:02' })
   t.equal(layout('172.16.0.0/12', 1).node(0, 1).ip, '172.16.1.1')
-  const all = [net.frontend, ...Array.from({ length: 32 }, (_, s) => [net.gateway(s), ...Array.from({ length: 200 }, (_, n) => net.node(s, n + 1))]).flat()]
+  const all = [net.frontend, ...Array.from({ length: MAX_SITES_PER_CLUSTER }, (_, s) => [net.gateway(s), ...Array.from({ length: 200 }, (_, n) => net.node(s, n + 1))]).flat()]
   t.equal(new Set(all.map(one => one.ip)).size, all.length)
   t.equal(new Set(all.map(one => one.mac)).size, all.length)
-  t.throws(() => net.node(32, 1), RangeError)
+  t.throws(() => net.node(MAX_SITES_PER_CLUSTER, 1), RangeError)
   t.throws(() => net.node(0, 201), RangeError)
   t.end()
 })

@@ -1,22 +1,25 @@
 import { createHash } from 'node:crypto'
 import t from 'tap'
 import { tunnelAddressFor } from '../../agent/drivers/network/address.ts'
+import { type Resources, zero } from '../../protocol/core/capacity.ts'
 import { buildClusterDocument } from '../../protocol/core/document.ts'
-import { advance, type LeaseEvent } from '../../protocol/core/lease-step.ts'
-import { emptyLedger, type Lease, leasesOf, type LedgerState } from '../../protocol/core/lease.ts'
-import { MAX_LEASES_PER_PEER, MAX_NODES_PER_CLUSTER } from '../../protocol/core/limits.ts'
-import type { ClusterDocument, GatewayFacts, HoldRequest, MemberSite, Offer, Request } from '../../protocol/core/messages.ts'
+import { advance, type LeaseEvent } from '../../protocol/core/lease/step.ts'
+import { emptyLedger, type Lease, leasesOf, type LedgerState } from '../../protocol/core/lease/lease.ts'
+import { MAX_COPY_BYTES, MAX_LEASES_PER_PEER, MAX_NODES_PER_CLUSTER, MAX_TERM_MS } from '../../protocol/core/limits.ts'
+import type { ClusterDocument, GatewayFacts, HoldItem, HoldRequest, MemberSite, Offer, Request } from '../../protocol/core/messages.ts'
 import { type HostCapacity, siteCapacityOf } from '../../protocol/core/placement.ts'
 import { placeAmongSites } from '../../protocol/core/spread.ts'
-import { checkAgainstLeases, documentProblem, type GatewayTruth, type HostTruth, offeredProblem, offerProblem } from '../../protocol/core/verify.ts'
-import { holdProblem, holdTimeOf, isUuid, requestProblem } from '../../protocol/core/verify-request.ts'
+import { checkAgainstLeases, documentProblem, type GatewayTruth, growthProblem, type HostTruth, offeredProblem, offerProblem } from '../../protocol/core/verify.ts'
+import {
+  claimProblem, commitProblem, copyProblem, extendProblem, holdProblem, holdTimeOf, hostCommitProblem, hostExtendProblem, hostKeepAliveProblem, isUuid, keepAliveProblem, releaseProblem, requestProblem, termProblem
+} from '../../protocol/core/verify-request.ts'
 import { HOUR, facts, holdRequest, item, offerFor, spec } from '../model/fixtures.ts'
 
 const T0 = 1_800_000_000_000
 const ID = '01234567-89ab-4def-8123-456789abcdef'
 const hash = (text: string): string => createHash('sha256').update(text).digest('hex')
 const keyOf = (text: string): string => createHash('sha256').update(text).digest('base64')
-const host = (name: string, roles: string[], vcpus: number, diskMib = 0): HostCapacity => ({ host: name, roles, free: { vcpus, memoryMib: vcpus * 1024, diskMib } })
+const host = (name: string, roles: string[], vcpus: number, diskMib = 0): HostCapacity => ({ host: name, roles, free: { vcpus, memoryMib: vcpus * 1024, diskMib, volumes: 8, bandwidthMbit: 1000 } })
 const SITES: Record<string, HostCapacity[]> = {
   tokyo: [host('tokyo-1', ['gateway', 'compute'], 2), host('tokyo-2', ['compute'], 1)],
   tsukuba: [host('tsukuba-1', ['gateway', 'compute'], 1), host('tsukuba-2', ['compute', 'storage'], 2, 100)]
@@ -38,7 +41,7 @@ const build = (id = ID, vni = 0x0a0b0c): ClusterDocument => buildClusterDocument
 
 /** The ledger of a host after its part of the offers was held. */
 function ledgerOf (name: string, id = ID): LedgerState {
-  const state = emptyLedger(name, { vcpus: 100, memoryMib: 100_000, diskMib: 1000 }, { from: 1, to: 9999 })
+  const state = emptyLedger(name, { vcpus: 100, memoryMib: 100_000, diskMib: 1000, volumes: 8, bandwidthMbit: 1000 }, { from: 1, to: 9999 })
   const offer = offerOf(name.split('-')[0] ?? '')
   const items = offer.held.filter(held => held.host === name).map(held => item(held.leaseId, { kind: held.kind, name: held.name, resources: held.resources, segmentId: held.kind === 'segment' ? offer.segmentId : 0 }))
   const { result } = advance(state, { type: 'hold', requester: 'peer-tokyo-1', request: holdRequest({ clusterId: id, startMs: T0, endMs: T0 + HOUR, items }) }, T0)
@@ -91,6 +94,7 @@ t.test('leases bound what runs', t => {
   refused(/has no lease .* for node/, d => { Object.assign(first(d.nodes, node => node.site === 'tokyo'), { site: 'tsukuba', host: 'tsukuba-2' }) })
   refused(/no lease .* for frontend/, d => { d.frontend.host = 'tokyo-2' }, 'tokyo-2')
   refused(/its segment id at site tsukuba is 1001, not 7/, d => { at(d, 'tsukuba').segmentId = 7 }, 'tsukuba-1')
+  refused(/no lease other for the segment/, d => { at(d, 'tsukuba').leaseId = 'other' }, 'tsukuba-1')
   refused(/asked for under another name/, d => { d.name = 'other' })
   t.throws(() => { checkAgainstLeases(build(), selfOf('tsukuba-2'), [], [], truthOf('tsukuba-2')) }, { message: /has no lease/ }, 'a host without leases runs nothing')
   t.throws(() => { checkAgainstLeases(build(), selfOf('tsukuba-1'), leases('tsukuba-1').filter(lease => lease.kind !== 'segment'), [], truthOf('tsukuba-1')) }, { message: /no lease as its gateway/ })
@@ -106,6 +110,11 @@ t.test('documents that contradict themselves or the roster', t => {
   const bad: Array<[RegExp, Change]> = [
     [/no UUID/, d => { d.id = 'c1' }],
     [/VNI 0/, d => { d.vni = 0 }],
+    [/epoch 0/, d => { d.epoch = 0 }],
+    [/version 0/, d => { d.version = 0 }],
+    [/ends before it starts/, d => { d.startMs = d.endMs }],
+    [/ends before it starts/, d => { d.endMs = NaN }],
+    [/lease .* is named twice/, d => { at(d, 'tokyo').leaseId = at(d, 'tsukuba').leaseId }],
     [/is there twice/, d => { d.nodes.push({ ...first(d.nodes), index: 9 }) }],
     [/is there twice/, d => { d.volumes.push({ ...first(d.volumes) }) }],
     [/lease .* is named twice/, d => { first(d.volumes).leaseId = first(d.nodes).leaseId }],
@@ -153,6 +162,7 @@ t.test('what a document says of this host must be so', t => {
 t.test('what a document says of a site must be what that site offered', t => {
   const bad: Array<[RegExp, Change]> = [
     [/leaves out/, d => { d.sites = d.sites.filter(site => site.site !== 'tsukuba') }],
+    [/lease of the segment at site tsukuba is not as offered/, d => { at(d, 'tsukuba').leaseId = 'x' }],
     [/segment id 1001, not 1000/, d => { at(d, 'tsukuba').segmentId = 1000 }],
     [/gateway of site tsukuba is not as offered/, d => { at(d, 'tsukuba').gateway.tunnelPublicKey = keyOf('evil') }],
     [/hosts of site tsukuba are not as offered/, d => { first(at(d, 'tsukuba').hosts, h => !h.gateway).underlayAddress = '192.0.2.99' }],
@@ -215,30 +225,43 @@ t.test('an offer is of the gateway that was asked', t => {
 })
 
 t.test('holds and requests have names and sizes within bounds', t => {
-  const zero = { vcpus: 0, memoryMib: 0, diskMib: 0 }
-  const good = holdRequest({ clusterId: ID, items: [item('l1'), item('v', { kind: 'volume', resources: { ...zero, diskMib: 1 } }), item('s', { kind: 'segment', resources: zero, segmentId: 7 }), item('f', { kind: 'frontend' })] })
+  const none = zero()
+  const quota = (resources: Partial<Resources>): HoldItem => item('q', { kind: 'quota', name: 'quota', resources: { ...none, ...resources } })
+  const good = holdRequest({
+    clusterId: ID,
+    items: [item('l1'), item('v', { kind: 'volume', resources: { ...none, diskMib: 1, volumes: 1 } }), item('s', { kind: 'segment', resources: { ...none, bandwidthMbit: 100 }, segmentId: 7 }), item('f', { kind: 'frontend' }), quota({ vcpus: 3, volumes: 2, bandwidthMbit: 9 })]
+  })
   t.equal(holdProblem(good), null)
   const badHolds: Array<[RegExp, Partial<HoldRequest>]> = [
     [/no UUID/, { clusterId: 'c1' }], [/no UUID/, { clusterId: ID.toUpperCase() }], [/lower-case/, { cluster: 'x\ny' }], [/master's site/, { masterSite: '' }],
     [/idempotency key/, { key: 'x'.repeat(257) }], [/an id is malformed/, { offerId: 'x'.repeat(65) }], [/an id is malformed/, { items: [item('a b')] }],
     [/unknown kind/, { items: [item('l1', { kind: 'tunnel' })] }], [/malformed name/, { items: [item('l1', { name: 'x'.repeat(64) })] }], [/malformed name/, { items: [item('l1', { name: 'a/b' })] }],
     [/asked for twice/, { items: [item('l1'), item('l2', { name: 'l1' })] }],
-    [/one frontend/, { items: [item('a', { kind: 'frontend' }), item('b', { kind: 'frontend' })] }], [/one segment/, { items: ['a', 'b'].map(id => item(id, { kind: 'segment', resources: zero })) }],
-    [/no possible size/, { items: [item('l1', { resources: zero })] }], [/no possible size/, { items: [item('l1', { kind: 'volume', resources: zero })] }],
+    [/one frontend/, { items: [item('a', { kind: 'frontend' }), item('b', { kind: 'frontend' })] }], [/one segment/, { items: ['a', 'b'].map(id => item(id, { kind: 'segment', resources: none })) }], [/share of the quota/, { items: [quota({ vcpus: 1 }), { ...quota({ vcpus: 1 }), leaseId: 'r', name: 'other' }] }],
+    [/no possible size/, { items: [item('l1', { resources: none })] }], [/no possible size/, { items: [item('l1', { kind: 'volume', resources: { ...none, volumes: 1 } })] }],
+    [/no possible size/, { items: [item('l1', { kind: 'volume', resources: { ...none, diskMib: 1 } })] }], [/no possible size/, { items: [item('l1', { kind: 'volume', resources: { ...none, diskMib: 1, volumes: 2 } })] }],
+    [/no possible size/, { items: [item('l1', { resources: { ...none, vcpus: 1, memoryMib: 1, volumes: 1 } })] }], [/no possible size/, { items: [item('l1', { resources: { ...none, vcpus: 1, memoryMib: 1, bandwidthMbit: 1 } })] }],
+    [/no possible size/, { items: [item('l1', { resources: { ...none, vcpus: NaN, memoryMib: 1 } })] }], [/no possible size/, { items: [item('l1', { resources: { ...none, vcpus: -1, memoryMib: 1 } })] }],
+    [/no possible size/, { items: [item('l1', { kind: 'segment', resources: { ...none, bandwidthMbit: -1 } })] }], [/no possible size/, { items: [item('l1', { kind: 'segment', resources: { ...none, bandwidthMbit: 2 ** 40 } })] }],
+    [/no possible size/, { items: [quota({})] }], [/no possible size/, { items: [quota({ vcpus: 2 ** 40 })] }], [/no possible size/, { items: [quota({ vcpus: 1.5 })] }],
     [/no possible size/, { items: [item('l1', { kind: 'segment' })] }], [/segment id 5/, { items: [item('l1', { segmentId: 5 })] }],
+    [/asks for nothing/, { items: [] }], [/l1 is named twice/, { items: [item('l1'), item('l1', { name: 'other' })] }],
+    [/epoch -1/, { epoch: -1 }], [/epoch NaN/, { epoch: NaN }], [/no time/, { endMs: Infinity }], [/no time/, { startMs: -1 }], [/time to live/, { ttlMs: -1 }], [/time to live/, { ttlMs: 0.5 }],
     [/more than 200 nodes/, { items: Array.from({ length: MAX_NODES_PER_CLUSTER + 1 }, (_, i) => item(`l${i}`)) }]
   ]
   for (const [why, part] of badHolds) t.match(holdProblem({ ...good, ...part }), why, JSON.stringify(part).slice(0, 80))
 
   const request: Request = {
     key: 'k', clusterId: ID, cluster: 'demo', vni: 7, masterSite: 'tokyo', startMs: T0, endMs: T0 + HOUR, nodes: [{ name: 'n', vcpus: 1, memoryMib: 1 }],
-    volumes: [{ name: 'v', sizeMib: 1, node: 'n' }], frontend: false, holdTtlMs: 0
+    volumes: [{ name: 'v', sizeMib: 1, node: 'n' }], frontend: false, holdTtlMs: 0, bandwidthMbit: 0, epoch: 1, sentMs: T0, grow: false
   }
   t.equal(requestProblem(request), null)
   const badRequests: Array<[RegExp, Partial<Request>]> = [
     [/no UUID/, { clusterId: 'x' }], [/VNI 0/, { vni: 0 }], [/idempotency key/, { key: '' }], [/node n is asked for twice/, { nodes: [...request.nodes, ...request.nodes] }],
     [/volume is asked for twice/, { volumes: [...request.volumes, ...request.volumes] }], [/no vCPU/, { nodes: [{ name: 'n', vcpus: 0, memoryMib: 1 }] }],
     [/not within/, { volumes: [{ name: 'v', sizeMib: 0, node: 'n' }] }], [/not asked for here/, { volumes: [{ name: 'v', sizeMib: 1, node: 'm' }] }], [/malformed/, { nodes: [{ name: '', vcpus: 1, memoryMib: 1 }], volumes: [] }],
+    [/epoch 0/, { epoch: 0 }], [/epoch 4294967296/, { epoch: 2 ** 32 }], [/no time/, { sentMs: NaN }], [/no time/, { sentMs: -1 }], [/bandwidth of -1/, { bandwidthMbit: -1 }], [/bandwidth of 1e\+21/, { bandwidthMbit: 1e21 }],
+    [/time to live/, { holdTtlMs: NaN }], [/no time/, { endMs: NaN }], [/contradicts itself/, { grow: true, frontend: true }], [/more than 64 volumes/, { volumes: Array.from({ length: 65 }, (_, i) => ({ name: `v${i}`, sizeMib: 1, node: 'n' })) }],
     [/more than 200 nodes/, { volumes: [], nodes: Array.from({ length: MAX_NODES_PER_CLUSTER + 1 }, (_, i) => ({ name: `n${i}`, vcpus: 1, memoryMib: 1 })) }]
   ]
   for (const [why, part] of badRequests) t.match(requestProblem({ ...request, ...part }), why, JSON.stringify(part).slice(0, 80))
@@ -246,8 +269,81 @@ t.test('holds and requests have names and sizes within bounds', t => {
   t.end()
 })
 
+t.test('terms are asked for in time', t => {
+  t.equal(termProblem({ startMs: T0, endMs: T0 + HOUR }, T0), null)
+  const bad: Array<[RegExp, number, number]> = [
+    [/ends in the past/, T0 - 2 * HOUR, T0 - HOUR], [/below/, T0, T0 + 1], [/below/, T0 + HOUR, T0 + 1], [/above/, T0, T0 + MAX_TERM_MS + 1],
+    [/too far/, T0 + 2 * MAX_TERM_MS, T0 + 2 * MAX_TERM_MS + HOUR], [/no time/, NaN, T0 + HOUR], [/no time/, T0, Infinity], [/no time/, -1, T0 + HOUR]
+  ]
+  for (const [why, startMs, endMs] of bad) t.match(termProblem({ startMs, endMs }, T0), why, `${startMs} ${endMs}`)
+  t.end()
+})
+
+t.test('what is said about live clusters has form and measure', t => {
+  const grant = { envelope: new Uint8Array(100), chain: [new Uint8Array(100)] }
+  const good = {
+    extend: { key: 'k', clusterId: ID, offerId: 'o1', endMs: T0 + HOUR, ttlMs: 30_000, epoch: 1, sentMs: T0 },
+    hostExtend: { key: 'k', clusterId: ID, offerId: 'o1', endMs: T0 + HOUR, ttlMs: 30_000, epoch: 0, leaseIds: ['l1', 'l2'] },
+    commit: { key: 'k', clusterId: ID, offerId: 'o1', epoch: 1 },
+    hostCommit: { clusterId: ID, offerId: 'o1', epoch: 0 },
+    release: { clusterId: ID, reason: 'x', offerId: '', leaseIds: ['l1'], epoch: 0 },
+    keepAlive: { clusterId: ID, epoch: 1, sentMs: T0, grant },
+    hostKeepAlive: { clusterId: ID, epoch: 1, holder: 'peer-tokyo-1' },
+    claim: { clusterId: ID, epoch: 2, force: false },
+    copy: { clusterId: ID, epoch: 1, record: new Uint8Array(10) }
+  }
+  const check = {
+    extend: (r: typeof good.extend) => extendProblem(r, T0), hostExtend: (r: typeof good.hostExtend) => hostExtendProblem(r, T0), commit: commitProblem, hostCommit: hostCommitProblem,
+    release: releaseProblem, keepAlive: keepAliveProblem, hostKeepAlive: hostKeepAliveProblem, claim: claimProblem, copy: copyProblem
+  }
+  const says = (kind: keyof typeof good, part: object = {}): string | null => (check[kind] as (request: object) => string | null)({ ...good[kind], ...part })
+  for (const kind of Object.keys(good) as Array<keyof typeof good>) {
+    t.equal(says(kind), null, kind)
+    t.match(says(kind, { clusterId: 'c1' }), /no UUID/, kind)
+    for (const epoch of [-1, NaN, 0.5, 2 ** 32]) t.match(says(kind, { epoch }), /epoch/, `${kind} ${epoch}`)
+  }
+  for (const kind of ['extend', 'commit', 'keepAlive', 'hostKeepAlive', 'claim', 'copy'] as const) t.match(says(kind, { epoch: 0 }), /epoch 0/, kind)
+  for (const kind of ['extend', 'hostExtend'] as const) {
+    for (const [why, part] of [[/in the past/, { endMs: T0 }], [/no time/, { endMs: NaN }], [/no time/, { endMs: -1 }], [/too far/, { endMs: T0 + 3 * MAX_TERM_MS }], [/time to live/, { ttlMs: -1 }], [/key/, { key: '' }], [/key/, { key: 'x'.repeat(257) }], [/offer/, { offerId: '' }]] as const) t.match(says(kind, part), why, kind)
+  }
+  const bad: Array<[keyof typeof good, RegExp, object]> = [
+    ['hostExtend', /names no lease/, { leaseIds: [] }], ['hostExtend', /l1 is named twice/, { leaseIds: ['l1', 'l1'] }], ['hostExtend', /malformed/, { leaseIds: ['a b'] }],
+    ['hostExtend', /too many/, { leaseIds: Array.from({ length: 1000 }, (_, i) => `l${i}`) }],
+    ['extend', /no time/, { sentMs: -1 }], ['keepAlive', /no time/, { sentMs: NaN }], ['commit', /offer/, { offerId: 'x'.repeat(65) }], ['commit', /key/, { key: 'x'.repeat(257) }], ['hostCommit', /offer/, { offerId: 'a/b' }],
+    ['release', /reason/, { reason: 'x'.repeat(1025) }], ['release', /contradicts itself/, { offerId: 'o1' }], ['release', /malformed/, { leaseIds: [''] }], ['release', /offer/, { offerId: 'a b', leaseIds: [] }],
+    ['keepAlive', /grant/, { grant: { ...grant, envelope: new Uint8Array(4096) } }], ['keepAlive', /grant/, { grant: { ...grant, chain: Array.from({ length: 4 }, () => new Uint8Array(1)) } }],
+    ['hostKeepAlive', /holder/, { holder: '' }], ['hostKeepAlive', /holder/, { holder: 'x'.repeat(129) }], ['claim', /first master/, { epoch: 1 }],
+    ['copy', /record/, { record: new Uint8Array(MAX_COPY_BYTES + 1) }]
+  ]
+  for (const [kind, why, part] of bad) t.match(says(kind, part), why, `${kind} ${String(why)}`)
+  t.equal(says('keepAlive', { grant: null }), null)
+  t.equal(says('release', { leaseIds: [] }), null)
+  t.end()
+})
+
+t.test('the next version of a document adds, and exchanges nothing', t => {
+  const before = build()
+  const next = (change: Change = () => undefined): ClusterDocument => changed(d => { d.version = 2; d.epoch = 2; d.masterPeer = 'peer-tokyo-2'; change(d) })
+  t.equal(growthProblem(before, next()), null)
+  t.equal(growthProblem(before, JSON.parse(JSON.stringify(Object.fromEntries(Object.entries(next()).reverse()))) as ClusterDocument), null, 'the order of keys is nothing')
+  t.equal(growthProblem(before, next(d => {
+    d.nodes.push({ ...first(d.nodes), name: 'demo-tokyo-009', index: 9, leaseId: 'new', uuid: ID })
+    at(d, 'tokyo').hosts.push({ ...first(at(d, 'tokyo').hosts), host: 'tokyo-9', gateway: false })
+    d.endMs += HOUR
+  })), null, 'more of it')
+  t.equal(growthProblem(before, next(d => { d.nodes.pop() })), null, 'less of it')
+  const bad: Array<[RegExp, Change]> = [
+    [/version 1 is not newer/, d => { d.version = 1 }], [/epoch 0 is older/, d => { d.epoch = 0 }], [/vni is another/, d => { d.vni = 9 }], [/frontend is another/, d => { d.frontend.ip = '10.42.0.99' }],
+    [/imageDigest is another/, d => { d.imageDigest = 'x' }], [/sshPublicKey is another/, d => { d.sshPublicKey = 'x' }], [/demo-.* is another/, d => { first(d.nodes).uuid = ID }], [/data is another/, d => { first(d.volumes).leaseId = 'x' }],
+    [/site tsukuba is another/, d => { at(d, 'tsukuba').gateway.tunnelEndpoint = '192.0.2.66:1' }], [/site tsukuba is another/, d => { at(d, 'tsukuba').segmentId = 7 }],
+    [/host tsukuba\/tsukuba-2 is another/, d => { first(at(d, 'tsukuba').hosts, h => !h.gateway).underlayAddress = '192.0.2.66' }]
+  ]
+  for (const [why, change] of bad) t.match(growthProblem(before, next(change)), why, String(why))
+  t.end()
+})
+
 t.test('no peer fills a host\'s ledger, and no id looks like another\'s', t => {
-  const state = emptyLedger('a1', { vcpus: 10_000, memoryMib: 10_000_000, diskMib: 0 })
+  const state = emptyLedger('a1', { ...zero(), vcpus: 10_000, memoryMib: 10_000_000 })
   const hold = (i: number, requester: string, size: number, clusterId = `cluster-${i}`): LeaseEvent => ({
     type: 'hold', requester, request: holdRequest({ key: `k${i}`, offerId: `o${i}`, clusterId, startMs: T0, endMs: T0 + HOUR, items: Array.from({ length: size }, (_, n) => item(`l${i}-${n}`)) })
   })

@@ -10,8 +10,13 @@ import { addAdmissionRoutes, addReadRoutes } from '../../coordinator/api/routes.
 import type { Coordinator } from '../../coordinator/coordinator.ts'
 import { loadCoordinatorConfig } from '../../coordinator/config.ts'
 import { NotFoundError } from '../../protocol/core/errors.ts'
+import { fenceTransitions } from '../../protocol/core/fence/fence.ts'
+import { gatewayTransitions } from '../../protocol/core/gateway/record.ts'
+import { epochTransitions, extensionTransitions, transitions } from '../../protocol/core/lease/tables.ts'
+import { masterTransitions } from '../../protocol/core/master/record.ts'
 import { parseClusterSpec } from '../../protocol/core/spec.ts'
 import { createApi, type Api } from '../../protocol/rest/server.ts'
+import { isCurrent, statesPage } from '../../docs/generate-states.ts'
 
 const ROOT = join(import.meta.dirname, '..', '..')
 const example = (name: string): string => join(ROOT, 'packaging', `${name}.example.yaml`)
@@ -96,7 +101,7 @@ t.test('the routes in the documents are those of the servers', async t => {
   const unused = (): never => { throw new NotFoundError('no route is called here') }
   const agent = await routesOf(api => {
     addAgentRoutes(api, {
-      view: { status: unused, hosts: unused, host: unused, metrics: unused, sites: unused, leases: unused, console: unused },
+      view: { status: unused, hosts: unused, host: unused, metrics: unused, sites: unused, leases: unused, lease: unused, history: unused, revoke: unused, console: unused },
       events: { add: unused, list: unused, subscribe: unused }, master: null, gateways: () => [], policy: null, issuer: null, cordonHost: unused
     })
   })
@@ -125,7 +130,7 @@ t.test('error codes in the documents are those of the sources', t => {
 })
 
 t.test('every command in the documents is one of the program', t => {
-  const groups = ['agent', 'site', 'host', 'coordinator', 'cluster', 'image']
+  const groups = ['agent', 'site', 'host', 'coordinator', 'cluster', 'image', 'lease']
   const known = readdirSync(join(ROOT, 'cli', 'commands')).map(f => read(join('cli', 'commands', f))).join('\n')
   for (const file of markdown.filter(f => !f.includes('adr'))) {
     for (const [, group = '', verb = ''] of read(file).matchAll(/\bmusubi ([a-z]+) ([a-z]+)\b/g)) {
@@ -133,4 +138,19 @@ t.test('every command in the documents is one of the program', t => {
     }
   }
   t.end()
+})
+
+t.test('the page of states is what the transition tables give, every row of them', async t => {
+  t.ok(await isCurrent(), 'docs/lease-states.md is current: else npm run states')
+  const page = statesPage()
+  const tables = [transitions, extensionTransitions, epochTransitions, gatewayTransitions, masterTransitions, fenceTransitions]
+  const name = (state: string | null): string => state === null ? '-' : `\`${state}\``
+  for (const { from, trigger, to, when } of tables.flat()) t.ok(page.includes(`| ${name(from)} | ${trigger} | ${name(to)} | ${when} |`), `${from ?? '-'} ${trigger} ${to ?? '-'}`)
+  t.equal(page.match(/^stateDiagram-v2$/gm)?.length, tables.length)
+  // each arrow of a diagram stands for rows of the same machine
+  const sections = page.split(/^## /m).filter(section => section.includes('stateDiagram'))
+  for (const [i, section] of sections.entries()) {
+    const arrows = [...section.matchAll(/^ {2}(\S+) --> (\S+): (.+)$/gm)].flatMap(([, from = '', to = '', triggers = '']) => triggers.split(', ').map(trigger => `${from} ${trigger} ${to}`))
+    t.same(arrows.sort(), tables[i]?.map(row => `${row.from ?? '[*]'} ${row.trigger} ${row.to ?? '[*]'}`).sort(), section.split('\n')[0] ?? '')
+  }
 })

@@ -3,7 +3,7 @@ import t, { type Test } from 'tap'
 import { createEventLog } from '../../agent/events.ts'
 import type { Master } from '../../agent/master/master.ts'
 import { createMaster } from '../../agent/master/master.ts'
-import { KEEP_ENDED_MS } from '../../agent/master/record.ts'
+import { KEEP_ENDED_MS } from '../../protocol/core/master/pace.ts'
 import type { CallPeer } from '../../agent/peers.ts'
 import { UnreachableError } from '../../protocol/core/errors.ts'
 import { MAX_CLUSTERS, MAX_ENDED_KEPT } from '../../protocol/core/limits.ts'
@@ -23,14 +23,14 @@ const reached = (model: FederationModel, id: string, state: string): Promise<voi
 /** The disk takes no records of clusters any more. */
 function fullDisk (model: FederationModel): { mend: () => void, refused: () => number } {
   const { disk } = model.machine('tokyo-1')
-  const put = disk.put.bind(disk)
+  const batch = disk.batch.bind(disk)
   let refused = 0
-  disk.put = (key, value, options) => {
-    if (!key.startsWith('cluster/')) return put(key, value, options)
+  disk.batch = (operations, options) => {
+    if (!operations.some(o => o.key.startsWith('cluster/'))) return batch(operations, options)
     refused++
     return Promise.reject(new Error('no space left'))
   }
-  return { mend: () => { disk.put = put }, refused: () => refused }
+  return { mend: () => { disk.batch = batch }, refused: () => refused }
 }
 
 t.test('a cluster that never had a document is deleted when all holds have ended, however long its term', async t => {
@@ -77,17 +77,31 @@ t.test('a request that could not be kept is refused, and its name is free', asyn
   await reached(model, id, 'building')
 })
 
-t.test('a disk that is full for a while during the negotiation: it fails, and nothing is left', async t => {
+t.test('a disk that is full for a while before the decision: it fails, and nothing is left', async t => {
+  const model = await federation(t)
+  let disk: ReturnType<typeof fullDisk> | undefined
+  model.fate = ({ method }) => { if (method === 'hold') disk ??= fullDisk(model); return 'deliver' }
+  const { id } = await model.master('tokyo-1').create(wanted('demo', 3))
+  await eventually('the disk is full', () => (disk?.refused() ?? 0) >= 2)
+  t.notOk(model.calls.some(c => c.method === 'commit'), 'nobody is told of what is not on the disk')
+  disk?.mend()
+  await reached(model, id, 'failed')
+  t.match(model.master('tokyo-1').get(id).error, { code: 'MASTER_RESTARTED' })
+  await model.pass(31_000)
+  t.same(model.leases(), [])
+  t.same(await model.objects(), [])
+})
+
+t.test('a disk that is full for a while after the decision: it goes on where it was', async t => {
   const model = await federation(t)
   let disk: ReturnType<typeof fullDisk> | undefined
   model.fate = ({ method }) => { if (method === 'commit') disk ??= fullDisk(model); return 'deliver' }
   const { id } = await model.master('tokyo-1').create(wanted('demo', 3))
   await eventually('the disk is full', () => (disk?.refused() ?? 0) >= 2)
+  t.notOk(model.calls.some(c => c.method === 'activate'))
   disk?.mend()
-  await reached(model, id, 'failed')
-  t.match(model.master('tokyo-1').get(id).error, { message: /no space left/ })
-  t.same(model.leases(), [])
-  t.same(await model.objects(), [])
+  await reached(model, id, 'building')
+  t.ok(model.leases().every(l => l.endsWith(' active')))
 })
 
 t.test('a disk that is full for a while during a deletion: it goes on after', async t => {
@@ -126,10 +140,10 @@ function alone (t: Test, call: (method: string) => Promise<unknown>): { master: 
   let ids = 0
   const store = createMemoryStore()
   const master = createMaster({
-    site: 'tokyo', store, events: createEventLog(() => clock.ms), log: silent, now: () => clock.ms, monotonic: () => clock.ms, newId: () => `id${++ids}`,
-    sites: () => [{ site: 'tokyo', peer: 'p', gatewayHost: 'tokyo-1', freeByHost: [{ vcpus: 9, memoryMib: 9_000, diskMib: 0 }], volumeFreeByHost: [] }],
+    site: 'tokyo', peer: 'p', store, events: createEventLog(() => clock.ms), log: silent, now: () => clock.ms, monotonic: () => clock.ms, newId: () => `id${++ids}`,
+    sites: () => [{ site: 'tokyo', peer: 'p', gatewayHost: 'tokyo-1', freeByHost: [{ vcpus: 9, memoryMib: 9_000, diskMib: 0, volumes: 0, bandwidthMbit: 0 }], volumeFreeByHost: [] }],
     call: ((_peer: string, method: string) => call(method)) as CallPeer,
-    builder: { imageFor: () => Promise.resolve('d'), vniFor: () => 5, prepare: () => Promise.resolve(), forget: () => Promise.resolve(), keyFile: () => '' },
+    builder: { imageFor: () => Promise.resolve('d'), vniFor: () => 5, prepare: () => Promise.reject(new Error('no document is asked for')), forget: () => Promise.resolve(), keyFile: () => '' },
     probe: () => Promise.resolve(false), truth: { isGatewayOf: () => true, tunnelAddressFor: () => '100.64.0.1' }
   })
   return { master, store, clock }

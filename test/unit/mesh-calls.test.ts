@@ -49,7 +49,7 @@ const handlers = (onError: (error: unknown) => void = () => undefined): Handlers
   self, roleOf: peerId => peerId === 'stranger' ? null : caller, onInternalError: (_method, _peer, error) => { onError(error) }
 })
 function callOf (id: number, deadlineMs = 1000): wire.Call {
-  const { call } = decode('Frame', encodeCall(id, deadlineMs, 'commit', { clusterId: 'c', offerId: 'o', key: 'k' }))
+  const { call } = decode('Frame', encodeCall(id, deadlineMs, 'commit', { clusterId: 'c', offerId: 'o', key: 'k', epoch: 1 }))
   if (call === null) throw new Error('no call')
   return call
 }

@@ -145,7 +145,7 @@ t.test('buckets part the peers evenly enough', t => {
   t.end()
 })
 
-const ad: Bodies['host'] = { site: 'tokyo', host: 'c1', roles: ['compute'], addresses: [], underlayAddress: '', total: { vcpus: 4, memoryMib: 1, diskMib: 1 }, free: null, cordoned: false, accelerator: '', version: '', inventory: null, features: [] }
+const ad: Bodies['host'] = { site: 'tokyo', host: 'c1', roles: ['compute'], addresses: [], underlayAddress: '', total: { vcpus: 4, memoryMib: 1, diskMib: 1, volumes: 64, bandwidthMbit: 0 }, free: null, cordoned: false, accelerator: '', version: '', inventory: null, features: [] }
 const statement = (part: Partial<Statement> = {}): Statement => ({ version: { epoch: 1, seq: 2 }, ttlMs: 1000, madeMs: 1_700_000_000_000, leaving: false, chain: [new Uint8Array([1, 2, 3])], ...part })
 
 t.test('a record is authentic only as its peer signed it', async t => {

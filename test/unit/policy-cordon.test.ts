@@ -1,7 +1,7 @@
 import t from 'tap'
 import { createCordon, createHostCordon } from '../../agent/cordon.ts'
 import { createEventLog } from '../../agent/events.ts'
-import { createLessor } from '../../agent/lessor.ts'
+import { createLessor } from '../../agent/lessor/lessor.ts'
 import { tunnelAddressFor } from '../../agent/drivers/network/address.ts'
 import type { CallPeer } from '../../agent/peers.ts'
 import { serveAgent } from '../../agent/serve.ts'
@@ -19,9 +19,9 @@ t.test('a cordoned host refuses what is new, answers what it has promised, and s
   const store = createMemoryStore()
   const seen: boolean[] = []
   const cordon = await createCordon(store, 'tokyo-2', state => { seen.push(state.cordoned) })
-  const ledger = await openLedger({ store: createMemoryStore(), now: () => T0, host: 'tokyo-2', capacity: { vcpus: 8, memoryMib: 8192, diskMib: 1000 } })
+  const ledger = await openLedger({ store: createMemoryStore(), now: () => T0, host: 'tokyo-2', capacity: { vcpus: 8, memoryMib: 8192, diskMib: 1000, volumes: 8, bandwidthMbit: 0 } })
   const lessor = createLessor({
-    site: 'tokyo', host: 'tokyo-2', ledger, reconciler: () => { throw new Error('nothing runs here') }, details: { of: () => Promise.resolve({}) }, events: createEventLog(() => T0), now: () => T0, cordon,
+    site: 'tokyo', host: 'tokyo-2', ledger, reconciler: () => { throw new Error('nothing runs here') }, details: { of: () => Promise.resolve({}) }, events: createEventLog(() => T0), now: () => T0, monotonic: () => 0, sleep: () => Promise.resolve(), signGrant: () => ({ envelope: new Uint8Array(), chain: [] }), cordon,
     truth: { isGatewayOf: () => true, tunnelAddressFor, peer: 'peer-tokyo-2', underlayAddress: '192.0.2.2', tunnelPort: 51820, addressOf: () => null }
   })
   const first = hold('before', 1)
@@ -60,7 +60,7 @@ t.test('over the mesh only gateways of the own site cordon a host', async t => {
   const handlers = new Map<string, (request: unknown, context: unknown) => unknown>()
   const mesh = { serve: (method: string, handler: never) => { handlers.set(method, handler) } } as unknown as Mesh
   const callers = { gw: { peerId: 'a', site: 'tokyo', host: 'gw1', gateway: true }, foreign: { peerId: 'b', site: 'osaka', host: 'gw1', gateway: true }, host: { peerId: 'c', site: 'tokyo', host: 'tokyo-3', gateway: false }, main: { peerId: 'd', site: null, host: 'main', gateway: false } }
-  serveAgent(mesh, { site: 'tokyo', lessor: null as never, gateway: null, cordon, sites: () => [], callerOf: context => callers[(context as unknown as { who: keyof typeof callers }).who] })
+  serveAgent(mesh, { site: 'tokyo', lessor: null as never, gateway: null, copies: null as never, cordon, sites: () => [], callerOf: context => callers[(context as unknown as { who: keyof typeof callers }).who] })
   const ask = async (who: keyof typeof callers): Promise<unknown> => await handlers.get('hostCordon')?.({ cordoned: true, reason: '' }, { who })
   for (const who of ['foreign', 'host', 'main'] as const) await t.rejects(ask(who), { code: 'FORBIDDEN' }, who)
   t.equal(cordon.get().cordoned, false)

@@ -10,6 +10,7 @@ import { MusubiError } from '../../protocol/core/errors.ts'
 import { createMemoryStore } from '../../store/memory.ts'
 import type { Store } from '../../store/store.ts'
 import { eventually, silent } from '../model/federation.ts'
+import { facts } from '../model/fixtures.ts'
 
 const HOUR = 3_600_000
 const gateway = (site: string, host: string): Role => ({ kind: 'host', site, host, roles: ['gateway'] })
@@ -150,21 +151,23 @@ t.test('a gateway refuses by policy before any host is asked', async t => {
   await policy.set({ sites: { osaka: { deny: true, reason: 'no contract' } } })
   const asked: string[] = []
   const answering = createGateway({
-    site: 'tokyo', store: createMemoryStore(), events: createEventLog(() => 0), log: silent, policy, cordon, now: () => 0, newId: () => 'id',
+    site: 'tokyo', store: createMemoryStore(), events: createEventLog(() => 0), log: silent, policy, cordon, now: () => 0, newId: () => 'c2000000-0000-4000-8000-000000000000',
     call: (_peer, method) => {
       asked.push(method)
       return Promise.reject(new Error('nobody is there'))
     },
-    siteHosts: () => [{ host: 'tokyo-1', roles: ['gateway', 'compute'], free: { vcpus: 8, memoryMib: 8192, diskMib: 0 }, cordoned: false, peer: 'p', underlayAddress: '192.0.2.1' }],
-    facts: () => Promise.reject(new Error('not asked for')), proposeSegmentId: () => ({ id: 1, release: () => undefined })
+    siteHosts: () => [{ host: 'tokyo-1', roles: ['gateway', 'compute'], free: { vcpus: 8, memoryMib: 8192, diskMib: 0, volumes: 0, bandwidthMbit: 0 }, cordoned: false, peer: 'p', underlayAddress: '192.0.2.1' }],
+    facts: () => Promise.resolve(facts('tokyo', 0))
   })
+  await answering.start()
   const request = (masterSite: string): ReturnType<typeof answering.request> => answering.request({
     key: 'k', clusterId: 'c1000000-0000-4000-8000-000000000000', cluster: 'demo', vni: 7, masterSite, startMs: 0, endMs: HOUR,
-    nodes: [{ name: 'demo-tokyo-001', vcpus: 1, memoryMib: 512 }], volumes: [], frontend: false, holdTtlMs: 30_000
+    nodes: [{ name: 'demo-tokyo-001', vcpus: 1, memoryMib: 512 }], volumes: [], frontend: false, holdTtlMs: 30_000, bandwidthMbit: 0, epoch: 1, sentMs: 0, grow: false
   }, { peerId: `peer-${masterSite}`, site: masterSite, host: `${masterSite}-1`, gateway: true })
   await t.rejects(request('osaka'), { code: 'POLICY_DENIED', message: /tokyo lends nothing to osaka: no contract/, hint: /ask the administrator of tokyo/ })
   t.same(asked, [])
-  await t.rejects(request('kyoto'), { message: 'not asked for' }, 'others come as far as the offer')
+  await t.rejects(request('kyoto'), { code: 'NO_CAPACITY', message: /nobody is there/ }, 'others come as far as the hosts')
+  t.ok(asked.includes('hold'))
   await cordon.set(true, 'moving')
   await t.rejects(request('kyoto'), { code: 'HOST_CORDONED', message: /tokyo-1 takes no new leases: moving/ }, 'and no further where the gateway itself is cordoned')
 })

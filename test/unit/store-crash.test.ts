@@ -32,7 +32,7 @@ t.test('killed amid writes, a ledger knows everything that it had answered', asy
     const printed = await runAndKill(folder, run, lines)
     t.ok(printed.length >= lines, `run ${run}: ${printed.length} answers before the end`)
     const store = await openLevelStore(folder)
-    const ledger = await openLedger({ store, now: Date.now, host: 'a1', capacity: { vcpus: 1, memoryMib: 1, diskMib: 0 } })
+    const ledger = await openLedger({ store, now: Date.now, host: 'a1', capacity: { vcpus: 1, memoryMib: 1, diskMib: 0, volumes: 0, bandwidthMbit: 0 } })
     const state = ledger.state()
     const released = new Set(printed.map(line => line.released))
     let missing = 0

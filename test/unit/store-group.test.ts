@@ -40,19 +40,25 @@ t.test('while one sync is under way the next writes gather behind it', async t =
   t.strictSame(answered.at(-1), 'e')
 })
 
-t.test('a write that fails is told to everybody in it, and to nobody else', async t => {
+t.test('a write that fails is told to everybody in it and behind it, until somebody goes on', async t => {
   const { disk, flushes } = onSlowDisk()
   const first = disk.write(['a'], true)
   const second = [disk.write(['b'], true), disk.write(['c'], false)]
   flushes[0]?.done.resolve(undefined)
   await first
   await turn()
+  second.push(disk.write(['d'], true))
   flushes[1]?.done.reject(new Error('disk full'))
-  for (const write of second) await t.rejects(write, { code: 'STORE_WRITE_FAILED', message: /disk full/ })
-  const third = disk.write(['d'], true)
+  for (const write of second) await t.rejects(write, { code: 'STORE_WRITE_FAILED', retryable: true, message: /disk full/ })
+  await t.rejects(disk.write(['e'], true), { code: 'STORE_WRITE_FAILED' }, 'nothing is appended behind what may be torn')
+  t.match(disk.failure(), { code: 'STORE_WRITE_FAILED' })
+  t.equal(flushes.length, 2)
+  disk.resume()
+  const third = disk.write(['f'], true)
   await turn()
   flushes[2]?.done.resolve(undefined)
   await third
+  t.strictSame(flushes[2]?.operations, ['f'])
 })
 
 t.test('a disk that does not keep up', async t => {

@@ -6,10 +6,10 @@ import type { Store } from '../../store/store.ts'
 import { HOUR, essence, holdRequest, item } from '../model/fixtures.ts'
 
 const T0 = 1_800_000_000_000
-const capacity = { vcpus: 4, memoryMib: 4096, diskMib: 0 }
+const capacity = { vcpus: 4, memoryMib: 4096, diskMib: 0, volumes: 0, bandwidthMbit: 0 }
 const document = (id: string, leaseId = 'l1'): ClusterDocument => ({
   id, name: 'demo', epoch: 1, vni: 1, cidr: '10.42.0.0/16', domain: 'demo.internal', masterSite: 'tokyo', masterPeer: 'p', createdMs: T0, endMs: T0 + HOUR,
-  frontend: { name: 'demo-fe', site: 'tokyo', host: 'a1', mac: '', ip: '', mode: 'builtin', leaseId }, sites: [], nodes: [], volumes: [], imageDigest: '', sshPublicKey: ''
+  frontend: { name: 'demo-fe', site: 'tokyo', host: 'a1', mac: '', ip: '', mode: 'builtin', leaseId }, sites: [], nodes: [], volumes: [], imageDigest: '', sshPublicKey: '', version: 1, startMs: T0
 })
 
 /** One host over restarts: a store, a clock, and the ledger opened on them. */
@@ -186,7 +186,7 @@ t.test('no answer before the disk has it, and no replay from a write that is sti
   t.strictSame(changes, ['held'])
 })
 
-t.test('after a failed write nothing is answered any more', async t => {
+t.test('after a failed write nothing is answered until the disk has been read anew', async t => {
   const disk = frail()
   const host = new Host(disk.store)
   const ledger = await host.open()
@@ -195,7 +195,7 @@ t.test('after a failed write nothing is answered any more', async t => {
   const commit = ledger.commit('c1', 'o1')
   const replay = ledger.commit('c1', 'o1')
   disk.settle(new Error('disk full'))
-  await t.rejects(commit, { code: 'LEDGER_FAILED', message: /ledger of a1 could not be written .*disk full/ })
+  await t.rejects(commit, { code: 'LEDGER_FAILED', message: /ledger of a1 could not be written: disk full/, retryable: true })
   await t.rejects(replay, { code: 'LEDGER_FAILED' })
   await t.rejects(ledger.tick(), { code: 'LEDGER_FAILED' })
   t.equal((await host.open()).clusterState('c1'), 'held', 'opened again it knows what the disk knows')
@@ -234,11 +234,11 @@ t.test('a ledger that is not as it must be is not opened', async t => {
   await ledger.hold(host.request())
   await t.rejects(host.open({ host: 'a2' }), { code: 'CONFLICT', message: 'the ledger belongs to host a1, not to a2' })
   const lease = await host.store.get<Record<string, unknown>>('ledger/lease/l1')
-  await host.store.put('ledger/lease/l1', lease, { version: 2 })
+  await host.store.put('ledger/lease/l1', lease, { version: 3 })
   await t.rejects(host.open(), { code: 'RECORD_TOO_NEW', message: /"ledger\/lease\/l1" was written by a newer release/ })
   await host.store.put('ledger/lease/l1', lease, { version: 0 })
   await t.rejects(host.open(), { code: 'RECORD_TOO_OLD', message: /"ledger\/lease\/l1" has version 0/ })
-  const migrations = { lease: { 0: (value: unknown) => ({ ...value as object, name: 'migrated' }) } }
+  const migrations = { lease: { 1: (value: unknown) => value, 0: (value: unknown) => ({ ...value as object, name: 'migrated' }) } }
   t.equal((await host.open({ migrations })).leases('c1')[0]?.name, 'migrated')
   await host.store.put('ledger/lease/l1', { ...lease, token: 99 })
   await t.rejects(host.open(), { code: 'CORRUPT_RECORD', key: 'ledger/lease/l1' })

@@ -29,6 +29,7 @@ t.test('a write that asks for a sync gets one from the database, another does no
     get: () => Promise.resolve(undefined),
     batch (_operations, given) { options.push(given); return Promise.resolve() },
     iterator: () => { throw new Error('not used') },
+    open: () => Promise.resolve(),
     close: () => Promise.resolve()
   })
   await store.put('a', 1, { sync: true })

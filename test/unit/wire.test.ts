@@ -77,7 +77,7 @@ t.test('a flipped or cut message is readable or refused', t => {
 })
 
 t.test('empty bytes are a message of defaults, complete', t => {
-  t.strictSame(decode('Offer', new Uint8Array()), { offerId: '', site: '', segmentId: 0, gateway: null, held: [], ttlMs: 0 })
+  t.strictSame(decode('Offer', new Uint8Array()), { offerId: '', site: '', segmentId: 0, gateway: null, held: [], ttlMs: 0, nowMs: 0 })
   for (const name of NAMES) t.strictSame(Object.keys(decode(name, new Uint8Array())), SCHEMA[name].map(field => field.name), name)
   t.end()
 })
@@ -99,7 +99,7 @@ t.test('an encoder names the place that does not fit', t => {
   refuses(t, () => encode('StatusReply', reply as never), /^StatusReply\.hosts\[0\]\.objects\[0\]\.detail: expected string, got 7$/, 'nested')
   refuses(t, () => encode('StatusReply', {} as never), /StatusReply\.hosts: expected an array/, 'missing list')
   refuses(t, () => encode('Receipt', { leaseId: 'x', host: 'y' } as never), /Receipt\.token: expected uint64, got a undefined/, 'missing field')
-  refuses(t, () => encode('CommitRequest', { clusterId: '\ud800', offerId: '', key: '' }), /CommitRequest\.clusterId/, 'a lone surrogate')
+  refuses(t, () => encode('CommitRequest', { clusterId: '\ud800', offerId: '', key: '', epoch: 1 }), /CommitRequest\.clusterId/, 'a lone surrogate')
   refuses(t, () => encode('Offer', null as never), /expected Offer, got null/, 'no message at all')
   t.end()
 })

@@ -22,7 +22,7 @@ type Requests = { [M in MethodName]: Methods[M]['request'] | null }
 /** A Call or Reply with no member set. */
 const nothing = (): { [M in MethodName]: null } => ({
   sync: null, request: null, commit: null, activate: null, release: null, status: null, search: null, revocations: null, renew: null,
-  hold: null, hostCommit: null, hostActivate: null, hostRelease: null, hostStatus: null, hostCordon: null
+  hold: null, hostCommit: null, hostActivate: null, hostRelease: null, hostStatus: null, hostCordon: null, extend: null, keepAlive: null, claim: null, copy: null, hostExtend: null, hostKeepAlive: null
 })
 
 /** @returns the frame of a call, encoded. @throws InvalidInputError when the request does not fit */
@@ -94,9 +94,8 @@ export class Handlers {
 
     const deadlineMs = clampDeadline(call.deadlineMs)
     const ended = new AbortController()
-    const late = new MusubiError('DEADLINE', `${method} did not end within ${deadlineMs} ms`, { retryable: true })
     const stop = (): void => { ended.abort(gone.reason) }
-    const timer = setTimeout(() => { ended.abort(late) }, deadlineMs)
+    const timer = setTimeout(() => { ended.abort(new MusubiError('DEADLINE', `${method} did not end within ${deadlineMs} ms`, { retryable: true })) }, deadlineMs)
     gone.addEventListener('abort', stop, { once: true })
     const work = (async () => await handler(request, { peerId, role, signal: ended.signal, deadlineMs }))()
     void work.catch(() => undefined).then(() => { this.#done(peerId) })

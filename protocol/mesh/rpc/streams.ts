@@ -3,7 +3,7 @@ import { messageStreamToDuplex } from '@libp2p/utils'
 import * as lp from 'it-length-prefixed'
 import { pipe } from 'it-pipe'
 import type { Stream } from '@libp2p/interface'
-import type { Uint8ArrayList } from 'uint8arraylist'
+import { Uint8ArrayList } from 'uint8arraylist'
 import { InvalidInputError, MusubiError } from '../../core/errors.ts'
 import { MAX_MESSAGE_BYTES } from '../../core/limits.ts'
 import { decode, type wire } from '../../wire/codec.ts'
@@ -12,8 +12,14 @@ import type { Handlers } from './handlers.ts'
 
 type Chunk = Uint8Array | Uint8ArrayList
 
-/** Frames on their way out: an endless source for a pipe, bounded by whoever waits for `room`. */
-export class Outbox implements AsyncIterable<Uint8Array> {
+/** Frames that go together: Noise encrypts at most 64 KiB at once. */
+const BATCH_BYTES = 32 * 1024
+
+/**
+ * Frames on their way out: an endless source for a pipe, bounded by whoever waits for `room`. What
+ * waits when the stream can take more goes together, as one message to encrypt and one write.
+ */
+export class Outbox implements AsyncIterable<Uint8Array[]> {
   #queue: Uint8Array[] = []
   #bytes = 0
   #ended = false
@@ -44,13 +50,21 @@ export class Outbox implements AsyncIterable<Uint8Array> {
     }
   }
 
-  async * [Symbol.asyncIterator] (): AsyncGenerator<Uint8Array> {
+  /** The next frames, together not much larger than the largest that is encrypted at once. */
+  #take (): Uint8Array[] {
+    let bytes = 0
+    let count = 0
+    while (count < this.#queue.length && (count === 0 || bytes < BATCH_BYTES)) bytes += this.#queue[count++]?.length ?? 0
+    return this.#queue.splice(0, count)
+  }
+
+  async * [Symbol.asyncIterator] (): AsyncGenerator<Uint8Array[]> {
     for (;;) {
-      const frame = this.#queue.shift()
-      if (frame !== undefined) {
-        yield frame
-        // asked for the next one: the stream has taken this one
-        this.#bytes = Math.max(0, this.#bytes - frame.length)
+      const batch = this.#take()
+      if (batch.length > 0) {
+        yield batch
+        // asked for the next ones: the stream has taken these
+        this.#bytes = Math.max(0, this.#bytes - batch.reduce((sum, frame) => sum + frame.length, 0))
         this.#room?.resolve(undefined)
         this.#room = null
       } else if (this.#ended) {
@@ -85,7 +99,9 @@ function throttle (stream: Stream): (source: AsyncIterable<Chunk>) => AsyncGener
 }
 
 const lengths = (source: AsyncIterable<Chunk>): AsyncGenerator<Uint8ArrayList> => lp.decode(source, { maxDataLength: MAX_MESSAGE_BYTES })
-const prefixed = (source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> => lp.encode(source, { maxDataLength: MAX_MESSAGE_BYTES })
+async function * prefixed (source: AsyncIterable<Uint8Array[]>): AsyncGenerator<Uint8ArrayList> {
+  for await (const batch of source) yield new Uint8ArrayList(...batch.map(frame => lp.encode.single(frame, { maxDataLength: MAX_MESSAGE_BYTES })))
+}
 
 /** What is read before others have a turn: thousands of small frames arrive in one packet, and a large one takes a while. */
 const FRAMES_PER_TURN = 32
@@ -134,7 +150,7 @@ export async function serveStream (stream: Stream, peerId: string, handlers: Han
     gone.abort(new Error('the caller is gone'))
     outbox.end()
   }, { once: true })
-  const answers = (source: AsyncIterable<wire.Frame>): AsyncIterable<Uint8Array> => {
+  const answers = (source: AsyncIterable<wire.Frame>): AsyncIterable<Uint8Array[]> => {
     const reading = async (): Promise<void> => {
       for await (const { call } of source) {
         // a body that this release does not know is none of its business

@@ -3,10 +3,11 @@ import { lpStream, type LengthPrefixedStream } from '@libp2p/utils'
 import { errorCode, MusubiError } from '../../core/errors.ts'
 import { MAX_HELLO_BYTES } from '../../core/limits.ts'
 import { decode, encode } from '../../wire/codec.ts'
+import { onFirstFrame } from '../early.ts'
 import { NotAdmittedError, type Chain, type Member, type NotAdmittedCode } from './certificate.ts'
 
 /** Part of its name goes into the choice of encrypter, so that other libp2p programs get no further. */
-const PROTOCOL = '/musubi/admission/1'
+export const ADMISSION_PROTOCOL = '/musubi/admission/1'
 /** How long a refused peer is given to read why. */
 const REFUSAL_MS = 500
 const LIMIT = { maxBytes: MAX_HELLO_BYTES }
@@ -16,6 +17,8 @@ export interface AdmissionPolicy {
   chain (): Chain
   /** @throws NotAdmittedError */
   admitConnection (peerId: string, chain: Chain): Member
+  /** Whether a peer that is dialled has proved before who it is, so that it can be spoken to while its word is under way. */
+  isKnown? (peerId: string): boolean
   /** told of every peer that was not let in, and of every refusal by one */
   onRefused (peerId: string, error: MusubiError, by: 'us' | 'them'): void
 }
@@ -32,10 +35,14 @@ async function say (wire: Wire, chain: Chain, refusal: MusubiError | null, signa
   await wire.write(encode('Hello', { chain: [...chain], refusal: failure }, LIMIT), signal === undefined ? {} : { signal })
 }
 
-/** @throws RefusedError when the other side refuses; InvalidInputError for what is no hello */
 async function hear (wire: Wire, signal: AbortSignal | undefined): Promise<Chain> {
   const bytes = await wire.read(signal === undefined ? {} : { signal })
-  const { chain, refusal } = decode('Hello', bytes.subarray(), LIMIT)
+  return chainOf(bytes.subarray())
+}
+
+/** @throws RefusedError when the other side refuses; InvalidInputError for what is no hello */
+function chainOf (bytes: Uint8Array): Chain {
+  const { chain, refusal } = decode('Hello', bytes, LIMIT)
   if (refusal !== null) throw new RefusedError(refusal.code, refusal.message, refusal.hint === '' ? {} : { hint: refusal.hint })
   return chain
 }
@@ -55,7 +62,9 @@ async function parting (connection: MessageStream): Promise<void> {
  * their certificates and check the other's. Only then the connection exists for identify, gossip
  * and all protocols; who is refused costs one frame of at most MAX_HELLO_BYTES.
  *
- * The dialler speaks first, so that a stranger who dials learns no certificate of ours.
+ * The dialler speaks first, so that a stranger who dials learns no certificate of ours. Towards a peer
+ * whose certificates it holds already, proved by the key that Noise has just seen, it goes on at
+ * once: what it sends is read only if it is admitted, and what it gets begins with the other's hello.
  */
 export function admission<C> (inner: (components: C) => ConnectionEncrypter, policy: AdmissionPolicy): (components: C) => ConnectionEncrypter {
   return components => {
@@ -69,10 +78,31 @@ export function admission<C> (inner: (components: C) => ConnectionEncrypter, pol
         throw error
       }
     }
+    const fail = ({ connection, remotePeer }: SecuredConnection, error: unknown): void => {
+      if (error instanceof RefusedError) policy.onRefused(remotePeer.toString(), error, 'them')
+      else if (!(error instanceof NotAdmittedError) && error instanceof MusubiError) policy.onRefused(remotePeer.toString(), new NotAdmittedError(badHello(error), error.message), 'us')
+      connection.abort(error instanceof Error ? error : new Error('not admitted'))
+    }
+    /** The hello of a known peer, when it comes. @returns whether the connection goes on */
+    const hearLate = (secured: SecuredConnection, bytes: Uint8Array): boolean => {
+      try {
+        const refusal = check(secured.remotePeer, chainOf(bytes))
+        if (refusal === null) return true
+        policy.onRefused(secured.remotePeer.toString(), refusal, 'us')
+        throw refusal
+      } catch (error) {
+        fail(secured, error)
+        return false
+      }
+    }
     const talk = async (secured: SecuredConnection, inbound: boolean, signal: AbortSignal | undefined): Promise<SecuredConnection> => {
       const wire = lpStream(secured.connection, { maxDataLength: MAX_HELLO_BYTES, maxBufferSize: 4 * MAX_HELLO_BYTES })
       const { remotePeer } = secured
       try {
+        if (!inbound && policy.isKnown?.(remotePeer.toString()) === true && onFirstFrame(secured.connection, MAX_HELLO_BYTES, bytes => hearLate(secured, bytes))) {
+          await say(wire, policy.chain(), null, signal)
+          return { ...secured, connection: wire.unwrap() }
+        }
         if (!inbound) await say(wire, policy.chain(), null, signal)
         const refusal = check(remotePeer, await hear(wire, signal))
         if (refusal !== null) {
@@ -85,15 +115,13 @@ export function admission<C> (inner: (components: C) => ConnectionEncrypter, pol
         }
         if (inbound) await say(wire, policy.chain(), null, signal)
       } catch (error) {
-        if (error instanceof RefusedError) policy.onRefused(remotePeer.toString(), error, 'them')
-        else if (!(error instanceof NotAdmittedError) && error instanceof MusubiError) policy.onRefused(remotePeer.toString(), new NotAdmittedError(badHello(error), error.message), 'us')
-        secured.connection.abort(error instanceof Error ? error : new Error('not admitted'))
+        fail(secured, error)
         throw error
       }
       return { ...secured, connection: wire.unwrap() }
     }
     return {
-      protocol: PROTOCOL,
+      protocol: ADMISSION_PROTOCOL,
       secureInbound: async (connection: MessageStream, options?: SecureConnectionOptions) => await talk(await noise.secureInbound(connection, options), true, options?.signal),
       secureOutbound: async (connection: MessageStream, options?: SecureConnectionOptions) => await talk(await noise.secureOutbound(connection, options), false, options?.signal)
     }

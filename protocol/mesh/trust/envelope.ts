@@ -6,7 +6,7 @@ import { decode, encode, type MessageName, type Messages } from '../../wire/code
 import { sign, verify, type NodeKey } from '../identity.ts'
 
 /** What an envelope may carry; the domain keeps its signature from passing for any other. */
-export type Sealed = 'Certificate' | 'Revocation'
+export type Sealed = 'Certificate' | 'Revocation' | 'EpochGrant'
 
 const LIMIT = { maxBytes: MAX_CERTIFICATE_BYTES }
 const utf8 = new TextEncoder()

@@ -44,6 +44,16 @@ export declare const musubi: {
     WantedNode: StaticCodec
     WantedVolume: StaticCodec
     Request: StaticCodec
+    ExtendRequest: StaticCodec
+    ExtendReply: StaticCodec
+    KeepAliveRequest: StaticCodec
+    KeepAliveReply: StaticCodec
+    EpochGrant: StaticCodec
+    Grant: StaticCodec
+    ClaimRequest: StaticCodec
+    ClaimReply: StaticCodec
+    CopyRequest: StaticCodec
+    CopyReply: StaticCodec
     Held: StaticCodec
     GatewayFacts: StaticCodec
     Offer: StaticCodec
@@ -62,6 +72,10 @@ export declare const musubi: {
     HoldItem: StaticCodec
     HoldRequest: StaticCodec
     HoldReply: StaticCodec
+    HostExtendRequest: StaticCodec
+    HostExtendReply: StaticCodec
+    HostKeepAliveRequest: StaticCodec
+    HostKeepAliveReply: StaticCodec
     HostCommitRequest: StaticCodec
     HostCommitReply: StaticCodec
     MemberHost: StaticCodec

@@ -5,6 +5,8 @@ export interface Resources {
   vcpus: number
   memoryMib: number
   diskMib: number
+  volumes: number
+  bandwidthMbit: number
 }
 
 export interface HostAd {
@@ -290,6 +292,76 @@ export interface Request {
   volumes: WantedVolume[]
   frontend: boolean
   holdTtlMs: number
+  bandwidthMbit: number
+  epoch: number
+  sentMs: number
+  grow: boolean
+}
+
+export interface ExtendRequest {
+  key: string
+  clusterId: string
+  offerId: string
+  endMs: number
+  ttlMs: number
+  epoch: number
+  sentMs: number
+}
+
+export interface ExtendReply {
+  site: string
+  ttlMs: number
+  nowMs: number
+}
+
+export interface KeepAliveRequest {
+  clusterId: string
+  epoch: number
+  sentMs: number
+  grant: Grant | null
+}
+
+export interface KeepAliveReply {
+  site: string
+  state: string
+  endMs: number
+  epoch: number
+  nowMs: number
+}
+
+export interface EpochGrant {
+  clusterId: string
+  epoch: number
+  holder: string
+  site: string
+  host: string
+  grantedMs: number
+}
+
+export interface Grant {
+  envelope: Uint8Array
+  chain: Uint8Array[]
+}
+
+export interface ClaimRequest {
+  clusterId: string
+  epoch: number
+  force: boolean
+}
+
+export interface ClaimReply {
+  epoch: number
+  grant: Grant | null
+}
+
+export interface CopyRequest {
+  clusterId: string
+  epoch: number
+  record: Uint8Array
+}
+
+export interface CopyReply {
+  epoch: number
 }
 
 export interface Held {
@@ -320,12 +392,14 @@ export interface Offer {
   gateway: GatewayFacts | null
   held: Held[]
   ttlMs: number
+  nowMs: number
 }
 
 export interface CommitRequest {
   clusterId: string
   offerId: string
   key: string
+  epoch: number
 }
 
 export interface Receipt {
@@ -350,6 +424,7 @@ export interface ActivateRequest {
   document: ClusterDocument | null
   receipts: Receipt[]
   secrets: Secret[]
+  epoch: number
 }
 
 export interface ActivateReply {
@@ -359,6 +434,9 @@ export interface ActivateReply {
 export interface ReleaseRequest {
   clusterId: string
   reason: string
+  offerId: string
+  leaseIds: string[]
+  epoch: number
 }
 
 export interface ReleaseReply {
@@ -410,15 +488,45 @@ export interface HoldRequest {
   ttlMs: number
   items: HoldItem[]
   offerId: string
+  epoch: number
 }
 
 export interface HoldReply {
   receipts: Receipt[]
+  segmentId: number
+}
+
+export interface HostExtendRequest {
+  key: string
+  clusterId: string
+  offerId: string
+  endMs: number
+  ttlMs: number
+  epoch: number
+  leaseIds: string[]
+}
+
+export interface HostExtendReply {
+  receipts: Receipt[]
+}
+
+export interface HostKeepAliveRequest {
+  clusterId: string
+  epoch: number
+  holder: string
+}
+
+export interface HostKeepAliveReply {
+  state: string
+  endMs: number
+  epoch: number
+  nowMs: number
 }
 
 export interface HostCommitRequest {
   clusterId: string
   offerId: string
+  epoch: number
 }
 
 export interface HostCommitReply {
@@ -440,6 +548,7 @@ export interface MemberSite {
   gatewayAddress: string
   gatewayMac: string
   cache: boolean
+  leaseId: string
 }
 
 export interface ClusterNode {
@@ -493,6 +602,8 @@ export interface ClusterDocument {
   volumes: ClusterVolume[]
   imageDigest: string
   sshPublicKey: string
+  version: number
+  startMs: number
 }
 
 export interface SearchRequest {
@@ -526,6 +637,12 @@ export interface Call {
   revocations: RevocationsRequest | null
   renew: RenewRequest | null
   hostCordon: CordonRequest | null
+  extend: ExtendRequest | null
+  keepAlive: KeepAliveRequest | null
+  claim: ClaimRequest | null
+  copy: CopyRequest | null
+  hostExtend: HostExtendRequest | null
+  hostKeepAlive: HostKeepAliveRequest | null
   hold: HoldRequest | null
   hostCommit: HostCommitRequest | null
   hostActivate: ActivateRequest | null
@@ -546,6 +663,12 @@ export interface Reply {
   revocations: RevocationsReply | null
   renew: RenewReply | null
   hostCordon: CordonReply | null
+  extend: ExtendReply | null
+  keepAlive: KeepAliveReply | null
+  claim: ClaimReply | null
+  copy: CopyReply | null
+  hostExtend: HostExtendReply | null
+  hostKeepAlive: HostKeepAliveReply | null
   hold: HoldReply | null
   hostCommit: HostCommitReply | null
   hostActivate: ActivateReply | null
@@ -594,6 +717,16 @@ export interface Messages {
   WantedNode: WantedNode
   WantedVolume: WantedVolume
   Request: Request
+  ExtendRequest: ExtendRequest
+  ExtendReply: ExtendReply
+  KeepAliveRequest: KeepAliveRequest
+  KeepAliveReply: KeepAliveReply
+  EpochGrant: EpochGrant
+  Grant: Grant
+  ClaimRequest: ClaimRequest
+  ClaimReply: ClaimReply
+  CopyRequest: CopyRequest
+  CopyReply: CopyReply
   Held: Held
   GatewayFacts: GatewayFacts
   Offer: Offer
@@ -612,6 +745,10 @@ export interface Messages {
   HoldItem: HoldItem
   HoldRequest: HoldRequest
   HoldReply: HoldReply
+  HostExtendRequest: HostExtendRequest
+  HostExtendReply: HostExtendReply
+  HostKeepAliveRequest: HostKeepAliveRequest
+  HostKeepAliveReply: HostKeepAliveReply
   HostCommitRequest: HostCommitRequest
   HostCommitReply: HostCommitReply
   MemberHost: MemberHost
@@ -639,6 +776,12 @@ export interface Methods {
   revocations: { request: RevocationsRequest, reply: RevocationsReply }
   renew: { request: RenewRequest, reply: RenewReply }
   hostCordon: { request: CordonRequest, reply: CordonReply }
+  extend: { request: ExtendRequest, reply: ExtendReply }
+  keepAlive: { request: KeepAliveRequest, reply: KeepAliveReply }
+  claim: { request: ClaimRequest, reply: ClaimReply }
+  copy: { request: CopyRequest, reply: CopyReply }
+  hostExtend: { request: HostExtendRequest, reply: HostExtendReply }
+  hostKeepAlive: { request: HostKeepAliveRequest, reply: HostKeepAliveReply }
   hold: { request: HoldRequest, reply: HoldReply }
   hostCommit: { request: HostCommitRequest, reply: HostCommitReply }
   hostActivate: { request: ActivateRequest, reply: ActivateReply }
@@ -648,13 +791,15 @@ export interface Methods {
 
 export interface Field { readonly name: string, readonly id: number, readonly type: string, readonly repeated: boolean, readonly oneof?: string }
 
-export const METHODS: readonly (keyof Methods)[] = ['sync', 'request', 'commit', 'activate', 'release', 'status', 'search', 'revocations', 'renew', 'hostCordon', 'hold', 'hostCommit', 'hostActivate', 'hostRelease', 'hostStatus']
+export const METHODS: readonly (keyof Methods)[] = ['sync', 'request', 'commit', 'activate', 'release', 'status', 'search', 'revocations', 'renew', 'hostCordon', 'extend', 'keepAlive', 'claim', 'copy', 'hostExtend', 'hostKeepAlive', 'hold', 'hostCommit', 'hostActivate', 'hostRelease', 'hostStatus']
 
 export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
   Resources: [
     { name: 'vcpus', id: 1, type: 'uint32', repeated: false },
     { name: 'memoryMib', id: 2, type: 'uint32', repeated: false },
-    { name: 'diskMib', id: 3, type: 'uint32', repeated: false }
+    { name: 'diskMib', id: 3, type: 'uint32', repeated: false },
+    { name: 'volumes', id: 4, type: 'uint32', repeated: false },
+    { name: 'bandwidthMbit', id: 5, type: 'uint32', repeated: false }
   ],
   HostAd: [
     { name: 'site', id: 1, type: 'string', repeated: false },
@@ -905,7 +1050,67 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'nodes', id: 8, type: 'WantedNode', repeated: true },
     { name: 'volumes', id: 9, type: 'WantedVolume', repeated: true },
     { name: 'frontend', id: 10, type: 'bool', repeated: false },
-    { name: 'holdTtlMs', id: 11, type: 'uint32', repeated: false }
+    { name: 'holdTtlMs', id: 11, type: 'uint32', repeated: false },
+    { name: 'bandwidthMbit', id: 12, type: 'uint32', repeated: false },
+    { name: 'epoch', id: 13, type: 'uint32', repeated: false },
+    { name: 'sentMs', id: 14, type: 'uint64', repeated: false },
+    { name: 'grow', id: 15, type: 'bool', repeated: false }
+  ],
+  ExtendRequest: [
+    { name: 'key', id: 1, type: 'string', repeated: false },
+    { name: 'clusterId', id: 2, type: 'string', repeated: false },
+    { name: 'offerId', id: 3, type: 'string', repeated: false },
+    { name: 'endMs', id: 4, type: 'uint64', repeated: false },
+    { name: 'ttlMs', id: 5, type: 'uint32', repeated: false },
+    { name: 'epoch', id: 6, type: 'uint32', repeated: false },
+    { name: 'sentMs', id: 7, type: 'uint64', repeated: false }
+  ],
+  ExtendReply: [
+    { name: 'site', id: 1, type: 'string', repeated: false },
+    { name: 'ttlMs', id: 2, type: 'uint32', repeated: false },
+    { name: 'nowMs', id: 3, type: 'uint64', repeated: false }
+  ],
+  KeepAliveRequest: [
+    { name: 'clusterId', id: 1, type: 'string', repeated: false },
+    { name: 'epoch', id: 2, type: 'uint32', repeated: false },
+    { name: 'sentMs', id: 3, type: 'uint64', repeated: false },
+    { name: 'grant', id: 4, type: 'Grant', repeated: false }
+  ],
+  KeepAliveReply: [
+    { name: 'site', id: 1, type: 'string', repeated: false },
+    { name: 'state', id: 2, type: 'string', repeated: false },
+    { name: 'endMs', id: 3, type: 'uint64', repeated: false },
+    { name: 'epoch', id: 4, type: 'uint32', repeated: false },
+    { name: 'nowMs', id: 5, type: 'uint64', repeated: false }
+  ],
+  EpochGrant: [
+    { name: 'clusterId', id: 1, type: 'string', repeated: false },
+    { name: 'epoch', id: 2, type: 'uint32', repeated: false },
+    { name: 'holder', id: 3, type: 'string', repeated: false },
+    { name: 'site', id: 4, type: 'string', repeated: false },
+    { name: 'host', id: 5, type: 'string', repeated: false },
+    { name: 'grantedMs', id: 6, type: 'uint64', repeated: false }
+  ],
+  Grant: [
+    { name: 'envelope', id: 1, type: 'bytes', repeated: false },
+    { name: 'chain', id: 2, type: 'bytes', repeated: true }
+  ],
+  ClaimRequest: [
+    { name: 'clusterId', id: 1, type: 'string', repeated: false },
+    { name: 'epoch', id: 2, type: 'uint32', repeated: false },
+    { name: 'force', id: 3, type: 'bool', repeated: false }
+  ],
+  ClaimReply: [
+    { name: 'epoch', id: 1, type: 'uint32', repeated: false },
+    { name: 'grant', id: 2, type: 'Grant', repeated: false }
+  ],
+  CopyRequest: [
+    { name: 'clusterId', id: 1, type: 'string', repeated: false },
+    { name: 'epoch', id: 2, type: 'uint32', repeated: false },
+    { name: 'record', id: 3, type: 'bytes', repeated: false }
+  ],
+  CopyReply: [
+    { name: 'epoch', id: 1, type: 'uint32', repeated: false }
   ],
   Held: [
     { name: 'leaseId', id: 1, type: 'string', repeated: false },
@@ -932,12 +1137,14 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'segmentId', id: 3, type: 'uint32', repeated: false },
     { name: 'gateway', id: 4, type: 'GatewayFacts', repeated: false },
     { name: 'held', id: 5, type: 'Held', repeated: true },
-    { name: 'ttlMs', id: 6, type: 'uint32', repeated: false }
+    { name: 'ttlMs', id: 6, type: 'uint32', repeated: false },
+    { name: 'nowMs', id: 7, type: 'uint64', repeated: false }
   ],
   CommitRequest: [
     { name: 'clusterId', id: 1, type: 'string', repeated: false },
     { name: 'offerId', id: 2, type: 'string', repeated: false },
-    { name: 'key', id: 3, type: 'string', repeated: false }
+    { name: 'key', id: 3, type: 'string', repeated: false },
+    { name: 'epoch', id: 4, type: 'uint32', repeated: false }
   ],
   Receipt: [
     { name: 'leaseId', id: 1, type: 'string', repeated: false },
@@ -957,14 +1164,18 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'clusterId', id: 1, type: 'string', repeated: false },
     { name: 'document', id: 2, type: 'ClusterDocument', repeated: false },
     { name: 'receipts', id: 3, type: 'Receipt', repeated: true },
-    { name: 'secrets', id: 4, type: 'Secret', repeated: true }
+    { name: 'secrets', id: 4, type: 'Secret', repeated: true },
+    { name: 'epoch', id: 5, type: 'uint32', repeated: false }
   ],
   ActivateReply: [
     { name: 'site', id: 1, type: 'string', repeated: false }
   ],
   ReleaseRequest: [
     { name: 'clusterId', id: 1, type: 'string', repeated: false },
-    { name: 'reason', id: 2, type: 'string', repeated: false }
+    { name: 'reason', id: 2, type: 'string', repeated: false },
+    { name: 'offerId', id: 3, type: 'string', repeated: false },
+    { name: 'leaseIds', id: 4, type: 'string', repeated: true },
+    { name: 'epoch', id: 5, type: 'uint32', repeated: false }
   ],
   ReleaseReply: [
     { name: 'site', id: 1, type: 'string', repeated: false },
@@ -1008,14 +1219,40 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'endMs', id: 7, type: 'uint64', repeated: false },
     { name: 'ttlMs', id: 8, type: 'uint32', repeated: false },
     { name: 'items', id: 9, type: 'HoldItem', repeated: true },
-    { name: 'offerId', id: 10, type: 'string', repeated: false }
+    { name: 'offerId', id: 10, type: 'string', repeated: false },
+    { name: 'epoch', id: 11, type: 'uint32', repeated: false }
   ],
   HoldReply: [
+    { name: 'receipts', id: 1, type: 'Receipt', repeated: true },
+    { name: 'segmentId', id: 2, type: 'uint32', repeated: false }
+  ],
+  HostExtendRequest: [
+    { name: 'key', id: 1, type: 'string', repeated: false },
+    { name: 'clusterId', id: 2, type: 'string', repeated: false },
+    { name: 'offerId', id: 3, type: 'string', repeated: false },
+    { name: 'endMs', id: 4, type: 'uint64', repeated: false },
+    { name: 'ttlMs', id: 5, type: 'uint32', repeated: false },
+    { name: 'epoch', id: 6, type: 'uint32', repeated: false },
+    { name: 'leaseIds', id: 7, type: 'string', repeated: true }
+  ],
+  HostExtendReply: [
     { name: 'receipts', id: 1, type: 'Receipt', repeated: true }
+  ],
+  HostKeepAliveRequest: [
+    { name: 'clusterId', id: 1, type: 'string', repeated: false },
+    { name: 'epoch', id: 2, type: 'uint32', repeated: false },
+    { name: 'holder', id: 3, type: 'string', repeated: false }
+  ],
+  HostKeepAliveReply: [
+    { name: 'state', id: 1, type: 'string', repeated: false },
+    { name: 'endMs', id: 2, type: 'uint64', repeated: false },
+    { name: 'epoch', id: 3, type: 'uint32', repeated: false },
+    { name: 'nowMs', id: 4, type: 'uint64', repeated: false }
   ],
   HostCommitRequest: [
     { name: 'clusterId', id: 1, type: 'string', repeated: false },
-    { name: 'offerId', id: 2, type: 'string', repeated: false }
+    { name: 'offerId', id: 2, type: 'string', repeated: false },
+    { name: 'epoch', id: 3, type: 'uint32', repeated: false }
   ],
   HostCommitReply: [
     { name: 'receipts', id: 1, type: 'Receipt', repeated: true }
@@ -1033,7 +1270,8 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'hosts', id: 4, type: 'MemberHost', repeated: true },
     { name: 'gatewayAddress', id: 5, type: 'string', repeated: false },
     { name: 'gatewayMac', id: 6, type: 'string', repeated: false },
-    { name: 'cache', id: 7, type: 'bool', repeated: false }
+    { name: 'cache', id: 7, type: 'bool', repeated: false },
+    { name: 'leaseId', id: 8, type: 'string', repeated: false }
   ],
   ClusterNode: [
     { name: 'name', id: 1, type: 'string', repeated: false },
@@ -1082,7 +1320,9 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'nodes', id: 13, type: 'ClusterNode', repeated: true },
     { name: 'volumes', id: 14, type: 'ClusterVolume', repeated: true },
     { name: 'imageDigest', id: 15, type: 'string', repeated: false },
-    { name: 'sshPublicKey', id: 16, type: 'string', repeated: false }
+    { name: 'sshPublicKey', id: 16, type: 'string', repeated: false },
+    { name: 'version', id: 17, type: 'uint32', repeated: false },
+    { name: 'startMs', id: 18, type: 'uint64', repeated: false }
   ],
   SearchRequest: [
     { name: 'nodes', id: 1, type: 'WantedNode', repeated: true },
@@ -1112,6 +1352,12 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'revocations', id: 17, type: 'RevocationsRequest', repeated: false, oneof: 'method' },
     { name: 'renew', id: 18, type: 'RenewRequest', repeated: false, oneof: 'method' },
     { name: 'hostCordon', id: 25, type: 'CordonRequest', repeated: false, oneof: 'method' },
+    { name: 'extend', id: 26, type: 'ExtendRequest', repeated: false, oneof: 'method' },
+    { name: 'keepAlive', id: 27, type: 'KeepAliveRequest', repeated: false, oneof: 'method' },
+    { name: 'claim', id: 28, type: 'ClaimRequest', repeated: false, oneof: 'method' },
+    { name: 'copy', id: 29, type: 'CopyRequest', repeated: false, oneof: 'method' },
+    { name: 'hostExtend', id: 30, type: 'HostExtendRequest', repeated: false, oneof: 'method' },
+    { name: 'hostKeepAlive', id: 31, type: 'HostKeepAliveRequest', repeated: false, oneof: 'method' },
     { name: 'hold', id: 20, type: 'HoldRequest', repeated: false, oneof: 'method' },
     { name: 'hostCommit', id: 21, type: 'HostCommitRequest', repeated: false, oneof: 'method' },
     { name: 'hostActivate', id: 22, type: 'ActivateRequest', repeated: false, oneof: 'method' },
@@ -1131,6 +1377,12 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'revocations', id: 17, type: 'RevocationsReply', repeated: false, oneof: 'result' },
     { name: 'renew', id: 18, type: 'RenewReply', repeated: false, oneof: 'result' },
     { name: 'hostCordon', id: 25, type: 'CordonReply', repeated: false, oneof: 'result' },
+    { name: 'extend', id: 26, type: 'ExtendReply', repeated: false, oneof: 'result' },
+    { name: 'keepAlive', id: 27, type: 'KeepAliveReply', repeated: false, oneof: 'result' },
+    { name: 'claim', id: 28, type: 'ClaimReply', repeated: false, oneof: 'result' },
+    { name: 'copy', id: 29, type: 'CopyReply', repeated: false, oneof: 'result' },
+    { name: 'hostExtend', id: 30, type: 'HostExtendReply', repeated: false, oneof: 'result' },
+    { name: 'hostKeepAlive', id: 31, type: 'HostKeepAliveReply', repeated: false, oneof: 'result' },
     { name: 'hold', id: 20, type: 'HoldReply', repeated: false, oneof: 'result' },
     { name: 'hostCommit', id: 21, type: 'HostCommitReply', repeated: false, oneof: 'result' },
     { name: 'hostActivate', id: 22, type: 'ActivateReply', repeated: false, oneof: 'result' },

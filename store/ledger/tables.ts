@@ -1,5 +1,5 @@
+import type { Store, StoreOperation } from '../store.ts'
 import { type Migrations, RECORD_VERSION, migrated } from './migrations.ts'
-import type { Store, StoreOperation } from './store.ts'
 
 /** Records of one kind by key: read from memory, written to the disk before they are seen. */
 export interface Table<T> {
@@ -15,18 +15,25 @@ export interface Tables {
   table<T>(name: string, write: (operation: StoreOperation) => Promise<void>): Table<T>
   /** Takes over operations that are on the disk; those on other keys are left alone. */
   written (operations: readonly StoreOperation[]): void
+  /** Takes over what has been read from the disk, see `readTables`. Tables that were given out show it. */
+  reset (records: ReadonlyMap<string, unknown>): void
 }
 
 /** Key of a record: table names contain no slash, keys may. */
 export const tableKey = (prefix: string, name: string, key: string): string => `${prefix}${name}/${key}`
 
-/** Loads all tables under a prefix. @throws CorruptRecordError */
-export async function openTables (store: Store, prefix: string, migrations?: Migrations): Promise<Tables> {
+/** Reads all tables under a prefix. @throws CorruptRecordError */
+export async function readTables (store: Store, prefix: string, migrations?: Migrations): Promise<Map<string, unknown>> {
   const records = new Map<string, unknown>()
   for await (const entry of store.iterate(prefix)) {
     const name = entry.key.slice(prefix.length).split('/')[0] ?? ''
     records.set(entry.key, migrated(entry, name, migrations))
   }
+  return records
+}
+
+export function createTables (prefix: string): Tables {
+  const records = new Map<string, unknown>()
   return {
     written (operations) {
       for (const operation of operations) {
@@ -35,6 +42,10 @@ export async function openTables (store: Store, prefix: string, migrations?: Mig
         // A copy, as the disk has it: what the caller does to its object later must not show.
         else records.set(operation.key, JSON.parse(JSON.stringify(operation.value)))
       }
+    },
+    reset (fresh) {
+      records.clear()
+      for (const [key, value] of fresh) records.set(key, value)
     },
     table<T> (name: string, write: (operation: StoreOperation) => Promise<void>): Table<T> {
       const mine = tableKey(prefix, name, '')

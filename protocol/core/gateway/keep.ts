@@ -1,0 +1,115 @@
+/** What keeps a gateway's records true: keep-alives of masters, its own looks at hosts, and starts after a crash. */
+import { NotFoundError } from '../errors.ts'
+import { ACTIVATE_TTL_MS, MASTERLESS_MS, MAX_HOST_CALLS, MAX_TIDIED, PROBE_MS } from '../limits.ts'
+import { brief, mustOwn } from './checks.ts'
+import { type HostCall, type Job, type Turn, type WaitingFor, answersOf, failuresOf } from './machine.ts'
+import { type GatewayRecord, allHeld, backedUntilMs, hostsOf, overSinceMs } from './record.ts'
+import { rehold } from './place.ts'
+import { releaseAgain } from './release.ts'
+
+/** The master of a cluster has called, and is who it says. */
+export function hear (turn: Turn, record: GatewayRecord, skewMs?: number): void {
+  const before = turn.machine.heard.get(record.clusterId)
+  if (before?.masterless === true) turn.note('lease.master-back', `the master of cluster ${record.cluster} is heard of again`, record.cluster)
+  turn.machine.heard.set(record.clusterId, { ms: turn.now, skewMs: skewMs ?? before?.skewMs ?? 0, masterless: false })
+}
+
+/**
+ * Answered at once, whatever is under way for the cluster: a slow host must not make its master
+ * look gone. The hosts are told beside it.
+ *
+ * @throws MusubiError for the asker
+ */
+export function keepAlive (turn: Turn, { askId, caller, ask: { request, holder } }: WaitingFor<'keepAlive'>): void {
+  const { clusterId } = request
+  let record = turn.record(clusterId)
+  if (record === undefined) throw new NotFoundError(`site ${turn.site} has nothing of cluster ${brief(clusterId)}`)
+  // A verified grant counts whoever brings it; whether the caller is who it names is asked after that.
+  if (holder !== null && holder.epoch > record.epoch && caller.site === record.masterSite) {
+    record = turn.save({ ...record, epoch: holder.epoch, masterPeer: holder.peer }, true)
+    turn.note('lease.adopted', `cluster ${record.cluster} is led by ${holder.peer} in epoch ${holder.epoch}`, record.cluster)
+  }
+  mustOwn(turn.site, record, caller, request.epoch)
+  hear(turn, record, turn.now - request.sentMs)
+  const { state, endMs, epoch, masterPeer } = record
+  turn.answer([askId], { method: 'keepAlive', reply: { site: turn.site, state, endMs, epoch, nowMs: turn.now } })
+  if (state === 'releasing' || turn.machine.calls.size >= MAX_HOST_CALLS) return
+  const busy = new Set([...turn.machine.calls.values()].filter(call => call.clusterId === clusterId && call.method === 'hostKeepAlive').map(call => call.peer))
+  for (const { host, peer } of hostsOf(allHeld(record)).filter(one => !busy.has(one.peer))) {
+    turn.call(clusterId, 0, { host, peer, ask: { method: 'hostKeepAlive', request: { clusterId, epoch, holder: masterPeer } } })
+  }
+}
+
+/** A host that says in passing that it has nothing more makes the next tick look. */
+export function afterKeepAlive (turn: Turn, clusterId: string, state: string): void {
+  if (state === '' || state === 'ended') turn.machine.tidiedMs.delete(clusterId)
+}
+
+/** The process has started: what was being asked is asked again or given up; masters get their time to call. */
+export function start (turn: Turn): void {
+  for (const record of turn.machine.records.values()) {
+    turn.machine.heard.set(record.clusterId, { ms: turn.now, skewMs: 0, masterless: false })
+    if (record.amendment?.state === 'asking') turn.amend(record, 'restart')
+  }
+}
+
+/** Time passes: whatever stands open is taken up, the longest untouched first. */
+export function tick (turn: Turn): void {
+  const { records, tidiedMs, jobs } = turn.machine
+  let room = MAX_TIDIED - [...jobs.values()].filter(job => job.askers.length === 0).length
+  const due = [...records.values()].filter(record => !jobs.has(record.clusterId))
+    .map(record => ({ record, lastMs: tidiedMs.get(record.clusterId) ?? Number.NEGATIVE_INFINITY })).sort((a, b) => a.lastMs - b.lastMs)
+  for (const { record, lastMs } of due) {
+    if (room <= 0 || turn.machine.calls.size >= MAX_HOST_CALLS) break
+    if (!tidy(turn, record, lastMs)) continue
+    tidiedMs.set(record.clusterId, turn.now)
+    room--
+  }
+  for (const record of records.values()) watchMaster(turn, record)
+}
+
+/** @returns whether hosts are asked something */
+function tidy (turn: Turn, record: GatewayRecord, lastMs: number): boolean {
+  const { clusterId } = record
+  if (record.state === 'releasing' && turn.now > overSinceMs(record)) {
+    turn.gone(record)
+    return false
+  }
+  if (releaseAgain(turn, record)) return true
+  if (record.state === 'asking') {
+    if (turn.now <= record.offer.nowMs + record.offer.ttlMs) rehold(turn, record, null)
+    else releaseAgain(turn, turn.move(record, 'restart', { reason: 'the gateway was restarted' }))
+    return true
+  }
+  // As long as the master calls and time has ended nothing, keep-alives say what hosts have.
+  const heard = turn.machine.heard.get(clusterId)
+  const trusted = turn.now <= backedUntilMs(record, ACTIVATE_TTL_MS) && (turn.now < lastMs + PROBE_MS || (lastMs !== Number.NEGATIVE_INFINITY && heard !== undefined && turn.now < heard.ms + MASTERLESS_MS))
+  if (trusted) return false
+  turn.start(clusterId, { kind: 'probe' }, [], hostsOf(allHeld(record)).map(({ host, peer }): HostCall => ({ host, peer, ask: { method: 'hostStatus', request: { clusterId } } })))
+  return true
+}
+
+function watchMaster (turn: Turn, record: GatewayRecord): void {
+  const heard = turn.machine.heard.get(record.clusterId)
+  if (heard === undefined || heard.masterless || record.state !== 'active' || turn.now - heard.ms < MASTERLESS_MS) return
+  turn.machine.heard.set(record.clusterId, { ...heard, masterless: true })
+  turn.note('lease.masterless', `the master of cluster ${record.cluster} at ${record.masterSite} has not been heard of for ${Math.round((turn.now - heard.ms) / 1000)} s; it runs on to its end`, record.cluster)
+}
+
+const RANK: Readonly<Record<string, number>> = { held: 1, committed: 2, active: 3 }
+
+/** Holds, inactive and ended leases end at the hosts by themselves: what no host has any more is forgotten. */
+export function finishProbe (turn: Turn, clusterId: string, job: Job): void {
+  const record = turn.record(clusterId)
+  if (record === undefined || record.state === 'asking' || record.state === 'releasing' || failuresOf(job).length > 0) return
+  const states = answersOf(job, 'hostStatus').map(({ reply }) => reply)
+  if (states.length < hostsOf(allHeld(record)).length) return
+  if (states.every(({ leaseState, objects }) => RANK[leaseState] === undefined && objects.length === 0)) {
+    turn.gone(record)
+    return
+  }
+  // A crash may have lost how far it was: hosts know.
+  const least = Math.min(...states.map(({ leaseState }) => RANK[leaseState] ?? 0))
+  const committed = record.state === 'offered' && least >= 2 ? turn.move(record, 'commit') : record
+  if (committed.state === 'committed' && least >= 3) turn.move(committed, 'activate', {}, true)
+}

@@ -1,0 +1,164 @@
+/** Releases: of a whole cluster, of one offer, of some leases; each until every host has confirmed it. */
+import { ConflictError, describeError, InvalidInputError, UnreachableError } from '../errors.ts'
+import type { ReleaseRequest } from '../messages.ts'
+import { brief, mustOwn } from './checks.ts'
+import { type HostCall, type Job, type Scope, type Turn, type WaitingFor, failuresOf } from './machine.ts'
+import { type GatewayRecord, allHeld, heldUnder, hostsOf } from './record.ts'
+
+/** The calls that release a part of what hosts have. @param epoch 0: the gateway's own clean-up */
+export function releaseCalls (record: GatewayRecord, scope: Scope, reason: string, epoch: number): HostCall[] {
+  const { clusterId, amendment } = record
+  const held = allHeld(record)
+  const parts = scope.kind === 'leases' ? held.filter(part => scope.leaseIds.includes(part.leaseId))
+    // An extension lies on the leases that are there, growth beside them.
+    : scope.kind === 'amendment' && amendment?.kind === 'grow' ? amendment.held
+    : held
+  return hostsOf(parts).map(({ host, peer }): HostCall => ({
+    host,
+    peer,
+    ask: {
+      method: 'hostRelease',
+      request: {
+        clusterId, reason, epoch,
+        offerId: scope.kind === 'amendment' ? amendment?.offerId ?? '' : '',
+        leaseIds: scope.kind === 'leases' ? parts.filter(part => part.peer === peer).map(part => part.leaseId) : []
+      }
+    }
+  }))
+}
+
+/** Leases, with the quota of offers of which nothing else would be left. */
+function withQuota (record: GatewayRecord, leaseIds: readonly string[]): string[] {
+  const given = new Set(leaseIds)
+  const offerOf = (leaseId: string): string => leaseId.replace(/-\d+$/, '')
+  const left = new Set(allHeld(record).filter(held => held.kind !== 'quota' && !given.has(held.leaseId)).map(held => offerOf(held.leaseId)))
+  return [...leaseIds, ...allHeld(record).filter(held => held.kind === 'quota' && !given.has(held.leaseId) && !left.has(offerOf(held.leaseId))).map(held => held.leaseId)]
+}
+
+/** What a release is about; null when nothing of it is here any more. @throws InvalidInputError */
+export function scopeOf (site: string, record: GatewayRecord, { offerId, leaseIds }: Pick<ReleaseRequest, 'offerId' | 'leaseIds'>): Scope | null {
+  const { amendment } = record
+  const named = (ids: readonly string[]): Scope | null => {
+    const known = allHeld(record).filter(held => ids.includes(held.leaseId) && (offerId === '' || heldUnder(record, offerId).includes(held)))
+    if (known.length === 0) return null
+    if (allHeld(record).every(held => held.kind === 'quota' || known.includes(held))) return { kind: 'all' }
+    const fixed = known.find(held => held.kind === 'segment' || held.kind === 'frontend')
+    if (fixed !== undefined) throw new InvalidInputError(`cluster ${record.cluster} at site ${site} cannot lose its ${fixed.kind} alone`, 'release all of it')
+    return { kind: 'leases', leaseIds: withQuota(record, known.map(held => held.leaseId)) }
+  }
+  if (leaseIds.length > 0) return named(leaseIds)
+  if (offerId === '' || offerId === record.offer.offerId) return { kind: 'all' }
+  if (offerId === amendment?.offerId) return { kind: 'amendment' }
+  return named(heldUnder(record, offerId).map(held => held.leaseId))
+}
+
+/**
+ * A release does not wait: what is under way for the cluster ends, as hosts refuse whatever of it
+ * comes later (a lease that was released is never committed or activated, and a hold that arrives
+ * after it ends by itself). Releases of parts wait for questions about other parts.
+ *
+ * @throws MusubiError for the asker; then nothing has changed
+ */
+export function beginRelease (turn: Turn, entry: WaitingFor<'release'>): void {
+  const { askId, caller, ask: { request } } = entry
+  const record = turn.record(request.clusterId)
+  const nothing = (): void => { turn.answer([askId], { method: 'release', reply: { site: turn.site, ended: 0 } }) }
+  if (record === undefined) { nothing(); return }
+  mustOwn(turn.site, record, caller, request.epoch)
+  const part = scopeOf(turn.site, record, request)
+  if (part === null) { nothing(); return }
+  const scope: Scope = record.state === 'releasing' ? { kind: 'all' } : part
+  const job = turn.machine.jobs.get(record.clusterId)
+  const reason = request.reason.slice(0, 200)
+  if (scope.kind === 'all') { releaseAll(turn, record, job, reason, entry); return }
+  if (job !== undefined && !concerns(record, job, scope)) { turn.enqueue(record.clusterId, entry); return }
+  const askers = [askId]
+  if (job !== undefined) askers.push(...overtake(turn, record, job, reason))
+  if (scope.kind === 'amendment') {
+    const next = record.amendment?.state === 'releasing' ? record : turn.amend(record, 'release')
+    turn.start(record.clusterId, { kind: 'release', scope, reason }, askers, releaseCalls(next, scope, reason, record.epoch))
+    return
+  }
+  if (record.amendment?.state === 'committed' && scope.leaseIds.some(id => record.amendment?.held.some(held => held.leaseId === id))) throw new ConflictError(`cluster ${record.cluster} at site ${turn.site}: growth ends as a whole before it is activated`, 'release its offer')
+  const shrinking = [...new Set([...record.shrinking, ...scope.leaseIds])]
+  const next = turn.save({ ...record, shrinking, reason }, false)
+  turn.start(record.clusterId, { kind: 'release', scope: { kind: 'leases', leaseIds: shrinking }, reason }, askers, releaseCalls(next, { kind: 'leases', leaseIds: shrinking }, reason, record.epoch))
+}
+
+/** Whether a job is about the part that is released, and may be ended for it. */
+function concerns (record: GatewayRecord, { phase }: Job, scope: Scope): boolean {
+  if (scope.kind !== 'amendment') return phase.kind === 'probe'
+  return phase.kind === 'probe' || phase.kind === 'extend' || (phase.kind === 'hold' && record.state === 'active') || (phase.kind === 'undo' && record.state === 'active') ||
+    (phase.kind === 'commit' && phase.offerId === record.amendment?.offerId)
+}
+
+/** Ends a job. @returns who waits for a release of less, and gets the answer of the greater one */
+function overtake (turn: Turn, record: GatewayRecord, job: Job, reason: string): readonly number[] {
+  turn.machine.jobs.delete(record.clusterId)
+  if (job.phase.kind === 'release') return job.askers
+  turn.refuse(job.askers, new ConflictError(`cluster ${record.cluster} was released at site ${turn.site} meanwhile: ${brief(reason)}`, 'ask for it again'))
+  return []
+}
+
+function releaseAll (turn: Turn, record: GatewayRecord, job: Job | undefined, reason: string, entry: WaitingFor<'release'>): void {
+  const { clusterId } = record
+  const askers = [entry.askId]
+  for (let waiting = turn.dequeue(clusterId); waiting !== undefined; waiting = turn.dequeue(clusterId)) {
+    if (waiting.ask.method === 'release') askers.push(waiting.askId)
+    else turn.refuse([waiting.askId], new ConflictError(`cluster ${record.cluster} was released at site ${turn.site} meanwhile: ${brief(reason)}`, 'ask for it again'))
+  }
+  const { phase } = job ?? {}
+  if (job !== undefined && phase?.kind === 'release' && phase.scope.kind === 'all') {
+    turn.machine.jobs.set(clusterId, { ...job, askers: [...job.askers, ...askers] })
+    return
+  }
+  if (job !== undefined && phase?.kind === 'clear' && phase.scope.kind === 'all') {
+    // The hosts are being told already; who asked anew is not answered from it.
+    turn.refuse(job.askers, new ConflictError(`cluster ${record.cluster} was released at site ${turn.site} meanwhile: ${brief(reason)}`, 'ask for it again'))
+    turn.machine.jobs.set(clusterId, { ...job, phase: { kind: 'release', scope: { kind: 'all' }, reason }, askers })
+    return
+  }
+  const others = job === undefined ? [] : overtake(turn, record, job, reason)
+  const next = record.state === 'releasing' ? record : turn.move(record, 'release', { reason })
+  turn.start(clusterId, { kind: 'release', scope: { kind: 'all' }, reason }, [...askers, ...others], releaseCalls(next, { kind: 'all' }, reason, record.epoch))
+}
+
+/** A release that the master asked for before, and that not every host has confirmed. */
+export function releaseAgain (turn: Turn, record: GatewayRecord): boolean {
+  const scope: Scope | null = record.state === 'releasing' ? { kind: 'all' }
+    : record.amendment?.state === 'releasing' ? { kind: 'amendment' }
+    : record.shrinking.length > 0 ? { kind: 'leases', leaseIds: record.shrinking }
+    : null
+  if (scope === null) return false
+  turn.start(record.clusterId, { kind: 'release', scope, reason: record.reason }, [], releaseCalls(record, scope, record.reason, 0))
+  return true
+}
+
+export function finishRelease (turn: Turn, clusterId: string, job: Job & { phase: { kind: 'release' } }): void {
+  const record = turn.record(clusterId)
+  if (record === undefined) return
+  const { scope, reason } = job.phase
+  const failed = failuresOf(job)
+  if (failed.length > 0) {
+    turn.refuse(job.askers, new UnreachableError(`site ${turn.site} could not confirm the release at ${failed.map(f => `${f.host}: ${describeError(f.error)}`).join('; ')}`, 'it is tried again; inactive leases end by themselves'))
+    return
+  }
+  const ended = job.results.reduce((sum, { answer }) => sum + (answer?.method === 'hostRelease' ? answer.reply.ended : 0), 0)
+  released(turn, record, scope)
+  if (job.askers.length > 0) turn.note('lease.released', `${ended} leases of cluster ${record.cluster} ended: ${reason}`, record.cluster)
+  turn.answer(job.askers, { method: 'release', reply: { site: turn.site, ended } })
+}
+
+/** Every host has confirmed. */
+export function released (turn: Turn, record: GatewayRecord, scope: Scope): void {
+  const without = (leaseIds: ReadonlySet<string>): GatewayRecord['offer'] => ({ ...record.offer, held: record.offer.held.filter(held => !leaseIds.has(held.leaseId)) })
+  if (scope.kind === 'all') {
+    turn.gone(record)
+  } else if (scope.kind === 'leases') {
+    const gone = new Set(scope.leaseIds)
+    turn.save({ ...record, offer: without(gone), shrinking: record.shrinking.filter(id => !gone.has(id)) }, false)
+  } else if (record.amendment !== null) {
+    const { kind, formerEndMs, held } = record.amendment
+    turn.amend(record, 'gone', null, kind === 'extend' ? { endMs: formerEndMs } : { offer: without(new Set(held.map(one => one.leaseId))) })
+  }
+}

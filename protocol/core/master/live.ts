@@ -1,0 +1,114 @@
+/** A cluster that runs, and one that is let go: keep-alives, the end of the term, releases until confirmed, adoption. */
+import { describeError, type MusubiError } from '../errors.ts'
+import { KEEP_ALIVE_MS, MAX_ENDED_KEPT } from '../limits.ts'
+import { keepAliveFor, releaseFor } from './say.ts'
+import { dropAmendment } from './amend.ts'
+import { type Call, type Contact, type Turn, membersOf, nextMasterState, taskKey, attempt } from './machine.ts'
+import { ASK_OWN_MS, GIVE_UP_DEADLINE_MS, KEEP_ALIVE_DEADLINE_MS, KEEP_ENDED_MS, NEVER_ACTIVE_MS, RELEASE_DEADLINE_MS } from './pace.ts'
+import { type Asked, type MasterRecord, isOver } from './record.ts'
+
+/** Who does not hear from the master shows the cluster as masterless; a start in the future is confirmed by it. */
+export function keepAlive (turn: Turn, record: MasterRecord): void {
+  for (const member of membersOf(record)) attempt(turn, record, 'keep-alive', member, '', () => keepAliveFor(record, turn.now), KEEP_ALIVE_DEADLINE_MS)
+}
+
+const contactOf = (turn: Turn, call: Call): Contact =>
+  turn.work(call.clusterId).contacts.get(call.site) ?? { heardMs: 0, state: '', skewMs: 0, error: '' }
+
+export function heard (turn: Turn, record: MasterRecord, call: Call, reply: { state: string, nowMs: number }): void {
+  const work = turn.work(record.id)
+  const before = contactOf(turn, call)
+  work.tasks.set(taskKey('keep-alive', call.site, ''), { busy: false, tries: 0, dueMs: call.sentMs + KEEP_ALIVE_MS })
+  // Half the round trip is the best guess of when the other side looked at its clock.
+  work.contacts.set(call.site, { heardMs: turn.now, state: reply.state, skewMs: Math.round(reply.nowMs - (call.sentMs + turn.now) / 2), error: '' })
+  if (before.heardMs > 0 && before.state !== reply.state) turn.progress(record, `${call.site}: its leases are ${reply.state === '' ? 'gone' : reply.state}`)
+}
+
+export function notHeard (turn: Turn, record: MasterRecord, call: Call, error: MusubiError): void {
+  const before = contactOf(turn, call)
+  turn.work(record.id).contacts.set(call.site, { ...before, error: describeError(error) })
+  if (before.error === '') turn.progress(record, `${call.site} does not answer: ${describeError(error)}`)
+}
+
+/** Everything that was asked of anybody is to be let go. */
+export function letGo (turn: Turn, record: MasterRecord, trigger: 'delete' | 'expire', why: string): void {
+  const current = dropAmendment(turn, record, `cluster ${record.name} is being deleted`)
+  turn.move(current, current.state, trigger, {}, why)
+}
+
+export function remove (turn: Turn, record: MasterRecord, reason: string): void {
+  if (record.state === 'releasing' || record.state === 'ended') return
+  if (record.state === 'superseded') turn.forget(record.id) // another master looks after it
+  else if (record.state === 'failed' && record.asked.length === 0) turn.move(record, 'failed', 'released', { endedMs: turn.now }, '')
+  else letGo(turn, record, 'delete', reason)
+}
+
+/** Until when somebody may still run something. */
+function mayRunUntilMs (turn: Turn, record: MasterRecord): number {
+  const endMs = Math.max(record.endMs, ...record.dropped.map(one => one.endMs))
+  return record.document === null ? Math.min(endMs, turn.work(record.id).sinceMs + NEVER_ACTIVE_MS) : endMs
+}
+
+function releaseReason (turn: Turn, record: MasterRecord): string {
+  if (record.error !== null) return 'the cluster failed'
+  return turn.now >= record.endMs ? 'its term is over' : 'deleted by the user'
+}
+
+/** Says it again until every site has confirmed; one that is away gets it when it is back. */
+export function releaseAll (turn: Turn, record: MasterRecord): void {
+  const { tasks } = turn.work(record.id)
+  const inVain = ({ site, peer }: Asked): boolean => {
+    const task = tasks.get(taskKey('release', site, peer))
+    return task !== undefined && !task.busy && task.tries > 0
+  }
+  // Beyond the end of the term, or without an activation, nothing runs anywhere: hosts end leases by themselves.
+  if (turn.now > mayRunUntilMs(turn, record) && record.asked.every(inVain)) { released(turn, record, null); return }
+  const deadlineMs = record.document === null ? GIVE_UP_DEADLINE_MS : RELEASE_DEADLINE_MS
+  for (const asked of record.asked) attempt(turn, record, 'release', asked, asked.peer, () => releaseFor(record, releaseReason(turn, record)), deadlineMs)
+}
+
+/** @param peer who has confirmed; null when nobody needs to any more */
+export function released (turn: Turn, record: MasterRecord, peer: string | null): void {
+  const asked = peer === null ? [] : record.asked.filter(one => one.peer !== peer)
+  if (record.state === 'releasing' && asked.length === 0) {
+    const ended = turn.move(record, 'releasing', 'released', { asked, endedMs: turn.now }, '')
+    turn.effects.push({ effect: 'copy', record: ended }) // who keeps a copy need not
+  } else if (asked.length !== record.asked.length) turn.save({ ...record, asked })
+}
+
+/**
+ * A lender has heard of a higher epoch. Only the own site is believed, where the anchor's ledger
+ * decides it: a lender elsewhere could end anybody's work with a word.
+ */
+export function stale (turn: Turn, record: MasterRecord, call: Call): boolean {
+  if (call.site !== record.masterSite) {
+    // Then the own site is asked soon whether it is so.
+    const key = taskKey('keep-alive', record.masterSite, '')
+    const task = turn.work(record.id).tasks.get(key)
+    if (task !== undefined && !task.busy) turn.work(record.id).tasks.set(key, { ...task, dueMs: Math.min(task.dueMs, turn.now + ASK_OWN_MS) })
+    return false
+  }
+  if (record.state === 'failed') { turn.save({ ...record, asked: [] }); return true }
+  if (nextMasterState(record.state, 'supersede') === undefined) return false
+  const current = dropAmendment(turn, record, `cluster ${record.name} has another master now`)
+  turn.move(current, current.state, 'supersede', { asked: [], dropped: [], behind: [], endedMs: turn.now }, 'another host of the site is its master now')
+  return true
+}
+
+export function adopt (turn: Turn, record: MasterRecord): void {
+  const known = turn.record(record.id)
+  if (known !== undefined && (known.epoch >= record.epoch || known.state !== 'superseded')) return
+  turn.machine.works.delete(record.id)
+  const to = record.state === 'active' ? 'active' : record.state === 'activating' && record.document !== null && turn.now < record.startMs ? 'activating' : 'releasing'
+  const adopted = turn.move({ ...record, asked: membersOf(record), endedMs: 0 },
+    null, 'adopt', {}, `this host is its master now, epoch ${record.epoch}`, to)
+  turn.effects.push({ effect: 'copy', record: adopted })
+}
+
+/** Forgets clusters that ended long ago, and the oldest of very many. */
+export function prune (turn: Turn): void {
+  const over = [...turn.machine.records.values()].filter(record => isOver(record.state) && record.asked.length === 0).sort((a, b) => b.endedMs - a.endedMs)
+  for (const [i, record] of over.entries()) {
+    if (i >= MAX_ENDED_KEPT || turn.now - record.endedMs > KEEP_ENDED_MS) turn.forget(record.id)
+  }
+}

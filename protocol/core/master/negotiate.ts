@@ -1,0 +1,143 @@
+/** From a user's wish to the decision: requests to all sites of a placement, all offers or another placement. */
+import { MusubiError } from '../errors.ts'
+import { HOLD_MARGIN } from '../limits.ts'
+import type { Offer } from '../messages.ts'
+import { type SitePart, placeAmongSites } from '../spread.ts'
+import { holdTimeOf } from '../verify-request.ts'
+import { type Refused, allRefused, errorOf, heldTooShort, placeError, refusedBy, releaseFor, requestFor } from './say.ts'
+import type { KnownSite, NewCluster } from './events.ts'
+import { type Call, type Round, type Turn } from './machine.ts'
+import { GIVE_UP_DEADLINE_MS, REQUEST_DEADLINE_MS, ROUNDS } from './pace.ts'
+import type { Asked, MasterRecord } from './record.ts'
+
+export function create (turn: Turn, cluster: NewCluster): void {
+  if (turn.record(cluster.id) !== undefined) return
+  const { id, spec, vni, imageDigest, startMs, endMs } = cluster
+  const record: MasterRecord = {
+    id, name: spec.name, state: 'negotiating', spec, vni, createdMs: turn.now, startMs, endMs, epoch: 1, grant: null, masterSite: turn.machine.site, error: null,
+    asked: [], offers: [], receipts: [], document: null, secrets: [], imageDigest, amendment: null, dropped: [], behind: [], decidedMs: 0, commitByMs: 0, negotiateMs: 0, endedMs: 0
+  }
+  turn.move(record, null, 'create', {}, `${spec.nodes.count} nodes of ${spec.nodes.vcpus} vCPU and ${spec.nodes.memoryMiB} MiB`)
+  look(turn, record)
+}
+
+function look (turn: Turn, record: MasterRecord): void {
+  turn.work(record.id).looking = true
+  turn.effects.push({ effect: 'look', clusterId: record.id })
+}
+
+/** Gives a cluster up: it is over for the user at once, sites are told to release until they have confirmed. */
+export function fail (turn: Turn, record: MasterRecord, error: MusubiError): void {
+  turn.move(record, record.state, 'fail', { error: errorOf(error), endedMs: turn.now }, error.message)
+}
+
+/** Asks every site of a placement for its part, all at once. @param id fresh, for idempotency keys */
+export function startRound (turn: Turn, record: MasterRecord, known: readonly KnownSite[], id: string): void {
+  const work = turn.work(record.id)
+  work.looking = false
+  if (work.startedMs === 0) work.startedMs = turn.now
+  const sites = known.filter(site => !work.excluded.has(site.site))
+  const placed = placeAmongSites(record.spec, sites, turn.machine.site)
+  if ('refusal' in placed) { fail(turn, record, placeError(record.name, placed.refusal, work.refusals, work.lastCode)); return }
+  const round: Round = { ref: id, parts: new Map(), held: new Map(), refused: new Map() }
+  for (const part of placed.parts) {
+    const site = sites.find(one => one.site === part.site)
+    if (site !== undefined) round.parts.set(part.site, { part, peer: site.peer, gatewayHost: site.gatewayHost, grow: false })
+  }
+  work.round = round
+  turn.progress(record, `asking ${placed.parts.map(p => `${p.site} for ${p.nodes.length} nodes${p.volumes.length === 0 ? '' : ` and ${p.volumes.length} volumes`}`).join(', ')}`)
+  // Not worth a sync before the requests leave: whoever is forgotten in a crash has a hold at most.
+  const asked = turn.keep({ ...record, asked: alsoAsked(record.asked, [...round.parts].map(([site, { peer }]) => ({ site, peer }))) })
+  for (const [site, { part, peer }] of round.parts) turn.call(asked, 'request', { site, peer }, id, requestFor(asked, part, id, turn.now), REQUEST_DEADLINE_MS)
+}
+
+export const alsoAsked = (asked: readonly Asked[], more: readonly Asked[]): Asked[] =>
+  [...new Map([...asked, ...more].map(one => [one.peer, one])).values()]
+
+/** What was offered must be what was asked: a gateway's answer is input like any other. */
+export function offerMismatch (part: SitePart, offer: Offer): string | null {
+  const wanted = [...part.nodes.map(n => `node ${n.name}`), ...part.volumes.map(v => `volume ${v.name}`), ...(part.frontend ? ['frontend frontend'] : [])].sort()
+  const got = offer.held.filter(h => h.kind !== 'segment' && h.kind !== 'quota').map(h => `${h.kind} ${h.name}`).sort()
+  return offer.site === part.site && JSON.stringify(wanted) === JSON.stringify(got) ? null : `site ${part.site} offered something else than was asked`
+}
+
+/** Takes an offer into the round, or what speaks against it. */
+export function takeOffer (round: Round, call: Call, offer: Offer, more: (offer: Offer) => string | null = () => null): void {
+  const asked = round.parts.get(call.site)
+  if (asked === undefined) return
+  const ttlMs = holdTimeOf(offer)
+  const problem = offerMismatch(asked.part, offer) ?? (ttlMs === null ? `the offer of site ${call.site} is held for no time at all` : more(offer))
+  if (problem !== null || ttlMs === null) {
+    takeRefusal(round, call, new MusubiError('BAD_OFFER', problem ?? '', { hint: 'its agent may be of another release' }))
+  } else {
+    round.held.set(call.site, { offer, validUntilMs: validUntil(call.sentMs, ttlMs) })
+  }
+}
+
+/** Counted from when the request was sent, less what both clocks may be off by (lease-protocol.md). */
+export const validUntil = (sentMs: number, ttlMs: number): number => sentMs + ttlMs * (1 - HOLD_MARGIN)
+
+export function takeRefusal (round: Round, call: Call, error: MusubiError): void {
+  const asked = round.parts.get(call.site)
+  if (asked !== undefined) round.refused.set(call.site, refusedBy(`${call.site} (${asked.gatewayHost})`, error))
+}
+
+export const isAnswered = (round: Round): boolean => round.held.size + round.refused.size >= round.parts.size
+
+/** Sites whose hold does not count any more. */
+export const staleHolds = (round: Round, now: number): string[] => [...round.held].filter(([, { validUntilMs }]) => now >= validUntilMs).map(([site]) => site)
+
+export const firstEnd = (round: Round): number => Math.min(...[...round.held.values()].map(one => one.validUntilMs))
+
+/** When all have answered: the decision, another placement, or the end. */
+export function settle (turn: Turn, record: MasterRecord): void {
+  const { round } = turn.work(record.id)
+  if (round === null || !isAnswered(round)) return
+  if (round.refused.size === 0) decide(turn, record, round)
+  else refused(turn, record, round)
+}
+
+function decide (turn: Turn, record: MasterRecord, round: Round): void {
+  const stale = staleHolds(round, turn.now)
+  if (stale.length > 0) { fail(turn, record, heldTooShort(stale)); return }
+  const offers = [...round.parts.keys()].flatMap(site => round.held.get(site)?.offer ?? [])
+  turn.work(record.id).round = null
+  turn.move(record, 'negotiating', 'decide', {
+    offers, decidedMs: turn.now, commitByMs: firstEnd(round),
+    // Who was asked in vain and never answered has a hold at most, which ends by itself: a deletion must not wait for it.
+    asked: offers.map(offer => ({ site: offer.site, peer: offer.gateway.peer }))
+  }, `${offers.length} sites hold everything`)
+}
+
+function refused (turn: Turn, record: MasterRecord, round: Round): void {
+  const work = turn.work(record.id)
+  for (const [site, refusal] of round.refused) {
+    work.excluded.add(site)
+    work.lastCode = refusal.code
+    work.refusals.push(refusal.text)
+    turn.progress(record, `refused by ${refusal.text}`)
+  }
+  const own = round.refused.get(turn.machine.site)
+  // The master's own site cannot be left out: it carries the frontend.
+  if (own !== undefined && own.code !== 'NO_CAPACITY') { fail(turn, record, asError(own)); return }
+  if (own !== undefined || ++work.rounds >= ROUNDS) { fail(turn, record, allRefused(record.name, work.refusals)); return }
+  const giveUp = releaseFor(record, 'another site refused')
+  for (const asked of record.asked) turn.call(record, 'give-up', asked, round.ref, giveUp, GIVE_UP_DEADLINE_MS)
+}
+
+/** An offer that nobody waits for any more, e.g. after a deletion: given back rather than left to run out. */
+export function declineLate (turn: Turn, record: MasterRecord, { site, peer, ref }: Call, { offerId }: Offer): void {
+  turn.call(record, 'give-up', { site, peer }, ref, releaseFor(record, 'nobody waits for it any more', { offerId, leaseIds: [] }), GIVE_UP_DEADLINE_MS)
+}
+
+const asError = ({ code, text, hint }: Refused): MusubiError => new MusubiError(code, text, hint === '' ? {} : { hint })
+
+/** A site has let go of the last round, or will not say so: with the last of them the next round begins. */
+export function gaveUp (turn: Turn, record: MasterRecord, call: Call, confirmed: boolean): void {
+  const work = turn.work(record.id)
+  if (work.round?.ref !== call.ref) return
+  const current = confirmed ? turn.keep({ ...record, asked: record.asked.filter(one => one.peer !== call.peer) }) : record
+  if ([...work.tasks].some(([key, task]) => key.startsWith('give-up ') && task.busy)) return
+  work.round = null
+  look(turn, current)
+}

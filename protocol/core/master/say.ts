@@ -1,0 +1,74 @@
+/** What a master says: its questions to gateways, made from its record, and to people every refusal with its site and reason. */
+import { describeError, MusubiError, NoCapacityError, UnreachableError } from '../errors.ts'
+import { HOLD_TTL_MS } from '../limits.ts'
+import type { ClusterDocument, Receipt } from '../messages.ts'
+import type { SitePart } from '../spread.ts'
+import type { LenderAsk } from './events.ts'
+import type { Dropped, MasterRecord } from './record.ts'
+
+/** @param id idempotency key: the same within a round, another in the next  @param grow the site has leases of the cluster already */
+export const requestFor = (record: MasterRecord, part: SitePart, id: string, nowMs: number, grow = false, startMs = record.startMs): LenderAsk => ({
+  method: 'request',
+  request: {
+    key: id, clusterId: record.id, cluster: record.name, vni: record.vni, masterSite: record.masterSite, startMs, endMs: record.endMs,
+    nodes: part.nodes, volumes: part.volumes, frontend: part.frontend, holdTtlMs: HOLD_TTL_MS, bandwidthMbit: 0, epoch: record.epoch, sentMs: nowMs, grow
+  }
+})
+
+export const extendFor = (record: MasterRecord, id: string, endMs: number, nowMs: number): LenderAsk =>
+  ({ method: 'extend', request: { key: id, clusterId: record.id, offerId: id, endMs, ttlMs: HOLD_TTL_MS, epoch: record.epoch, sentMs: nowMs } })
+
+export const commitFor = (record: MasterRecord, offerId: string): LenderAsk =>
+  ({ method: 'commit', request: { clusterId: record.id, offerId, key: `${record.id}/${offerId}`, epoch: record.epoch } })
+
+/** A site learns the secrets of the volumes that it has, no others. */
+export const activateFor = (record: MasterRecord, site: string, document: ClusterDocument, receipts: readonly Receipt[]): LenderAsk => ({
+  method: 'activate',
+  request: {
+    clusterId: record.id, document, receipts: [...receipts], epoch: record.epoch,
+    secrets: record.secrets.filter(secret => document.volumes.some(volume => volume.site === site && volume.name === secret.name))
+  }
+})
+
+export const releaseFor = (record: MasterRecord, reason: string, part: Pick<Dropped, 'offerId' | 'leaseIds'> = { offerId: '', leaseIds: [] }): LenderAsk =>
+  ({ method: 'release', request: { clusterId: record.id, reason, offerId: part.offerId, leaseIds: [...part.leaseIds], epoch: record.epoch } })
+
+export const keepAliveFor = (record: MasterRecord, nowMs: number): LenderAsk =>
+  ({ method: 'keepAlive', request: { clusterId: record.id, epoch: record.epoch, sentMs: nowMs, grant: record.grant } })
+
+/** A refusal as it is kept while others are waited for. */
+export interface Refused { code: string, text: string, hint: string }
+
+export const refusedBy = (who: string, error: MusubiError): Refused => ({ code: error.code, text: who === '' ? describeError(error) : `${who}: ${describeError(error)}`, hint: error.hint ?? '' })
+
+const lines = (refusals: readonly string[]): string => refusals.join('\n  ')
+
+/** No placement is left. @param placing why the rest of the sites would not do */
+export function placeError (name: string, placing: string, refusals: readonly string[], lastCode: string): MusubiError {
+  const message = `cluster ${name}: ${lines([placing, ...refusals])}`
+  // When the sites that would have fitted did not answer, that is the news, not the capacity.
+  if (lastCode === 'UNREACHABLE') return new UnreachableError(message, 'try again when the site answers; see: musubi search')
+  return new NoCapacityError(message, 'ask for less, wait for leases to end, or see what is free: musubi search')
+}
+
+export const allRefused = (name: string, refusals: readonly string[]): MusubiError =>
+  new NoCapacityError(`cluster ${name}: refused by ${lines(refusals)}`, 'see what is free: musubi search')
+
+export const notCommitted = (name: string, problems: ReadonlyMap<string, Refused>): MusubiError =>
+  new UnreachableError(`cluster ${name}: not every site could commit, so none keeps anything:\n  ${lines([...problems].map(([site, p]) => `${site}: ${p.text}`))}`, 'holds end by themselves within 30 s; then try again')
+
+export function notActivated (problems: ReadonlyMap<string, Refused>): MusubiError {
+  const [first] = problems.values()
+  const text = [...problems].map(([site, p]) => `site ${site} could not activate its leases: ${p.text}`)
+  return new MusubiError(first?.code ?? 'INTERNAL', lines(text), { retryable: true, hint: 'nothing is kept; ask again' })
+}
+
+export const heldTooShort = (sites: readonly string[]): MusubiError =>
+  new UnreachableError(`the hold at ${sites.join(', ')} ran out before all sites had answered`, 'try again')
+
+export const restarted = (name: string): MusubiError =>
+  new MusubiError('MASTER_RESTARTED', `the master restarted while ${name} was being negotiated; nothing is kept`, { retryable: true, hint: 'ask again' })
+
+/** An error as a record keeps it. */
+export const errorOf = (error: MusubiError): NonNullable<MasterRecord['error']> =>
+  ({ code: error.code, message: error.message, ...(error.hint === undefined ? {} : { hint: error.hint }) })
