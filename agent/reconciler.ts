@@ -140,6 +140,7 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
       // What fails again and again is news once, not at every try.
       if (before?.state !== 'failed') note(action.kind, action.name, action.op === 'apply' ? 'pending' : 'removing', before?.error ?? '', {})
       await permits?.ask(action)
+      permits?.still(action)
       if (action.op === 'apply') await driver.apply(action.name, action.spec, signal)
       else await driver.remove(action.name, signal)
       log.info({ op: action.op, kind: action.kind, object: action.name, why: action.why, ms: Math.round(performance.now() - started) }, 'reconciled')

@@ -1,6 +1,6 @@
 import { clusterOf, type Action } from '../diff.ts'
 import type { ObservedObject } from '../drivers/driver.ts'
-import { ConflictError, errorCode } from '../../protocol/core/errors.ts'
+import { ConflictError, errorCode, MusubiError } from '../../protocol/core/errors.ts'
 import type { DesiredObject, ObjectKind } from '../../protocol/core/desired.ts'
 import type { Fence, FenceClaim } from './fence-store.ts'
 
@@ -20,6 +20,11 @@ export interface Permits {
   mayStand (object: Pick<DesiredObject, 'kind' | 'name'>): boolean
   /** Resolves when the action may be done. @throws MusubiError STALE_COUNTER, RESOURCE_HELD, LEASE_ENDED */
   ask (action: Pick<Action, 'op' | 'kind' | 'name'>): Promise<void>
+  /**
+   * Asked last, with nothing awaited between this and the action: whoever waited for `ask` may have
+   * been overtaken by a revocation. @throws MusubiError RESOURCE_HELD
+   */
+  still (action: Pick<Action, 'op' | 'kind' | 'name'>): void
 }
 
 /** As the fence calls an object. */
@@ -79,6 +84,14 @@ export function createPermits (fence: Fence): Permits {
         // With a disk that takes no writes nothing is started any more, but what must go still goes.
         if (isRefusal(error)) throw error
       })
+    },
+
+    still ({ op, kind, name }) {
+      if (op !== 'apply' || isShared(kind)) return
+      const resource = resourceOf({ kind, name })
+      const record = fence.get(resource)
+      if (record?.state === 'granted' && record.clusterId === tenancy.clusters.get(clusterOf(name))?.clusterId) return
+      throw new MusubiError('RESOURCE_HELD', `${resource} was revoked just before it was made`, { retryable: true, hint: 'it is decided anew' })
     }
   }
 }

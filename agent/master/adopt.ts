@@ -18,7 +18,7 @@ export interface AdoptionDeps {
   known: (clusterId: string) => MasterRecord | undefined
   /** all that this host is, or was, master of */
   own: () => readonly MasterRecord[]
-  /** becomes the master of a cluster, as the negotiator does it */
+  /** becomes the master of a cluster, or takes what the anchor said later about that, as the negotiator does it */
   adopt: (record: MasterRecord) => Promise<void>
   /** when this host last heard of the cluster's master, by its gateway or ledger; null when it has nothing of it */
   heardMs: (clusterId: string) => number | null
@@ -57,6 +57,8 @@ export interface Adoption {
 }
 
 const CLAIM_DEADLINE_MS = 10_000
+/** Without a grant lenders refuse all that this master says: its anchor is asked this often. */
+const PROVE_MS = KEEP_ALIVE_MS / 4
 /** An anchor that does not answer is asked again after this. */
 const AGAIN_MS = MASTERLESS_MS / 3
 
@@ -142,11 +144,16 @@ export function createAdoption (deps: AdoptionDeps): Adoption {
    * one may be what was lost: then the anchor would hear nothing, and grant the cluster to the next.
    */
   async function renew (record: MasterRecord): Promise<void> {
-    if (now() - (renewed.get(record.id) ?? 0) < KEEP_ALIVE_MS) return
+    const unproved = record.grant === null
+    if (now() - (renewed.get(record.id) ?? 0) < (unproved ? PROVE_MS : KEEP_ALIVE_MS)) return
     renewed.set(record.id, now())
     try {
-      await call(anchorOf(record).peer, 'claim', { clusterId: record.id, epoch: record.epoch, force: false }, { deadlineMs: CLAIM_DEADLINE_MS })
+      // Only a master that was forced has no grant: the anchor's answer was lost, or it was away. The operator's word still counts.
+      const { grant } = await call(anchorOf(record).peer, 'claim', { clusterId: record.id, epoch: record.epoch, force: unproved }, { deadlineMs: CLAIM_DEADLINE_MS })
+      if (unproved) await deps.adopt({ ...record, grant })
     } catch (error) {
+      // Its word is the last one: two masters of one epoch would refuse each other for ever.
+      if (unproved && errorCode(error) === 'STALE_EPOCH') await deps.adopt({ ...record, state: 'superseded' })
       log.info({ cluster: record.name, error: describeError(error) }, 'the anchor of a cluster was not reached')
     }
   }
@@ -168,7 +175,7 @@ export function createAdoption (deps: AdoptionDeps): Adoption {
       if (busy) return
       busy = true
       try {
-        for (const record of deps.own()) if (record.state === 'active' && record.epoch > 1) await renew(record)
+        for (const record of deps.own()) if (record.epoch > 1 && (record.state === 'active' || (record.grant === null && record.asked.length > 0))) await renew(record)
         for (const copy of foreign()) {
           const { clusterId } = copy
           if (!isSilent(copy)) { due.delete(clusterId); continue }

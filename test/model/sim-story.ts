@@ -102,6 +102,12 @@ export class Story {
     })
   }
 
+  /** Begins anew as far as a host's clock is concerned: after a boot it may show anything. */
+  checkFresh (name: string): void {
+    this.tell({ type: 'disk-lost', trueMs: this.now, host: name })
+    this.show(name)
+  }
+
   clock (name: string): number { return this.now + this.host(name).offMs }
 
   call (from: string, to: string, method: string, request: object, forged = false): Told {

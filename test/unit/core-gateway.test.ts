@@ -67,6 +67,35 @@ t.test('what is wrong with a request is said by name, and nothing changes', t =>
   t.end()
 })
 
+t.test('the gateway lets go of its segment when all other hosts have confirmed, and not before', t => {
+  const b = new GatewayBench()
+  b.active()
+  b.fate = peer => peer === 'peer-tokyo-3' ? lost() : null
+  t.throws(() => b.settle(b.releasing()), { code: 'UNREACHABLE' })
+  t.same(b.leases(), ['tokyo-1 segment active', 'tokyo-3 node active'])
+  b.tick(60_000)
+  t.same(b.leases(), ['tokyo-1 segment active', 'tokyo-3 node active'], 'nor when it is tried again')
+  b.fate = () => null
+  b.tick(60_000)
+  t.same([b.leases(), b.record()], [[], undefined])
+  const [last] = b.asked.slice(-1)
+  t.match(last, { peer: 'peer-tokyo-1', ask: { method: 'hostRelease' } })
+  t.end()
+})
+
+t.test('a release that is tried again names the offer of what was never activated', t => {
+  const b = new GatewayBench()
+  const offer = b.offer()
+  b.commit(offer.offerId)
+  b.fate = () => lost()
+  t.throws(() => b.settle(b.releasing()), { code: 'UNREACHABLE' })
+  b.tick(60_000)
+  const named = b.asked.filter(one => one.ask.method === 'hostRelease').map(one => (one.ask.request as { offerId: string }).offerId)
+  t.ok(named.length >= 4)
+  t.same([...new Set(named)], [offer.offerId])
+  t.end()
+})
+
 t.test('policy and cordon refuse what is new, not what is promised', t => {
   const b = new GatewayBench()
   const offer = b.offer()

@@ -256,6 +256,20 @@ t.test('segment ids come from the slice, one for each cluster, and rest after us
   host.ok({ type: 'tick' })
   t.equal(host.ok(segment('d')).segmentId, 100)
 
+  const silent = new Host()
+  silent.ok(segment('e'))
+  silent.ok(silent.hold({ key: 'f', offerId: 'f', clusterId: 'f', items: [item('s-f', { kind: 'segment', resources: { vcpus: 0, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 } })] }))
+  silent.ok({ type: 'commit', clusterId: 'f', offerId: 'f' })
+  const endMs = silent.state.leases.get('s-f')?.endMs ?? 0
+  silent.now += 130_000
+  silent.ok({ type: 'tick' })
+  const again = (n: number): LeaseEvent => silent.hold({ key: `g${n}`, offerId: `g${n}`, clusterId: `g${n}`, startMs: silent.now, endMs: silent.now + HOUR, items: [item(`s-g${n}`, { kind: 'segment', segmentId: 101, resources: { vcpus: 0, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 } })] })
+  t.equal(silent.stateOf('s-f'), 'ended', 'never activated here')
+  silent.now = endMs + END_GUARD_MS - 1
+  t.equal(silent.refused(again(1)).code, 'CONFLICT', 'another host may have been activated until its end')
+  silent.now += 1
+  t.equal(silent.ok(again(2)).segmentId, 101)
+
   const plain = new Host()
   plain.state = emptyLedger('a2', capacity)
   t.match(plain.refused(plain.hold({ items: [item('l1', { kind: 'segment' })] })).message, /a2 gives out no segment ids/)

@@ -103,6 +103,20 @@ t.test('a command from before the end of its lease starts nothing', async t => {
   t.match(b.reconciler.states().find(o => o.kind === 'domain'), { state: 'pending' }, 'no failure: it is decided anew')
 })
 
+t.test('a revocation between the grant and its action comes in time', async t => {
+  const b = await bench(t)
+  b.desired.push(want('domain', 'c1.n1'))
+  b.tenancy.counter = 5
+  const grant = b.fence.grant.bind(b.fence)
+  b.fence.grant = async (resource, one) => {
+    await grant(resource, one)
+    void b.fence.revoke(resource, one.clusterId, 6)
+  }
+  await b.reconciler.pass()
+  t.strictSame([b.calls, await standing(b)], [[], []], 'the engine has not been asked')
+  t.match(b.reconciler.states(), [{ kind: 'domain', state: 'pending' }])
+})
+
 t.test('objects are handed to another cluster only when they are gone', async t => {
   const b = await bench(t)
   b.desired.push(want('domain', 'c1.n1'))

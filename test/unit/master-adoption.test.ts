@@ -92,6 +92,10 @@ async function site (t: Test, anchor: (method: string) => unknown): Promise<Site
   })
   return { adoption, rows, own, clock, claims }
 }
+const own = (of: Site, part: Partial<MasterRecord>): void => {
+  const record = of.own.get(ID)
+  if (record !== undefined) of.own.set(ID, { ...record, ...part })
+}
 const granted = (method: string): unknown => method === 'claim' ? { epoch: 2, grant: { envelope: new Uint8Array([1]), chain: [] } } : { leaseState: 'active' }
 
 t.test('a silent master is replaced where its anchor agrees, not before, and once', async t => {
@@ -130,6 +134,24 @@ t.test('nothing is taken over where the brain would split', async t => {
   t.equal(away.own.size, 0, 'never by itself')
   t.equal(away.claims.length, 2, 'at a bounded rate')
   t.match(await away.adoption.adopt(ID, { force: true }), { epoch: 2, grant: null, state: 'active' })
+})
+
+t.test('who was forced in without a grant asks the anchor for it until it has it, or another has it', async t => {
+  let anchor: (method: string) => unknown = () => new UnreachableError('tokyo-1 is not there')
+  const forced = await site(t, method => anchor(method))
+  await forced.adoption.adopt(ID, { force: true })
+  const tick = async (): Promise<void> => { forced.clock.ms += 20_000; await forced.adoption.tick() }
+  await tick()
+  t.match(forced.own.get(ID), { grant: null })
+  t.same(forced.claims.at(-1), { clusterId: ID, epoch: 2, force: true }, 'for its own epoch')
+  own(forced, { state: 'releasing' })
+  anchor = granted
+  await tick()
+  t.match(forced.own.get(ID), { state: 'releasing', epoch: 2, grant: { envelope: Uint8Array } }, 'also when it only lets go of it')
+  own(forced, { state: 'active', grant: null })
+  anchor = () => new MusubiError('STALE_EPOCH', 'another has epoch 2')
+  await tick()
+  t.match(forced.own.get(ID), { state: 'superseded' })
 })
 
 t.test('what never ran is adopted to be released, what has ended is forgotten', async t => {

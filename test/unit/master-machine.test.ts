@@ -303,6 +303,39 @@ t.test('an adopted cluster goes on; one that never ran is released', t => {
   t.end()
 })
 
+t.test('an adopted cluster is not over before its lenders say so, nor before they listen', t => {
+  const first = active()
+  const world = new World(ROOMS)
+  const laterMs = first.record().endMs + 1_800_000
+  for (const [site, lender] of first.lenders) for (const [id, lent] of lender.lent) { world.lender(site).lent.set(id, lent); world.lender(site).endMs = laterMs }
+  const copy: MasterRecord = { ...structuredClone(first.record()), epoch: 2, grant: null }
+  world.now = copy.endMs - 10_000
+  // the copy is from before an extension, and the answer of the anchor was lost
+  const needed = new MusubiError('GRANT_NEEDED', 'nobody has proved epoch 2 here', { retryable: true })
+  world.twist = () => needed
+  world.submit({ type: 'adopt', record: copy })
+  world.pass(100_000, 1_000)
+  t.match(world.record(), { state: 'active', endMs: copy.endMs }, 'nobody has listened yet')
+  world.twist = () => null
+  const grant = { envelope: new Uint8Array([1]), chain: [] }
+  world.submit({ type: 'adopt', record: { ...copy, grant } })
+  world.pass(1_000)
+  t.match(world.record(), { state: 'active', grant, endMs: laterMs })
+  t.equal(world.disk.get(ID)?.endMs, laterMs)
+  world.now = laterMs
+  world.twist = () => needed
+  world.pass(30_000, 1_000)
+  t.equal(world.record().state, 'releasing', 'then it is over')
+  world.pass(120_000, 1_000)
+  t.equal(world.record().state, 'ended', 'when the guard has passed')
+
+  const other = new World(ROOMS)
+  other.submit({ type: 'adopt', record: { ...copy, endMs: copy.endMs + 900_000_000 } })
+  other.submit({ type: 'adopt', record: { ...copy, state: 'superseded' } })
+  t.match(other.record(), { state: 'superseded', asked: [] }, 'the anchor gave the epoch to another')
+  t.end()
+})
+
 t.test('every move is a row of the table', t => {
   for (const { from, to } of masterTransitions) t.ok(from !== null || ['negotiating', 'active', 'activating', 'releasing'].includes(to))
   t.end()

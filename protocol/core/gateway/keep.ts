@@ -47,6 +47,7 @@ export function afterKeepAlive (turn: Turn, clusterId: string, state: string): v
 
 /** The process has started: what was being asked is asked again or given up; masters get their time to call. */
 export function start (turn: Turn): void {
+  turn.machine.startedMs = turn.now
   for (const record of turn.machine.records.values()) {
     turn.machine.heard.set(record.clusterId, { ms: turn.now, skewMs: 0, masterless: false })
     if (record.amendment?.state === 'asking') turn.amend(record, 'restart')
@@ -77,7 +78,7 @@ function tidy (turn: Turn, record: GatewayRecord, lastMs: number): boolean {
   }
   if (releaseAgain(turn, record)) return true
   if (record.state === 'asking') {
-    if (turn.now <= record.offer.nowMs + record.offer.ttlMs) rehold(turn, record, null)
+    if (turn.now <= Math.max(record.offer.nowMs, turn.machine.startedMs) + record.offer.ttlMs) rehold(turn, record, null)
     else releaseAgain(turn, turn.move(record, 'restart', { reason: 'the gateway was restarted' }))
     return true
   }

@@ -43,7 +43,8 @@ export type Phase =
   /** after a restart: the same holds again, which hosts that have them answer as before */
   | { readonly kind: 'rehold' }
   | { readonly kind: 'commit', readonly offerId: string }
-  | { readonly kind: 'activate', readonly growth: boolean }
+  /** the gateway's own host first, `then` the others */
+  | { readonly kind: 'activate', readonly growth: boolean, readonly then: readonly HostCall[] }
   | { readonly kind: 'extend' }
   | { readonly kind: 'release', readonly scope: Scope, readonly reason: string }
   /** looks whether hosts still have anything */
@@ -60,6 +61,8 @@ export interface Job {
   /** calls without an answer yet */
   readonly open: number
   readonly results: readonly HostResult[]
+  /** asked only when all others have answered well */
+  readonly last: readonly HostCall[]
 }
 
 /** `jobId` 0: nobody waits for it. The answer of a job that was overtaken is looked at no more. */
@@ -79,11 +82,8 @@ export interface GatewayMachine {
   tidiedMs: Map<string, number>
   /** of calls and jobs */
   lastId: number
-}
-
-type ReadonlyGatewayMachine = Readonly<Omit<GatewayMachine, 'records' | 'heard'>> & {
-  readonly records: ReadonlyMap<string, GatewayRecord>
-  readonly heard: ReadonlyMap<string, Heard>
+  /** when the process started: a boot may have moved the clock, and holds have their full time again */
+  startedMs: number
 }
 
 const DEADLINES_MS: Readonly<Record<HostAsk['method'], number>> = {
@@ -160,11 +160,19 @@ export class Turn {
   }
 
   /** Asks hosts; when all have answered, or failed to, the job is finished by its phase. */
-  start (clusterId: string, phase: Phase, askers: readonly number[], calls: readonly HostCall[]): void {
+  start (clusterId: string, phase: Phase, askers: readonly number[], calls: readonly HostCall[], last: readonly HostCall[] = []): void {
     const id = ++this.machine.lastId
-    this.machine.jobs.set(clusterId, { id, phase, askers, open: calls.length, results: [] })
+    this.machine.jobs.set(clusterId, { id, phase, askers, open: calls.length, results: [], last })
     this.touched.add(clusterId)
     for (const call of calls) this.call(clusterId, id, call)
+  }
+
+  /** Asks who comes last. @returns false when nobody does, or somebody before has failed */
+  goOn (clusterId: string, job: Job): boolean {
+    if (job.last.length === 0 || failuresOf(job).length > 0) return false
+    this.machine.jobs.set(clusterId, { ...job, open: job.last.length, last: [] })
+    for (const call of job.last) this.call(clusterId, job.id, call)
+    return true
   }
 
   call (clusterId: string, jobId: number, { host, peer, ask, deadlineMs }: HostCall): void {

@@ -8,7 +8,7 @@ import { checkGrowth, checkRequest, holdTtlMs, mustBeInTime, mustOwn } from './c
 import type { SiteHost, SiteView } from './events.ts'
 import { type HostCall, type Job, type Placing, type Turn, type WaitingFor, answersOf, failuresOf } from './machine.ts'
 import { type Amendment, type GatewayRecord, allHeld, digestOf, heldUnder, hostsOf } from './record.ts'
-import { releaseCalls, released } from './release.ts'
+import { onlyOffered, releaseCalls, released } from './release.ts'
 
 const requestDigest = (r: Request): string => digestOf([r.cluster, r.vni, r.startMs, r.endMs, r.nodes, r.volumes, r.frontend, r.bandwidthMbit, r.grow])
 
@@ -70,7 +70,7 @@ function mayAskAnew (turn: Turn, record: GatewayRecord, entry: WaitingFor<'reque
   const { clusterId, amendment } = record
   const clear = (scope: 'all' | 'amendment'): false => {
     const reason = 'asked again'
-    turn.start(clusterId, { kind: 'clear', scope: { kind: scope }, reason, entry }, [entry.askId], releaseCalls(record, { kind: scope }, reason, 0))
+    turn.start(clusterId, { kind: 'clear', scope: { kind: scope }, reason, entry }, [entry.askId], releaseCalls(record, { kind: scope }, reason, 0, onlyOffered(record)))
     return false
   }
   if (record.state === 'active' && request.grow) {

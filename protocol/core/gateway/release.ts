@@ -5,8 +5,21 @@ import { brief, mustOwn } from './checks.ts'
 import { type HostCall, type Job, type Scope, type Turn, type WaitingFor, failuresOf } from './machine.ts'
 import { type GatewayRecord, allHeld, heldUnder, hostsOf } from './record.ts'
 
-/** The calls that release a part of what hosts have. @param epoch 0: the gateway's own clean-up */
-export function releaseCalls (record: GatewayRecord, scope: Scope, reason: string, epoch: number): HostCall[] {
+/** What was never activated may be asked for anew: released by its name, as a release that comes late must not end what follows. */
+export const onlyOffered = ({ anchor, offer }: GatewayRecord): string => anchor === '' ? offer.offerId : ''
+
+/**
+ * Releases a whole cluster. The gateway's own host comes last: its ledger gives out the segment id, which
+ * is not free before every other host has confirmed that it uses it no more.
+ */
+function startReleaseAll (turn: Turn, record: GatewayRecord, reason: string, epoch: number, askers: readonly number[], binding: boolean): void {
+  const calls = releaseCalls(record, { kind: 'all' }, reason, epoch, onlyOffered(record))
+  const isLast = ({ peer }: HostCall): boolean => binding && peer === record.offer.gateway.peer
+  turn.start(record.clusterId, { kind: 'release', scope: { kind: 'all' }, reason }, askers, calls.filter(call => !isLast(call)), calls.filter(isLast))
+}
+
+/** The calls that release a part of what hosts have. @param epoch 0: the gateway's own clean-up  @param offerId of scope `all`: see `onlyOffered` */
+export function releaseCalls (record: GatewayRecord, scope: Scope, reason: string, epoch: number, offerId = ''): HostCall[] {
   const { clusterId, amendment } = record
   const held = allHeld(record)
   const parts = scope.kind === 'leases' ? held.filter(part => scope.leaseIds.includes(part.leaseId))
@@ -20,7 +33,7 @@ export function releaseCalls (record: GatewayRecord, scope: Scope, reason: strin
       method: 'hostRelease',
       request: {
         clusterId, reason, epoch,
-        offerId: scope.kind === 'amendment' ? amendment?.offerId ?? '' : '',
+        offerId: scope.kind === 'amendment' ? amendment?.offerId ?? '' : scope.kind === 'all' ? offerId : '',
         leaseIds: scope.kind === 'leases' ? parts.filter(part => part.peer === peer).map(part => part.leaseId) : []
       }
     }
@@ -120,13 +133,17 @@ function releaseAll (turn: Turn, record: GatewayRecord, job: Job | undefined, re
   }
   const others = job === undefined ? [] : overtake(turn, record, job, reason)
   const next = record.state === 'releasing' ? record : turn.move(record, 'release', { reason })
-  turn.start(clusterId, { kind: 'release', scope: { kind: 'all' }, reason }, [...askers, ...others], releaseCalls(next, { kind: 'all' }, reason, record.epoch))
+  // What was only held is plugged in nowhere.
+  startReleaseAll(turn, next, reason, record.epoch, [...askers, ...others], record.state !== 'asking' && record.state !== 'offered')
 }
 
 /** A release that the master asked for before, and that not every host has confirmed. */
 export function releaseAgain (turn: Turn, record: GatewayRecord): boolean {
-  const scope: Scope | null = record.state === 'releasing' ? { kind: 'all' }
-    : record.amendment?.state === 'releasing' ? { kind: 'amendment' }
+  if (record.state === 'releasing') {
+    startReleaseAll(turn, record, record.reason, 0, [], true)
+    return true
+  }
+  const scope: Scope | null = record.amendment?.state === 'releasing' ? { kind: 'amendment' }
     : record.shrinking.length > 0 ? { kind: 'leases', leaseIds: record.shrinking }
     : null
   if (scope === null) return false

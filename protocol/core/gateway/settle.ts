@@ -76,7 +76,11 @@ export function beginActivate (turn: Turn, entry: WaitingFor<'activate'>): void 
   // Kept before a host may start anything: from now on what ran must be confirmed gone.
   if (record.anchor === '') turn.save({ ...record, anchor: document.frontend.host }, false)
   const parts = growth ? allHeld(record) : record.offer.held
-  turn.start(clusterId, { kind: 'activate', growth }, [entry.askId], hostsOf([...parts, record.offer.gateway]).map(host => activateCall(request, record.epoch, host)))
+  const { gateway } = record.offer
+  const calls = hostsOf([...parts, gateway]).map(host => activateCall(request, record.epoch, host))
+  // The segment id is the gateway's: no host plugs it unless the gateway's own lease of it is active. A
+  // committed one may have ended at the gateway alone, and the id may be another cluster's by now.
+  turn.start(clusterId, { kind: 'activate', growth, then: calls.filter(call => call.peer !== gateway.peer) }, [entry.askId], calls.filter(call => call.peer === gateway.peer))
 }
 
 export function finishActivate (turn: Turn, clusterId: string, job: Job & { phase: { kind: 'activate' } }): void {
@@ -87,7 +91,12 @@ export function finishActivate (turn: Turn, clusterId: string, job: Job & { phas
     turn.refuse(job.askers, error)
     return
   }
-  if (job.phase.growth && record.amendment !== null) {
+  const { growth, then } = job.phase
+  if (then.length > 0) {
+    turn.start(clusterId, { kind: 'activate', growth, then: [] }, job.askers, then)
+    return
+  }
+  if (growth && record.amendment !== null) {
     turn.amend(record, 'activate', null, { offer: { ...record.offer, held: allHeld(record) } })
   } else if (record.state !== 'active') {
     // Hosts have checked the commit receipts: a crash may have lost that this was committed.

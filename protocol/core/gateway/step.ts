@@ -10,7 +10,7 @@ import { beginRelease, finishRelease } from './release.ts'
 import { beginActivate, beginCommit, beginExtend, finishActivate, finishCommit, finishExtend } from './settle.ts'
 
 export const emptyGateway = (site: string): GatewayMachine => ({
-  site, records: new Map(), jobs: new Map(), waiting: new Map(), calls: new Map(), heard: new Map(), tidiedMs: new Map(), lastId: 0
+  site, records: new Map(), jobs: new Map(), waiting: new Map(), calls: new Map(), heard: new Map(), tidiedMs: new Map(), lastId: 0, startedMs: 0
 })
 
 /** A machine with the records of an earlier process; work the event `start` into it before others. */
@@ -100,7 +100,7 @@ function proceed (turn: Turn, clusterId: string): void {
   for (;;) {
     const job = jobs.get(clusterId)
     if (job !== undefined) {
-      if (job.open > 0) return
+      if (job.open > 0 || turn.goOn(clusterId, job)) return
       jobs.delete(clusterId)
       try {
         finish(turn, clusterId, job)

@@ -33,7 +33,7 @@ export interface Lease {
   readonly startMs: number
   readonly endMs: number
   readonly ttlMs: number
-  /** when a hold, or a committed lease that is not activated, ends */
+  /** when a hold, or a committed lease that is not activated, ends; of an ended segment that was committed: until when its id rests */
   readonly deadlineMs: number
   /** when a committed lease ends unless its master is heard of shortly before; 0 when that is not needed (any more) */
   readonly confirmByMs: number
@@ -157,9 +157,13 @@ export function * running (state: ReadonlyLedgerState): Generator<Lease> {
   }
 }
 
+/** Until when the id of an ended segment rests; 0 when it need not, as it was never more than held. */
+export const restsUntil = (lease: Lease): number =>
+  lease.kind !== 'segment' || lease.commitToken === 0 ? 0 : Math.max(lease.endedMs + ID_QUARANTINE_MS, lease.deadlineMs)
+
 /**
- * Segment ids that cannot be given out. What was only held or committed was never plugged in and
- * need not rest.
+ * Segment ids that cannot be given out. What was only held was never plugged in and need not rest;
+ * with what was committed another host of the site may have been activated.
  *
  * @param exceptCluster live leases of this cluster do not count: it may use its id again
  */
@@ -167,7 +171,7 @@ export function * idUses (state: ReadonlyLedgerState, exceptCluster?: string): G
   for (const lease of state.segments.values()) {
     if (isLive(lease)) {
       if (lease.clusterId !== exceptCluster) yield { id: lease.segmentId, untilMs: Number.POSITIVE_INFINITY }
-    } else yield { id: lease.segmentId, untilMs: lease.endedMs + ID_QUARANTINE_MS }
+    } else yield { id: lease.segmentId, untilMs: restsUntil(lease) }
   }
 }
 

@@ -108,7 +108,7 @@ export function putLease (state: LedgerState, lease: Lease): void {
   if (isOccupying(lease)) state.occupying.set(lease.id, lease)
   else state.occupying.delete(lease.id)
   if (lease.state === 'ended') state.ended.set(lease.id, lease)
-  if (lease.kind === 'segment' && (lease.state !== 'ended' || lease.activatedMs > 0)) state.segments.set(lease.id, lease)
+  if (lease.kind === 'segment' && (lease.state !== 'ended' || lease.commitToken > 0)) state.segments.set(lease.id, lease)
   else state.segments.delete(lease.id)
 }
 

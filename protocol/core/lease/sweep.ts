@@ -1,6 +1,6 @@
 /** What time alone does to a ledger: ends what is over, forgets what nobody asks about any more. */
 import { MAX_LEASES_PER_HOST } from '../limits.ts'
-import { END_GUARD_MS, ID_QUARANTINE_MS } from './lease.ts'
+import { END_GUARD_MS, ID_QUARANTINE_MS, restsUntil } from './lease.ts'
 import { type Turn, dueOf, dueOfExtension } from './turn.ts'
 
 /** Ended leases kept to answer replays; beyond this the oldest are forgotten before their day is over. */
@@ -35,7 +35,7 @@ export function boundEnded (turn: Turn): void {
   const rest = Math.max(END_GUARD_MS, ID_QUARANTINE_MS)
   for (const lease of state.ended.values()) {
     if (over <= 0) return
-    if (lease.activatedMs > 0 && lease.endedMs + rest > now) continue
+    if ((lease.activatedMs > 0 && lease.endedMs + rest > now) || restsUntil(lease) > now) continue
     turn.forget(lease)
     over--
   }

@@ -3,14 +3,14 @@ import { ConflictError } from '../errors.ts'
 import { MAX_EXTENSIONS_KEPT, REPLAY_KEEP_MS } from '../limits.ts'
 import type { Receipt } from '../messages.ts'
 import type { Effect } from './events.ts'
-import { type ClusterEpoch, type Extension, type Lease, type Replay, isLive } from './lease.ts'
+import { type ClusterEpoch, type Extension, type Lease, type Replay, END_GUARD_MS, ID_QUARANTINE_MS, isLive, restsUntil } from './lease.ts'
 import { type LedgerState, dropExtension, dropLease, dropReplay, extensionId, putExtension, putLease, putReplay } from './state.ts'
 import { type EpochTrigger, type ExtensionTrigger, type LeaseTrigger, epochTransitions, nextExtensionState, nextState } from './tables.ts'
 
 /** When time alone changes this lease next. */
 export function dueOf (lease: Lease): number {
   if (lease.state === 'active') return lease.endMs
-  if (!isLive(lease)) return lease.endedMs + REPLAY_KEEP_MS
+  if (!isLive(lease)) return Math.max(lease.endedMs + REPLAY_KEEP_MS, restsUntil(lease))
   const due = Math.min(lease.deadlineMs, lease.endMs)
   return lease.state === 'committed' && lease.confirmByMs !== 0 ? Math.min(due, lease.confirmByMs) : due
 }
@@ -53,9 +53,21 @@ export class Turn {
   }
 
   end (lease: Lease, trigger: 'expire' | 'release' | 'revoke', reason: string): Lease {
-    const ended = this.move(lease, trigger, { endedMs: this.now, endReason: reason, vacated: lease.state !== 'active' })
+    const ended = this.move(lease, trigger, { endedMs: this.now, endReason: reason, vacated: lease.state !== 'active', ...this.#rest(lease, trigger) })
     this.#settleExtensions(lease.clusterId)
     return ended
+  }
+
+  /**
+   * A gateway releases its segment when all other hosts have confirmed. However else it ends, they may
+   * have it plugged in until their own leases have ended, which an extension may have made longer.
+   */
+  #rest (lease: Lease, trigger: 'expire' | 'release' | 'revoke'): Partial<Lease> {
+    if (lease.kind !== 'segment' || lease.state === 'held') return {}
+    const restedMs = this.now + ID_QUARANTINE_MS
+    if (trigger === 'release') return { deadlineMs: restedMs }
+    const ends = [...this.state.extensionsOf.get(lease.clusterId)?.values() ?? []].filter(one => one.state !== 'ended').map(one => one.endMs)
+    return { deadlineMs: Math.max(restedMs, Math.max(lease.endMs, ...ends) + END_GUARD_MS) }
   }
 
   /** Forgets an ended lease, and with it what is only there for its cluster. */

@@ -77,7 +77,9 @@ export function startGrowth (turn: Turn, record: MasterRecord, amendment: Cluste
   const members = new Map(membersOf(record).map(one => [one.site, one.peer]))
   // A member site is asked at the gateway that has its leases, whichever of its gateways is in view.
   const sites = known.filter((site, i) => known.findIndex(one => one.site === site.site) === i).map(site => ({ ...site, peer: members.get(site.site) ?? site.peer }))
-  const placed = placeGrowth(record, amendment.count - document(record).nodes.length, sites)
+  // A site that has not confirmed that it let go may yet be told so: that must not end what is new there.
+  const settled = sites.filter(site => !record.dropped.some(part => part.site === site.site))
+  const placed = placeGrowth(record, amendment.count - document(record).nodes.length, settled)
   if ('refusal' in placed) { reject(turn, record, placeError(record.name, placed.refusal, [], '')); return }
   const round: Round = { ref: id, parts: new Map(), held: new Map(), refused: new Map() }
   for (const part of placed.parts) {
@@ -221,8 +223,8 @@ export function reject (turn: Turn, record: MasterRecord, error: MusubiError): v
   const dropped = targets.flatMap(({ site, peer }): Dropped[] => {
     const offer = round?.held.get(site)?.offer
     const offerId = amendment.kind === 'extend' ? amendment.id : offerIds.get(site) ?? offer?.offerId ?? ''
-    // Whoever never answered has a hold at most, which ends by itself; at a member the rest must stay.
-    return offerId === '' && members.has(site) ? [] : [{ site, peer, offerId, leaseIds: [], endMs: amendment.state === 'asking' ? record.endMs : amendment.endMs }]
+    // Whoever never answered has a hold at most, which ends by itself; a release of everything could end what follows.
+    return offerId === '' ? [] : [{ site, peer, offerId, leaseIds: [], endMs: amendment.state === 'asking' ? record.endMs : amendment.endMs }]
   })
   turn.work(record.id).round = null
   const given = amendment.document

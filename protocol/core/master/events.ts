@@ -37,7 +37,7 @@ export type MasterEvent =
   | { type: 'grow', clusterId: string, count: number, id: string }
   /** ends the leases of these nodes; never refused by a lender */
   | { type: 'shrink', clusterId: string, nodes: readonly string[], id: string }
-  /** the anchor has granted `record.epoch` to this host; `record.state` is `active`, `activating` before its start, or `releasing` when it never ran */
+  /** the anchor has granted `record.epoch` to this host; `record.state` is `active`, `activating` before its start, or `releasing` when it never ran; for an epoch that this host has already: its `grant` that came later, or `superseded` when the anchor has given the epoch to another */
   | { type: 'adopt', record: MasterRecord }
   /** the process has started: records are as on the disk, no call is under way */
   | { type: 'start' }

@@ -1,10 +1,11 @@
 /** A cluster that runs, and one that is let go: keep-alives, the end of the term, releases until confirmed, adoption. */
 import { describeError, type MusubiError } from '../errors.ts'
-import { KEEP_ALIVE_MS, MAX_ENDED_KEPT } from '../limits.ts'
+import { END_GUARD_MS } from '../lease/lease.ts'
+import { KEEP_ALIVE_MS, MAX_ENDED_KEPT, MAX_TERM_MS } from '../limits.ts'
 import { keepAliveFor, releaseFor } from './say.ts'
 import { dropAmendment } from './amend.ts'
 import { type Call, type Contact, type Turn, membersOf, nextMasterState, taskKey, attempt } from './machine.ts'
-import { ASK_OWN_MS, GIVE_UP_DEADLINE_MS, KEEP_ALIVE_DEADLINE_MS, KEEP_ENDED_MS, NEVER_ACTIVE_MS, RELEASE_DEADLINE_MS } from './pace.ts'
+import { ADOPTED_PATIENCE_MS, ASK_OWN_MS, GIVE_UP_DEADLINE_MS, KEEP_ALIVE_DEADLINE_MS, KEEP_ENDED_MS, NEVER_ACTIVE_MS, RELEASE_DEADLINE_MS } from './pace.ts'
 import { type Asked, type MasterRecord, isOver } from './record.ts'
 
 /** Who does not hear from the master shows the cluster as masterless; a start in the future is confirmed by it. */
@@ -15,12 +16,17 @@ export function keepAlive (turn: Turn, record: MasterRecord): void {
 const contactOf = (turn: Turn, call: Call): Contact =>
   turn.work(call.clusterId).contacts.get(call.site) ?? { heardMs: 0, state: '', skewMs: 0, error: '' }
 
-export function heard (turn: Turn, record: MasterRecord, call: Call, reply: { state: string, nowMs: number }): void {
+export function heard (turn: Turn, record: MasterRecord, call: Call, reply: { state: string, endMs: number, nowMs: number }): void {
   const work = turn.work(record.id)
   const before = contactOf(turn, call)
   work.tasks.set(taskKey('keep-alive', call.site, ''), { busy: false, tries: 0, dueMs: call.sentMs + KEEP_ALIVE_MS })
   // Half the round trip is the best guess of when the other side looked at its clock.
   work.contacts.set(call.site, { heardMs: turn.now, state: reply.state, skewMs: Math.round(reply.nowMs - (call.sentMs + turn.now) / 2), error: '' })
+  const { endMs } = reply
+  // The copy may be from before an extension: a cluster is not called over while leases of it run. What
+  // was said before the last change was decided counts for nothing.
+  const mayTell = record.epoch > 1 && record.amendment === null && record.dropped.length === 0 && call.sentMs > work.amendedMs
+  if (mayTell && Number.isSafeInteger(endMs) && endMs > record.endMs && endMs - record.startMs <= MAX_TERM_MS) turn.save({ ...record, endMs })
   if (before.heardMs > 0 && before.state !== reply.state) turn.progress(record, `${call.site}: its leases are ${reply.state === '' ? 'gone' : reply.state}`)
 }
 
@@ -43,10 +49,17 @@ export function remove (turn: Turn, record: MasterRecord, reason: string): void 
   else letGo(turn, record, 'delete', reason)
 }
 
+/** An adopted cluster may have been extended since its copy was made: until its lenders have been heard they may still tell of a later end. */
+const patienceMs = (turn: Turn, record: MasterRecord): number =>
+  record.epoch > 1 && membersOf(record).some(({ site }) => (turn.work(record.id).contacts.get(site)?.heardMs ?? 0) === 0) ? ADOPTED_PATIENCE_MS : 0
+
+/** Whether the end of the term has come, as far as anybody can tell. */
+export const isExpired = (turn: Turn, record: MasterRecord): boolean => turn.now >= record.endMs + patienceMs(turn, record)
+
 /** Until when somebody may still run something. */
 function mayRunUntilMs (turn: Turn, record: MasterRecord): number {
   const endMs = Math.max(record.endMs, ...record.dropped.map(one => one.endMs))
-  return record.document === null ? Math.min(endMs, turn.work(record.id).sinceMs + NEVER_ACTIVE_MS) : endMs
+  return record.document === null ? Math.min(endMs, turn.work(record.id).sinceMs + NEVER_ACTIVE_MS) : endMs + END_GUARD_MS + patienceMs(turn, record)
 }
 
 function releaseReason (turn: Turn, record: MasterRecord): string {
@@ -88,6 +101,11 @@ export function stale (turn: Turn, record: MasterRecord, call: Call): boolean {
     if (task !== undefined && !task.busy) turn.work(record.id).tasks.set(key, { ...task, dueMs: Math.min(task.dueMs, turn.now + ASK_OWN_MS) })
     return false
   }
+  return supersede(turn, record)
+}
+
+/** Another host of the site is its master now: this one lets go of it, and ends nothing. */
+function supersede (turn: Turn, record: MasterRecord): boolean {
   if (record.state === 'failed') { turn.save({ ...record, asked: [] }); return true }
   if (nextMasterState(record.state, 'supersede') === undefined) return false
   const current = dropAmendment(turn, record, `cluster ${record.name} has another master now`)
@@ -97,12 +115,25 @@ export function stale (turn: Turn, record: MasterRecord, call: Call): boolean {
 
 export function adopt (turn: Turn, record: MasterRecord): void {
   const known = turn.record(record.id)
+  if (known?.epoch === record.epoch && known.state !== 'ended' && known.state !== 'superseded') {
+    // Taken on an operator's word, or the anchor's answer was lost: it has decided since, for this host or for another.
+    if (record.state === 'superseded') supersede(turn, known)
+    else if (known.grant === null && record.grant !== null) proved(turn, known, record.grant)
+    return
+  }
   if (known !== undefined && (known.epoch >= record.epoch || known.state !== 'superseded')) return
   turn.machine.works.delete(record.id)
   const to = record.state === 'active' ? 'active' : record.state === 'activating' && record.document !== null && turn.now < record.startMs ? 'activating' : 'releasing'
   const adopted = turn.move({ ...record, asked: membersOf(record), endedMs: 0 },
     null, 'adopt', {}, `this host is its master now, epoch ${record.epoch}`, to)
   turn.effects.push({ effect: 'copy', record: adopted })
+}
+
+/** Lenders that have refused this master listen to it now: they are told at once. */
+function proved (turn: Turn, record: MasterRecord, grant: NonNullable<MasterRecord['grant']>): void {
+  const { tasks } = turn.work(record.id)
+  for (const [key, task] of tasks) if (!task.busy) tasks.set(key, { ...task, dueMs: turn.now })
+  turn.effects.push({ effect: 'copy', record: turn.save({ ...record, grant }) })
 }
 
 /** Forgets clusters that ended long ago, and the oldest of very many. */

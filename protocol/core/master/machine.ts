@@ -61,6 +61,8 @@ export interface Work {
   contacts: Map<string, Contact>
   amendReceipts: Map<string, Receipt[]>
   amendActivated: Set<string>
+  /** when what is being changed, or given up, last became something else */
+  amendedMs: number
   /** the amendment's document is copied: it may be activated */
   amendReady: boolean
 }
@@ -85,7 +87,7 @@ export function loadMaster (site: string, records: Iterable<MasterRecord>): Mast
 
 export const newWork = (now: number): Work => ({
   tasks: new Map(), looking: false, round: null, rounds: 0, excluded: new Set(), refusals: [], lastCode: '', startedMs: 0, sinceMs: now,
-  receipts: new Map(), activated: new Set(), problems: new Map(), contacts: new Map(), amendReceipts: new Map(), amendActivated: new Set(), amendReady: false
+  receipts: new Map(), activated: new Set(), problems: new Map(), contacts: new Map(), amendReceipts: new Map(), amendActivated: new Set(), amendedMs: 0, amendReady: false
 })
 
 /** Where a trigger leads; undefined when the table has no such row. */
@@ -96,6 +98,9 @@ export const nextMasterState = (from: MasterState | null, trigger: MasterTrigger
 export const membersOf = (record: MasterRecord): Asked[] => record.offers.map(offer => ({ site: offer.site, peer: offer.gateway.peer }))
 
 export const taskKey = (purpose: Purpose, site: string, ref: string): string => `${purpose} ${site} ${ref}`
+
+/** States that users know by another word: a cluster that is let go is being deleted. */
+const wordOf: Readonly<Partial<Record<MasterState, string>>> = { releasing: 'deleting', ended: 'deleted' }
 
 /** One event being worked in: collects effects and keeps the machine's maps. */
 export class Turn {
@@ -126,6 +131,8 @@ export class Turn {
 
   /** Kept, and synced before any other effect of this event is performed; once an event and record. */
   save (record: MasterRecord): MasterRecord {
+    const before = this.record(record.id)
+    if (before !== undefined && (before.amendment !== record.amendment || before.dropped !== record.dropped)) this.work(record.id).amendedMs = this.now
     this.keep(record)
     const i = this.effects.findIndex(one => one.effect === 'save' && one.record.id === record.id)
     if (i >= 0) this.effects.splice(i, 1)
@@ -147,7 +154,7 @@ export class Turn {
     work.round = null
     if (isOver(state)) work.contacts.clear()
     const moved = this.save({ ...record, ...changes, state })
-    this.note('cluster.state', `${record.name}: ${state}${message === '' ? '' : `, ${message}`}`, record.name)
+    this.note('cluster.state', `${record.name}: ${wordOf[state] ?? state}${message === '' ? '' : `, ${message}`}`, record.name)
     return moved
   }
 

@@ -121,8 +121,16 @@ function refused (turn: Turn, record: MasterRecord, round: Round): void {
   // The master's own site cannot be left out: it carries the frontend.
   if (own !== undefined && own.code !== 'NO_CAPACITY') { fail(turn, record, asError(own)); return }
   if (own !== undefined || ++work.rounds >= ROUNDS) { fail(turn, record, allRefused(record.name, work.refusals)); return }
-  const giveUp = releaseFor(record, 'another site refused')
-  for (const asked of record.asked) turn.call(record, 'give-up', asked, round.ref, giveUp, GIVE_UP_DEADLINE_MS)
+  // By its offer: one that comes late must not end what a later round, or growth, has got there. Who gave
+  // none has let go by itself, or has a hold that ends by itself; it is not asked again.
+  const offers = record.asked.flatMap(asked => {
+    const offerId = round.held.get(asked.site)?.offer?.offerId
+    return offerId === undefined ? [] : [{ asked, offerId }]
+  })
+  for (const { asked, offerId } of offers) turn.call(record, 'give-up', asked, round.ref, releaseFor(record, 'another site refused', { offerId, leaseIds: [] }), GIVE_UP_DEADLINE_MS)
+  if (offers.length > 0) return
+  work.round = null
+  look(turn, record)
 }
 
 /** An offer that nobody waits for any more, e.g. after a deletion: given back rather than left to run out. */

@@ -20,6 +20,8 @@ export const ROUNDS = 3
 export const LAST_TRY_MS = 1_000
 /** Without a document nothing was ever activated: what a site still holds ends by itself within T_activate, and a message under way. */
 export const NEVER_ACTIVE_MS = ACTIVATE_TTL_MS + 15_000
+/** Leases of an adopted cluster may run longer than its copy says: lenders that were never heard are waited for, this long beyond its end. */
+export const ADOPTED_PATIENCE_MS = 10 * 60_000
 /** Ended clusters are kept for people to look at, this long. */
 export const KEEP_ENDED_MS = 24 * 3_600_000
 

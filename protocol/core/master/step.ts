@@ -24,7 +24,7 @@ function carryOn (turn: Turn, record: MasterRecord): void {
       carry.activateAll(turn, record)
       break
     case 'active':
-      if (turn.now >= record.endMs) { live.letGo(turn, record, 'expire', 'its term is over'); break }
+      if (live.isExpired(turn, record)) { live.letGo(turn, record, 'expire', 'its term is over'); break }
       live.keepAlive(turn, record)
       amend.tidy(turn, record)
       if (record.amendment !== null) amend.amendOn(turn, record, record.amendment)

@@ -1,0 +1,88 @@
+import type { Invariant } from '../invariant.ts'
+import { type ClusterModel, type HostModel, type World, clusterOf, field, isLive, numberOf, textOf, violated } from '../model.ts'
+import type { Decisions } from './decisions.ts'
+
+const OF_MASTERS = new Set(['commit', 'activate', 'extend', 'keepAlive', 'release', 'request'])
+
+/**
+ * One master at a time: the anchor host grants an epoch once, to one gateway of its own site, and only
+ * when the one before was not heard of; whoever has taken an epoch obeys nobody older, and nobody else.
+ */
+export function epochs (world: World, { taken }: Pick<Decisions, 'taken'>): Invariant {
+  const NAME = 'one-master'
+  const { masterlessMs, clockRate, clockGrainMs } = world.description.bounds
+  /** when a host last heard of a cluster's master, true time */
+  const heard = new Map<string, number>()
+  /** who has a cluster at a gateway: the first whose request was answered */
+  const owners = new Map<string, string>()
+  const takenAtArrival = new Map<string, number>()
+  const holderNow = (cluster: ClusterModel): { epoch: number, peer: string } => {
+    const epoch = Math.max(0, ...cluster.holders.keys())
+    return { epoch, peer: cluster.holders.get(epoch) ?? '' }
+  }
+
+  function claimed (host: HostModel, clusterId: string, reply: unknown, request: unknown, peerId: string, site: string | null, gateway: boolean): void {
+    const cluster = clusterOf(world, clusterId)
+    const epoch = numberOf(reply, 'epoch')
+    const fail: (why: string) => never = why => violated(world, NAME, host.name, `epoch ${epoch} of cluster ${clusterId.slice(0, 8)} was granted to ${peerId}: ${why}`)
+    if (!gateway || site !== host.site) fail('it is no gateway of this site')
+    const holder = cluster.holders.get(epoch)
+    if (holder !== undefined && holder !== peerId) fail(`${holder} has it`)
+    const now = holderNow(cluster)
+    if (holder === undefined && epoch <= now.epoch) fail(`epoch ${now.epoch} has been granted`)
+    if (!isAnchor(host, cluster)) fail('this host has no lease of the frontend')
+    const since = world.nowMs - (heard.get(`${host.name} ${clusterId}`) ?? Number.NEGATIVE_INFINITY)
+    if (holder === undefined && now.peer !== peerId && field(request, 'force') !== true && since < masterlessMs * (1 - clockRate) - clockGrainMs) fail(`its master ${now.peer} was heard of ${Math.round(since / 1000)} s ago`)
+    cluster.holders.set(epoch, peerId)
+  }
+
+  const isAnchor = (host: HostModel, cluster: ClusterModel): boolean => {
+    for (const lease of cluster.leases) if (lease.host === host && lease.facts.kind === 'frontend' && (isLive(lease) || lease.endedTrueMs === world.nowMs)) return true
+    return false
+  }
+
+  return {
+    name: NAME,
+    arrive (host, { id, copy, call }) {
+      if (OF_MASTERS.has(call.method)) takenAtArrival.set(`${id}/${copy}`, taken.get(`${host.name} ${textOf(call.request, 'clusterId')}`) ?? 0)
+    },
+    answer (host, { id, copy, method, request, reply, error, caller }) {
+      const key = `${id}/${copy}`
+      const before = takenAtArrival.get(key) ?? 0
+      takenAtArrival.delete(key)
+      if (error !== null || host.malicious) return
+      const clusterId = textOf(request, 'clusterId')
+      if (method === 'claim') { claimed(host, clusterId, reply, request, caller.peerId, caller.site, caller.gateway); return }
+      if (method === 'hostKeepAlive') {
+        const cluster = clusterOf(world, clusterId)
+        const epoch = numberOf(request, 'epoch')
+        if (textOf(reply, 'state') !== '' && epoch >= holderNow(cluster).epoch) heard.set(`${host.name} ${clusterId}`, world.nowMs)
+        const holder = cluster.holders.get(epoch)
+        if (epoch > 1 && world.hosts.get(caller.host)?.malicious === false && numberOf(reply, 'epoch') === epoch && cluster.creator !== '' && holder === undefined) violated(world, NAME, host.name, `epoch ${epoch} of cluster ${clusterId.slice(0, 8)} was taken, which no anchor has granted`)
+        return
+      }
+      if (!OF_MASTERS.has(method)) return
+      const at = `${host.name} ${clusterId}`
+      const epoch = numberOf(request, 'epoch')
+      const owner = owners.get(at)
+      const isEmpty = (method === 'release' && numberOf(reply, 'ended') === 0) || (method === 'keepAlive' && textOf(reply, 'state') === '')
+      if (isEmpty) return
+      if (method === 'request' && textOf(request, 'masterSite') !== caller.site) violated(world, NAME, host.name, `a request in the name of ${textOf(request, 'masterSite')} by ${caller.host} was answered`)
+      if (method === 'request' && owner === undefined) owners.set(at, caller.peerId)
+      const cluster = clusterOf(world, clusterId)
+      const fail: (why: string) => never = why => violated(world, NAME, host.name, `${method} of cluster ${clusterId.slice(0, 8)} with epoch ${epoch} by ${caller.host} was answered: ${why}`)
+      if (epoch > 0 && epoch < before) violated(world, 'older-epoch', host.name, `${method} of cluster ${clusterId.slice(0, 8)} with epoch ${epoch} by ${caller.host} was answered, ${before} was taken before`)
+      if (caller.peerId !== owner && method !== 'request') {
+        const holder = cluster.holders.get(epoch)
+        if (holder !== caller.peerId) fail(holder === undefined ? 'nobody was granted that epoch' : `its master is ${holder}`)
+      }
+      const holder = cluster.holders.get(epoch)
+      if (epoch > 1 && holder !== undefined && holder !== caller.peerId) fail(`its master is ${holder}`)
+      if (epoch > 1 && holder === undefined && cluster.creator !== '' && method === 'keepAlive' && numberOf(reply, 'epoch') === epoch) fail('no anchor has granted that epoch')
+      if ((taken.get(at) ?? 0) < epoch && holder === caller.peerId) taken.set(at, epoch)
+    },
+    diskLost ({ host }) {
+      for (const map of [taken, owners, heard] as Array<Map<string, unknown>>) for (const key of [...map.keys()]) if (key.startsWith(`${host} `)) map.delete(key)
+    }
+  }
+}

@@ -1,0 +1,163 @@
+/**
+ * What one schedule is about, decided from its seed before anything happens: sites and hosts, which
+ * kinds of faults are on and how strong, what operators want. Swarm: most kinds are off in most runs,
+ * so that what a fault would hide is seen as well (Groce et al., "Swarm Testing", ISSTA 2012).
+ */
+import type { ClusterSpec } from '../../../protocol/core/spec.ts'
+import { createPrng, type Prng } from '../kernel/prng.ts'
+import type { Weather } from '../kernel/network.ts'
+import { REAL_CODEC_EVERY } from './plain.ts'
+import type { HostDescription, ResourceFacts } from '../observation.ts'
+
+export interface HostPlan extends HostDescription {
+  roles: readonly string[]
+  underlayAddress: string
+  /** whether its wall clock follows true time, or its crystal */
+  disciplined: boolean
+}
+
+export interface SitePlan { site: string, malicious: boolean, hosts: HostPlan[] }
+
+/** How often each comes, per 100 s of true time and over all hosts; 0: never. */
+export interface FaultRates {
+  kill: number
+  power: number
+  partition: number
+  diskError: number
+  clockJump: number
+  malice: number
+}
+
+export interface OperatorRates { delete: number, extend: number, grow: number, shrink: number, revoke: number, adopt: number, cordon: number }
+
+export interface CreatePlan { atMs: number, host: string, spec: ClusterSpec, startInMs: number }
+
+export interface Config {
+  seed: number
+  sites: SitePlan[]
+  rates: FaultRates
+  operators: OperatorRates
+  weather: Weather
+  /** chance of a crash at each point of each write, by kind */
+  crashAtWrite: { kill: number, power: number }
+  creates: CreatePlan[]
+  /** records lie on the disk as bytes */
+  realCodec: boolean
+  /** one way between sites, ms */
+  wanMs: number
+  /** of a synced write, ms */
+  syncMs: number
+  /** agent to helper, usual and longest, ms */
+  helperMs: number
+  helperHoldUpMs: number
+  /** whether what masters see of sites is old */
+  staleViews: boolean
+  /** a site lends each other site at most this much; null: no quotas */
+  quota: ResourceFacts | null
+  /** faults end when so much time has passed and so much has happened, and at `faultMsMax` at the latest */
+  faultMs: number
+  faultEvents: number
+  faultMsMax: number
+}
+
+const resources = (vcpus: number, memoryMib: number, diskMib: number, volumes: number): ResourceFacts => ({ vcpus, memoryMib, diskMib, volumes, bandwidthMbit: 100 })
+
+/** 0 in half of the runs, else up to `most`. */
+const swarm = (chance: Prng, most: number, on = 0.5): number => chance.chance(on) ? chance.between(0.1, 1) * most : 0
+
+function planSites (chance: Prng): SitePlan[] {
+  const count = chance.pick([3, 3, 3, 3, 3, 3, 4, 4, 4, 5])
+  const sites: SitePlan[] = []
+  for (let s = 1; s <= count; s++) {
+    const site = `s${s}`
+    const malicious = s > 3 && chance.chance(0.6)
+    const hostCount = malicious ? 1 : chance.pick([1, 1, 1, 1, 1, 1, 2, 2, 2, 3])
+    const gateways = hostCount > 1 && chance.chance(0.5) ? 2 : 1
+    const hosts = Array.from({ length: hostCount }, (_, h): HostPlan => {
+      const gateway = h < gateways
+      const host = `${site}${'abcd'.charAt(h)}`
+      return {
+        site, host, peer: `peer-${host}`, gateway,
+        capacity: resources(chance.int(2, 3), 8192, chance.pick([0, 2048, 4096]), chance.int(1, 3)),
+        // Few ids, so that they are handed on within a run.
+        slice: gateway ? { from: 100 * s + 10 * h, to: 100 * s + 10 * h + chance.int(1, 4) } : null,
+        ratePpm: 0, roles: gateway ? ['gateway', 'compute', 'storage'] : ['compute', 'storage'],
+        underlayAddress: `10.${s}.0.${h + 1}`, disciplined: true
+      }
+    })
+    sites.push({ site, malicious, hosts })
+  }
+  return sites
+}
+
+/** Clusters for as long as somebody wants them: the first two at about the same time, more when those are over. */
+function planCreates (chance: Prng, sites: readonly SitePlan[]): CreatePlan[] {
+  const masters = sites.filter(site => !site.malicious).flatMap(site => site.hosts.filter(host => host.gateway))
+  let atMs = chance.between(0, 300)
+  // Two of them are more than there is, so that they compete.
+  const vcpus = sites.filter(site => !site.malicious).flatMap(site => site.hosts).reduce((sum, host) => sum + host.capacity.vcpus, 0)
+  const ends: number[] = []
+  /** Now and then a reservation begins in the moment in which another cluster ends. */
+  const laterMs = (): number => {
+    const near = ends.filter(endMs => endMs - atMs > 61_000)
+    return near.length > 0 && chance.chance(0.6) ? chance.pick(near) - atMs + chance.between(0, 1_500) : chance.between(61_000, 120_000)
+  }
+  return Array.from({ length: 30 }, (_, i) => {
+    const nodes = Math.max(3, Math.round(vcpus * chance.between(0.3, 0.6)))
+    const volumes = chance.chance(0.3) ? 1 : 0
+    const plan: CreatePlan = {
+      atMs, host: chance.pick(masters).host, startInMs: chance.chance(0.1) ? laterMs() : 0,
+      spec: {
+        name: `c${i + 1}`, cidr: '10.42.0.0/16', frontend: { mode: 'builtin' }, image: 'default',
+        nodes: { count: nodes, vcpus: 1, memoryMiB: 512 },
+        volumes: Array.from({ length: volumes }, (_, v) => ({ name: `v${v + 1}`, sizeMiB: 1024, node: chance.int(1, nodes) })),
+        termMs: chance.pick([60, 60, 61, 75, 90, 120, 180]) * 1000
+      }
+    }
+    ends.push(plan.atMs + plan.startInMs + plan.spec.termMs)
+    atMs += i === 0 && chance.chance(0.7) ? chance.between(0, 200) : chance.between(4_000, 25_000)
+    return plan
+  })
+}
+
+export function planOf (seed: number): Config {
+  const chance = createPrng(seed)
+  const sites = planSites(chance)
+  const rate = chance.pick([0, 50, 500])
+  for (const site of sites) {
+    for (const host of site.hosts) {
+      host.ratePpm = rate === 0 ? 0 : Math.round(chance.between(-rate, rate))
+      host.disciplined = chance.chance(0.7)
+    }
+  }
+  const calm = chance.chance(0.05)
+  const on = calm ? 0 : 0.5
+  const malicious = sites.some(site => site.malicious)
+  return {
+    seed,
+    sites,
+    rates: {
+      kill: swarm(chance, 8, on), power: swarm(chance, 5, on), partition: swarm(chance, 6, on), diskError: swarm(chance, 3, on * 0.6),
+      clockJump: swarm(chance, 3, on * 0.6), malice: malicious ? swarm(chance, 40, 0.8) : 0
+    },
+    operators: {
+      delete: swarm(chance, 3), extend: swarm(chance, 4), grow: swarm(chance, 3), shrink: swarm(chance, 2), revoke: swarm(chance, 1.5, 0.3),
+      adopt: swarm(chance, 4, 0.6), cordon: swarm(chance, 1.5, 0.3)
+    },
+    weather: {
+      loss: swarm(chance, 0.2, on * 0.8), duplicate: swarm(chance, 0.15, on * 0.8), holdUp: swarm(chance, 0.1, on * 0.8),
+      holdUpMs: chance.pick([500, 5_000, 40_000])
+    },
+    crashAtWrite: { kill: swarm(chance, 0.02, on * 0.8), power: swarm(chance, 0.02, on * 0.8) },
+    creates: planCreates(chance.fork('creates'), sites),
+    realCodec: seed % REAL_CODEC_EVERY === 0,
+    wanMs: chance.pick([2, 20, 80]),
+    syncMs: chance.pick([0.5, 5, 30]),
+    helperMs: chance.pick([1, 20, 200]),
+    helperHoldUpMs: swarm(chance, 60_000, on * 0.6),
+    staleViews: chance.chance(0.5),
+    quota: chance.chance(0.25) ? resources(chance.int(1, 3), 4096, 2048, 2) : null,
+    ...(chance.chance(0.1) ? { faultMs: chance.between(100_000, 200_000), faultEvents: 250 } : { faultMs: chance.between(5_000, 60_000), faultEvents: 200 }),
+    faultMsMax: 400_000
+  }
+}

@@ -1,0 +1,155 @@
+/**
+ * An admitted site that means ill. It calls in its own name, as the mesh proves names, and knows
+ * everything that was ever said; as a lender it answers what it likes. Everything has the form that
+ * the wire lets through.
+ */
+import { MusubiError } from '../../../protocol/core/errors.ts'
+import type { ActivateRequest, Held, Offer, Receipt, Request } from '../../../protocol/core/messages.ts'
+import { FRONTEND_RESOURCES, nodeResources, volumeResources } from '../../../protocol/core/placement.ts'
+import { EPOCH_MS } from '../kernel/clock.ts'
+import type { Kernel } from '../kernel/kernel.ts'
+import { copyOf, type Endpoint, type Envelope, type Process } from '../kernel/network.ts'
+import type { Prng } from '../kernel/prng.ts'
+import type { Config, HostPlan } from './config.ts'
+import { gatewayFacts, signGrant, type Surroundings } from './surroundings.ts'
+
+export interface Malice {
+  /** one wicked deed */
+  act (): void
+  /** it hears every call */
+  overheard (call: Envelope): void
+}
+
+const MAX_HEARD = 60
+const ASKED_OF_GATEWAYS = new Set(['request', 'extend', 'commit', 'activate', 'release', 'keepAlive', 'status'])
+const nowMs = (kernel: Kernel): number => EPOCH_MS + Math.floor(kernel.now())
+
+export function createMalice ({ kernel, chance, config, around, endpoints }: { kernel: Kernel, chance: Prng, config: Config, around: Surroundings, endpoints: Map<string, Endpoint> }): Malice {
+  const evil = config.sites.filter(site => site.malicious).flatMap(site => site.hosts)
+  const honest = config.sites.filter(site => !site.malicious).flatMap(site => site.hosts)
+  const heard: Array<{ method: string, request: Record<string, unknown>, to: string }> = []
+  /** 0 to 1: how often it answers as an honest site would */
+  const manners = chance.unit()
+
+  function offerFor (plan: HostPlan, request: Request): Offer {
+    const held = (kind: string, name: string, resources: Held['resources']): Held => ({
+      leaseId: around.uuid(), kind, name, host: plan.host, peer: plan.peer, underlayAddress: plan.underlayAddress, resources, token: chance.int(1, 1_000_000)
+    })
+    const offer: Offer = {
+      offerId: around.uuid(), site: plan.site, segmentId: chance.int(1, 5000), gateway: gatewayFacts(plan), ttlMs: chance.pick([30_000, 30_000, 1, 300_000]), nowMs: nowMs(kernel),
+      held: [
+        ...request.nodes.map(node => held('node', node.name, nodeResources(node))), ...request.volumes.map(volume => held('volume', volume.name, volumeResources(volume))),
+        ...(request.frontend ? [held('frontend', 'frontend', { ...FRONTEND_RESOURCES })] : []), held('segment', 'segment', { vcpus: 0, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 })
+      ]
+    }
+    if (chance.chance(manners)) return offer
+    switch (chance.int(0, 3)) {
+      case 0: return { ...offer, gateway: gatewayFacts(chance.pick(honest)) }
+      case 1: return { ...offer, held: offer.held.slice(1) }
+      case 2: return { ...offer, held: offer.held.map(one => ({ ...one, host: chance.pick(honest).host })) }
+      default: return { ...offer, site: chance.pick(honest).site }
+    }
+  }
+
+  const offers = new Map<string, Offer>()
+
+  function answer (plan: HostPlan, method: string, request: Record<string, unknown>): Promise<unknown> {
+    if (!chance.chance(0.5 + manners / 2)) {
+      return chance.chance(0.3) ? new Promise(() => undefined) : Promise.reject(new MusubiError(chance.pick(['CONFLICT', 'NOT_FOUND', 'STALE_EPOCH', 'NO_CAPACITY', 'X'.repeat(60)]), 'no', { retryable: chance.chance(0.5) }))
+    }
+    const clusterId = String(request.clusterId)
+    switch (method) {
+      case 'request': {
+        const offer = offerFor(plan, request as unknown as Request)
+        offers.set(clusterId, offer)
+        return Promise.resolve(offer)
+      }
+      case 'commit': return Promise.resolve({ site: plan.site, receipts: (offers.get(clusterId)?.held ?? []).map((held): Receipt => ({ leaseId: held.leaseId, host: held.host, token: held.token + 1 })) })
+      case 'activate': return Promise.resolve({ site: plan.site })
+      case 'release': return Promise.resolve({ site: plan.site, ended: chance.int(0, 3) })
+      case 'extend': return Promise.resolve({ site: plan.site, ttlMs: 30_000, nowMs: nowMs(kernel) })
+      case 'keepAlive': return Promise.resolve({ site: plan.site, state: 'active', endMs: nowMs(kernel) + 60_000, epoch: chance.pick([1, 1, 99]), nowMs: nowMs(kernel) })
+      default: return Promise.reject(new MusubiError('NOT_SERVED', `${method} is not served`))
+    }
+  }
+
+  for (const plan of evil) {
+    const process: Process = { dead: () => false, serve: (method, request) => answer(plan, method, request as Record<string, unknown>) }
+    endpoints.set(plan.peer, { peer: plan.peer, host: plan.host, site: plan.site, gateway: plan.gateway, process: () => process })
+  }
+
+  const some = (method: string): { request: Record<string, unknown>, to: string } | null => {
+    const list = heard.filter(one => one.method === method)
+    return list.length === 0 ? null : chance.pick(list)
+  }
+
+  function send (to: string, method: string, request: unknown): void {
+    const from = endpoints.get(chance.pick(evil).peer)
+    if (from === undefined) return
+    around.fault('forged call')
+    around.network.call(from, () => false, to, method, request, 5_000, true).catch(() => undefined)
+  }
+
+  const deeds: Array<() => void> = [
+    // what was said before, once more, perhaps to somebody else
+    () => {
+      if (heard.length === 0) return
+      const { method, request, to } = chance.pick(heard)
+      send(chance.chance(0.8) ? to : chance.pick(honest).peer, method, request)
+    },
+    // what others were offered
+    () => { const one = some('commit') ?? some('hostCommit'); if (one !== null) send(one.to, chance.pick(['commit', 'hostCommit']), { ...one.request, epoch: chance.int(1, 5) }) },
+    // receipts that nobody gave
+    () => {
+      const one = some('activate')
+      if (one === null) return
+      const request = copyOf(one.request) as unknown as ActivateRequest
+      request.receipts = request.receipts.map(receipt => chance.chance(0.5) ? { ...receipt, token: receipt.token + chance.int(-1, 1) } : receipt).filter(() => chance.chance(0.8))
+      send(one.to, chance.pick(['activate', 'hostActivate']), request)
+    },
+    // the end of a cluster of others
+    () => { const one = heard.length === 0 ? null : chance.pick(heard); if (one !== null) send(one.to, chance.pick(['release', 'hostRelease']), { clusterId: one.request.clusterId, reason: 'because', offerId: '', leaseIds: [], epoch: chance.int(0, 100) }) },
+    // a master that nobody made one
+    () => {
+      const one = some('keepAlive') ?? some('request')
+      const plan = chance.pick(evil)
+      if (one === null) return
+      const epoch = chance.int(1, 1000)
+      const clusterId = String(one.request.clusterId)
+      const site = chance.chance(0.5) ? plan.site : chance.pick(honest).site
+      const host = chance.chance(0.5) ? plan.host : chance.pick(honest).host
+      send(one.to, 'keepAlive', { clusterId, epoch, sentMs: nowMs(kernel), grant: signGrant(plan, { clusterId, epoch, holder: plan.peer, site, host, grantedMs: nowMs(kernel) }) })
+    },
+    () => { const one = some('hold'); if (one !== null) send(one.to, chance.pick(['hold', 'claim', 'hostKeepAlive', 'copy', 'hostExtend']), { ...one.request, force: true, holder: chance.pick(evil).peer, epoch: chance.int(1, 9) }) },
+    // a later end for others' leases
+    () => { const one = some('keepAlive'); if (one !== null) send(one.to, 'extend', { key: around.uuid(), clusterId: one.request.clusterId, offerId: around.uuid(), endMs: nowMs(kernel) + 3_600_000, ttlMs: 30_000, epoch: 1, sentMs: nowMs(kernel) }) },
+    // of its own, never to be used; or out of all bounds; or in the name of others
+    () => {
+      const plan = chance.pick(evil)
+      const startMs = nowMs(kernel) + chance.pick([0, 0, 0, -3_600_000, 90_000])
+      const stolen = some('request')?.request as Partial<Request> | undefined
+      const request: Request = {
+        key: around.uuid(), clusterId: chance.chance(0.3) && stolen?.clusterId !== undefined ? stolen.clusterId : around.uuid(), cluster: 'evil', vni: chance.int(1, 100), masterSite: chance.chance(0.2) ? chance.pick(honest).site : plan.site,
+        startMs, endMs: startMs + chance.pick([60_000, 60_000, 120_000, 0, 1e15]), nodes: [{ name: 'evil-1', vcpus: chance.pick([1, 1, 2, 0, 4_000_000_000]), memoryMib: 512 }], volumes: [],
+        frontend: chance.chance(0.5), holdTtlMs: chance.pick([0, 30_000, 4_000_000_000]), bandwidthMbit: 0, epoch: chance.pick([1, 1, 1, 0, 7]), sentMs: nowMs(kernel), grow: chance.chance(0.1)
+      }
+      const target = chance.pick(honest.filter(host => host.gateway))
+      const from = endpoints.get(plan.peer)
+      if (from === undefined) return
+      around.fault('forged call')
+      around.network.call(from, () => false, target.peer, 'request', request, 10_000, true).then(reply => {
+        const offer = reply as Offer
+        if (chance.chance(0.6)) around.network.call(from, () => false, target.peer, 'commit', { clusterId: request.clusterId, offerId: offer.offerId, key: around.uuid(), epoch: 1 }, 5_000, true).catch(() => undefined)
+      }).catch(() => undefined)
+    }
+  ]
+  return {
+    act () { if (evil.length > 0 && !around.healed()) chance.pick(deeds)() },
+    overheard ({ method, request, to, forged }) {
+      if (evil.length === 0 || forged) return
+      if (!ASKED_OF_GATEWAYS.has(method) && !method.startsWith('host') && method !== 'hold') return
+      if (heard.length < MAX_HEARD) heard.push({ method, request: request as Record<string, unknown>, to: to.peer })
+      else heard[chance.int(0, MAX_HEARD - 1)] = { method, request: request as Record<string, unknown>, to: to.peer }
+    }
+  }
+}
