@@ -28,8 +28,8 @@ const agent = (lab: Lab, host: string): Endpoint => ({ socketPath: lab.api(host)
 async function engines (lab: Lab, host: string): Promise<string[]> {
   const processes = await processesOfPod(lab.host(host).pod.pid)
   return processes.map(p => `${p.innerPid} ${p.argv.join(' ').replace(/^.*\/(?=qemu-system|wireguard-go|dnsmasq|nginx)/, '').slice(0, 60)}`)
-    // a guest has a name; what doctor starts to see whether QEMU works has none
-    .filter(line => /^\d+ (qemu-system\S* -name|wireguard-go|dnsmasq|nginx: master|perl .*prober)/.test(line)).sort()
+    // a guest has a name, and a tunnel an interface; what doctor starts to see whether they work has none
+    .filter(line => /^\d+ (qemu-system\S* -name|wireguard-go -f|dnsmasq|nginx: master|perl .*prober)/.test(line)).sort()
 }
 
 /** Waits until the agent runs as another process than before and all of its objects are well. */

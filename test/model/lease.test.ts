@@ -270,7 +270,7 @@ function play (list: readonly Move[]): LedgerState {
   return state
 }
 
-const COVERING_SEED = 1
+const COVERING_SEED = 4
 
 t.test('no sequence of events breaks a promise', t => {
   fc.assert(fc.property(moves, list => { play(list) }), { numRuns: 250 })

@@ -33,7 +33,8 @@ export function keepAlive (turn: Turn, { askId, caller, ask: { request, holder }
   hear(turn, record, turn.now - request.sentMs)
   const { state, endMs, epoch, masterPeer } = record
   turn.answer([askId], { method: 'keepAlive', reply: { site: turn.site, state, endMs, epoch, nowMs: turn.now } })
-  if (state === 'releasing' || turn.machine.calls.size >= MAX_HOST_CALLS) return
+  // While it asks no host has said that it lends to this master: the cluster may be another's there.
+  if (state === 'asking' || state === 'releasing' || turn.machine.calls.size >= MAX_HOST_CALLS) return
   const busy = new Set([...turn.machine.calls.values()].filter(call => call.clusterId === clusterId && call.method === 'hostKeepAlive').map(call => call.peer))
   for (const { host, peer } of hostsOf(allHeld(record)).filter(one => !busy.has(one.peer))) {
     turn.call(clusterId, 0, { host, peer, ask: { method: 'hostKeepAlive', request: { clusterId, epoch, holder: masterPeer } } })

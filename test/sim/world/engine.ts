@@ -54,8 +54,6 @@ export interface HelperOptions {
 
 /** How often the helper looks for what has ended, ms. */
 export const HELPER_TICK_MS = 2_000
-/** Longest that it rests when all that runs may run for longer. */
-const HELPER_REST_MS = 20_000
 const STOP_MS = 1_000
 
 export function createHelper ({ kernel, chance, clock, disk, codec, changed, worked }: HelperOptions): Helper {
@@ -66,7 +64,6 @@ export function createHelper ({ kernel, chance, clock, disk, codec, changed, wor
   let ledgerMs = 0
   let readAt = 0
   let ticking: Timer | null = null
-  let tickAt = 0
   const stopping = new Map<string, Promise<void>>()
 
   const now = (): number => Math.floor(Math.max(ledgerMs + clock.monotonic() - readAt, ledgerMs))
@@ -102,20 +99,9 @@ export function createHelper ({ kernel, chance, clock, disk, codec, changed, wor
 
   /** Looks again and again, as long as there is anything that could end. */
   function schedule (): void {
-    if (engine.size === 0 || fence === null) return
-    let waitMs = Number.POSITIVE_INFINITY
-    for (const record of fence.records()) {
-      if (engine.has(record.resource)) waitMs = Math.min(waitMs, record.state === 'granted' ? record.endMs - now() : 0)
-    }
-    // Ticks between would find nothing that has ended.
-    const at = kernel.now() + Math.max(HELPER_TICK_MS, Math.min(waitMs, HELPER_REST_MS))
-    if (ticking !== null) {
-      if (tickAt <= at) return
-      ticking.cancelled = true
-    }
-    tickAt = at
+    if (ticking !== null || engine.size === 0) return
     const mine = life
-    ticking = kernel.at(at, () => {
+    ticking = kernel.after(HELPER_TICK_MS, () => {
       ticking = null
       if (mine !== life) return
       void tick()
@@ -129,11 +115,7 @@ export function createHelper ({ kernel, chance, clock, disk, codec, changed, wor
       await new Promise<never>(() => undefined)
       return
     }
-    if (sentMs > now()) {
-      ledgerMs = sentMs
-      readAt = clock.monotonic()
-      schedule()
-    }
+    if (sentMs > now()) { ledgerMs = sentMs; readAt = clock.monotonic() }
     const mine = life
     const refused = (error: unknown): never => {
       if (command.op !== 'gone') worked(command.op, command.resource, command.op === 'grant' ? command.claim.clusterId : command.clusterId, command.op === 'grant' ? command.claim.counter : command.counter, errorCode(error))
@@ -160,7 +142,6 @@ export function createHelper ({ kernel, chance, clock, disk, codec, changed, wor
         if (mine !== life) return
         worked('revoke', command.resource, command.clusterId, command.counter, '')
         changed(`revoked ${command.resource}`)
-        schedule()
         await stop(command.resource)
         return
       case 'gone':
@@ -181,7 +162,6 @@ export function createHelper ({ kernel, chance, clock, disk, codec, changed, wor
       fence = null
       engine.clear()
       stopping.clear()
-      if (ticking !== null) ticking.cancelled = true
       ticking = null
     },
     async powerOn () {

@@ -65,9 +65,8 @@ export interface Machine extends Endpoint {
 
 const GATEWAY_TICK_MS = 5_000
 const MASTER_TICK_MS = 1_000
-/** Nothing is due but keep-alives, or releases that are tried again ever more seldom. */
+/** Nothing but keep-alives is due. */
 const LEADING_TICK_MS = 2_500
-const TRAILING_TICK_MS = 5_000
 const VACATE_MS = 1_000
 const FAILED_TICK_MS = 1_000
 const forbidden = (caller: Caller, what: string): MusubiError => new MusubiError('FORBIDDEN', `${caller.host} of ${caller.site ?? 'the coordinators'} may not ${what} here`)
@@ -320,7 +319,7 @@ export function createMachine ({ kernel, chance, plan, around, crashAtWrite }: M
       return
     }
     beating = life
-    kernel.after(busy && negotiator.records().some(isPressing) ? MASTER_TICK_MS : leads ? LEADING_TICK_MS : busy ? TRAILING_TICK_MS : GATEWAY_TICK_MS, () => {
+    kernel.after(busy ? MASTER_TICK_MS : leads ? LEADING_TICK_MS : GATEWAY_TICK_MS, () => {
       if (life.dead()) return
       if (leads || busy) void negotiator.tick().catch(() => undefined)
       if (lends && kernel.now() >= gatewayDueMs) {
@@ -341,9 +340,6 @@ export function createMachine ({ kernel, chance, plan, around, crashAtWrite }: M
 /** Something is to be done soon, not only told now and then. */
 const isBusy = ({ state, asked }: MasterRecord): boolean =>
   !['active', 'ended', 'superseded'].includes(state) && (state !== 'failed' || asked.length > 0)
-
-/** Of what is to be done, what is tried again within seconds. */
-const isPressing = ({ state }: MasterRecord): boolean => ['negotiating', 'committing', 'preparing', 'activating'].includes(state)
 
 type HostMethod = (lessor: Lessor, request: never, caller: Caller) => Promise<unknown>
 const hostMethods = Object.assign(Object.create(null) as Record<string, HostMethod | undefined>, {

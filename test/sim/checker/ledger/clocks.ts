@@ -34,6 +34,9 @@ export function clocks (world: World): Invariant {
     return fromMs
   }
 
+  /** Its wall clock was set a moment ago, by a jump or, with the end of the faults, by NTP. */
+  const isUnsettled = (host: HostModel): boolean => world.nowMs - host.jumpedMs < WRITE_MS || (world.nowMs >= world.healedMs && world.nowMs - world.healedMs < WRITE_MS)
+
   function judge (host: HostModel): void {
     const facts = host.facts
     if (facts?.ledgerOffMs == null) return
@@ -100,12 +103,12 @@ export function clocks (world: World): Invariant {
     },
     lease ({ host, before, after, reread }) {
       const off = host.facts?.ledgerOffMs
-      if (before !== null || after === null || reread || off == null || host.facts === null || world.nowMs - host.jumpedMs < WRITE_MS) return
+      if (before !== null || after === null || reread || off == null || host.facts === null || isUnsettled(host)) return
       if (Math.abs(host.facts.wallOffMs - off) > JUMP_MS + clockGrainMs) violated(world, FROZEN, host.name, `${leaseText(after)} was held while the wall clock is ${Math.round((host.facts.wallOffMs - off) / 1000)} s off the ledger clock`)
     },
     extension (host, before, after, reread) {
       const off = host.facts?.ledgerOffMs
-      if (before !== null || after === null || reread || off == null || host.facts === null || world.nowMs - host.jumpedMs < WRITE_MS) return
+      if (before !== null || after === null || reread || off == null || host.facts === null || isUnsettled(host)) return
       if (Math.abs(host.facts.wallOffMs - off) > JUMP_MS + clockGrainMs) violated(world, FROZEN, host.name, `the extension ${after.offerId} was held while the wall clock is off by a jump`)
     }
   }

@@ -40,6 +40,8 @@ export function convergence (world: World, known: Decisions): Invariant {
     if (waiting !== undefined) fail(`${leaseText(waiting.facts)} on ${waiting.host.name} was not activated`)
     if (active === undefined) return
     if (state === 'superseded') return // granted to somebody who never took it: shown as masterless, until its end
+    // By the clock of its master its term was over; after a boot that may be wrong, and hosts end it by theirs.
+    if (state === 'ended' && numberOf(led?.record, 'endedMs') >= active.facts.endMs) return
     // What was answered a moment ago is not on the disk yet; who still activates at the end of the time has failed.
     if (state !== 'active' && (state !== 'activating' || world.nowMs - world.healedMs >= convergeMs)) fail(`an orphan: ${leaseText(active.facts)} on ${active.host.name}`)
     for (const offer of listOf(led?.record, 'offers')) {

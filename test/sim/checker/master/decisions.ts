@@ -64,7 +64,7 @@ export function decisions (world: World, known: Decisions): Invariant {
       const had = new Set(heldOf(listOf(before, 'offers')).map(one => one.id))
       const grown = heldOf(listOf(record, 'offers')).filter(one => !had.has(one.id))
       if (grown.length > 0) mustBeActive(where, clusterId, grown)
-      if (numberOf(record, 'endMs') > numberOf(before, 'endMs')) mustLast(where, clusterId, record)
+      if (textOf(field(before, 'amendment'), 'kind') === 'extend' && numberOf(record, 'endMs') > numberOf(before, 'endMs')) mustLast(where, clusterId, record)
     }
     if (state === 'ended' && textOf(before, 'state') !== 'ended') mustBeOver(where, clusterId, record)
   }

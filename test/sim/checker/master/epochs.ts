@@ -46,7 +46,7 @@ export function epochs (world: World, { taken }: Pick<Decisions, 'taken'>): Inva
     arrive (host, { id, copy, call }) {
       if (OF_MASTERS.has(call.method)) takenAtArrival.set(`${id}/${copy}`, taken.get(`${host.name} ${textOf(call.request, 'clusterId')}`) ?? 0)
     },
-    answer (host, { id, copy, method, request, reply, error, caller }) {
+    answer (host, { id, copy, method, request, reply, error, caller }, arrival) {
       const key = `${id}/${copy}`
       const before = takenAtArrival.get(key) ?? 0
       takenAtArrival.delete(key)
@@ -56,7 +56,7 @@ export function epochs (world: World, { taken }: Pick<Decisions, 'taken'>): Inva
       if (method === 'hostKeepAlive') {
         const cluster = clusterOf(world, clusterId)
         const epoch = numberOf(request, 'epoch')
-        if (textOf(reply, 'state') !== '' && epoch >= holderNow(cluster).epoch) heard.set(`${host.name} ${clusterId}`, world.nowMs)
+        if (textOf(reply, 'state') !== '' && epoch >= holderNow(cluster).epoch) heard.set(`${host.name} ${clusterId}`, arrival?.atMs ?? world.nowMs)
         const holder = cluster.holders.get(epoch)
         if (epoch > 1 && world.hosts.get(caller.host)?.malicious === false && numberOf(reply, 'epoch') === epoch && cluster.creator !== '' && holder === undefined) violated(world, NAME, host.name, `epoch ${epoch} of cluster ${clusterId.slice(0, 8)} was taken, which no anchor has granted`)
         return
@@ -65,7 +65,7 @@ export function epochs (world: World, { taken }: Pick<Decisions, 'taken'>): Inva
       const at = `${host.name} ${clusterId}`
       const epoch = numberOf(request, 'epoch')
       const owner = owners.get(at)
-      const isEmpty = (method === 'release' && numberOf(reply, 'ended') === 0) || (method === 'keepAlive' && textOf(reply, 'state') === '')
+      const isEmpty = (method === 'release' && numberOf(reply, 'ended') === 0) || (method === 'keepAlive' && (textOf(reply, 'state') === '' || (owner !== caller.peerId && ['asking', 'releasing'].includes(textOf(reply, 'state')))))
       if (isEmpty) return
       if (method === 'request' && textOf(request, 'masterSite') !== caller.site) violated(world, NAME, host.name, `a request in the name of ${textOf(request, 'masterSite')} by ${caller.host} was answered`)
       if (method === 'request' && owner === undefined) owners.set(at, caller.peerId)

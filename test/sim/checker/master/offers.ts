@@ -46,7 +46,8 @@ export function offers (world: World, known: Decisions): Invariant {
       borrowed(host, request, held, lent, fail)
     }
     if (!JSON.stringify(world.description.disks.gatewayRecord(host.name, clusterId) ?? '').includes(offerId)) fail('a loss of power would leave the gateway without a record of it')
-    skew(host, caller.host, request, arrival)
+    // What was held before, and is only answered again, was judged then.
+    if (arrival !== undefined && held.every(one => (world.hosts.get(textOf(one, 'host'))?.leases.get(textOf(one, 'leaseId'))?.heldTrueMs ?? 0) >= arrival.atMs)) skew(host, caller.host, request, arrival)
   }
 
   function wanted (asked: unknown, held: readonly unknown[], fail: (why: string) => never): void {
@@ -77,9 +78,9 @@ export function offers (world: World, known: Decisions): Invariant {
     for (const dimension of DIMENSIONS) if (counted[dimension] < lent[dimension]) violated(world, 'quota-exceeded', host.name, `${lent[dimension]} ${dimension} are lent to ${textOf(asked, 'masterSite')}, ${counted[dimension]} are counted`)
   }
 
-  function skew (host: HostModel, from: string, asked: unknown, arrival: Arrival | undefined): void {
+  function skew (host: HostModel, from: string, asked: unknown, arrival: Arrival): void {
     const off = host.facts?.ledgerOffMs
-    if (arrival === undefined || off == null || world.hosts.get(from)?.malicious !== false || arrival.call.forged) return
+    if (off == null || world.hosts.get(from)?.malicious !== false || arrival.call.forged) return
     const transit = arrival.atMs - unixMs(arrival.call.trueMs)
     const between = off - (numberOf(asked, 'sentMs') - unixMs(arrival.call.trueMs))
     if (Math.abs(between) > MAX_SKEW_MS + transit + 1_000 + clockGrainMs) violated(world, 'skew-refused', host.name, `a request of ${from}, whose clock is ${Math.round(between / 1000)} s apart, was answered with an offer`)

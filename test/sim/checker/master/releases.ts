@@ -13,7 +13,7 @@ export function releases (world: World, known: Decisions): Invariant {
   /** latest request of a master, by when it was sent: by gateway and cluster */
   const asked = new Map<string, number[]>()
   const revoked = new Set<string>()
-  /** offers whose commit was answered to their master */
+  /** offers whose commit was answered to their master, by gateway */
   const committed = new Set<string>()
 
   function isMaster (host: HostModel, { caller, request }: CallMade): boolean {
@@ -46,7 +46,7 @@ export function releases (world: World, known: Decisions): Invariant {
     const isStale = world.nowMs - given.sentMs >= given.ttlMs * (1 - clockRate)
     if (facts.state === 'held') return isStale || (asked.get(key) ?? []).some(sentMs => sentMs > given.sentMs)
     // Some hosts have committed, others cannot any more: nobody was told that all have.
-    if (isStale && !committed.has(`${facts.clusterId}/${facts.offerId}`)) return true
+    if (isStale && !committed.has(`${gateway} ${facts.clusterId}/${facts.offerId}`)) return true
     return facts.state === 'committed' && passed >= activateTtlMs * (1 - clockRate)
   }
 
@@ -67,8 +67,8 @@ export function releases (world: World, known: Decisions): Invariant {
       if (list === undefined) words.set(key, [word])
       else list.push(word)
     },
-    answer (_host, { method, error, request }) {
-      if (method === 'commit' && error === null) committed.add(`${textOf(request, 'clusterId')}/${textOf(request, 'offerId')}`)
+    answer (host, { method, error, request }) {
+      if (method === 'commit' && error === null) committed.add(`${host.name} ${textOf(request, 'clusterId')}/${textOf(request, 'offerId')}`)
     },
     call (call) {
       if (call.method !== 'hostRelease' || call.forged) return
@@ -84,7 +84,7 @@ export function releases (world: World, known: Decisions): Invariant {
       }
       // Before its commit was answered the master may ask for something else instead.
       const extension = to.extensions.get(`${clusterId}/${offerId}`)
-      if (extension?.state === 'committed' && committed.has(`${clusterId}/${offerId}`) && !revoked.has(clusterId) && !isSaid(words.get(`${from.name} ${clusterId}`) ?? [], offerId, '')) violated(world, NAME, from.name, `it tells ${to.name} to give up the extension ${offerId}, and no master has said so`)
+      if (extension?.state === 'committed' && committed.has(`${from.name} ${clusterId}/${offerId}`) && !revoked.has(clusterId) && !isSaid(words.get(`${from.name} ${clusterId}`) ?? [], offerId, '')) violated(world, NAME, from.name, `it tells ${to.name} to give up the extension ${offerId}, and no master has said so`)
     },
     operator ({ action, clusterId }) {
       if (action === 'revoke') revoked.add(clusterId)
