@@ -113,7 +113,7 @@ export function conserved (world: World): Invariant {
   /** at most */
   function idsTaken (host: HostModel): number {
     const ids = new Set<number>()
-    for (const lease of host.leases.values()) if (lease.facts.kind === 'segment' && (isLive(lease) || lease.facts.activatedMs > 0 || lease.lost)) ids.add(lease.facts.segmentId)
+    for (const lease of host.leases.values()) if (lease.facts.kind === 'segment' && (isLive(lease) || lease.facts.activatedMs > 0 || lease.facts.commitToken > 0 || lease.lost)) ids.add(lease.facts.segmentId)
     return ids.size
   }
 }

@@ -29,7 +29,7 @@ export function clocks (world: World): Invariant {
     for (const { there, facts } of host.leases.values()) {
       if (!there) continue
       if (facts.state !== 'ended' || !facts.vacated) return Number.POSITIVE_INFINITY
-      if (facts.kind === 'segment' && facts.activatedMs > 0) fromMs = Math.max(fromMs, facts.endedMs + idQuarantineMs)
+      if (facts.kind === 'segment' && facts.commitToken > 0) fromMs = Math.max(fromMs, facts.endedMs + idQuarantineMs, facts.deadlineMs)
     }
     return fromMs
   }

@@ -15,6 +15,8 @@ export function epochs (world: World, { taken }: Pick<Decisions, 'taken'>): Inva
   const heard = new Map<string, number>()
   /** who has a cluster at a gateway: the first whose request was answered */
   const owners = new Map<string, string>()
+  /** claims that insisted: one whose answer was lost is asked again, and counts */
+  const forced = new Set<string>()
   const takenAtArrival = new Map<string, number>()
   const holderNow = (cluster: ClusterModel): { epoch: number, peer: string } => {
     const epoch = Math.max(0, ...cluster.holders.keys())
@@ -32,7 +34,7 @@ export function epochs (world: World, { taken }: Pick<Decisions, 'taken'>): Inva
     if (holder === undefined && epoch <= now.epoch) fail(`epoch ${now.epoch} has been granted`)
     if (!isAnchor(host, cluster)) fail('this host has no lease of the frontend')
     const since = world.nowMs - (heard.get(`${host.name} ${clusterId}`) ?? Number.NEGATIVE_INFINITY)
-    if (holder === undefined && now.peer !== peerId && field(request, 'force') !== true && since < masterlessMs * (1 - clockRate) - clockGrainMs) fail(`its master ${now.peer} was heard of ${Math.round(since / 1000)} s ago`)
+    if (holder === undefined && now.peer !== peerId && !forced.has(`${host.name} ${clusterId} ${epoch} ${peerId}`) && since < masterlessMs * (1 - clockRate) - clockGrainMs) fail(`its master ${now.peer} was heard of ${Math.round(since / 1000)} s ago`)
     cluster.holders.set(epoch, peerId)
   }
 
@@ -44,6 +46,7 @@ export function epochs (world: World, { taken }: Pick<Decisions, 'taken'>): Inva
   return {
     name: NAME,
     arrive (host, { id, copy, call }) {
+      if (call.method === 'claim' && field(call.request, 'force') === true) forced.add(`${host.name} ${textOf(call.request, 'clusterId')} ${numberOf(call.request, 'epoch')} ${call.caller.peerId}`)
       if (OF_MASTERS.has(call.method)) takenAtArrival.set(`${id}/${copy}`, taken.get(`${host.name} ${textOf(call.request, 'clusterId')}`) ?? 0)
     },
     answer (host, { id, copy, method, request, reply, error, caller }, arrival) {
