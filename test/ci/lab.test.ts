@@ -145,7 +145,7 @@ interface Starter { dir: Promise<string>, pid: number, kill: (signal: NodeJS.Sig
 
 /** Another process that starts a lab. */
 function starter (t: Test, tmp: string, ...args: string[]): Starter {
-  const child = spawn(process.execPath, [join(import.meta.dirname, 'lab-starter.ts'), 'lab', ...args], { stdio: ['ignore', 'pipe', 'ignore'], env: { ...process.env, NODE_OPTIONS: '', TMPDIR: tmp } })
+  const child = spawn(process.execPath, [join(import.meta.dirname, '../host/lab-starter.ts'), 'lab', ...args], { stdio: ['ignore', 'pipe', 'ignore'], env: { ...process.env, NODE_OPTIONS: '', TMPDIR: tmp } })
   const ended = once(child, 'exit').then(([code]) => typeof code === 'number' ? code : null)
   t.teardown(() => { child.kill('SIGKILL') })
   const dir = (async () => {

@@ -50,7 +50,8 @@ export function answers (world: World): Invariant {
         judge(host, key, { hash: question, leases: idsOf(listOf(request, 'items')), text: `${receiptsText(reply)} segment ${numberOf(reply, 'segmentId')}` }, question)
       } else if (method === 'hostCommit') {
         const key = `commit of ${textOf(request, 'offerId')} of ${clusterId} on ${host.name}`
-        if (error !== null) { if (isOwnGateway(host, caller)) refused(host, key, '', error.code, error.message); return }
+        // An extension ends for another one while its leases live on.
+        if (error !== null) { if (isOwnGateway(host, caller) && !host.extensions.has(`${clusterId}/${textOf(request, 'offerId')}`)) refused(host, key, '', error.code, error.message); return }
         judge(host, key, { hash: '', leases: idsOf(listOf(reply, 'receipts')), text: receiptsText(reply) }, '')
       } else if (method === 'request' && error === null) {
         const key = `request ${textOf(request, 'key')} of ${clusterId} by ${caller.peerId} on ${host.name}`
