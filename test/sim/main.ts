@@ -1,5 +1,5 @@
 /**
- * The simulator: `npm run sim -- --seeds N [--seed S] [--trace] [--jobs J]`.
+ * The simulator: `npm run sim -- --seeds N [--seed S] [--trace] [--all] [--jobs J]`.
  * Exit code 1 and a seed that replays exactly when an invariant is broken.
  */
 import { availableParallelism } from 'node:os'
@@ -16,7 +16,7 @@ const YOUNG_MIB = 96
 const LAST_LINES = 60
 
 const { values } = parseArgs({
-  options: { seeds: { type: 'string' }, seed: { type: 'string' }, trace: { type: 'boolean' }, jobs: { type: 'string' } }
+  options: { seeds: { type: 'string' }, seed: { type: 'string' }, trace: { type: 'boolean' }, jobs: { type: 'string' }, all: { type: 'boolean' } }
 })
 
 function whole (text: string | undefined, name: string, fallback: number, least: number): number {
@@ -46,7 +46,7 @@ async function replay (one: number, print: (text: string) => void): Promise<bool
 
 function runThread (shared: SharedArrayBuffer): Promise<Totals> {
   return new Promise((resolve, reject) => {
-    const worker = new Worker(new URL('./worker.ts', import.meta.url), { workerData: { firstSeed: seed, seeds, shared }, resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MIB } })
+    const worker = new Worker(new URL('./worker.ts', import.meta.url), { workerData: { firstSeed: seed, seeds, shared, all: values.all === true }, resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MIB } })
     worker.on('message', resolve)
     worker.on('error', reject)
     worker.on('exit', code => { if (code !== 0) reject(new Error(`a thread ended with code ${code}`)) })
@@ -54,10 +54,11 @@ function runThread (shared: SharedArrayBuffer): Promise<Totals> {
 }
 
 function report (totals: Totals, seconds: number): void {
+  const { user, system } = process.cpuUsage()
   const missing = allRows.filter(row => !totals.rows.includes(row))
   console.log(`${totals.schedules} schedules from seed ${seed}, ${totals.counting} count (${percent(totals.counting, totals.schedules)}): at least ${MIN_SITES} sites, ${MIN_COMPETING} clusters competing for the same hosts, ${MIN_EVENTS} events that changed something`)
   console.log(`  not counted: ${totals.short.events} with fewer events, ${totals.short.competing} without competition`)
-  console.log(`${totals.events} events, ${Math.round(totals.events / totals.schedules)} a schedule, ${Math.round(totals.events / seconds)} a second; ${seconds.toFixed(1)} s with ${jobs} ${jobs === 1 ? 'thread' : 'threads'}, ${(1000 * seconds * jobs / totals.schedules).toFixed(2)} ms of a thread a schedule`)
+  console.log(`${totals.events} events, ${Math.round(totals.events / totals.schedules)} a schedule, ${Math.round(totals.events / seconds)} a second; ${seconds.toFixed(1)} s with ${jobs} ${jobs === 1 ? 'thread' : 'threads'}, ${((user + system) / 1000 / totals.schedules).toFixed(2)} ms of CPU a schedule`)
   console.log(`records lie on disks as bytes in one schedule of ${REAL_CODEC_EVERY}, as they are in the others; messages are copied, not encoded`)
   console.log(`transitions covered: ${allRows.length - missing.length} of ${allRows.length}${missing.length === 0 ? '' : '; not covered:'}`)
   for (const row of missing) console.log(`  ${row}`)
@@ -82,6 +83,7 @@ const timer = setInterval(() => {
 for (const share of await Promise.all(Array.from({ length: jobs }, () => runThread(shared)))) mergeTotals(totals, share)
 clearInterval(timer)
 report(totals, (performance.now() - started) / 1000)
+if (values.all === true) for (const one of totals.violations) console.log(`VIOLATED ${one.invariant} with seed ${one.seed}: ${one.message.slice(0, 300)}`)
 if (totals.violation !== null) {
   const { seed: failed } = totals.violation
   const last: string[] = []

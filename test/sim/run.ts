@@ -21,10 +21,14 @@ export interface Totals {
   convergedMsSum: number
   convergedSeed: number
   /** of the lowest seed */
-  violation: Outcome['violation'] & { seed: number } | null
+  violation: Found | null
+  /** all of them, where the run goes on after one */
+  violations: Found[]
 }
 
-export const noTotals = (): Totals => ({ schedules: 0, counting: 0, events: 0, short: { events: 0, competing: 0 }, faults: {}, rows: [], convergedMsMax: 0, convergedMsSum: 0, convergedSeed: 0, violation: null })
+type Found = NonNullable<Outcome['violation']> & { seed: number }
+
+export const noTotals = (): Totals => ({ schedules: 0, counting: 0, events: 0, short: { events: 0, competing: 0 }, faults: {}, rows: [], convergedMsMax: 0, convergedMsSum: 0, convergedSeed: 0, violation: null, violations: [] })
 
 export function addOutcome (totals: Totals, outcome: Outcome): void {
   totals.schedules++
@@ -36,7 +40,10 @@ export function addOutcome (totals: Totals, outcome: Outcome): void {
   for (const [kind, count] of Object.entries(outcome.faults)) totals.faults[kind] = (totals.faults[kind] ?? 0) + count
   totals.convergedMsSum += outcome.convergedMs
   if (outcome.convergedMs > totals.convergedMsMax) { totals.convergedMsMax = outcome.convergedMs; totals.convergedSeed = outcome.seed }
-  if (outcome.violation !== null && (totals.violation === null || outcome.seed < totals.violation.seed)) totals.violation = { ...outcome.violation, seed: outcome.seed }
+  if (outcome.violation === null) return
+  const found = { ...outcome.violation, seed: outcome.seed }
+  totals.violations.push(found)
+  if (totals.violation === null || found.seed < totals.violation.seed) totals.violation = found
 }
 
 export function mergeTotals (into: Totals, from: Totals): void {
@@ -49,6 +56,7 @@ export function mergeTotals (into: Totals, from: Totals): void {
   into.rows = [...new Set([...into.rows, ...from.rows])].sort()
   into.convergedMsSum += from.convergedMsSum
   if (from.convergedMsMax > into.convergedMsMax) { into.convergedMsMax = from.convergedMsMax; into.convergedSeed = from.convergedSeed }
+  into.violations.push(...from.violations)
   if (from.violation !== null && (into.violation === null || from.violation.seed < into.violation.seed)) into.violation = from.violation
 }
 

@@ -7,6 +7,8 @@ export interface Share {
   seeds: number
   /** [0]: next block; [1]: 1 + number of the lowest seed known to fail, 0 when none does; [2]: seeds done */
   shared: SharedArrayBuffer
+  /** go on after a violation */
+  all: boolean
 }
 
 /** Seeds taken at a time. */
@@ -16,7 +18,7 @@ process.on('unhandledRejection', error => { throw error })
 // A stack for every refusal costs as much as the refusal; a replay has them.
 Error.stackTraceLimit = 0
 
-const { firstSeed, seeds, shared } = workerData as Share
+const { firstSeed, seeds, shared, all } = workerData as Share
 const counters = new Int32Array(shared)
 const totals = noTotals()
 
@@ -29,7 +31,7 @@ for (;;) {
     const outcome = await runSeed(firstSeed + i)
     addOutcome(totals, outcome)
     Atomics.add(counters, 2, 1)
-    if (outcome.violation !== null) {
+    if (outcome.violation !== null && !all) {
       const known = Atomics.load(counters, 1)
       if (known === 0 || i + 1 < known) Atomics.store(counters, 1, i + 1)
       break

@@ -259,14 +259,15 @@ t.test('segment ids come from the slice, one for each cluster, and rest after us
   const silent = new Host()
   silent.ok(segment('e'))
   silent.ok(silent.hold({ key: 'f', offerId: 'f', clusterId: 'f', items: [item('s-f', { kind: 'segment', resources: { vcpus: 0, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 } })] }))
-  silent.ok({ type: 'commit', clusterId: 'f', offerId: 'f' })
+  const held = silent.ok({ type: 'commit', clusterId: 'f', offerId: 'f' })
+  silent.ok({ type: 'activate', clusterId: 'f', receipts: held.receipts })
   const endMs = silent.state.leases.get('s-f')?.endMs ?? 0
-  silent.now += 130_000
-  silent.ok({ type: 'tick' })
+  silent.ok({ type: 'revoke', clusterId: 'f', reason: 'x' })
+  silent.ok({ type: 'vacate', clusterId: 'f' })
   const again = (n: number): LeaseEvent => silent.hold({ key: `g${n}`, offerId: `g${n}`, clusterId: `g${n}`, startMs: silent.now, endMs: silent.now + HOUR, items: [item(`s-g${n}`, { kind: 'segment', segmentId: 101, resources: { vcpus: 0, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 } })] })
-  t.equal(silent.stateOf('s-f'), 'ended', 'never activated here')
+  t.equal(silent.stateOf('s-f'), 'ended', 'gone from here')
   silent.now = endMs + END_GUARD_MS - 1
-  t.equal(silent.refused(again(1)).code, 'CONFLICT', 'another host may have been activated until its end')
+  t.equal(silent.refused(again(1)).code, 'CONFLICT', 'another host may have it until its end')
   silent.now += 1
   t.equal(silent.ok(again(2)).segmentId, 101)
 

@@ -158,7 +158,7 @@ function twoHosts (serve: Process['serve'], wire: string[] = []): { kernel: Retu
   const b: Endpoint = { peer: 'pb', host: 'b', site: 's2', gateway: false, process: () => life.dead ? null : server }
   const network = createNetwork({
     kernel, chance: createPrng(5), endpoints: new Map([['pa', a], ['pb', b]]), latencyMs: () => 10,
-    wire: { called: call => { wire.push(`call ${call.method}`) }, arrived: () => { wire.push('arrive') }, answered: (_call, _copy, _reply, error) => { wire.push(error === null ? 'reply' : error.code) }, fault: kind => { wire.push(kind) } }
+    wire: { called: call => { wire.push(`call ${call.method}`) }, arrived: () => { wire.push('arrive') }, answered: (_call, _copy, _reply, error) => { wire.push(error === null ? 'reply' : error.code) }, settled: () => undefined, fault: kind => { wire.push(kind) } }
   })
   return { kernel, network, a, life }
 }

@@ -160,10 +160,16 @@ export function createChecker (description: WorldDescription, make: (world: Worl
     for (const one of onBoot) one.boot(observation)
   }
 
+  /** Where its wall clock is until it is set. */
+  function keepWall (host: HostModel): void {
+    if (host.facts !== null) host.wallsMs.push(host.facts.wallOffMs)
+  }
+
   function crash (observation: Extract<Observation, { type: 'crash' }>): void {
     const host = hostNamed(observation.host)
     host.up = false
     host.life++
+    host.wallsMs = []
     host.readySinceMs = Number.POSITIVE_INFINITY
     for (const one of onCrash) one.crash(observation)
   }
@@ -215,8 +221,16 @@ export function createChecker (description: WorldDescription, make: (world: Worl
         if (observation.action === 'create' && observation.refused === '') clusterOf(world, observation.clusterId).creator = observation.host
         for (const one of onOperator) one.operator(observation)
         break
-      case 'heal': world.healedMs = world.lastChangeMs = world.nowMs; break
-      case 'clock-jump': hostNamed(observation.host).jumpedMs = world.nowMs; break
+      case 'heal':
+        world.healedMs = world.lastChangeMs = world.nowMs
+        for (const host of world.hosts.values()) keepWall(host)
+        break
+      case 'clock-jump': {
+        const host = hostNamed(observation.host)
+        keepWall(host)
+        host.jumpedMs = world.nowMs
+        break
+      }
       case 'partition': break
     }
   }

@@ -80,6 +80,8 @@ export interface HostModel {
   bootTrueMs: number
   /** when its wall clock last jumped */
   jumpedMs: number
+  /** offsets that its wall clock had before it was set, since its agent last ended */
+  wallsMs: number[]
   /** it has booted, and its agent has not read its ledger since */
   booting: boolean
   /** when its state folder was lost; 0: never */
@@ -129,7 +131,7 @@ export function createWorld (description: WorldDescription): World {
     for (const one of hosts) {
       const host: HostModel = {
         name: one.host, site, peer: one.peer, description: one, malicious, facts: null, leases: new Map(), extensions: new Map(), running: new Map(),
-        up: false, failed: false, failing: false, readySinceMs: Number.POSITIVE_INFINITY, life: 0, changes: 0, bootTrueMs: EPOCH_MS, jumpedMs: 0, booting: false, ledgerLostMs: 0
+        up: false, failed: false, failing: false, readySinceMs: Number.POSITIVE_INFINITY, life: 0, changes: 0, bootTrueMs: EPOCH_MS, jumpedMs: 0, wallsMs: [], booting: false, ledgerLostMs: 0
       }
       world.hosts.set(one.host, host)
       world.byPeer.set(one.peer, host)

@@ -37,6 +37,8 @@ export interface Wire {
   called (call: Envelope): void
   arrived (call: Envelope, copy: number): void
   answered (call: Envelope, copy: number, reply: unknown, error: MusubiError | null): void
+  /** the caller learns what became of its call: an answer, a refusal, or silence */
+  settled (call: Envelope): void
   /** something changed at a process by a message */
   fault (kind: 'lost' | 'duplicated' | 'held up' | 'blocked' | 'timed out'): void
 }
@@ -134,12 +136,14 @@ export function createNetwork ({ kernel, chance, endpoints, latencyMs, wire }: N
       const deadline = kernel.after(deadlineMs, () => {
         if (settled || dead()) return
         settled = true
+        wire.settled(call)
         wire.fault('timed out')
         reject(new UnreachableError(`${to.site}/${to.host} did not answer ${method} within ${deadlineMs} ms`))
       })
       const settle = (work: () => void): void => {
         if (settled || dead()) return
         settled = true
+        wire.settled(call)
         deadline.cancelled = true
         work()
       }

@@ -120,6 +120,14 @@ function planCreates (chance: Prng, sites: readonly SitePlan[]): CreatePlan[] {
   })
 }
 
+/** Most schedules are short, as breadth finds more than length; some last until leases end, a few until ids have rested. */
+function faultsUntil (chance: Prng): Pick<Config, 'faultMs' | 'faultEvents'> {
+  const kind = chance.unit()
+  if (kind < 0.06) return { faultMs: chance.between(100_000, 200_000), faultEvents: 260 }
+  if (kind < 0.25) return { faultMs: chance.between(30_000, 90_000), faultEvents: 200 }
+  return { faultMs: chance.between(1_000, 10_000), faultEvents: 200 }
+}
+
 export function planOf (seed: number): Config {
   const chance = createPrng(seed)
   const sites = planSites(chance)
@@ -157,7 +165,7 @@ export function planOf (seed: number): Config {
     helperHoldUpMs: swarm(chance, 60_000, on * 0.6),
     staleViews: chance.chance(0.5),
     quota: chance.chance(0.25) ? resources(chance.int(1, 3), 4096, 2048, 2) : null,
-    ...(chance.chance(0.1) ? { faultMs: chance.between(100_000, 200_000), faultEvents: 250 } : { faultMs: chance.between(5_000, 60_000), faultEvents: 200 }),
+    ...faultsUntil(chance),
     faultMsMax: 400_000
   }
 }

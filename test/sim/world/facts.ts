@@ -12,12 +12,19 @@ const EXTENSIONS = 'ledger/extension/'
 const MASTERS = 'ledger/master/'
 const META = 'ledger/meta'
 
-export function hostFacts (machine: Machine, kernel: Kernel, quotas: HostFacts['quotas'], jumpedMs: number): HostFacts {
+type LedgerFacts = Pick<HostFacts, 'counter' | 'clockMs' | 'leases' | 'extensions' | 'epochs'>
+
+/** @param before what was told last, when the ledger has not changed since */
+export function hostFacts (machine: Machine, kernel: Kernel, quotas: HostFacts['quotas'], jumpedMs: number, before: HostFacts | null): HostFacts {
   const { plan, life, disk, clock } = machine
   const up = life?.ready === true
   const failed = up && life.ledger.failure() !== null
-  let ledger: Pick<HostFacts, 'counter' | 'clockMs' | 'leases' | 'extensions' | 'epochs'>
-  if (up && !failed) {
+  let ledger: LedgerFacts
+  if (before !== null) {
+    const { leases, extensions, epochs } = before
+    const { counter, clockMs } = up && !failed ? life.ledger.state() : before
+    ledger = { counter, clockMs, leases, extensions, epochs }
+  } else if (up && !failed) {
     const state = life.ledger.state()
     ledger = {
       counter: state.counter, clockMs: state.clockMs, leases: [...state.leases.values()], extensions: [...state.extensions.values()],

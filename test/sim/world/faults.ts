@@ -55,7 +55,7 @@ export function startFaults ({ kernel, chance, config, around, machines, malice,
     const errno = chance.chance(0.5) ? 'ENOSPC' : 'EIO'
     around.fault(errno)
     machine.disk.fail(errno)
-    machine.dirty = true
+    machine.dirty = machine.ledgerDirty = true
     around.observe({ type: 'disk-failing', trueMs: kernel.now(), host: machine.host, errno })
     kernel.after(chance.between(10, 20_000), () => {
       if (around.healed()) return
@@ -70,7 +70,7 @@ export function startFaults ({ kernel, chance, config, around, machines, malice,
     around.fault('clock jump')
     machine.clock.jump(byMs)
     jumped(machine.host, byMs)
-    machine.dirty = true
+    machine.dirty = machine.ledgerDirty = true
     around.observe({ type: 'clock-jump', trueMs: kernel.now(), host: machine.host, byMs })
   }
 

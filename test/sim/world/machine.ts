@@ -52,6 +52,8 @@ export interface Machine extends Endpoint {
   cordoned: boolean
   /** something of it has changed since it was last told */
   dirty: boolean
+  /** of that, something else than engine and fence */
+  ledgerDirty: boolean
   powerOn (): void
   /** the agent's process dies; the rest goes on */
   kill (): void
@@ -85,7 +87,7 @@ export function createMachine ({ kernel, chance, plan, around, crashAtWrite }: M
   const clock = createHostClock(kernel, plan.ratePpm, plan.disciplined)
   const diskChance = chance.fork('disk')
   const latency = (sync: boolean): number => sync ? diskChance.between(0.3, 1.7) * config.syncMs : 0.05
-  const touch = (): void => { machine.dirty = true }
+  const touch = (): void => { machine.dirty = machine.ledgerDirty = true }
 
   const disk = createDisk({
     kernel, chance: diskChance, latencyMs: latency,
@@ -100,7 +102,7 @@ export function createMachine ({ kernel, chance, plan, around, crashAtWrite }: M
   const helperDisk = createDisk({ kernel, chance: diskChance.fork('helper'), latencyMs: sync => latency(sync) / 2, crashAt: () => false, onDurable: () => undefined })
   const helper = createHelper({
     kernel, chance: chance.fork('helper'), clock, disk: helperDisk, ...(config.realCodec ? {} : { codec: plainCodec }),
-    changed: what => { touch(); around.activity(); around.note(plan.host, what) },
+    changed: what => { machine.dirty = true; around.activity(); around.note(plan.host, what) },
     worked: (command, resource, clusterId, counter, why) => {
       around.observe({ type: 'helper', trueMs: kernel.now(), host: plan.host, command, resource, clusterId, counter, accepted: why === '', why })
     }
@@ -109,7 +111,7 @@ export function createMachine ({ kernel, chance, plan, around, crashAtWrite }: M
 
   const machine: Machine = {
     plan, clock, disk, helper, peer: plan.peer, host: plan.host, site: plan.site, gateway: plan.gateway,
-    life: null, powered: false, bootId: '', cordoned: false, dirty: true,
+    life: null, powered: false, bootId: '', cordoned: false, dirty: true, ledgerDirty: true,
     process: () => machine.life?.ready === true ? machine.life : null,
     powerOn () {
       machine.powered = true

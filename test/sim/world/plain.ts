@@ -6,7 +6,7 @@ import { decodeRecord } from '../../../store/envelope.ts'
 import type { RecordCodec } from '../../../store/level.ts'
 import type { StoreEntry } from '../../../store/store.ts'
 
-export const REAL_CODEC_EVERY = 8
+export const REAL_CODEC_EVERY = 32
 
 class Kept {
   readonly value: unknown

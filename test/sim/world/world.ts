@@ -125,6 +125,7 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
           reply, error: error === null ? null : { code: error.code, message: error.message }
         })
       },
+      settled () { activity++ },
       fault
     }
   })
@@ -212,10 +213,15 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
   const checker: Checker = createChecker(description)
   const quotaFacts = new Map<string, HostFacts['quotas']>([...plans.values()].map(plan => [plan.host, [...around.quotasOf(plan)].map(([masterSite, resources]) => ({ masterSite, resources }))]))
 
+  const toldFacts = new Map<Machine, HostFacts>()
+
   function tellHost (machine: Machine): void {
     if (!machine.dirty) return
-    machine.dirty = false
-    observe({ type: 'host', trueMs: kernel.now(), facts: hostFacts(machine, kernel, quotaFacts.get(machine.host) ?? [], jumped.get(machine.host) ?? 0) })
+    const before = machine.ledgerDirty ? null : toldFacts.get(machine) ?? null
+    machine.dirty = machine.ledgerDirty = false
+    const facts = hostFacts(machine, kernel, quotaFacts.get(machine.host) ?? [], jumped.get(machine.host) ?? 0, before)
+    toldFacts.set(machine, facts)
+    observe({ type: 'host', trueMs: kernel.now(), facts })
     machine.wake()
   }
   function tellHosts (): void {
@@ -226,6 +232,7 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
   kernel.afterEach(() => {
     if (activity !== counted) { events++; counted = activity }
     tellHosts()
+    if (!healed && events >= config.faultEvents && kernel.now() >= config.faultMs) kernel.stop()
   })
 
   const malice = createMalice({ kernel, chance: root.fork('malice'), config, around, endpoints })
@@ -245,7 +252,7 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
       machine.disk.fail(null)
       machine.clock.settle()
       machine.cordoned = false
-      machine.dirty = true
+      machine.dirty = machine.ledgerDirty = true
       if (!machine.powered) machine.powerOn()
       machine.start()
     }
@@ -271,10 +278,7 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
   const outcome = (convergedMs: number): Outcome =>
     ({ seed: config.seed, events, sites: config.sites.length, competing: competing.size, faults, convergedMs, steps: kernel.steps(), endMs: kernel.now(), violation: found.violation })
   try {
-    for (let until = config.faultMs; ; until += 2_000) {
-      await kernel.run(until)
-      if (events >= config.faultEvents || until >= config.faultMsMax || isBroken()) break
-    }
+    await kernel.run(config.faultMsMax)
     if (!isBroken()) {
       heal()
       tellHosts()

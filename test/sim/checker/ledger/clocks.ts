@@ -7,6 +7,8 @@ const MARK_MS = 66_000
 const WRITE_MS = 2_000
 /** A ledger is opened, and seen to be, in so long. */
 const OPENED_MS = 1_000
+/** A wall clock moves by so much between two looks at it. */
+const WALL_SEEN_MS = 500
 /** A difference of the wall clock beyond this is a jump. */
 export const JUMP_MS = 60_000
 
@@ -37,6 +39,8 @@ export function clocks (world: World): Invariant {
   /** Its wall clock was set a moment ago, by a jump or, with the end of the faults, by NTP. */
   const isUnsettled = (host: HostModel): boolean => world.nowMs - host.jumpedMs < WRITE_MS || (world.nowMs >= world.healedMs && world.nowMs - world.healedMs < WRITE_MS)
 
+  const isIdleBy = (host: HostModel, offMs: number): boolean => (idle.get(host) ?? 0) <= world.nowMs + offMs + clockGrainMs
+
   function judge (host: HostModel): void {
     const facts = host.facts
     if (facts?.ledgerOffMs == null) return
@@ -59,12 +63,14 @@ export function clocks (world: World): Invariant {
       const slackMs = clockGrainMs + 10 + sinceMs * 2 + Math.max(0, mostMs - leastMs) * clockRate
       right = Math.abs(nowMs - Math.max(wallMs, leastMs)) <= slackMs || (nowMs >= leastMs - slackMs && nowMs <= mostMs + slackMs && (nowMs >= wallMs - slackMs || world.healedMs >= host.bootTrueMs))
     }
-    if (!right && start !== undefined && (idle.get(host) ?? 0) <= world.nowMs + last.offMs + clockGrainMs) {
+    if (!right && start !== undefined && isIdleBy(host, last.offMs)) {
       right = Math.abs(offMs - facts.wallOffMs) <= clockGrainMs + sinceMs * clockRate
       // Nothing depends on it, so it takes the wall clock; never earlier than what is written down.
       const aheadMs = world.nowMs + offMs - (storedMs.get(host) ?? 0)
       if (!right) right = facts.wallOffMs < offMs && aheadMs >= -clockGrainMs && aheadMs <= OPENED_MS
     }
+    // Its wall clock was set after the ledger had been opened, and before that was seen.
+    if (!right && start !== undefined && (start === 'boot' || isIdleBy(host, last.offMs))) right = host.wallsMs.some(wallMs => Math.abs(offMs - wallMs) <= WALL_SEEN_MS)
     if (!right) violated(world, BACK, host.name, `the ledger clock is ${Math.round(offMs)} ms off true time, ${Math.round(elapsed)} ms ago it was ${Math.round(last.offMs)} ms off (wall clock: ${Math.round(facts.wallOffMs)} ms)`)
     known.set(host, fresh)
     started.delete(host)

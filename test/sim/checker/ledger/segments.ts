@@ -18,12 +18,12 @@ export function segments (world: World): Invariant {
     return true
   }
 
-  /** A lease of a cluster that still runs at a site, for all that is known, and whose end is ahead. */
-  function leftOf (site: string, clusterId: string): LeaseModel | null {
+  /** A lease of a cluster that still runs at a site, for all that is known, and whose end is ahead by the clock of who gives its id out. */
+  function leftOf (giver: HostModel, clusterId: string): LeaseModel | null {
     for (const lease of world.clusters.get(clusterId)?.leases ?? []) {
       const { facts, host } = lease
-      if (host.site !== site || lease.lost || !lease.there || facts.kind === 'quota' || (facts.state !== 'active' && (facts.state !== 'ended' || facts.vacated))) continue
-      if (world.nowMs < facts.endMs + endGuardMs - Math.abs(host.facts?.clockErrorMs ?? 0) - clockGrainMs) return lease
+      if (host.site !== giver.site || lease.lost || !lease.there || facts.kind === 'quota' || (facts.state !== 'active' && (facts.state !== 'ended' || facts.vacated))) continue
+      if (world.nowMs < facts.endMs + endGuardMs - Math.max(Math.abs(host.facts?.clockErrorMs ?? 0), Math.abs(giver.facts?.clockErrorMs ?? 0)) - clockGrainMs) return lease
     }
     return null
   }
@@ -45,7 +45,7 @@ export function segments (world: World): Invariant {
       // A machine that has booted believes its wall clock, which alone knows how long it was off.
       const booted = other.host === host && host.bootTrueMs >= other.endedTrueMs
       const rested = booted ? (host.facts?.clockMs ?? 0) - other.facts.endedMs : world.nowMs - other.endedTrueMs
-      const left = leftOf(host.site, other.facts.clusterId)
+      const left = leftOf(host, other.facts.clusterId)
       if (left !== null) fail(`${leaseText(left.facts)} on ${left.host.name} has not let go, and its end and the guard have not passed`)
       if (rested < idQuarantineMs * (1 - clockRate) - clockGrainMs && !isGone(host.site, other.facts.clusterId)) fail(`it has rested ${Math.round(rested)} ms after cluster ${other.facts.clusterId.slice(0, 8)} had it, and not everybody has let go`)
     }
