@@ -25,7 +25,7 @@ import { createBuilder, type Builder } from './master/build.ts'
 import { createCopies, type Copy } from './master/copies.ts'
 import { createMaster, type Master } from './master/master.ts'
 import { createProbe, noProbe } from './master/probe.ts'
-import { refuseLostLedger } from './lost-ledger.ts'
+import { quarantineAfterLoss, refuseLostLedger } from './lost-ledger.ts'
 import { openMembership } from './membership.ts'
 import { createPolicy, type Policy } from './policy/policy.ts'
 import { createReconciler, type Reconciler } from './reconciler.ts'
@@ -36,7 +36,7 @@ import { createSiteIssuer, type SiteIssuer } from './site/issuer.ts'
 import { callerOf, callPeerOf, logFor, serveAgent } from './serve.ts'
 import type { Resources } from '../protocol/core/capacity.ts'
 import { describeError, MusubiError } from '../protocol/core/errors.ts'
-import { MASTERLESS_MS } from '../protocol/core/limits.ts'
+import { MASTERLESS_MS, PUBLISH_COALESCE_MS } from '../protocol/core/limits.ts'
 import type { GatewayTruth } from '../protocol/core/verify.ts'
 import { isGateway as isGatewayRole } from '../protocol/mesh/roles.ts'
 import { createMesh, type Mesh } from '../protocol/mesh/mesh.ts'
@@ -72,7 +72,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   const total = await hostCapacity(config)
   const ledger = await openLedger({
     store, clock: { wall: now, sinceBoot: createBootClock(), bootId: bootId() }, host: config.name, capacity: total,
-    ...(config.segmentIds === undefined ? {} : { slice: config.segmentIds })
+    ...(config.segmentIds === undefined ? {} : { slice: config.segmentIds, quarantineUntilMs: await quarantineAfterLoss(store, config.stateDir, now()) })
   })
   /** what promises are counted by; certificates and records of others go by the wall clock */
   const ledgerNow = (): number => ledger.now()
@@ -204,8 +204,14 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
         }).finally(() => { busy = false })
       }, ms)
     }
+    // a moment later: whoever waits for a promise does not wait for its advert, nor does the next step of the same negotiation
+    let advert: NodeJS.Timeout | null = null
+    const advertise = (): void => {
+      advert = null
+      directory.changed()
+    }
     const ends = [
-      ledger.onChange(() => { directory.changed() }),
+      ledger.onChange(() => { advert ??= setTimeout(advertise, PUBLISH_COALESCE_MS) }),
       ledger.onFailure(failure => {
         log.error({ error: describeError(failure) }, 'the ledger cannot be written: nothing is promised until it can')
         events.add('ledger.failed', describeError(failure))
@@ -227,6 +233,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     return () => {
       for (const end of ends) end()
       timers.forEach(clearInterval)
+      if (advert !== null) clearTimeout(advert)
     }
   }
 

@@ -1,4 +1,4 @@
-import { MAX_EVENTS_KEPT } from '../protocol/core/limits.ts'
+import { MAX_EVENT_CHARACTERS, MAX_EVENTS_KEPT } from '../protocol/core/limits.ts'
 import type { EventResource } from '../protocol/api.ts'
 
 /** The last events of this agent, kept in memory for people; the ledger is the record that counts. */
@@ -16,7 +16,7 @@ export function createEventLog (now: () => number): EventLog {
   let seq = 0
   return {
     add (type, message, cluster) {
-      const event: EventResource = { seq: ++seq, time: now(), type, message, ...(cluster === undefined ? {} : { cluster }) }
+      const event: EventResource = { seq: ++seq, time: now(), type, message: message.slice(0, MAX_EVENT_CHARACTERS), ...(cluster === undefined ? {} : { cluster }) }
       events.push(event)
       if (events.length > MAX_EVENTS_KEPT) events.shift()
       for (const listener of listeners) listener(event)

@@ -1,7 +1,9 @@
-import { rm, stat, writeFile } from 'node:fs/promises'
+import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { DriverSet } from './reconciler.ts'
 import { describeError, MusubiError } from '../protocol/core/errors.ts'
+import { END_GUARD_MS, ID_QUARANTINE_MS } from '../protocol/core/lease/lease.ts'
+import { MAX_TERM_MS } from '../protocol/core/limits.ts'
 import type { Store } from '../store/store.ts'
 
 /** Written by `musubi agent reset`: the operator has declared the ledger lost. */
@@ -9,6 +11,34 @@ const markerOf = (stateDir: string): string => join(stateDir, 'ledger-declared-l
 /** Set at the first start that was allowed: from then on this ledger knows what runs. */
 const IN_USE = 'agent/in-use'
 const OBSERVE_TIMEOUT_MS = 30_000
+/** The latest end that a ledger may have promised: a start in advance, and a term. */
+export const LONGEST_MS = 2 * MAX_TERM_MS
+/** After the longest lease: what ends late, and the rest of an id. */
+export const RESTED_MS = END_GUARD_MS + ID_QUARANTINE_MS
+
+/** For how long leases of the lost ledger may run on; null when nothing was declared. */
+async function declaredMs (stateDir: string): Promise<number | null> {
+  const text = await readFile(markerOf(stateDir), 'utf8').catch((error: unknown) => {
+    if ((error as { code?: unknown }).code === 'ENOENT') return null
+    throw error
+  })
+  if (text === null) return null
+  const [, ms] = /^longest lease (\d{1,15}) ms$/m.exec(text) ?? []
+  return ms === undefined ? LONGEST_MS : Number(ms)
+}
+
+/**
+ * Until when a gateway whose ledger was declared lost gives out no segment ids: other hosts of the site
+ * may still carry those that it gave out (lease-protocol.md, Authorities). To be handed to the new
+ * ledger, which keeps it, before `refuseLostLedger`.
+ *
+ * @returns Unix ms; 0 when nothing was declared, or everything is known to be gone
+ */
+export async function quarantineAfterLoss (store: Store, stateDir: string, nowMs: number): Promise<number> {
+  if (await store.get<boolean>(IN_USE) === true) return 0
+  const longestMs = await declaredMs(stateDir)
+  return longestMs === null || longestMs === 0 ? 0 : nowMs + longestMs + RESTED_MS
+}
 
 /**
  * A ledger that starts empty on a host where objects of ours exist has been lost. To go on would
@@ -19,10 +49,11 @@ const OBSERVE_TIMEOUT_MS = 30_000
  * @throws MusubiError LEDGER_LOST naming what runs
  */
 export async function refuseLostLedger (store: Store, stateDir: string, drivers: DriverSet): Promise<void> {
-  if (await store.get<boolean>(IN_USE) === true) return
-  const declared = await stat(markerOf(stateDir)).then(() => true, () => false)
-  if (!declared) await refuseIfInUse(stateDir, drivers)
-  await store.put(IN_USE, true, { sync: true })
+  if (await store.get<boolean>(IN_USE) !== true) {
+    if (await declaredMs(stateDir) === null) await refuseIfInUse(stateDir, drivers)
+    await store.put(IN_USE, true, { sync: true })
+  }
+  // Also one that was not needed: it must not stand for a loss that is still to come.
   await rm(markerOf(stateDir), { force: true })
 }
 
@@ -42,7 +73,11 @@ async function refuseIfInUse (stateDir: string, drivers: DriverSet): Promise<voi
   })
 }
 
-/** Declares the ledger lost: the next start removes what no ledger asks for. */
-export async function declareLost (stateDir: string): Promise<void> {
-  await writeFile(markerOf(stateDir), 'declared by the operator\n')
+/**
+ * Declares the ledger lost: the next start removes what no ledger asks for.
+ *
+ * @param longestMs how long a lease that it promised may run on; 0: every holder has confirmed that it is gone
+ */
+export async function declareLost (stateDir: string, longestMs: number = LONGEST_MS): Promise<void> {
+  await writeFile(markerOf(stateDir), `declared by the operator\nlongest lease ${longestMs} ms\n`)
 }

@@ -13,8 +13,8 @@ export async function runAgent (configPath: string): Promise<void> {
 }
 
 /** `musubi agent reset`: declares the ledger lost, so that the next start may remove what it does not ask for. */
-export async function resetAgent (configPath: string): Promise<{ stateDir: string }> {
+export async function resetAgent (configPath: string, longestMs?: number): Promise<{ stateDir: string }> {
   const { stateDir } = await loadAgentConfig(configPath)
-  await declareLost(stateDir)
+  await declareLost(stateDir, longestMs)
   return { stateDir }
 }

@@ -43,6 +43,9 @@ export function span (text: string, option: string): number {
   return ms
 }
 
+/** As `span`, or `0s`. @throws InvalidInputError naming the option */
+export const spanOrNone = (text: string, option: string): number => /^0[a-z]?$/.test(text) ? 0 : span(text, option)
+
 /**
  * `2026-12-01T08:00` in the time of this machine, or with `Z` or `+09:00` where that is another; epoch ms.
  * @throws InvalidInputError naming the option, also for a day or an hour that does not exist

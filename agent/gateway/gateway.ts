@@ -7,7 +7,7 @@ import { ConflictError, describeError, errorCode, MusubiError } from '../../prot
 import type { GatewayEffect, GatewayEvent, HostAnswer, HostAsk, SiteAnswer, SiteAsk, SiteHost, SiteView } from '../../protocol/core/gateway/events.ts'
 import { type GatewayRecord, allHeld, hostsOf } from '../../protocol/core/gateway/record.ts'
 import { advance, emptyGateway, loadGateway } from '../../protocol/core/gateway/step.ts'
-import { HOST_STATUS_DEADLINE_MS } from '../../protocol/core/limits.ts'
+import { HOST_STATUS_DEADLINE_MS, MAX_LOOKS } from '../../protocol/core/limits.ts'
 import type { ExtendRequest, GatewayFacts, Grant, KeepAliveRequest, Offer, Receipt, ReleaseRequest, Request } from '../../protocol/core/messages.ts'
 import { createRunner } from '../../store/runner.ts'
 import type { Store } from '../../store/store.ts'
@@ -123,6 +123,8 @@ export function createGateway (deps: GatewayDeps): Gateway {
   let sweeping = Promise.withResolvers<undefined>()
   /** requests that are not in the machine yet, by cluster: a release comes after them */
   const preparing = new Map<string, Set<Promise<unknown>>>()
+  /** looks at clusters that are under way */
+  const looks = new Map<string, Promise<{ hosts: HostStatus[] }>>()
   let recovering: Promise<void> | null = null
 
   const runner = createRunner<GatewayEvent, GatewayEffect>({
@@ -232,10 +234,22 @@ export function createGateway (deps: GatewayDeps): Gateway {
     log.info({ clusters: records.length }, 'the gateway goes on with the records on its disk')
   }
 
-  const holderOf = ({ clusterId, epoch, grant }: KeepAliveRequest): { epoch: number, peer: string } | null => {
+  async function lookAt (record: GatewayRecord): Promise<{ hosts: HostStatus[] }> {
+    const hosts = await Promise.all(hostsOf(allHeld(record)).map(async (h): Promise<HostStatus> => {
+      try {
+        return await call(h.peer, 'hostStatus', { clusterId: record.clusterId }, { deadlineMs: HOST_STATUS_DEADLINE_MS })
+      } catch (error) {
+        log.debug({ host: h.host, error: describeError(error) }, 'no status from host')
+        return { site, host: h.host, leaseState: '', objects: [], reachable: false, nowMs: 0 }
+      }
+    }))
+    return { hosts }
+  }
+
+  const holderOf = ({ clusterId, epoch, grant }: KeepAliveRequest, caller: Caller): { epoch: number, peer: string } | null => {
     const record = machine.records.get(clusterId)
     // What has been taken is not proved again: the anchor's certificate may have run out since.
-    if (grant === null || record === undefined || epoch <= record.epoch) return null
+    if (grant === null || record === undefined || epoch <= record.epoch || caller.site !== record.masterSite) return null
     if (deps.holderOf === undefined) throw new MusubiError('FORBIDDEN', `the gateway of site ${site} takes no grants`)
     return deps.holderOf(grant, { clusterId, masterSite: record.masterSite, anchor: record.anchor })
   }
@@ -267,7 +281,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
     },
 
     async keepAlive (request, caller) {
-      return await ask(caller, { method: 'keepAlive', request, holder: holderOf(request) })
+      return await ask(caller, { method: 'keepAlive', request, holder: holderOf(request, caller) })
     },
 
     async status (request, caller) {
@@ -275,15 +289,13 @@ export function createGateway (deps: GatewayDeps): Gateway {
       if (record === undefined) return { hosts: [] }
       // Any gateway of the master's site may look: who adopts a cluster looks first.
       if (record.masterSite !== caller.site) throw new ConflictError(`cluster ${request.clusterId} at site ${site} belongs to another master`)
-      const hosts = await Promise.all(hostsOf(allHeld(record)).map(async (h): Promise<HostStatus> => {
-        try {
-          return await call(h.peer, 'hostStatus', { clusterId: request.clusterId }, { deadlineMs: HOST_STATUS_DEADLINE_MS })
-        } catch (error) {
-          log.debug({ host: h.host, error: describeError(error) }, 'no status from host')
-          return { site, host: h.host, leaseState: '', objects: [], reachable: false, nowMs: 0 }
-        }
-      }))
-      return { hosts }
+      // A master that asks and asks must not keep the hosts from everybody's leases.
+      const under = looks.get(request.clusterId)
+      if (under !== undefined) return await under
+      if (looks.size >= MAX_LOOKS) throw new MusubiError('BUSY', `the gateway of site ${site} looks at ${looks.size} clusters`, { retryable: true, hint: 'try again in some seconds' })
+      const look = lookAt(record).finally(() => { looks.delete(request.clusterId) })
+      looks.set(request.clusterId, look)
+      return await look
     },
 
     async tick () {

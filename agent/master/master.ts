@@ -61,8 +61,6 @@ export interface Master {
   retry (nameOrId: string): Promise<ClusterResource>
   /** Becomes master of a cluster of the site; see adopt.ts for what `force` risks. */
   adopt (nameOrId: string, options: { force: boolean }): Promise<ClusterResource>
-  /** Clock of a lender's site less the own, ms, by site; as of the last keep-alive. */
-  skews (nameOrId: string): Record<string, number>
   /** Takes up what an earlier process left, in any state. */
   resume (): Promise<void>
   stop (): Promise<void>
@@ -104,12 +102,21 @@ export function createMaster (deps: MasterDeps): Master {
     store.put(NOTES + of.id, of).catch((error: unknown) => { log.warn({ error: describeError(error) }, 'what is seen of a cluster could not be kept') })
   }
 
+  /** Once it is committed: before that it would be in the way of what is measured. */
+  function measure (id: string): void {
+    void watcher.measure(deps.sites().filter(s => s.site !== deps.site).map(s => s.peer), id).then(ms => {
+      notesOf(id).rttMs = ms
+      keepNotes(notesOf(id))
+    })
+  }
+
   negotiator.onChange((id, record) => {
     if (record === undefined) {
       notes.delete(id)
       watcher.forget(id)
       store.delete(NOTES + id).catch(() => undefined)
     } else if (record.state === 'active') watcher.watch(id)
+    else if (record.state === 'preparing' && record.document === null) measure(id)
     else if (isEnded(shownState(record, 'building'))) {
       watcher.forget(id)
       builder.forget(record).catch((error: unknown) => { log.warn({ cluster: record.name, error: describeError(error) }, 'its keys could not be removed') })
@@ -148,10 +155,6 @@ export function createMaster (deps: MasterDeps): Master {
     const startMs = deps.now()
     const vni = builder.vniFor(id, new Set(negotiator.records().map(r => r.vni)))
     const record = await negotiator.create({ id, spec, vni, imageDigest, startMs, endMs: startMs + spec.termMs })
-    void watcher.measure(deps.sites().filter(s => s.site !== deps.site).map(s => s.peer), id).then(ms => {
-      notesOf(id).rttMs = ms
-      keepNotes(notesOf(id))
-    })
     return view(record)
   }
 
@@ -220,7 +223,6 @@ export function createMaster (deps: MasterDeps): Master {
       if (adoption === null) throw new NotFoundError('this host keeps no copies of clusters', 'ask another gateway of the master\'s site')
       return view(await adoption.adopt(nameOrId, options))
     },
-    skews: nameOrId => Object.fromEntries([...negotiator.contacts(own(nameOrId).id)].filter(([, c]) => c.heardMs > 0).map(([site, c]) => [site, c.skewMs])),
     async resume () {
       for await (const { value } of store.iterate<ClusterNotes>(NOTES)) notes.set(value.id, { ...newNotes(value.id), ...value })
       await negotiator.start()

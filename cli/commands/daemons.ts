@@ -1,6 +1,7 @@
 import type { Command } from 'commander'
 import { readToken, wantsJson } from '../context.ts'
 import { show } from '../output.ts'
+import { spanOrNone } from '../quantity.ts'
 import { addAgentViews } from './views.ts'
 
 /**
@@ -45,9 +46,11 @@ Examples:
   agent.command('reset').description('after the state folder was lost: let the next start remove nodes and volumes that no ledger asks for')
     .option(...config)
     .requiredOption('--yes', 'the data of those volumes is given up')
-    .addHelpText('after', '\nExample:\n  musubi agent reset --yes')
-    .action(async (o: { config: string }, command: Command) => {
-      show(await (await import('../../agent/main.ts')).resetAgent(o.config), wantsJson(command), r => `declared in ${r.stateDir}; next: systemctl start musubi-agent`)
+    .option('--longest-lease <duration>', 'how long leases that this host gave out may run on, when it is known; 0s when all of them have ended')
+    .addHelpText('after', '\nA gateway gives out no in-site ids until its longest lease has ended, as other hosts may still carry them; by default\ntwo years, the most that can have been promised.\n\nExamples:\n  musubi agent reset --yes\n  musubi agent reset --yes --longest-lease 8h')
+    .action(async (o: { config: string, longestLease?: string }, command: Command) => {
+      const longestMs = o.longestLease === undefined ? undefined : spanOrNone(o.longestLease, '--longest-lease')
+      show(await (await import('../../agent/main.ts')).resetAgent(o.config, longestMs), wantsJson(command), r => `declared in ${r.stateDir}; next: systemctl start musubi-agent`)
     })
 
   const image = program.command('image').description('images that nodes boot')

@@ -174,6 +174,8 @@ export const MAX_WAITING = 2048
 export const MAX_HOST_CALLS = 8192
 /** Clusters that a gateway tidies up after at the same time: hosts that do not answer take a whole deadline. */
 export const MAX_TIDIED = 64
+/** Clusters that a gateway looks at for their masters at the same time: each host is asked once for each, and answers its gateway MAX_IN_FLIGHT_PER_PEER questions at a time, leases before all. */
+export const MAX_LOOKS = 128
 /** How often a gateway looks whether hosts still have what it has a record of, while the master is not heard of. */
 export const PROBE_MS = 300_000
 /** A host answers a hold after one write; a gateway that waits longer could not try another placement in the master's time. */
@@ -239,3 +241,5 @@ export const RECONCILE_INTERVAL_MS = 5_000
 export const RECONCILE_RETRY_MS = 1_000
 export const API_BODY_BYTES = 1024 * 1024
 export const MAX_EVENTS_KEPT = 2_000
+/** Of one event: refusals of some sites; what other sites write stands in it, and all are kept in memory. */
+export const MAX_EVENT_CHARACTERS = 8_000

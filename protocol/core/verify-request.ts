@@ -18,7 +18,7 @@ const MAX_KEY = 256
 const MAX_MASTER_KEY = MAX_KEY - 65
 const KINDS: ReadonlySet<string> = new Set<LeaseKind>(['node', 'volume', 'frontend', 'segment', 'quota'])
 /** One frontend, one segment and one share of a quota beside nodes and volumes. */
-const MAX_ITEMS = MAX_NODES_PER_CLUSTER + MAX_VOLUMES_PER_CLUSTER + 3
+export const MAX_ITEMS = MAX_NODES_PER_CLUSTER + MAX_VOLUMES_PER_CLUSTER + 3
 /** Why something is given back: a sentence for people. */
 const MAX_REASON = 1024
 /** Some hundred thousand years: what is beyond it is no time. */

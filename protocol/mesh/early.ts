@@ -48,7 +48,7 @@ const FIRST_FRAME_MS = 10_000
 const LENGTH_BYTES = 4
 
 /** A frame with its length before it, and what it takes in all; null while more is needed. @throws InvalidInputError beyond `maxBytes` */
-function firstFrame (bytes: Uint8ArrayList, maxBytes: number): { frame: Uint8Array, total: number } | null {
+export function firstFrame (bytes: Uint8ArrayList, maxBytes: number): { frame: Uint8Array, total: number } | null {
   let length = 0
   for (let n = 0; n < Math.min(bytes.byteLength, LENGTH_BYTES); n++) {
     const byte = bytes.get(n)

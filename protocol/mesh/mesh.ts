@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { NewStreamOptions } from '@libp2p/interface'
 import { peerIdFromString } from '@libp2p/peer-id'
 import { describeError, MusubiError } from '../core/errors.ts'
@@ -269,6 +270,8 @@ export async function createMesh (options: MeshOptions): Promise<Mesh> {
 
   const callSelf = async <M extends MethodName>(method: M, request: Methods[M]['request'], callOptions: CallOptions): Promise<Methods[M]['reply']> => {
     using deadline = new Deadline(callOptions, totalMs => `${method} did not end here within ${totalMs} ms`)
+    // calls to others that are made in the same breath leave first: they have the longer way
+    await nextTurn()
     const { call } = decode('Frame', encodeCall(0, deadline.totalMs, method, request), { maxBytes: MAX_MESSAGE_BYTES })
     if (call === null) throw new MusubiError('INTERNAL', 'a call to oneself lost its body')
     const { reply } = decode('Frame', await deadline.race(handlers.answer(call, peerId, AbortSignal.any([deadline.signal, gone.signal]))))

@@ -16,6 +16,7 @@ import { earlyEncryption, earlyStreams } from './early.ts'
 import { pendingShares } from './gate.ts'
 import { scopedGossip } from './gossip.ts'
 import type { NodeKey } from './identity.ts'
+import { gathering, lateWindows } from './packets.ts'
 import type { DialFrom } from './punch.ts'
 import { isRelayAddress, isTcpAddress, type Scope } from './roles.ts'
 import { admission, ADMISSION_PROTOCOL, type AdmissionPolicy } from './trust/admission.ts'
@@ -73,7 +74,7 @@ export async function createNode (options: NodeOptions): Promise<Node> {
     services['relay'] = (components: Parameters<typeof create>[0]) => (served.service = create(components))
   }
   const shares: { isTooMany: ReturnType<typeof pendingShares> | null } = { isTooMany: null }
-  const early = earlyEncryption(tcp(), ADMISSION_PROTOCOL)
+  const early = earlyEncryption(gathering(tcp()), ADMISSION_PROTOCOL)
   const node = await createLibp2p({
     start: false,
     privateKey: options.key,
@@ -81,7 +82,7 @@ export async function createNode (options: NodeOptions): Promise<Node> {
     addresses: { listen: [...options.listen], announce: [...options.announce] },
     transports: relay === null || !options.relayed ? [early] : [early, relay.relayTransport(dial => { dialling.from = dial })],
     connectionEncrypters: [admission(noise(), options.admission)],
-    streamMuxers: [earlyStreams(yamux({ maxInboundStreams: options.maxStreams, streamOptions: { maxStreamWindowSize: MAX_STREAM_WINDOW_BYTES, maxReadBufferLength: MAX_READ_BUFFER_BYTES } }), RPC_PROTOCOL)],
+    streamMuxers: [earlyStreams(lateWindows(yamux({ maxInboundStreams: options.maxStreams, streamOptions: { maxStreamWindowSize: MAX_STREAM_WINDOW_BYTES, maxReadBufferLength: MAX_READ_BUFFER_BYTES } })), RPC_PROTOCOL)],
     connectionGater: { denyInboundConnection: connection => shares.isTooMany?.(connection) ?? false },
     connectionManager: {
       maxConnections: MAX_CONNECTIONS,

@@ -39,8 +39,9 @@ async function twoSites (dir: string, rttMs: number): Promise<Lab> {
     ]
   })
   await free(lab)
-  // the way through the lab takes some itself: with it the round trip is what is said
-  const excessMs = await pingMs(lab) - rttMs
+  // The way through the lab takes some itself: with it the round trip is what is said. By the quickest
+  // answer: on a busy machine the mean would leave less to inject, and a negotiation shorter than it is.
+  const excessMs = (await ping(lab)).minMs - rttMs
   await lab.wan.setRtt(Math.max(0, rttMs - Math.max(0, excessMs)))
   return lab
 }
@@ -54,9 +55,10 @@ async function free (lab: Lab): Promise<void> {
 }
 
 /** What the network takes, by ICMP. */
-async function pingMs (lab: Lab): Promise<number> {
-  const { stdout } = await lab.host(MASTER).pod.exec(['ping', '-q', '-c', '10', '-i', '0.2', lab.host(LENDER).address])
-  return Number(/= [\d.]+\/([\d.]+)\//.exec(stdout)?.[1] ?? NaN)
+async function ping (lab: Lab): Promise<{ minMs: number, meanMs: number }> {
+  const { stdout } = await lab.host(MASTER).pod.exec(['ping', '-q', '-c', '20', '-i', '0.1', lab.host(LENDER).address])
+  const [, min, mean] = /= ([\d.]+)\/([\d.]+)\//.exec(stdout) ?? []
+  return { minMs: Number(min ?? NaN), meanMs: Number(mean ?? NaN) }
 }
 
 const connected = async (lab: Lab): Promise<boolean> => {
@@ -97,7 +99,8 @@ async function one (lab: Lab, name: string, cold: boolean): Promise<Sample> {
   const cluster = await until(`${name} is leased`, PATIENCE_MS, async () => {
     const view = await call<ClusterResource>(at(lab, MASTER), 'GET', `/v1/clusters/${name}`)
     if (view.state === 'failed') throw new Error(`${name} failed: ${view.error?.message ?? ''}`)
-    return LEASED.has(view.state) ? view : null
+    // the round trip of a call is measured once all is committed
+    return LEASED.has(view.state) && view.lease.rttMs > 0 ? view : null
   }, { everyMs: 40 })
   if (cluster.lease.sites !== 2) throw new Error(`${name} has ${cluster.lease.sites} sites instead of two`)
   const outsideMs = await receipts.promise - from
@@ -121,10 +124,10 @@ async function * twoSite (kind: 'warm' | 'cold', rttMs: number, { full = false }
     const times = samples.map(s => s.negotiateMs)
     const outside = samples.map(s => s.outsideMs)
     const bench = `two-site-${kind}-rtt-${rttMs}`
-    const injectedMs = round(await pingMs(lab))
+    const now = await ping(lab)
     const limit = LIMITS[kind]
     yield {
-      bench, figure: `first request to last commit receipt, durable at both sites; RTT now by ICMP ${injectedMs} ms, by a call ${percentile(samples.map(s => s.rttMs), 0.5)} ms`, value: percentile(times, 0.5), unit: 'ms', better: 'lower',
+      bench, figure: `first request to last commit receipt, durable at both sites; RTT now by ICMP ${round(now.minMs)} ms at least, ${round(now.meanMs)} on average, by a call ${percentile(samples.map(s => s.rttMs), 0.5)} ms`, value: percentile(times, 0.5), unit: 'ms', better: 'lower',
       peer: 'the round trip injected', peerValue: rttMs, limit, ratio: round(percentile(times, 0.5) / rttMs), ...spread(times), note: NOTE[kind]
     }
     yield { bench, figure: 'the same seen by the user: from asking the master\'s API to its event of the last receipt', value: percentile(outside, 0.5), unit: 'ms', better: 'lower', peer: 'the round trip injected', peerValue: rttMs, limit: null, ratio: round(percentile(outside, 0.5) / rttMs), ...spread(outside) }

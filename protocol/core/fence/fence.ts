@@ -12,7 +12,7 @@ export interface FenceTransition { from: FenceState | null, trigger: FenceTrigge
 
 /** The whole state machine; null is a resource never heard of. */
 export const fenceTransitions: readonly FenceTransition[] = [
-  { from: null, trigger: 'grant', to: 'granted', when: 'the counter is not older than that of anything forgotten' },
+  { from: null, trigger: 'grant', to: 'granted', when: 'the counter is newer than that of anything forgotten' },
   { from: null, trigger: 'revoke', to: 'revoking', when: 'something may be there that this helper has no record of' },
   { from: 'gone', trigger: 'grant', to: 'granted', when: 'the counter is newer than that of the revocation' },
   { from: 'granted', trigger: 'grant', to: 'granted', when: 'again for the same cluster, with a counter that is not older' },

@@ -26,7 +26,8 @@ function refusalOf (event: Asked, record: FenceRecord | undefined, floor: number
   const seen = record?.counter ?? floor
   if (event.counter < seen) return stale(event, seen)
   if (event.type === 'grant' && now >= event.endMs + END_GUARD_MS) return new MusubiError('LEASE_ENDED', `${event.resource} is not made for cluster ${event.clusterId}: its lease has ended`)
-  if (record === undefined) return null
+  // The latest that was forgotten may have been of this resource, revoked at that counter.
+  if (record === undefined) return event.type === 'grant' && floor > 0 && event.counter === floor ? stale(event, floor) : null
   // What was decided at the moment of the revocation, or before it, must not bring back what it took away.
   if (event.type === 'grant' && record.state === 'gone' && event.counter === seen) return stale(event, seen)
   if (event.type === 'grant' && record.state === 'revoking') return held(record, 'it is not gone yet')

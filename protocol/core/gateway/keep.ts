@@ -11,7 +11,7 @@ import { releaseAgain } from './release.ts'
 export function hear (turn: Turn, record: GatewayRecord, skewMs?: number): void {
   const before = turn.machine.heard.get(record.clusterId)
   if (before?.masterless === true) turn.note('lease.master-back', `the master of cluster ${record.cluster} is heard of again`, record.cluster)
-  turn.machine.heard.set(record.clusterId, { ms: turn.now, skewMs: skewMs ?? before?.skewMs ?? 0, masterless: false })
+  turn.machine.heard.set(record.clusterId, { ms: turn.now, skewMs: skewMs ?? before?.skewMs ?? 0, masterless: false, over: before?.over ?? [] })
 }
 
 /**
@@ -32,7 +32,7 @@ export function keepAlive (turn: Turn, { askId, caller, ask: { request, holder }
   mustOwn(turn.site, record, caller, request.epoch)
   hear(turn, record, turn.now - request.sentMs)
   const { state, endMs, epoch, masterPeer } = record
-  turn.answer([askId], { method: 'keepAlive', reply: { site: turn.site, state, endMs, epoch, nowMs: turn.now } })
+  turn.answer([askId], { method: 'keepAlive', reply: { site: turn.site, state: shownState(turn, record), endMs, epoch, nowMs: turn.now } })
   // While it asks no host has said that it lends to this master: the cluster may be another's there.
   if (state === 'asking' || state === 'releasing' || turn.machine.calls.size >= MAX_HOST_CALLS) return
   const busy = new Set([...turn.machine.calls.values()].filter(call => call.clusterId === clusterId && call.method === 'hostKeepAlive').map(call => call.peer))
@@ -41,16 +41,28 @@ export function keepAlive (turn: Turn, { askId, caller, ask: { request, holder }
   }
 }
 
+/** As far as hosts have told: what one operator has revoked, or one host has ended early, is not hidden by the others. */
+function shownState (turn: Turn, record: GatewayRecord): string {
+  const { clusterId, state } = record
+  const heard = state === 'active' ? turn.machine.heard.get(clusterId)?.over ?? [] : []
+  // A host that a shrink has emptied is no part of it any more.
+  const over = heard.filter(host => allHeld(record).some(held => held.host === host))
+  return over.length === 0 ? state : brief(`${state}, ended on ${over.join(' ')}`)
+}
+
 /** A host that says in passing that it has nothing more makes the next tick look. */
-export function afterKeepAlive (turn: Turn, clusterId: string, state: string): void {
-  if (state === '' || state === 'ended') turn.machine.tidiedMs.delete(clusterId)
+export function afterKeepAlive (turn: Turn, clusterId: string, host: string, state: string): void {
+  const isOver = state === '' || state === 'ended'
+  if (isOver) turn.machine.tidiedMs.delete(clusterId)
+  const heard = turn.machine.heard.get(clusterId)
+  if (heard !== undefined && heard.over.includes(host) !== isOver) turn.machine.heard.set(clusterId, { ...heard, over: isOver ? [...heard.over, host].sort() : heard.over.filter(one => one !== host) })
 }
 
 /** The process has started: what was being asked is asked again or given up; masters get their time to call. */
 export function start (turn: Turn): void {
   turn.machine.startedMs = turn.now
   for (const record of turn.machine.records.values()) {
-    turn.machine.heard.set(record.clusterId, { ms: turn.now, skewMs: 0, masterless: false })
+    turn.machine.heard.set(record.clusterId, { ms: turn.now, skewMs: 0, masterless: false, over: [] })
     if (record.amendment?.state === 'asking') turn.amend(record, 'restart')
   }
 }

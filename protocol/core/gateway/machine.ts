@@ -68,8 +68,11 @@ export interface Job {
 /** `jobId` 0: nobody waits for it. The answer of a job that was overtaken is looked at no more. */
 export interface Call extends HostPeer { readonly clusterId: string, readonly jobId: number, readonly method: HostAsk['method'] }
 
-/** What is known of a cluster's master by its calls; not kept over a restart. */
-export interface Heard { readonly ms: number, readonly skewMs: number, readonly masterless: boolean }
+/**
+ * What is known of a cluster by the calls of its master, and by what hosts said to those; not kept over
+ * a restart. `over`: hosts that had nothing live of it.
+ */
+export interface Heard { readonly ms: number, readonly skewMs: number, readonly masterless: boolean, readonly over: readonly string[] }
 
 export interface GatewayMachine {
   readonly site: string
@@ -115,6 +118,13 @@ export class Turn {
     this.machine.records.set(record.clusterId, record)
     this.effects.push({ effect: 'save', record, sync })
     return record
+  }
+
+  /** The first record of a cluster. */
+  begin (record: Omit<GatewayRecord, 'state'>): GatewayRecord {
+    const state = nextGatewayState(null, 'ask')
+    if (state === undefined || state === null) throw new MusubiError('INTERNAL', `site ${this.site} has no state for cluster ${record.clusterId} to begin in`)
+    return this.save({ ...record, state }, false)
   }
 
   /** Moves a record along the table of transitions to a state that is kept. */

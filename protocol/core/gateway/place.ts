@@ -8,7 +8,7 @@ import { checkGrowth, checkRequest, holdTtlMs, mustBeInTime, mustOwn } from './c
 import type { SiteHost, SiteView } from './events.ts'
 import { type HostCall, type Job, type Placing, type Turn, type WaitingFor, answersOf, failuresOf } from './machine.ts'
 import { type Amendment, type GatewayRecord, allHeld, digestOf, heldUnder, hostsOf } from './record.ts'
-import { onlyOffered, releaseCalls, released } from './release.ts'
+import { releaseAllCalls, releaseCalls, released } from './release.ts'
 
 const requestDigest = (r: Request): string => digestOf([r.cluster, r.vni, r.startMs, r.endMs, r.nodes, r.volumes, r.frontend, r.bandwidthMbit, r.grow])
 
@@ -70,7 +70,8 @@ function mayAskAnew (turn: Turn, record: GatewayRecord, entry: WaitingFor<'reque
   const { clusterId, amendment } = record
   const clear = (scope: 'all' | 'amendment'): false => {
     const reason = 'asked again'
-    turn.start(clusterId, { kind: 'clear', scope: { kind: scope }, reason, entry }, [entry.askId], releaseCalls(record, { kind: scope }, reason, 0, onlyOffered(record)))
+    const { first, last } = scope === 'all' ? releaseAllCalls(record, reason, 0, record.anchor !== '') : { first: releaseCalls(record, { kind: scope }, reason, 0), last: [] }
+    turn.start(clusterId, { kind: 'clear', scope: { kind: scope }, reason, entry }, [entry.askId], first, last)
     return false
   }
   if (record.state === 'active' && request.grow) {
@@ -146,12 +147,12 @@ function tryPlacement (turn: Turn, placing: Placing): MusubiError | null {
     if (grown.amendment?.state === 'asking') turn.save({ ...grown, amendment: { ...amendment, state: 'asking' } }, true)
     else turn.amend(grown, 'ask', amendment, { sentMs: request.sentMs })
   } else {
-    turn.save({
+    turn.begin({
       clusterId: request.clusterId, cluster: request.cluster, key: request.key, digest: requestDigest(request),
       offer: { offerId, site: turn.site, segmentId: 0, gateway, held, ttlMs, nowMs: turn.now },
       masterSite: request.masterSite, masterPeer: caller.peerId, epoch: request.epoch, vni: request.vni, startMs: request.startMs, endMs: request.endMs,
-      sentMs: request.sentMs, state: 'asking', reason: '', amendment: null, shrinking: [], anchor: ''
-    }, false)
+      sentMs: request.sentMs, reason: '', amendment: null, shrinking: [], anchor: ''
+    })
   }
   const of = { ...request, masterPeer: caller.peerId, ttlMs, offerId }
   turn.start(request.clusterId, { kind: 'hold', placing }, [askId], holdCalls(held, of))

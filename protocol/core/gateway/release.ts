@@ -1,21 +1,29 @@
 /** Releases: of a whole cluster, of one offer, of some leases; each until every host has confirmed it. */
 import { ConflictError, describeError, InvalidInputError, UnreachableError } from '../errors.ts'
 import type { ReleaseRequest } from '../messages.ts'
+import { MAX_ITEMS } from '../verify-request.ts'
 import { brief, mustOwn } from './checks.ts'
 import { type HostCall, type Job, type Scope, type Turn, type WaitingFor, failuresOf } from './machine.ts'
 import { type GatewayRecord, allHeld, heldUnder, hostsOf } from './record.ts'
 
 /** What was never activated may be asked for anew: released by its name, as a release that comes late must not end what follows. */
-export const onlyOffered = ({ anchor, offer }: GatewayRecord): string => anchor === '' ? offer.offerId : ''
+const onlyOffered = ({ anchor, offer }: GatewayRecord): string => anchor === '' ? offer.offerId : ''
 
 /**
- * Releases a whole cluster. The gateway's own host comes last: its ledger gives out the segment id, which
- * is not free before every other host has confirmed that it uses it no more.
+ * Calls that release a whole cluster. The gateway's own host comes last: its ledger gives out the
+ * segment id, which is not free before every other host has confirmed that it uses it no more.
+ *
+ * @param binding whether other hosts may have it plugged in
  */
-function startReleaseAll (turn: Turn, record: GatewayRecord, reason: string, epoch: number, askers: readonly number[], binding: boolean): void {
+export function releaseAllCalls (record: GatewayRecord, reason: string, epoch: number, binding: boolean): { first: HostCall[], last: HostCall[] } {
   const calls = releaseCalls(record, { kind: 'all' }, reason, epoch, onlyOffered(record))
   const isLast = ({ peer }: HostCall): boolean => binding && peer === record.offer.gateway.peer
-  turn.start(record.clusterId, { kind: 'release', scope: { kind: 'all' }, reason }, askers, calls.filter(call => !isLast(call)), calls.filter(isLast))
+  return { first: calls.filter(call => !isLast(call)), last: calls.filter(isLast) }
+}
+
+function startReleaseAll (turn: Turn, record: GatewayRecord, reason: string, epoch: number, askers: readonly number[], binding: boolean): void {
+  const { first, last } = releaseAllCalls(record, reason, epoch, binding)
+  turn.start(record.clusterId, { kind: 'release', scope: { kind: 'all' }, reason }, askers, first, last)
 }
 
 /** The calls that release a part of what hosts have. @param epoch 0: the gateway's own clean-up  @param offerId of scope `all`: see `onlyOffered` */
@@ -26,18 +34,23 @@ export function releaseCalls (record: GatewayRecord, scope: Scope, reason: strin
     // An extension lies on the leases that are there, growth beside them.
     : scope.kind === 'amendment' && amendment?.kind === 'grow' ? amendment.held
     : held
-  return hostsOf(parts).map(({ host, peer }): HostCall => ({
-    host,
-    peer,
-    ask: {
-      method: 'hostRelease',
-      request: {
-        clusterId, reason, epoch,
-        offerId: scope.kind === 'amendment' ? amendment?.offerId ?? '' : scope.kind === 'all' ? offerId : '',
-        leaseIds: scope.kind === 'leases' ? parts.filter(part => part.peer === peer).map(part => part.leaseId) : []
+  // Named, where nothing else says what is meant: one that comes late must not end what is leased anew.
+  const isNamed = scope.kind === 'leases' || (scope.kind === 'all' && offerId === '')
+  return hostsOf(parts).map(({ host, peer }): HostCall => {
+    const leaseIds = isNamed ? parts.filter(part => part.peer === peer).map(part => part.leaseId) : []
+    return {
+      host,
+      peer,
+      ask: {
+        method: 'hostRelease',
+        request: {
+          clusterId, reason, epoch, offerId: scope.kind === 'amendment' ? amendment?.offerId ?? '' : scope.kind === 'all' ? offerId : '',
+          // Of a whole cluster there may be more than fit, by many growths; hosts then end all that they have.
+          leaseIds: scope.kind === 'all' && leaseIds.length > MAX_ITEMS ? [] : leaseIds
+        }
       }
     }
-  }))
+  })
 }
 
 /** Leases, with the quota of offers of which nothing else would be left. */
@@ -54,7 +67,9 @@ export function scopeOf (site: string, record: GatewayRecord, { offerId, leaseId
   const named = (ids: readonly string[]): Scope | null => {
     const known = allHeld(record).filter(held => ids.includes(held.leaseId) && (offerId === '' || heldUnder(record, offerId).includes(held)))
     if (known.length === 0) return null
-    if (allHeld(record).every(held => held.kind === 'quota' || known.includes(held))) return { kind: 'all' }
+    // What is only offered does not live on without the rest.
+    const offered = amendment?.state === 'asking' || amendment?.state === 'offered' ? amendment.held : []
+    if (allHeld(record).every(held => held.kind === 'quota' || known.includes(held) || offered.includes(held))) return { kind: 'all' }
     const fixed = known.find(held => held.kind === 'segment' || held.kind === 'frontend')
     if (fixed !== undefined) throw new InvalidInputError(`cluster ${record.cluster} at site ${site} cannot lose its ${fixed.kind} alone`, 'release all of it')
     return { kind: 'leases', leaseIds: withQuota(record, known.map(held => held.leaseId)) }
@@ -133,8 +148,8 @@ function releaseAll (turn: Turn, record: GatewayRecord, job: Job | undefined, re
   }
   const others = job === undefined ? [] : overtake(turn, record, job, reason)
   const next = record.state === 'releasing' ? record : turn.move(record, 'release', { reason })
-  // What was only held is plugged in nowhere.
-  startReleaseAll(turn, next, reason, record.epoch, [...askers, ...others], record.state !== 'asking' && record.state !== 'offered')
+  // What was only held is plugged in nowhere; but a crash may have hidden how far it was, unless hosts were told to start.
+  startReleaseAll(turn, next, reason, record.epoch, [...askers, ...others], record.anchor !== '' || (record.state !== 'asking' && record.state !== 'offered'))
 }
 
 /** A release that the master asked for before, and that not every host has confirmed. */

@@ -80,7 +80,7 @@ function settle (turn: Turn, callId: number, outcome: Pick<HostResult, 'answer' 
   const { answer } = outcome
   const fitting = answer === null || answer.method === method ? outcome : { answer: null, error: new MusubiError('PROTOCOL', `host ${host} answered ${answer.method} to ${method}`) }
   if (call.jobId === 0) {
-    if (answer?.method === 'hostKeepAlive') afterKeepAlive(turn, clusterId, answer.reply.state)
+    if (answer?.method === 'hostKeepAlive') afterKeepAlive(turn, clusterId, host, answer.reply.state)
     return
   }
   const job = turn.machine.jobs.get(clusterId)

@@ -128,7 +128,7 @@ function segmentIdFor (request: HoldRequest, { state, now }: Turn): number {
   if (slice === null) throw new ConflictError(`host ${host} gives out no segment ids`)
   if (asked.length > 1) throw new InvalidInputError(`hold of offer ${request.offerId}: a cluster has one segment id at a site, not ${asked.join(', ')}`)
   const own = leasesOf(state, request.clusterId).find(lease => isLive(lease) && lease.kind === 'segment')?.segmentId
-  if (own === undefined && now < state.quarantineUntilMs) throw new MusubiError('QUARANTINE', `gateway ${host} gives out no segment ids for another ${state.quarantineUntilMs - now} ms: its former ledger was lost, and ids that it gave out may still be in use`, { retryable: true, hint: 'use another gateway of the site until then' })
+  if (own === undefined && now < state.quarantineUntilMs) throw new MusubiError('QUARANTINE', `gateway ${host} gives out no segment ids before ${new Date(state.quarantineUntilMs).toISOString()}: its former ledger was lost, and ids that it gave out may still be in use`, { retryable: true, hint: 'use another gateway of the site until then' })
   const uses = [...idUses(state, request.clusterId)]
   const id = asked[0] ?? own ?? allocateId(slice, uses, now)
   if (id === null) throw new NoCapacityError(`gateway ${host} has no free segment id in ${slice.from}..${slice.to}`)

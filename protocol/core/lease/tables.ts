@@ -32,11 +32,11 @@ export const transitions: readonly Transition[] = [
   { from: 'ended', trigger: 'forget', to: null, when: 'a day has passed, or too many are kept' }
 ]
 
-const rows = new Map(transitions.map(row => [`${row.from ?? ''} ${row.trigger}`, row.to]))
+const rows = new Map(transitions.map(row => [`${row.from ?? ''} ${row.trigger}`, row]))
 
 /** Where a trigger leads; undefined when the table has no such row. */
 export const nextState = (from: LeaseState | null, trigger: LeaseTrigger): LeaseState | null | undefined =>
-  rows.get(`${from ?? ''} ${trigger}`)
+  rows.get(`${from ?? ''} ${trigger}`)?.to
 
 export type ExtensionState = 'held' | 'committed' | 'ended'
 export type ExtensionTrigger = 'extend' | 'commit' | 'restart' | 'expire' | 'release' | 'supersede' | 'forget'
@@ -71,3 +71,7 @@ export const epochTransitions: readonly EpochTransition[] = [
   { from: 'known', trigger: 'force', to: 'known', when: 'on the anchor host: an operator insists' },
   { from: 'known', trigger: 'forget', to: null, when: 'the last lease of the cluster is forgotten' }
 ]
+
+/** Where a trigger leads; undefined when the table has no such row. */
+export const nextEpochState = (from: EpochState | null, trigger: EpochTrigger): EpochState | null | undefined =>
+  epochTransitions.find(row => row.from === from && row.trigger === trigger)?.to

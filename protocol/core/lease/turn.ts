@@ -5,7 +5,7 @@ import type { Receipt } from '../messages.ts'
 import type { Effect } from './events.ts'
 import { type ClusterEpoch, type Extension, type Lease, type Replay, END_GUARD_MS, ID_QUARANTINE_MS, isLive, restsUntil } from './lease.ts'
 import { type LedgerState, dropExtension, dropLease, dropReplay, extensionId, putExtension, putLease, putReplay } from './state.ts'
-import { type EpochTrigger, type ExtensionTrigger, type LeaseTrigger, epochTransitions, nextExtensionState, nextState } from './tables.ts'
+import { type EpochTrigger, type ExtensionTrigger, type LeaseTrigger, nextEpochState, nextExtensionState, nextState } from './tables.ts'
 
 /** When time alone changes this lease next. */
 export function dueOf (lease: Lease): number {
@@ -60,12 +60,14 @@ export class Turn {
 
   /**
    * A gateway releases its segment when all other hosts have confirmed. However else it ends, they may
-   * have it plugged in until their own leases have ended, which an extension may have made longer.
+   * have it plugged in until their own leases have ended, which an extension may have made longer. Not
+   * so before it was active: the gateway's own host is activated first, so no other has it. Who only
+   * commits must not take an id from others for the whole term that was asked for.
    */
   #rest (lease: Lease, trigger: 'expire' | 'release' | 'revoke'): Partial<Lease> {
     if (lease.kind !== 'segment' || lease.state === 'held') return {}
     const restedMs = this.now + ID_QUARANTINE_MS
-    if (trigger === 'release') return { deadlineMs: restedMs }
+    if (trigger === 'release' || lease.activatedMs === 0) return { deadlineMs: restedMs }
     const ends = [...this.state.extensionsOf.get(lease.clusterId)?.values() ?? []].filter(one => one.state !== 'ended').map(one => one.endMs)
     return { deadlineMs: Math.max(restedMs, Math.max(lease.endMs, ...ends) + END_GUARD_MS) }
   }
@@ -82,7 +84,7 @@ export class Turn {
     if (state.byCluster.has(lease.clusterId)) return
     state.heard.delete(lease.clusterId)
     for (const extension of [...state.extensionsOf.get(lease.clusterId)?.values() ?? []]) this.forgetExtension(extension)
-    if (state.epochs.delete(lease.clusterId)) this.effects.push({ effect: 'forget-epoch', clusterId: lease.clusterId })
+    if (nextEpochState('known', 'forget') === null && state.epochs.delete(lease.clusterId)) this.effects.push({ effect: 'forget-epoch', clusterId: lease.clusterId })
   }
 
   keepReplay (replay: Replay): void {
@@ -127,6 +129,7 @@ export class Turn {
   }
 
   forgetExtension (extension: Extension): void {
+    if (nextExtensionState(extension.state, 'forget') !== null) throw new ConflictError(`extension ${extension.offerId} on ${this.state.host} is ${extension.state}: it cannot be forgotten`)
     dropExtension(this.state, extension)
     this.effects.push({ effect: 'forget-extension', clusterId: extension.clusterId, offerId: extension.offerId })
     if (this.state.replays.has(extension.key)) this.#forgetReplay(extension.key)
@@ -147,7 +150,7 @@ export class Turn {
   /** Takes down who is master of a cluster. */
   setEpoch (clusterId: string, epoch: number, holder: string, trigger: EpochTrigger): ClusterEpoch {
     const from = this.state.epochs.has(clusterId) ? 'known' : null
-    if (!epochTransitions.some(row => row.from === from && row.trigger === trigger && row.to === 'known')) throw new ConflictError(`the epoch of cluster ${clusterId} on ${this.state.host} cannot change by ${trigger}`)
+    if (nextEpochState(from, trigger) !== 'known') throw new ConflictError(`the epoch of cluster ${clusterId} on ${this.state.host} cannot change by ${trigger}`)
     const next: ClusterEpoch = { clusterId, epoch, holder, token: ++this.state.counter }
     this.state.epochs.set(clusterId, next)
     this.effects.push({ effect: 'epoch', epoch: next, trigger })

@@ -1,5 +1,5 @@
 /** Changes to a cluster that runs: held at all its lenders, decided on disk, committed; or given up everywhere. */
-import { ConflictError, MusubiError, NotFoundError } from '../errors.ts'
+import { ConflictError, MusubiError, NotFoundError, UnreachableError } from '../errors.ts'
 import { MAX_NODES_PER_CLUSTER, MAX_TERM_MS, MIN_TERM_MS } from '../limits.ts'
 import type { ClusterDocument, Offer, Receipt } from '../messages.ts'
 import { allRefused, commitFor, extendFor, heldTooShort, notActivated, notCommitted, placeError, refusedBy, releaseFor, requestFor } from './say.ts'
@@ -8,7 +8,7 @@ import type { KnownSite } from './events.ts'
 import { documentSource, mergeOffers, nextVersion, placeGrowth, without } from './growth.ts'
 import { type Call, type Round, type Turn, membersOf, attempt } from './machine.ts'
 import { alsoAsked, firstEnd, isAnswered, staleHolds, takeOffer, takeRefusal, validUntil } from './negotiate.ts'
-import { ACTIVATE_DEADLINE_MS, ACTIVATE_PATIENCE_MS, LAST_TRY_MS, RELEASE_DEADLINE_MS, REQUEST_DEADLINE_MS } from './pace.ts'
+import { ACTIVATE_DEADLINE_MS, ACTIVATE_PATIENCE_MS, ADOPTED_PATIENCE_MS, LAST_TRY_MS, RELEASE_DEADLINE_MS, REQUEST_DEADLINE_MS } from './pace.ts'
 import type { Asked, ClusterAmendment, Dropped, MasterRecord } from './record.ts'
 import { holdTimeOf } from '../verify-request.ts'
 
@@ -119,8 +119,31 @@ export function settleAmendment (turn: Turn, record: MasterRecord, amendment: Cl
       ...record, asked: alsoAsked(record.asked, offers.map(offer => ({ site: offer.site, peer: offer.gateway.peer }))),
       amendment: { ...amendment, state: 'committing', offers, commitByMs: firstEnd(round) }
     })
+    copyExtension(turn, record.id)
   }
 }
+
+/** An extension counts as soon as it is committed: who might have to end it, one way or the other, knows of it before. */
+export function copyExtension (turn: Turn, clusterId: string): void {
+  const record = turn.record(clusterId)
+  if (record?.amendment?.kind === 'extend' && record.amendment.state === 'committing') turn.effects.push({ effect: 'copy', record })
+}
+
+/**
+ * An extension that a master decided which is lost since. Its holds have run out, so nobody commits it
+ * any more: it stands when all lenders say that they have, and is taken back when one has not.
+ */
+function settleInherited (turn: Turn, record: MasterRecord, amendment: ClusterAmendment): void {
+  const { contacts, sinceMs } = turn.work(record.id)
+  const members = membersOf(record)
+  const told = members.flatMap(({ site }) => contacts.get(site) ?? []).filter(contact => contact.heardMs > 0)
+  if (told.some(contact => !(contact.endMs >= amendment.endMs))) reject(turn, record, new ConflictError('its former master was lost before all lenders had committed the extension'))
+  else if (told.length === members.length) finish(turn, { ...record, endMs: amendment.endMs }, amendment, `its leases run until ${new Date(amendment.endMs).toISOString()}`)
+  else if (turn.now > sinceMs + ADOPTED_PATIENCE_MS) reject(turn, record, new UnreachableError('not all lenders say whether they have committed the extension of its former master'))
+}
+
+/** Whether what has just been copied is what this change waits for. */
+export const isCopied = ({ kind, state, document: next }: ClusterAmendment): boolean => kind === 'extend' ? state === 'committing' : state === 'activating' && next !== null
 
 /** One site alone is quoted with its own code: a policy's refusal is told as such. */
 function oneOf (record: MasterRecord, round: Round): MusubiError {
@@ -138,17 +161,21 @@ const commitsOf = (record: MasterRecord, amendment: ClusterAmendment): Array<Ask
 /** What is to be called for the change now. */
 export function amendOn (turn: Turn, record: MasterRecord, amendment: ClusterAmendment): void {
   const work = turn.work(record.id)
-  if (amendment.state === 'committing') {
+  if (amendment.state === 'committing' && amendment.commitByMs === 0) settleInherited(turn, record, amendment)
+  else if (amendment.state === 'committing') {
     for (const { site, peer, offerId } of commitsOf(record, amendment)) {
       if (work.amendReceipts.has(site) || work.problems.size > 0) continue
       if (turn.now >= amendment.commitByMs) work.problems.set(site, { code: 'UNREACHABLE', text: 'its hold ran out before it had committed', hint: '' })
-      else attempt(turn, record, 'amend-commit', { site, peer }, offerId, () => commitFor(record, offerId), commitDeadlineMs(turn.now, amendment.commitByMs))
+      else if (amendment.kind === 'grow' || work.amendReady) attempt(turn, record, 'amend-commit', { site, peer }, offerId, () => commitFor(record, offerId), commitDeadlineMs(turn.now, amendment.commitByMs))
     }
     if (work.problems.size > 0 && !isBusy(work, 'amend-commit')) reject(turn, record, notCommitted(record.name, work.problems))
   } else if (amendment.state === 'activating' && amendment.document !== null && work.amendReady) {
     const untilMs = activateUntilMs(turn, record, amendment)
+    const ownIsLeft = !work.amendActivated.has(record.masterSite)
     for (const member of growthMembers(record, amendment)) {
       if (work.amendActivated.has(member.site) || work.problems.size > 0) continue
+      // A new site has heard of no other master: the own one, whose anchor would know, goes first.
+      if (ownIsLeft && member.site !== record.masterSite) continue
       if (turn.now >= untilMs) work.problems.set(member.site, { code: 'UNREACHABLE', text: 'it did not in time', hint: '' })
       else activateAt(turn, record, 'amend-activate', member, amendment.document, [...record.receipts, ...amendment.receipts], untilMs)
     }
@@ -256,10 +283,11 @@ export function shrink (turn: Turn, clusterId: string, nodes: readonly string[],
   }
   const { record: left, gone } = without(record, document(record), names)
   const stays = new Set(left.offers.map(offer => offer.site))
-  const dropped = membersOf(record).flatMap(({ site, peer }): Dropped[] => {
-    const leaseIds = (gone.get(site) ?? []).map(held => held.leaseId)
-    if (leaseIds.length === 0) return []
-    return [{ site, peer, offerId: '', leaseIds: stays.has(site) ? leaseIds : [], endMs: record.endMs }]
+  // By name, also where all of a site goes: a release that comes late must not end what a growth gets there.
+  const dropped = record.offers.flatMap(({ site, gateway, held }): Dropped[] => {
+    if (!gone.has(site)) return []
+    const ends = stays.has(site) ? gone.get(site) ?? [] : held.filter(one => one.kind !== 'quota')
+    return [{ site, peer: gateway.peer, offerId: '', leaseIds: ends.map(one => one.leaseId), endMs: record.endMs }]
   })
   const next = turn.save({ ...left, dropped: [...record.dropped, ...dropped], behind: [...stays] })
   turn.effects.push({ effect: 'copy', record: next })
@@ -267,11 +295,22 @@ export function shrink (turn: Turn, clusterId: string, nodes: readonly string[],
   answer(turn, clusterId, id, null)
 }
 
-/** Releases that are open, and documents that sites may not have yet. */
-export function tidy (turn: Turn, record: MasterRecord): void {
+/** Releases that are open. */
+export function drop (turn: Turn, record: MasterRecord): void {
   for (const part of record.dropped) {
     attempt(turn, record, 'drop', part, dropRef(part), () => releaseFor(record, 'no part of the cluster any more', part), RELEASE_DEADLINE_MS)
   }
+}
+
+/** What a master that another one has followed still lets go: leases that only this one knows of. By their end they end by themselves. */
+export function dropOwn (turn: Turn, record: MasterRecord): void {
+  const open = record.dropped.filter(part => turn.now <= part.endMs)
+  drop(turn, open.length === record.dropped.length ? record : turn.save({ ...record, dropped: open }))
+}
+
+/** Releases that are open, and documents that sites may not have yet. */
+export function tidy (turn: Turn, record: MasterRecord): void {
+  drop(turn, record)
   if (record.amendment !== null || record.document === null) return
   for (const member of membersOf(record)) {
     // Not before the releases: a gateway compares a document with what it lends.

@@ -14,20 +14,23 @@ export function keepAlive (turn: Turn, record: MasterRecord): void {
 }
 
 const contactOf = (turn: Turn, call: Call): Contact =>
-  turn.work(call.clusterId).contacts.get(call.site) ?? { heardMs: 0, state: '', skewMs: 0, error: '' }
+  turn.work(call.clusterId).contacts.get(call.site) ?? { heardMs: 0, state: '', endMs: 0, skewMs: 0, error: '' }
 
-export function heard (turn: Turn, record: MasterRecord, call: Call, reply: { state: string, endMs: number, nowMs: number }): void {
+/** A word, and some hosts: another site writes it. */
+const MAX_STATE = 64
+
+export function heard (turn: Turn, record: MasterRecord, call: Call, { nowMs, endMs, ...reply }: { state: string, endMs: number, nowMs: number }): void {
+  const state = reply.state.slice(0, MAX_STATE)
   const work = turn.work(record.id)
   const before = contactOf(turn, call)
   work.tasks.set(taskKey('keep-alive', call.site, ''), { busy: false, tries: 0, dueMs: call.sentMs + KEEP_ALIVE_MS })
   // Half the round trip is the best guess of when the other side looked at its clock.
-  work.contacts.set(call.site, { heardMs: turn.now, state: reply.state, skewMs: Math.round(reply.nowMs - (call.sentMs + turn.now) / 2), error: '' })
-  const { endMs } = reply
+  work.contacts.set(call.site, { heardMs: turn.now, state, endMs, skewMs: Math.round(nowMs - (call.sentMs + turn.now) / 2), error: '' })
   // The copy may be from before an extension: a cluster is not called over while leases of it run. What
   // was said before the last change was decided counts for nothing.
   const mayTell = record.epoch > 1 && record.amendment === null && record.dropped.length === 0 && call.sentMs > work.amendedMs
   if (mayTell && Number.isSafeInteger(endMs) && endMs > record.endMs && endMs - record.startMs <= MAX_TERM_MS) turn.save({ ...record, endMs })
-  if (before.heardMs > 0 && before.state !== reply.state) turn.progress(record, `${call.site}: its leases are ${reply.state === '' ? 'gone' : reply.state}`)
+  if (before.heardMs > 0 && before.state !== state) turn.progress(record, `${call.site}: its leases are ${state === '' ? 'gone' : state}`)
 }
 
 export function notHeard (turn: Turn, record: MasterRecord, call: Call, error: MusubiError): void {
@@ -109,7 +112,9 @@ function supersede (turn: Turn, record: MasterRecord): boolean {
   if (record.state === 'failed') { turn.save({ ...record, asked: [] }); return true }
   if (nextMasterState(record.state, 'supersede') === undefined) return false
   const current = dropAmendment(turn, record, `cluster ${record.name} has another master now`)
-  turn.move(current, current.state, 'supersede', { asked: [], dropped: [], behind: [], endedMs: turn.now }, 'another host of the site is its master now')
+  // Sites that a growth was to bring in know this master only, and nobody else knows of them.
+  const own = current.dropped.filter(part => part.offerId !== '' && !current.offers.some(offer => offer.site === part.site))
+  turn.move(current, current.state, 'supersede', { asked: [], dropped: own, behind: [], endedMs: turn.now }, 'another host of the site is its master now')
   return true
 }
 
@@ -124,7 +129,10 @@ export function adopt (turn: Turn, record: MasterRecord): void {
   if (known !== undefined && (known.epoch >= record.epoch || known.state !== 'superseded')) return
   turn.machine.works.delete(record.id)
   const to = record.state === 'active' ? 'active' : record.state === 'activating' && record.document !== null && turn.now < record.startMs ? 'activating' : 'releasing'
-  const adopted = turn.move({ ...record, asked: membersOf(record), endedMs: 0 },
+  // Some lenders may have committed it, and others not: their keep-alives tell.
+  const { amendment } = record
+  const open = amendment?.kind === 'extend' && amendment.state === 'committing' ? { ...amendment, commitByMs: 0 } : amendment
+  const adopted = turn.move({ ...record, amendment: open, asked: membersOf(record), endedMs: 0 },
     null, 'adopt', {}, `this host is its master now, epoch ${record.epoch}`, to)
   turn.effects.push({ effect: 'copy', record: adopted })
 }
@@ -138,7 +146,7 @@ function proved (turn: Turn, record: MasterRecord, grant: NonNullable<MasterReco
 
 /** Forgets clusters that ended long ago, and the oldest of very many. */
 export function prune (turn: Turn): void {
-  const over = [...turn.machine.records.values()].filter(record => isOver(record.state) && record.asked.length === 0).sort((a, b) => b.endedMs - a.endedMs)
+  const over = [...turn.machine.records.values()].filter(record => isOver(record.state) && record.asked.length === 0 && record.dropped.length === 0).sort((a, b) => b.endedMs - a.endedMs)
   for (const [i, record] of over.entries()) {
     if (i >= MAX_ENDED_KEPT || turn.now - record.endedMs > KEEP_ENDED_MS) turn.forget(record.id)
   }

@@ -35,6 +35,8 @@ export interface Contact {
   heardMs: number
   /** of the leases there, '' when nothing is known */
   state: string
+  /** of the leases there */
+  endMs: number
   /** their clock minus ours, give or take half the round trip */
   skewMs: number
   error: string
@@ -63,7 +65,7 @@ export interface Work {
   amendActivated: Set<string>
   /** when what is being changed, or given up, last became something else */
   amendedMs: number
-  /** the amendment's document is copied: it may be activated */
+  /** the amendment's document, or the decision to extend, is copied: it may be activated, or committed */
   amendReady: boolean
 }
 

@@ -50,7 +50,7 @@ export interface ClusterAmendment {
   /** of growth: what each site offered */
   offers: Offer[]
   receipts: Receipt[]
-  /** commits are sent no later than this, master's clock; 0 before the decision */
+  /** commits are sent no later than this, master's clock; 0 before the decision, and when a former master has decided */
   commitByMs: number
   /** the document as it will be; null until it is prepared */
   document: ClusterDocument | null

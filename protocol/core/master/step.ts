@@ -35,9 +35,9 @@ function carryOn (turn: Turn, record: MasterRecord): void {
       if (record.grant !== null && record.asked.length > 0) live.keepAlive(turn, record)
       live.releaseAll(turn, record)
       break
+    case 'superseded': amend.dropOwn(turn, record); break
     case 'negotiating':
-    case 'ended':
-    case 'superseded': break
+    case 'ended': break
   }
 }
 
@@ -74,7 +74,7 @@ function answered (turn: Turn, record: MasterRecord, call: Call, answer: SiteAns
     case 'activate': if (state === 'activating') carry.activated(turn, record, call); break
     case 'release': if (state === 'releasing' || state === 'failed') live.released(turn, record, call.peer); break
     case 'keep-alive': if (answer.method === 'keepAlive') live.heard(turn, record, call, answer.reply); break
-    case 'drop': if (state === 'active') amend.dropConfirmed(turn, record, call); break
+    case 'drop': if (state === 'active' || state === 'superseded') amend.dropConfirmed(turn, record, call); break
     case 'update': if (state === 'active') amend.updated(turn, record, call); break
     case 'extend':
     case 'amend-commit':
@@ -102,7 +102,7 @@ function refused (turn: Turn, record: MasterRecord, call: Call, error: MusubiErr
     case 'release': if (state === 'releasing') turn.progress(record, `waiting for ${call.site}: ${error.message}`); break
     case 'amend-commit':
     case 'amend-activate': if (amendment !== null) amend.amendProblem(turn, record, amendment, call, error); break
-    case 'drop':
+    case 'drop': if (state === 'superseded' && !error.retryable) amend.dropConfirmed(turn, record, call); break
     case 'update': break
   }
 }
@@ -140,6 +140,7 @@ function start (turn: Turn): void {
     if (record.state === 'negotiating') negotiate.fail(turn, record, restarted(record.name))
     else if (record.state === 'preparing') carry.prepareAgain(turn, record)
     else if (record.state === 'active' && amendment?.state === 'asking') amend.reject(turn, record, restarted(record.name))
+    else if (record.state === 'active' && amendment?.state === 'committing') amend.copyExtension(turn, record.id)
     else if (record.state === 'active' && amendment?.state === 'activating') turn.effects.push({ effect: amendment.document === null ? 'prepare' : 'copy', record })
   }
 }
@@ -166,7 +167,7 @@ function handle (turn: Turn, event: MasterEvent): string | null {
     })
     case 'copied': return of(event.clusterId, record => {
       if (record.state === 'preparing') carry.copied(turn, record, event.copies)
-      else if (record.amendment?.state === 'activating' && record.amendment.document !== null) turn.work(record.id).amendReady = true
+      else if (record.amendment !== null && amend.isCopied(record.amendment)) turn.work(record.id).amendReady = true
     })
     case 'delete': return of(event.clusterId, record => { live.remove(turn, record, event.reason) })
     case 'extend': amend.extend(turn, event.clusterId, event.endMs, event.id); return event.clusterId

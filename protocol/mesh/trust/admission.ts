@@ -1,9 +1,10 @@
 import type { ConnectionEncrypter, MessageStream, PeerId, SecureConnectionOptions, SecuredConnection } from '@libp2p/interface'
-import { lpStream, type LengthPrefixedStream } from '@libp2p/utils'
-import { errorCode, MusubiError } from '../../core/errors.ts'
+import * as lp from 'it-length-prefixed'
+import { Uint8ArrayList } from 'uint8arraylist'
+import { errorCode, MusubiError, UnreachableError } from '../../core/errors.ts'
 import { MAX_HELLO_BYTES } from '../../core/limits.ts'
 import { decode, encode } from '../../wire/codec.ts'
-import { onFirstFrame } from '../early.ts'
+import { firstFrame, onFirstFrame } from '../early.ts'
 import { NotAdmittedError, type Chain, type Member, type NotAdmittedCode } from './certificate.ts'
 
 /** Part of its name goes into the choice of encrypter, so that other libp2p programs get no further. */
@@ -28,16 +29,44 @@ export class RefusedError extends MusubiError {
   override readonly name = 'RefusedError'
 }
 
-type Wire = LengthPrefixedStream
-
-async function say (wire: Wire, chain: Chain, refusal: MusubiError | null, signal: AbortSignal | undefined): Promise<void> {
+function say (connection: MessageStream, chain: Chain, refusal: MusubiError | null): void {
   const failure = refusal === null ? null : { code: refusal.code, message: refusal.message, retryable: false, hint: refusal.hint ?? '', site: '', host: '' }
-  await wire.write(encode('Hello', { chain: [...chain], refusal: failure }, LIMIT), signal === undefined ? {} : { signal })
+  connection.send(lp.encode.single(encode('Hello', { chain: [...chain], refusal: failure }, LIMIT)))
 }
 
-async function hear (wire: Wire, signal: AbortSignal | undefined): Promise<Chain> {
-  const bytes = await wire.read(signal === undefined ? {} : { signal })
-  return chainOf(bytes.subarray())
+/**
+ * The first frame that arrives. What follows it, and may be long as it was sent without waiting, stays
+ * with the stream for whoever reads next.
+ */
+async function hear (connection: MessageStream, signal: AbortSignal | undefined): Promise<Chain> {
+  const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>()
+  const ended = new AbortController()
+  const arrived = new Uint8ArrayList()
+  const till = { signal: ended.signal }
+  connection.addEventListener('message', ({ data }) => {
+    arrived.append(data)
+    try {
+      const found = firstFrame(arrived, MAX_HELLO_BYTES)
+      if (found === null) return
+      ended.abort()
+      arrived.consume(found.total)
+      if (arrived.byteLength > 0) connection.unshift(arrived)
+      resolve(found.frame)
+    } catch (error) {
+      reject(error instanceof Error ? error : new Error(String(error)))
+    }
+  }, till)
+  const gone = (error?: Error): void => { reject(error ?? new UnreachableError('the other side has gone before it said who it is')) }
+  connection.addEventListener('close', ({ error }) => { gone(error) }, till)
+  connection.addEventListener('remoteCloseWrite', () => { gone() }, till)
+  signal?.addEventListener('abort', () => { gone(signal.reason as Error) }, till)
+  if (signal?.aborted === true) gone(signal.reason as Error)
+  else if (connection.status !== 'open') gone()
+  try {
+    return chainOf(await promise)
+  } finally {
+    ended.abort()
+  }
 }
 
 /** @throws RefusedError when the other side refuses; InvalidInputError for what is no hello */
@@ -47,9 +76,10 @@ function chainOf (bytes: Uint8Array): Chain {
   return chain
 }
 
-/** Waits for the other side to have read and closed, but not long. */
+/** Waits for the other side to have read and closed, but not long. What it still sends is dropped. */
 async function parting (connection: MessageStream): Promise<void> {
   if (connection.status !== 'open') return
+  connection.addEventListener('message', () => undefined)
   const { promise, resolve } = Promise.withResolvers<null>()
   const timer = setTimeout(() => { resolve(null) }, REFUSAL_MS)
   connection.addEventListener('close', () => { resolve(null) }, { once: true })
@@ -96,29 +126,28 @@ export function admission<C> (inner: (components: C) => ConnectionEncrypter, pol
       }
     }
     const talk = async (secured: SecuredConnection, inbound: boolean, signal: AbortSignal | undefined): Promise<SecuredConnection> => {
-      const wire = lpStream(secured.connection, { maxDataLength: MAX_HELLO_BYTES, maxBufferSize: 4 * MAX_HELLO_BYTES })
-      const { remotePeer } = secured
+      const { connection, remotePeer } = secured
       try {
-        if (!inbound && policy.isKnown?.(remotePeer.toString()) === true && onFirstFrame(secured.connection, MAX_HELLO_BYTES, bytes => hearLate(secured, bytes))) {
-          await say(wire, policy.chain(), null, signal)
-          return { ...secured, connection: wire.unwrap() }
+        if (!inbound) {
+          const early = policy.isKnown?.(remotePeer.toString()) === true && onFirstFrame(connection, MAX_HELLO_BYTES, bytes => hearLate(secured, bytes))
+          say(connection, policy.chain(), null)
+          if (early) return secured
         }
-        if (!inbound) await say(wire, policy.chain(), null, signal)
-        const refusal = check(remotePeer, await hear(wire, signal))
+        const refusal = check(remotePeer, await hear(connection, signal))
         if (refusal !== null) {
           policy.onRefused(remotePeer.toString(), refusal, 'us')
           if (inbound) {
-            await say(wire, [], refusal, signal)
-            await parting(secured.connection)
+            say(connection, [], refusal)
+            await parting(connection)
           }
           throw refusal
         }
-        if (inbound) await say(wire, policy.chain(), null, signal)
+        if (inbound) say(connection, policy.chain(), null)
       } catch (error) {
         fail(secured, error)
         throw error
       }
-      return { ...secured, connection: wire.unwrap() }
+      return secured
     }
     return {
       protocol: ADMISSION_PROTOCOL,
