@@ -110,6 +110,8 @@ export function decisions (world: World, known: Decisions): Invariant {
   function mustBeSucceeded (where: string, clusterId: string, record: unknown): void {
     const peer = world.hosts.get(where)?.peer ?? ''
     for (const [epoch, holder] of clusterOf(world, clusterId).holders) if (epoch >= numberOf(record, 'epoch') && holder !== peer) return
+    // Granted, and the answer was lost with the anchor: its ledger says so since.
+    for (const { facts, malicious } of world.hosts.values()) if (!malicious && facts?.epochs.some(one => one.clusterId === clusterId && one.epoch >= numberOf(record, 'epoch') && one.holder !== '' && one.holder !== peer) === true) return
     violated(world, 'master-goes-forward', where, `it gives cluster ${clusterId.slice(0, 8)} up to another master, and no anchor has granted an epoch to one`)
   }
 
