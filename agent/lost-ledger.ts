@@ -1,6 +1,6 @@
 import { rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { DriverSet } from './reconciler.ts'
+import type { Observers } from './reconciler.ts'
 import { describeError, MusubiError } from '../protocol/core/errors.ts'
 import type { Store } from '../store/store.ts'
 
@@ -16,17 +16,21 @@ const OBSERVE_TIMEOUT_MS = 30_000
  * agent refuses until the operator has declared the loss (lease-protocol.md, Authorities).
  *
  * @param store the one that holds the ledger; it remembers that the check was passed once
+ * @param ready resolves when the drivers can be asked: what cannot be seen must not count as absent
  * @throws MusubiError LEDGER_LOST naming what runs
  */
-export async function refuseLostLedger (store: Store, stateDir: string, drivers: DriverSet): Promise<void> {
+export async function refuseLostLedger (store: Store, stateDir: string, drivers: Observers, ready: () => Promise<unknown> = () => Promise.resolve()): Promise<void> {
   if (await store.get<boolean>(IN_USE) === true) return
   const declared = await stat(markerOf(stateDir)).then(() => true, () => false)
-  if (!declared) await refuseIfInUse(stateDir, drivers)
+  if (!declared) {
+    await ready()
+    await refuseIfInUse(stateDir, drivers)
+  }
   await store.put(IN_USE, true, { sync: true })
   await rm(markerOf(stateDir), { force: true })
 }
 
-async function refuseIfInUse (stateDir: string, drivers: DriverSet): Promise<void> {
+async function refuseIfInUse (stateDir: string, drivers: Observers): Promise<void> {
   const found: string[] = []
   for (const driver of Object.values(drivers)) {
     try {

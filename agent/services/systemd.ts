@@ -2,7 +2,7 @@ import { mkdir, rm, stat, truncate } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ConflictError, MusubiError, NotFoundError } from '../../protocol/core/errors.ts'
-import { CommandError, run } from '../exec.ts'
+import { CommandError, resolvedArgv, run } from '../exec.ts'
 import { fingerprint } from '../fingerprint.ts'
 import type { ServiceManager, ServiceSpec, ServiceStatus } from '../services.ts'
 import { assertServiceName, LOG_MAX_BYTES, logTail, SETTLE_MS, STOP_GRACE_MS } from './common.ts'
@@ -110,7 +110,7 @@ export function createSystemdServices (options: { unitPrefix: string, dir: strin
   }
 
   async function start (name: string, spec: ServiceSpec): Promise<ServiceStatus> {
-    const argv = spec.netns === undefined ? spec.argv : ['ip', 'netns', 'exec', spec.netns, ...spec.argv]
+    const argv = resolvedArgv(spec.argv, spec.netns)
     await mkdir(dir, { recursive: true, mode: 0o700 })
     await rm(logPath(name), { force: true })
     const environment = { HOME: '/root', LC_ALL: 'C', ...spec.env }
