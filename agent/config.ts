@@ -31,7 +31,7 @@ const AgentConfigSchema = Type.Object({
   /** where this host's tunnels, in-site VXLAN and iSCSI portal end */
   underlayAddress: Type.String({ format: 'ipv4' }),
   tunnelPort: Type.Integer({ minimum: 1, maximum: 65535, default: 51820 }),
-  imageStore: Type.String({ default: '/var/lib/musubi/images', pattern: '^/' }),
+  imageStore: Type.String({ default: '/var/lib/musubi-images', pattern: '^/' }),
   /** what this host lends; read from the system when absent */
   capacity: Type.Optional(Type.Object({
     vcpus: Type.Integer({ minimum: 0, maximum: 65536 }),

@@ -4,9 +4,10 @@ import type { AgentConfig } from '../config.ts'
 import type { Details } from '../details.ts'
 import { chooseAccelerator, EMULATOR } from '../drivers/compute/accelerator.ts'
 import type { HostDrivers } from '../drivers/registry.ts'
-import { CommandError, run } from '../exec.ts'
+import { CommandError } from '../exec.ts'
 import { readPrivileged } from '../inventory/privileged.ts'
 import { createSource } from '../inventory/source.ts'
+import { runOutside } from '../services/outside.ts'
 import { clusterNamespace, type DesiredObject } from '../../protocol/core/desired.ts'
 import { describeError } from '../../protocol/core/errors.ts'
 import { VERSION } from '../../protocol/version.ts'
@@ -92,7 +93,7 @@ export function createHandlers ({ config, host, hands, fence, clock, details, ow
     async 'segment-ping' ({ vni, address, size }, { signal }) {
       const whole = size === undefined ? [] : ['-M', 'do', '-s', String(size - ICMP_OVERHEAD)]
       try {
-        await run('ping', ['-n', '-q', '-c', '1', '-W', '1', ...whole, address], { netns: clusterNamespace(vni), timeoutMs: PING_MS, signal })
+        await runOutside('ping', ['-n', '-q', '-c', '1', '-W', '1', ...whole, address], { netns: clusterNamespace(vni), timeoutMs: PING_MS, signal })
         return { ok: true, why: '' }
       } catch (error) {
         if (error instanceof CommandError && !signal.aborted) return { ok: false, why: describeError(error) }

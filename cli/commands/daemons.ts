@@ -61,7 +61,7 @@ Examples:
   const image = program.command('image').description('images that nodes boot')
   const store = '--store <dir>'
   image.command('build').description('build the default node image (Debian 12) once; it is kept by digest')
-    .option(store, 'image store', '/var/lib/musubi/images')
+    .option(store, 'image store', '/var/lib/musubi-images')
     .addHelpText('after', '\nExample:\n  musubi image build')
     .action(async (o: { store: string }, command: Command) => {
       const { buildNodeImage } = await import('../../agent/images/build.ts')
@@ -69,7 +69,7 @@ Examples:
       show(result, wantsJson(command), r => `${r.digest}${r.built ? '  built' : '  already there'}`)
     })
   image.command('list').description('images in the store')
-    .option(store, 'image store', '/var/lib/musubi/images')
+    .option(store, 'image store', '/var/lib/musubi-images')
     .addHelpText('after', '\nExample:\n  musubi image list')
     .action(async (o: { store: string }, command: Command) => {
       const { openImageStore } = await import('../../agent/images/store.ts')

@@ -72,7 +72,8 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
     return {
       argv: ['perl', PROBER, String(plan.healthPort), plan.paths.dir, TABLE, LIVE_SET, String(LIVE_SECONDS), ...ports],
       netns: plan.namespace,
-      cwd: '/'
+      cwd: '/',
+      keeper: true
     }
   }
 

@@ -5,6 +5,7 @@ import type { ObservedObject } from '../../drivers/driver.ts'
 import type { Strays } from '../../drivers/registry.ts'
 import { CommandError, run, runJson } from '../../exec.ts'
 import type { ServiceManager } from '../../services.ts'
+import { runOutside } from '../../services/outside.ts'
 import { clusterNamespace, PREFIX } from '../../../protocol/core/desired.ts'
 import { NotFoundError } from '../../../protocol/core/errors.ts'
 
@@ -95,7 +96,7 @@ async function unlessMissing<T> (ask: () => Promise<T>): Promise<T | null> {
 export async function removeOrphan ({ what, name }: Orphan, { services, strays }: { services: ServiceManager | null, strays: readonly Strays[] }, signal: AbortSignal): Promise<void> {
   switch (what) {
     case 'link': await run('ip', ['link', 'delete', 'dev', name], { signal, okCodes: [1] }); return
-    case 'namespace': await run('ip', ['netns', 'delete', name], { signal, okCodes: [1] }); return
+    case 'namespace': await runOutside('ip', ['netns', 'delete', name], { signal, okCodes: [1] }); return
     case 'nft table': {
       const [family = '', table = ''] = name.split(' ')
       await run('nft', ['delete', 'table', family, table], { signal })
