@@ -117,16 +117,19 @@ export async function startHelper (config: AgentConfig, log: Logger, overrides: 
     })().catch((error: unknown) => { log.error({ error: describeError(error) }, 'cannot look for what has ended') }).finally(() => { round = null })
   }, overrides.times?.tickMs ?? HELPER_TICK_MS)
 
+  let stopping: Promise<void> | null = null
+  async function stop (): Promise<void> {
+    clearInterval(timer)
+    await server.close()
+    await Promise.race([Promise.all([round, hands.idle()]), sleep(STOP_MS, undefined, { ref: false })])
+    await record.close()
+    await store.close()
+  }
+
   return {
     instance,
     fence,
-    async stop () {
-      clearInterval(timer)
-      await server.close()
-      await Promise.race([Promise.all([round, hands.idle()]), sleep(STOP_MS, undefined, { ref: false })])
-      await record.close()
-      await store.close()
-    }
+    stop: () => stopping ??= stop()
   }
 }
 

@@ -42,6 +42,8 @@ interface Connection { socket: Socket, allowed: ReadonlySet<Access>, peer: PeerC
 
 /** Messages of errors may quote what a program printed. */
 const TEXT_MAX = 4_000
+/** For the far side to take the last word, and to close its end. */
+const PART_MS = 1_000
 /** Replies that a reader does not fetch: beyond this its connection is cut. */
 const BACKLOG_BYTES = 2 * HELPER_REPLY_BYTES
 
@@ -54,6 +56,20 @@ function wireError (error: unknown): WireError {
     retryable: error instanceof MusubiError && error.retryable,
     ...(hint === undefined ? {} : { hint: hint.slice(0, TEXT_MAX) })
   }
+}
+
+/**
+ * Says a last word and ends a connection. What still comes in is thrown away unread: a socket that is
+ * closed with bytes in it takes the last word along.
+ */
+function part (socket: Socket, word?: object): void {
+  if (socket.destroyed) return
+  socket.removeAllListeners('data')
+  socket.resume()
+  if (word === undefined) socket.end()
+  else socket.end(encodeFrame(word, HELPER_REPLY_BYTES))
+  const timer = setTimeout(() => { socket.destroy() }, PART_MS)
+  socket.once('close', () => { clearTimeout(timer) })
 }
 
 /**
@@ -87,8 +103,7 @@ export async function listenHelper (options: HelperServerOptions): Promise<Helpe
     connections.add(connection)
     const cut = (why: string): void => {
       log.warn({ pid: connection.peer.pid, uid: connection.peer.uid, why }, 'connection cut')
-      socket.end()
-      socket.destroySoon()
+      part(socket)
     }
     socket.setTimeout(idleMs, () => { if (calls.size === 0) cut('nothing was asked') })
     socket.on('close', () => {
@@ -188,8 +203,7 @@ export async function listenHelper (options: HelperServerOptions): Promise<Helpe
     socket.on('close', () => { sockets.delete(socket) })
     welcome(socket).catch((error: unknown) => {
       log.warn({ error: describeError(error) }, 'connection refused')
-      if (!socket.destroyed) socket.end(encodeFrame({ id: null, error: wireError(error) }, HELPER_REPLY_BYTES))
-      socket.destroySoon()
+      part(socket, { id: null, error: wireError(error) })
     })
   })
 

@@ -77,8 +77,8 @@ export function createHelperClient ({ socketPath, log, ledgerMs, persistent = tr
     if (closed || !persistent) return
     clearTimeout(retry)
     const pauseMs = Math.min(RETRY_MAX_MS, RETRY_MIN_MS * 2 ** Math.min(failures, 10))
+    // it keeps the process alive: an agent that waits for its helper has nothing else to do yet
     retry = setTimeout(() => { connect().catch(() => undefined) }, pauseMs)
-    retry.unref()
   }
 
   function receive (from: Link, message: unknown): void {

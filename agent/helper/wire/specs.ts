@@ -17,8 +17,8 @@ const Cidr = text(`${IPV4}/([1-9]|[12][0-9]|3[0-2])`, 18)
 const Mac = text('[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}', 17)
 /** A host name's part, or the name of a cluster, site or node. */
 const Label = text('[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?', 63)
-const Domain = text('[A-Za-z0-9.-]+', 253)
-const ClusterId = text('[A-Za-z0-9-]+', 64)
+const Domain = text('[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?', 253)
+const ClusterId = text('[A-Za-z0-9][A-Za-z0-9-]*', 64)
 const Iqn = text('iqn\\.[0-9]{4}-[0-9]{2}\\.[A-Za-z0-9.:_-]+', 223)
 const VolumeName = text('[A-Za-z0-9][A-Za-z0-9._-]*', 64)
 const Chap = Type.Object({ user: text('[A-Za-z0-9][A-Za-z0-9._-]*', 128), secret: text('[!-~]{8,128}', 128) }, closed)
@@ -33,7 +33,7 @@ export const SPECS = {
   volume: Type.Object({ sizeMiB: whole(1, MAX_VOLUME_MIB), iqn: Iqn, portalAddress: Ipv4, chap: Chap, allow: Type.Array(Ipv4, { maxItems: 1024 }) }, closed),
   tunnel: Type.Object({
     listenPort: Port, address: text(`${IPV4}(/32)?`, 18),
-    peers: Type.Array(Type.Object({ site: Label, publicKey: WireGuardKey, endpoint: text('([A-Za-z0-9.-]+|\\[[0-9a-fA-F:.]+\\]):[0-9]{1,5}', 261), address: text(`${IPV4}(/32)?`, 18) }, closed), { maxItems: MANY })
+    peers: Type.Array(Type.Object({ site: Label, publicKey: WireGuardKey, endpoint: text('([A-Za-z0-9][A-Za-z0-9.-]*|\\[[0-9a-fA-F:.]+\\]):[0-9]{1,5}', 261), address: text(`${IPV4}(/32)?`, 18) }, closed), { maxItems: MANY })
   }, closed),
   segment: Type.Object({
     cluster: Label, vni: Vni,

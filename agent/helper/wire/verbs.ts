@@ -20,7 +20,7 @@ const NAME = '[A-Za-z0-9][A-Za-z0-9._-]{0,127}'
 const Kind = Type.Unsafe<ObjectKind>(Type.Union(KIND_ORDER.map(kind => Type.Literal(kind))))
 const Name = Type.String({ pattern: `^${NAME}$`, maxLength: 128 })
 const Resource = Type.String({ pattern: `^${KIND} ${NAME}$`, maxLength: 160 })
-const ClusterId = Type.String({ pattern: '^[A-Za-z0-9-]{1,64}$', maxLength: 64 })
+const ClusterId = Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9-]{0,63}$', maxLength: 64 })
 const Counter = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER })
 const Ms = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER })
 const Order = Type.Object({ clusterId: ClusterId, counter: Counter }, closed)
