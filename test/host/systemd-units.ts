@@ -2,6 +2,7 @@ import type { Test } from 'tap'
 import { createHash } from 'node:crypto'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { stringify } from 'yaml'
 import { encodeManifest, IMAGE_FILES, manifestDigest } from '../../agent/images/manifest.ts'
 import { eventually } from '../contract/services.ts'
@@ -19,6 +20,7 @@ const EXPOSURE_MAX: Record<typeof UNITS[number], number> = { [AGENT]: 1.5, [COOR
 /** CAP_CHOWN, DAC_OVERRIDE, KILL, NET_ADMIN, SYS_PTRACE, SYS_ADMIN: bits as in linux/capability.h. */
 const HELPER_CAPABILITIES = [0, 1, 5, 12, 19, 21].reduce((mask, bit) => mask + 2 ** bit, 0)
 const START_MS = 60_000
+const PAUSE_MS = 250
 
 /** The packaged units on a host as an administrator sets it up: one site of one host that does all. */
 export async function unitsTest (t: Test, host: SystemdHost): Promise<void> {
@@ -26,14 +28,12 @@ export async function unitsTest (t: Test, host: SystemdHost): Promise<void> {
   const property = (unit: string, name: string): Promise<string> => out('systemctl', 'show', `--property=${name}`, '--value', unit)
   const resource = async (...argv: string[]): Promise<Record<string, unknown>> => JSON.parse(await out('musubi', '--json', ...argv)) as Record<string, unknown>
   const active = async (unit: string): Promise<boolean> => await property(unit, 'ActiveState') === 'active'
-  /** A line of what the kernel says of the main process of a unit. */
-  const told = async (unit: string, name: string): Promise<string> => {
+  /** What the kernel says of the main process of a unit. */
+  const privileges = async (unit: string): Promise<{ uids: string[], effective: number, bounding: number, noNew: string }> => {
     const status = await out('cat', `/proc/${await property(unit, 'MainPID')}/status`)
-    return new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(status)?.[1] ?? `no ${name} in ${status}`
+    const told = (name: string): string => new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(status)?.[1] ?? `no ${name} in ${status}`
+    return { uids: told('Uid').split('\t'), effective: parseInt(told('CapEff'), 16), bounding: parseInt(told('CapBnd'), 16), noNew: told('NoNewPrivs') }
   }
-  const privileges = async (unit: string): Promise<{ uids: string[], effective: number, bounding: number, noNew: string }> => ({
-    uids: (await told(unit, 'Uid')).split('\t'), effective: parseInt(await told(unit, 'CapEff'), 16), bounding: parseInt(await told(unit, 'CapBnd'), 16), noNew: await told(unit, 'NoNewPrivs')
-  })
   const exposure = async (unit: string): Promise<number> => Number(/exposure level for \S+: ([0-9.]+)/.exec(await out('systemd-analyze', 'security', '--no-pager', unit))?.[1])
   const image = await install(host, out)
 
@@ -86,17 +86,22 @@ export async function unitsTest (t: Test, host: SystemdHost): Promise<void> {
       return [...services, ...nodes].map(one => one.replace('\n', ' ')).filter(one => /\d/.test(one)).sort()
     }
     const states = async (): Promise<string[]> => ((await resource('agent', 'status')).objects as Array<{ kind: string, state: string }>).map(one => `${one.kind} ${one.state}`).sort()
-    await eventually('all objects are there', async () => (await states()).join() === 'domain ok,frontend ok,segment ok,volume ok', START_MS)
+    await eventually('all objects are there', async () => await sleep(PAUSE_MS, true) && (await states()).join() === 'domain ok,frontend ok,segment ok,volume ok', START_MS)
     const before = await running()
     for (const what of [/dnsmasq/, /nginx/, /tgtd/, /^node \d+$/]) t.ok(before.some(one => what.test(one)), String(what))
     t.match(await out('ip', 'netns', 'list'), /^mz-[0-9a-f]{6}/m, 'the host sees namespaces that the helper has named')
     const pids = async (): Promise<[agent: string, helper: string]> => [await property(AGENT, 'MainPID'), await property(HELPER, 'MainPID')]
     const restarted = async (unit: string, pid: string): Promise<void> => {
-      await eventually(`${unit} was restarted and is ready`, async () => !['0', pid].includes(await property(unit, 'MainPID')) && await active(unit), START_MS)
+      await eventually(`${unit} was restarted and is ready`, async () => {
+        // it starts on the same processors that the question takes
+        await sleep(PAUSE_MS)
+        return !['0', pid].includes(await property(unit, 'MainPID')) && await active(unit)
+      }, START_MS)
     }
 
     // from their next start on they have little time to say that they are well
-    for (const unit of [AGENT, HELPER]) await hurry(unit)
+    for (const unit of [AGENT, HELPER]) await put(host, out, `/etc/systemd/system/${unit}.d/test.conf`, HURRY)
+    await out('systemctl', 'daemon-reload')
     const [agent, helper] = await pids()
     await out('kill', '-KILL', helper)
     await restarted(HELPER, helper)
@@ -151,11 +156,6 @@ export async function unitsTest (t: Test, host: SystemdHost): Promise<void> {
     await out('install', '-d', '-m', '0700', '/etc/credstore')
     await out('install', '-m', '0600', from, `/etc/credstore/${name}`)
     await out('rm', from)
-  }
-
-  async function hurry (unit: string): Promise<void> {
-    await put(host, out, `/etc/systemd/system/${unit}.d/test.conf`, HURRY)
-    await out('systemctl', 'daemon-reload')
   }
 }
 
