@@ -5,6 +5,7 @@ import { hasCode } from './records.ts'
 import { parseChains, parseFloods, parseLinks } from './observed.ts'
 import type { ChainState, SpaceState } from './observed.ts'
 import type { Step } from './steps.ts'
+import { runOutside } from '../../services/outside.ts'
 
 /** Every call here touches only the kernel: what takes longer than this hangs. */
 const KERNEL_TIMEOUT_MS = 10_000
@@ -81,10 +82,10 @@ async function runStep (step: Step, options: { signal: AbortSignal, timeoutMs: n
   const batch = (lines: readonly string[]): string => lines.map((line) => `${line}\n`).join('')
   switch (step.do) {
     case 'netns-add':
-      await run('ip', ['netns', 'add', step.ns], options)
+      await runOutside('ip', ['netns', 'add', step.ns], options)
       return
     case 'netns-delete':
-      await run('ip', ['netns', 'delete', step.ns], options)
+      await runOutside('ip', ['netns', 'delete', step.ns], options)
       return
     case 'ip': {
       const lenient = step.lenient === true
