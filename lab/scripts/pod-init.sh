@@ -109,6 +109,21 @@ open_way () {
     esac
   done
 }
+# The same for a folder that is itself root's alone (git clone into what mktemp -d has made): what is in
+# it is shown, one by one, in a folder that everybody may enter.
+show_open () {
+  mount -t tmpfs -o mode=755,size=1m mzlab "$2" || die "cannot open $2"
+  for entry in "$1"/* "$1"/.[!.]*; do
+    inside=$2/${entry##*/}
+    if [ -L "$entry" ]; then
+      cp -P "$entry" "$inside"
+    elif [ -d "$entry" ]; then
+      mkdir "$inside" && mount --rbind "$entry" "$inside" || die "cannot show $inside"
+    elif [ -e "$entry" ]; then
+      : > "$inside" && mount --bind "$entry" "$inside" || die "cannot show $inside"
+    fi
+  done
+}
 show_visible () {
   n=0
   while [ $# -gt 0 ]; do
@@ -120,7 +135,10 @@ show_visible () {
           open_way "$2"
           if [ ! "$2" -ef "$kept" ]; then
             mkdir -p "$2"
-            mount --rbind "$kept" "$2" || die "cannot show $2"
+            case $(stat -c %A "$kept/") in
+              *x | *t) mount --rbind "$kept" "$2" || die "cannot show $2" ;;
+              *) show_open "$kept" "$2" ;;
+            esac
           fi
           umount -l "$kept" || :
         fi
