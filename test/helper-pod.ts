@@ -42,8 +42,8 @@ export interface HelperHost extends AsyncDisposable {
   /** Waits until the helper has ended. */
   ended (): Promise<void>
   kill (): Promise<void>
-  /** The helper ends at its n-th command from now on; null: no more. */
-  dieAt (command: number | null, when?: 'before' | 'during'): Promise<void>
+  /** The helper ends at its n-th command from now on; null: no more; `all`: it goes on, and every command counts. */
+  dieAt (command: number | null, when?: 'before' | 'during' | 'all'): Promise<void>
   /** What was started since the last `dieAt`. */
   started (): Promise<string[]>
   /** An agent that wants this; each is newer than those before. */
