@@ -28,11 +28,13 @@ class StoryHost {
   replays = new Set<string>()
   records = new Map<string, unknown>()
   quotas: HostFacts['quotas'] = []
-  disk: { leases: Map<string, LeaseFacts>, counter: number, replays: Set<string>, records: Map<string, unknown> } = { leases: new Map(), counter: 0, replays: new Set(), records: new Map() }
+  /** documents of clusters, only as the disk has them */
+  documents = new Map<string, unknown>()
+  disk: { documents: Map<string, unknown>, leases: Map<string, LeaseFacts>, counter: number, replays: Set<string>, records: Map<string, unknown> } = { documents: new Map(), leases: new Map(), counter: 0, replays: new Set(), records: new Map() }
   constructor (name: string) { this.name = name }
 
   sync (): void {
-    this.disk = { leases: new Map(this.leases), counter: this.counter, replays: new Set(this.replays), records: new Map(this.records) }
+    this.disk = { documents: new Map(this.documents), leases: new Map(this.leases), counter: this.counter, replays: new Set(this.replays), records: new Map(this.records) }
   }
 }
 
@@ -41,6 +43,8 @@ export class Story {
   readonly hosts = new Map<string, StoryHost>(['s1a', 's1b', 's2a', 's3a'].map(name => [name, new StoryHost(name)]))
   readonly checker: Checker
   lastId = 0
+  /** who lets a cluster go was told to by its user */
+  isDeleted = true
   /** what hosts write is safe at once */
   syncs = true
   /** leases of each offer, in the order of the items */
@@ -63,6 +67,7 @@ export class Story {
       disks: {
         lease: (name, id) => this.host(name).disk.leases.get(id) ?? null,
         replay: (name, key) => this.host(name).disk.replays.has(key) ? key : null,
+        document: (name, id) => this.host(name).disk.documents.get(id) ?? null,
         gatewayRecord: (name, id) => this.host(name).disk.records.get(id) ?? null,
         counter: name => this.host(name).disk.counter
       }
@@ -195,6 +200,7 @@ export class Story {
 
   /** What the master's disk says of the cluster from now on. */
   decide (state: string, part: object = {}, { host = 's1a', clusterId = CLUSTER, epoch = 1 } = {}): void {
+    if (state === 'releasing' && this.isDeleted) this.tell({ type: 'operator', trueMs: this.now, host, action: 'delete', clusterId, detail: 'begins', refused: 'UNDER_WAY' })
     this.record = { id: clusterId, state, epoch, endMs: this.endMs, offers: [], amendment: null, dropped: [], ...part }
     this.tell({ type: 'decision', trueMs: this.now, site: host.slice(0, 2), host, clusterId, record: this.record })
   }
@@ -296,7 +302,8 @@ export class Story {
   release (gateway: string, { from = 's1a', epoch = 1, offerId = '', leaseIds = [] as string[], clusterId = CLUSTER, told = true } = {}): void {
     const call = told ? this.call(from, gateway, 'release', { clusterId, reason: 'deleted', offerId, leaseIds, epoch }) : null
     if (call !== null) this.arrive(call)
-    for (const name of this.hosts.keys()) {
+    // The gateway lets go of the segment last.
+    for (const name of [...this.hosts.keys()].sort((a, b) => Number(a === gateway) - Number(b === gateway))) {
       const mine = [...this.host(name).leases.values()].filter(lease => lease.clusterId === clusterId && lease.state !== 'ended' && (leaseIds.length === 0 || leaseIds.includes(lease.id)))
       if (name.slice(0, 2) !== gateway.slice(0, 2) || mine.length === 0) continue
       this.ask(gateway, name, 'hostRelease', { clusterId, reason: 'deleted', offerId, leaseIds, epoch }, { ended: mine.length }, () => {

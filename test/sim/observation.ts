@@ -62,6 +62,10 @@ export interface DiskView {
   lease (host: string, leaseId: string): LeaseFacts | null
   /** whether the answer of a hold is kept under its idempotency key */
   replay (host: string, key: string): unknown
+  /** the document that a host runs a cluster with; absent: it is not looked at */
+  document? (host: string, clusterId: string): unknown
+  /** the copy of a decision that a host keeps for another one of its site; absent: it is not looked at */
+  copy? (host: string, clusterId: string): unknown
   /** the gateway's record of a cluster */
   gatewayRecord (host: string, clusterId: string): unknown
   /** the ledger's counter */

@@ -229,7 +229,7 @@ caught('an epoch is granted twice', 'one-master',
   story => { story.cluster(); claim(story, 2); claim(story, 2) })
 
 caught('a host obeys an epoch that was replaced', 'older-epoch',
-  story => { story.cluster(); story.host('s2a').epochs = [{ clusterId: CLUSTER, epoch: 2, holder: 'peer-s1a' }]; story.show('s2a'); story.ask('s2a', 's2a', 'hostActivate', { clusterId: CLUSTER, document: story.document(['o1', 'o2']), receipts: [...story.receipts('o1'), ...story.receipts('o2')], secrets: [], epoch: 1 }, { site: 's2' }) },
+  story => { story.cluster(); story.host('s2a').epochs = [{ clusterId: CLUSTER, epoch: 2, holder: 'peer-s1a' }]; story.host('s2a').counter++; story.show('s2a'); story.ask('s2a', 's2a', 'hostActivate', { clusterId: CLUSTER, document: story.document(['o1', 'o2']), receipts: [...story.receipts('o1'), ...story.receipts('o2')], secrets: [], epoch: 1 }, { site: 's2' }) },
   story => { story.cluster(); story.ask('s2a', 's2a', 'hostActivate', { clusterId: CLUSTER, document: story.document(['o1', 'o2']), receipts: [...story.receipts('o1'), ...story.receipts('o2')], secrets: [], epoch: 1 }, { site: 's2' }) })
 
 caught('an epoch goes back', 'counters',
@@ -262,11 +262,63 @@ caught('a command leaves that a loss of power would take back', 'fenced',
   story => { story.cluster(); story.run('s2a', 'o2-1', { counter: 99 }) },
   story => { story.cluster(); story.run('s2a', 'o2-1') })
 
-const healed = (story: Story): void => { story.tell({ type: 'heal', trueMs: story.now }); story.pass(2 * MINUTE); story.checker.end(story.now) }
+const healed = (story: Story, before: Tell = () => undefined): void => { story.tell({ type: 'heal', trueMs: story.now }); story.pass(2 * MINUTE); before(story); story.checker.end(story.now) }
+const lead: Tell = story => { for (const gateway of ['s1a', 's2a']) story.keepAlive(gateway) }
+/** A host takes a version of the document, or says so, and has one on its disk. */
+const activateAgain = (story: Story, version: number, kept: number): void => {
+  story.ask('s2a', 's2a', 'hostActivate', { clusterId: CLUSTER, document: { ...story.document(['o1', 'o2']), version }, receipts: [...story.receipts('o1'), ...story.receipts('o2')], secrets: [], epoch: 1 }, { site: 's2' }, () => {
+    story.host('s2a').documents.set(CLUSTER, { version: kept })
+    story.host('s2a').sync()
+  })
+}
 caught('after the faults a part of a cluster is left', 'converges',
   story => { story.endMs += 60 * MINUTE; story.cluster(); story.decide('releasing', bothOffers(story)); story.release('s1a'); healed(story) },
   story => { story.endMs += 60 * MINUTE; story.cluster(); story.decide('releasing', bothOffers(story)); story.release('s1a'); story.release('s2a'); healed(story) })
 
 caught('after the faults a node does not run', 'converges',
-  story => { story.endMs += 60 * MINUTE; story.cluster().pass(MINUTE); healed(story) },
-  story => { story.endMs += 60 * MINUTE; story.cluster(); story.run('s1b', 'o1-2'); story.run('s2a', 'o2-1'); story.pass(MINUTE); healed(story) })
+  story => { story.endMs += 60 * MINUTE; story.cluster().pass(MINUTE); healed(story, lead) },
+  story => { story.endMs += 60 * MINUTE; story.cluster(); story.run('s1b', 'o1-2'); story.run('s2a', 'o2-1'); story.pass(MINUTE); healed(story, lead) })
+
+caught('a master leads a cluster and does not say so', 'converges',
+  story => { story.endMs += 60 * MINUTE; story.cluster(); story.run('s1b', 'o1-2'); story.run('s2a', 'o2-1'); healed(story) },
+  story => { story.endMs += 60 * MINUTE; story.cluster(); story.run('s1b', 'o1-2'); story.run('s2a', 'o2-1'); healed(story, lead) })
+
+caught('a gateway has no record of what runs', 'converges',
+  story => { story.endMs += 60 * MINUTE; story.cluster(); story.run('s1b', 'o1-2'); story.run('s2a', 'o2-1'); story.host('s2a').records.clear(); healed(story, lead) },
+  story => { story.endMs += 60 * MINUTE; story.cluster(); story.run('s1b', 'o1-2'); story.run('s2a', 'o2-1'); healed(story, lead) })
+
+caught('a gateway lets go of a segment id before the others of its site', 'segment-id',
+  story => { story.cluster(); story.decide('releasing', bothOffers(story)); story.arrive(story.call('s1a', 's1a', 'release', { clusterId: CLUSTER, reason: '', offerId: '', leaseIds: [], epoch: 1 })); story.ask('s1a', 's1a', 'hostRelease', { clusterId: CLUSTER, reason: '', offerId: '', leaseIds: [], epoch: 1 }, { ended: 2 }, () => { story.end('s1a', 'o1-3') }) },
+  story => { story.cluster(); story.decide('releasing', bothOffers(story)); story.release('s1a') })
+
+caught('a segment is plugged that its gateway has only committed', 'segment-id',
+  story => { story.cluster(); story.change('s1a', 'o1-3', { activatedMs: 0 }); story.run('s1b', 'o1-2', { resource: 'segment x', kind: 'segment', segmentId: 100 }) },
+  story => { story.cluster(); story.run('s1b', 'o1-2', { resource: 'segment x', kind: 'segment', segmentId: 100 }) })
+
+caught('an older document takes the place of a later one', 'promise-kept',
+  story => { story.cluster(); activateAgain(story, 2, 2); activateAgain(story, 1, 1) },
+  story => { story.cluster(); activateAgain(story, 2, 2); activateAgain(story, 1, 2) })
+
+caught('a change does not raise the counter', 'counters',
+  story => { story.cluster(); story.host('s2a').epochs = [{ clusterId: CLUSTER, epoch: 2, holder: 'peer-s1a' }]; story.show('s2a') },
+  story => { story.cluster(); story.host('s2a').epochs = [{ clusterId: CLUSTER, epoch: 2, holder: 'peer-s1a' }]; story.host('s2a').counter++; story.show('s2a') })
+
+caught('a master decides on less than was asked for', 'decision-first',
+  story => { story.cluster('offered'); story.decide('committing', { ...bothOffers(story), spec: { nodes: { count: 3 } } }) },
+  story => { story.cluster('offered'); story.decide('committing', { ...bothOffers(story), spec: { nodes: { count: 2 } } }) })
+
+caught('a master counts on a hold for too long', 'decision-first',
+  story => { story.cluster('offered'); story.decide('committing', { ...bothOffers(story), commitByMs: story.now + 30_000 }) },
+  story => { story.cluster('offered'); story.decide('committing', { ...bothOffers(story), commitByMs: story.now + 29_900 }) })
+
+caught('a master gives its cluster up though there is no other', 'master-goes-forward',
+  story => { story.cluster(); story.decide('superseded', bothOffers(story)) },
+  story => { story.cluster(); story.decide('releasing', bothOffers(story)) })
+
+caught('a master lets its cluster go before the end', 'master-goes-forward',
+  story => { story.isDeleted = false; story.cluster(); story.decide('releasing', bothOffers(story)) },
+  story => { story.cluster(); story.decide('releasing', bothOffers(story)) })
+
+caught('a helper is told a later end than was promised', 'fenced',
+  story => { story.cluster(); story.run('s2a', 'o2-1', {}, story.endMs + 1) },
+  story => { story.cluster(); story.run('s2a', 'o2-1') })

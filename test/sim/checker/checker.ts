@@ -214,6 +214,7 @@ export function createChecker (description: WorldDescription, make: (world: Worl
       case 'disk-failing': {
         const host = hostNamed(observation.host)
         host.failing = observation.errno !== null
+        host.failingMs = world.nowMs
         ready(host)
         break
       }

@@ -71,6 +71,8 @@ export interface HostModel {
   failed: boolean
   /** disk errors are being injected */
   failing: boolean
+  /** when they last began or ended; 0: never */
+  failingMs: number
   /** up and answering since, true ms; Infinity while it is not */
   readySinceMs: number
   /** counts starts of the agent */
@@ -131,7 +133,7 @@ export function createWorld (description: WorldDescription): World {
     for (const one of hosts) {
       const host: HostModel = {
         name: one.host, site, peer: one.peer, description: one, malicious, facts: null, leases: new Map(), extensions: new Map(), running: new Map(),
-        up: false, failed: false, failing: false, readySinceMs: Number.POSITIVE_INFINITY, life: 0, changes: 0, bootTrueMs: EPOCH_MS, jumpedMs: 0, wallsMs: [], booting: false, ledgerLostMs: 0
+        up: false, failed: false, failing: false, failingMs: 0, readySinceMs: Number.POSITIVE_INFINITY, life: 0, changes: 0, bootTrueMs: EPOCH_MS, jumpedMs: 0, wallsMs: [], booting: false, ledgerLostMs: 0
       }
       world.hosts.set(one.host, host)
       world.byPeer.set(one.peer, host)

@@ -8,8 +8,12 @@ import { cp, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { diskMutants } from './list/disk.ts'
+import { gatewayMutants } from './list/gateway.ts'
 import { helperMutants } from './list/helper.ts'
+import { leaseMutants } from './list/lease.ts'
 import { ledgerMutants } from './list/ledger.ts'
+import { masterMutants } from './list/master.ts'
 import { negotiationMutants } from './list/negotiation.ts'
 import { storeMutants } from './list/store.ts'
 import type { Mutant } from './mutant.ts'
@@ -22,7 +26,9 @@ const PATIENCE_MS = 20 * 60_000
 
 interface Verdict { mutant: Mutant, outcome: 'caught' | 'survived' | 'does not apply' | 'hangs' | 'does not run', invariant: string, schedules: number, seconds: number, text: string }
 
-const all: readonly Mutant[] = [...ledgerMutants, ...storeMutants, ...negotiationMutants, ...helperMutants]
+const all: readonly Mutant[] = [
+  ...ledgerMutants, ...leaseMutants, ...storeMutants, ...diskMutants, ...negotiationMutants, ...gatewayMutants, ...masterMutants, ...helperMutants
+]
 
 const { values } = parseArgs({ options: { only: { type: 'string', multiple: true }, jobs: { type: 'string' }, seeds: { type: 'string' }, seed: { type: 'string' }, list: { type: 'boolean' } } })
 

@@ -58,6 +58,10 @@ export interface Config {
   faultMs: number
   faultEvents: number
   faultMsMax: number
+  /** when a gateway that leads a cluster goes for long, so that another one of its site takes it over; 0: never */
+  loseMasterMs: number
+  /** how long the world is left alone when all has converged */
+  afterMs: number
 }
 
 const resources = (vcpus: number, memoryMib: number, diskMib: number, volumes: number): ResourceFacts => ({ vcpus, memoryMib, diskMib, volumes, bandwidthMbit: 100 })
@@ -94,7 +98,8 @@ function planSites (chance: Prng): SitePlan[] {
 function planCreates (chance: Prng, sites: readonly SitePlan[]): CreatePlan[] {
   const masters = sites.filter(site => !site.malicious).flatMap(site => site.hosts.filter(host => host.gateway))
   let atMs = chance.between(0, 300)
-  // Two of them are more than there is, so that they compete.
+  // Two of them are more than there is, so that they compete; or there is room for them to grow.
+  const isRoomy = chance.chance(0.3)
   const vcpus = sites.filter(site => !site.malicious).flatMap(site => site.hosts).reduce((sum, host) => sum + host.capacity.vcpus, 0)
   const ends: number[] = []
   /** Now and then a reservation begins in the moment in which another cluster ends. */
@@ -103,7 +108,7 @@ function planCreates (chance: Prng, sites: readonly SitePlan[]): CreatePlan[] {
     return near.length > 0 && chance.chance(0.6) ? chance.pick(near) - atMs + chance.between(0, 1_500) : chance.between(61_000, 120_000)
   }
   return Array.from({ length: 30 }, (_, i) => {
-    const nodes = Math.max(3, Math.round(vcpus * chance.between(0.3, 0.6)))
+    const nodes = Math.max(2, Math.round(vcpus * chance.between(0.3, 0.6) * (isRoomy ? 0.5 : 1)))
     const volumes = chance.chance(0.3) ? 1 : 0
     const plan: CreatePlan = {
       atMs, host: chance.pick(masters).host, startInMs: chance.chance(0.1) ? laterMs() : 0,
@@ -120,16 +125,36 @@ function planCreates (chance: Prng, sites: readonly SitePlan[]): CreatePlan[] {
   })
 }
 
+/** Where faults last that long agents may be away for long as well. */
+export const LONG_FAULTS_MS = 90_000
+/** A day, after which what has ended is forgotten, and some. */
+const FORGOTTEN_MS = 26 * 3_600_000
+
 /** Most schedules are short, as breadth finds more than length; some last until leases end, a few until ids have rested. */
 function faultsUntil (chance: Prng): Pick<Config, 'faultMs' | 'faultEvents'> {
   const kind = chance.unit()
-  if (kind < 0.06) return { faultMs: chance.between(100_000, 200_000), faultEvents: 260 }
+  if (kind < 0.06) return { faultMs: chance.between(120_000, 200_000), faultEvents: 260 }
   if (kind < 0.25) return { faultMs: chance.between(30_000, 90_000), faultEvents: 200 }
   return { faultMs: chance.between(1_000, 10_000), faultEvents: 200 }
 }
 
+/** Before its start an advance reservation has to be confirmed for ten minutes. */
+const FAR_AHEAD_MS = [605_000, 640_000] as const
+/** What is said of a cluster's end: where faults last, clusters outlive a master that is away for long; now and then one begins much later. */
+function lasting (creates: CreatePlan[], chance: Prng, sites: readonly SitePlan[], isLong: boolean): CreatePlan[] {
+  const far = chance.chance(0.01) ? chance.int(0, 1) : -1
+  // Led by the one that has not the frontend: should it go, the other can decide who takes over.
+  const seconds = isLong ? sites.flatMap(site => site.hosts.filter(host => host.gateway).slice(1)) : []
+  return creates.map((plan, i) => ({
+    ...plan, host: seconds.length > 0 && chance.chance(0.6) ? chance.pick(seconds).host : plan.host, startInMs: i === far ? chance.between(...FAR_AHEAD_MS) : plan.startInMs,
+    spec: { ...plan.spec, termMs: plan.spec.termMs * (isLong ? chance.pick([1, 3, 4]) : 1) }
+  }))
+}
+
 export function planOf (seed: number): Config {
   const chance = createPrng(seed)
+  const until = faultsUntil(chance.fork('until'))
+  const isLong = until.faultMs > LONG_FAULTS_MS
   const sites = planSites(chance)
   const rate = chance.pick([0, 50, 500])
   for (const site of sites) {
@@ -145,11 +170,11 @@ export function planOf (seed: number): Config {
     seed,
     sites,
     rates: {
-      kill: swarm(chance, 8, on), power: swarm(chance, 5, on), partition: swarm(chance, 6, on), diskError: swarm(chance, 3, on * 0.6),
+      kill: Math.max(swarm(chance, 8, on), isLong && !calm ? 2 : 0), power: swarm(chance, 5, on), partition: swarm(chance, 6, on), diskError: swarm(chance, 5, on * 0.6),
       clockJump: swarm(chance, 3, on * 0.6), malice: malicious ? swarm(chance, 40, 0.8) : 0
     },
     operators: {
-      delete: swarm(chance, 3), extend: swarm(chance, 4), grow: swarm(chance, 3), shrink: swarm(chance, 2), revoke: swarm(chance, 1.5, 0.3),
+      delete: swarm(chance, 3), extend: swarm(chance, 8), grow: swarm(chance, 8), shrink: swarm(chance, 2), revoke: swarm(chance, 1.5, 0.3),
       adopt: swarm(chance, 4, 0.6), cordon: swarm(chance, 1.5, 0.3)
     },
     weather: {
@@ -157,15 +182,17 @@ export function planOf (seed: number): Config {
       holdUpMs: chance.pick([500, 5_000, 40_000])
     },
     crashAtWrite: { kill: swarm(chance, 0.02, on * 0.8), power: swarm(chance, 0.02, on * 0.8) },
-    creates: planCreates(chance.fork('creates'), sites),
+    creates: lasting(planCreates(chance.fork('creates'), sites), chance.fork('lasting'), sites, isLong),
     realCodec: seed % REAL_CODEC_EVERY === 0,
     wanMs: chance.pick([2, 20, 80]),
     syncMs: chance.pick([0.5, 5, 30]),
     helperMs: chance.pick([1, 20, 200]),
-    helperHoldUpMs: swarm(chance, 60_000, on * 0.6),
+    helperHoldUpMs: swarm(chance, isLong ? 150_000 : 60_000, on * 0.6),
     staleViews: chance.chance(0.5),
     quota: chance.chance(0.25) ? resources(chance.int(1, 3), 4096, 2048, 2) : null,
-    ...faultsUntil(chance),
-    faultMsMax: 400_000
+    ...until,
+    faultMsMax: 400_000,
+    loseMasterMs: isLong && chance.fork('lost').chance(0.6) ? chance.fork('lost at').between(8_000, 25_000) : 0,
+    afterMs: chance.chance(0.02) ? FORGOTTEN_MS : 0
   }
 }

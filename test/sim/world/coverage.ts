@@ -3,36 +3,30 @@
  * that is noted by a getter in its place, so that the product needs to know nothing of it.
  */
 import { fenceTransitions } from '../../../protocol/core/fence/fence.ts'
-import { gatewayTransitions } from '../../../protocol/core/gateway/record.ts'
-import { transitions as leaseTransitions } from '../../../protocol/core/lease/tables.ts'
+import { amendmentTransitions, gatewayTransitions } from '../../../protocol/core/gateway/record.ts'
+import { epochTransitions, extensionTransitions, transitions as leaseTransitions } from '../../../protocol/core/lease/tables.ts'
 import { masterTransitions } from '../../../protocol/core/master/record.ts'
-import type { Effect } from '../../../protocol/core/lease/events.ts'
 
 interface Row { from: string | null, trigger: string, to: string | null }
-const nameOf = (table: string, { from, trigger, to }: Row): string => `${table}: ${from ?? 'nothing'} -${trigger}-> ${to ?? 'nothing'}`
 
 const seen = new Set<string>()
 /** Every row by name. */
-export const allRows: string[] = leaseTransitions.map(row => nameOf('lease', row))
+export const allRows: string[] = []
 /** Rows that this thread has gone through since it began. */
 export const rowsSeen: ReadonlySet<string> = seen
 
 function watch (table: string, rows: readonly Row[]): void {
   for (const row of rows) {
-    const { to } = row
-    const name = nameOf(table, row)
+    const { from, trigger, to } = row
+    const name = `${table}: ${from ?? 'nothing'} -${trigger}-> ${to ?? 'nothing'}`
     allRows.push(name)
     Object.defineProperty(row, 'to', { enumerable: true, get () { seen.add(name); return to } })
   }
 }
+watch('lease', leaseTransitions)
+watch('extension', extensionTransitions)
+watch('epoch', epochTransitions)
 watch('gateway', gatewayTransitions)
+watch('amendment', amendmentTransitions)
 watch('master', masterTransitions)
 watch('fence', fenceTransitions)
-
-/** The ledger keeps its rows by key; it tells each change with its trigger. */
-export function noteLedger (effects: readonly Effect[]): void {
-  for (const effect of effects) {
-    if (effect.effect === 'lease') seen.add(nameOf('lease', { from: effect.from, trigger: effect.trigger, to: effect.lease.state }))
-    else if (effect.effect === 'forget') seen.add(nameOf('lease', { from: 'ended', trigger: 'forget', to: null }))
-  }
-}

@@ -34,6 +34,8 @@ export interface Helper {
   work (command: Command, ledgerMs: number): Promise<void>
   running (): RunningFacts[]
   records (): FenceRecord[]
+  /** Time passes: what has ended is stopped, what is long gone forgotten. */
+  tick (): Promise<void>
   /** the machine lost power: nothing runs */
   powerOff (): void
   powerOn (): Promise<void>
@@ -154,6 +156,7 @@ export function createHelper ({ kernel, chance, clock, disk, codec, changed, wor
   return {
     look: () => ({ running: [...engine.values()], records: fence?.records() ?? [] }),
     work,
+    tick,
     running: () => [...engine.values()],
     records: () => fence?.records() ?? [],
     isUp: () => fence !== null,

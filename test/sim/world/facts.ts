@@ -52,6 +52,8 @@ export function diskViewOf (machines: ReadonlyMap<string, Machine>): DiskView {
   return {
     lease: (host, leaseId) => read<LeaseFacts>(host, LEASES + leaseId),
     replay: (host, key) => read(host, `ledger/replay/${key}`),
+    document: (host, clusterId) => read<{ document: unknown }>(host, `ledger/table/document/${clusterId}`)?.document ?? null,
+    copy: (host, clusterId) => read(host, `ledger/table/copy/${clusterId}`),
     gatewayRecord: (host, clusterId) => read(host, `offer/${clusterId}`),
     counter: host => read<{ counter: number }>(host, META)?.counter ?? 0
   }

@@ -6,6 +6,9 @@ import type { Config, FaultRates } from './config.ts'
 import type { Machine } from './machine.ts'
 import type { Surroundings } from './surroundings.ts'
 
+/** How often the disk of who asked fails in the moment in which it has its offers, and has to decide. */
+const DECIDING = 0.03
+
 export interface FaultsOptions {
   kernel: Kernel
   chance: Prng
@@ -26,7 +29,7 @@ export function poisson (kernel: Kernel, chance: Prng, per100s: number, untilMs:
   next()
 }
 
-export function startFaults ({ kernel, chance, config, around, machines, malice, jumped }: FaultsOptions): void {
+export function startFaults ({ kernel, chance, config, around, machines, malice, jumped }: FaultsOptions): { diskFails: (machine: Machine) => void } {
   const { network } = around
   const sites = [...new Set(machines.map(machine => machine.site))]
 
@@ -50,8 +53,7 @@ export function startFaults ({ kernel, chance, config, around, machines, malice,
     })
   }
 
-  function diskError (): void {
-    const machine = chance.pick(machines)
+  function diskError (machine: Machine): void {
     const errno = chance.chance(0.5) ? 'ENOSPC' : 'EIO'
     around.fault(errno)
     machine.disk.fail(errno)
@@ -74,11 +76,21 @@ export function startFaults ({ kernel, chance, config, around, machines, malice,
     around.observe({ type: 'clock-jump', trueMs: kernel.now(), host: machine.host, byMs })
   }
 
+  /** Sooner or later somebody leads a cluster whose site has another gateway. */
+  function loseMaster (): void {
+    if (around.healed()) return
+    const leading = alive().filter(machine => machines.some(other => other !== machine && other.site === machine.site && other.gateway) && machine.life?.negotiator?.records().some(record => record.state === 'active') === true)
+    if (leading.length > 0) around.crash(chance.pick(leading), 'kill', 'for long')
+    else kernel.after(5_000, loseMaster)
+  }
+  if (config.loseMasterMs > 0) kernel.after(config.loseMasterMs, loseMaster)
+
   const alive = (): Machine[] => machines.filter(machine => machine.life !== null)
   const kinds: Record<keyof FaultRates, () => void> = {
     kill: () => { const list = alive(); if (list.length > 0) around.crash(chance.pick(list), 'kill', 'any moment') },
     power: () => { const list = machines.filter(machine => machine.powered); if (list.length > 0) around.crash(chance.pick(list), 'power', 'any moment') },
-    partition, diskError, clockJump, malice
+    partition, diskError: () => { diskError(chance.pick(machines)) }, clockJump, malice
   }
   for (const kind of Object.keys(kinds) as Array<keyof FaultRates>) poisson(kernel, chance.fork(kind), config.rates[kind], config.faultMsMax, () => !around.healed(), kinds[kind])
+  return { diskFails: machine => { if (config.rates.diskError > 0 && !around.healed() && chance.chance(DECIDING)) diskError(machine) } }
 }

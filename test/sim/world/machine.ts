@@ -21,7 +21,6 @@ import type { Endpoint, Process } from '../kernel/network.ts'
 import type { Prng } from '../kernel/prng.ts'
 import type { Caller } from '../observation.ts'
 import type { HostPlan } from './config.ts'
-import { noteLedger } from './coverage.ts'
 import { createHelper, type Command, type Helper, type Thing } from './engine.ts'
 import { createSimReconciler, type SimReconciler } from './reconciler.ts'
 import { plainCodec } from './plain.ts'
@@ -63,6 +62,12 @@ export interface Machine extends Endpoint {
   start (): void
   /** looks whether its loops have something to do, and when */
   wake (): void
+  /** the first commands that its agents have given */
+  readonly granted: Array<Extract<Command, { op: 'grant' }>>
+  /** One of them, for a lease that lasts, comes when everything is long over, to a helper that was started anew. */
+  late (): Promise<void>
+  /** A command that nobody has seen yet comes when its lease is over. @returns whether there was any */
+  overdue (): boolean
 }
 
 const GATEWAY_TICK_MS = 5_000
@@ -71,6 +76,10 @@ const MASTER_TICK_MS = 1_000
 const LEADING_TICK_MS = 2_500
 const VACATE_MS = 1_000
 const FAILED_TICK_MS = 1_000
+const LATE_COMMANDS = 1
+const LATE_MS = 3_600_000
+/** Well beyond the guard. */
+const OVERDUE_MS = 300_000
 const forbidden = (caller: Caller, what: string): MusubiError => new MusubiError('FORBIDDEN', `${caller.host} of ${caller.site ?? 'the coordinators'} may not ${what} here`)
 
 export interface MachineOptions {
@@ -136,7 +145,28 @@ export function createMachine ({ kernel, chance, plan, around, crashAtWrite }: M
     start () {
       if (machine.powered && machine.life === null) void startLife()
     },
-    wake
+    wake,
+    granted: [],
+    overdue () {
+      const { life } = machine
+      if (life?.ready !== true) return false
+      const untilMs = life.ledger.now() - OVERDUE_MS
+      const lease = [...life.ledger.state().leases.values()].find(one => one.kind === 'node' && one.activatedMs > 0 && one.endMs < untilMs)
+      if (lease === undefined) return false
+      const resource = `domain ${lease.clusterId.slice(0, 8)}.overdue`
+      const command = { op: 'grant' as const, resource, claim: { clusterId: lease.clusterId, counter: life.ledger.state().counter, endMs: lease.endMs }, thing: { kind: 'domain', leaseId: lease.id, resources: { ...lease.resources }, segmentId: 0 } }
+      told(command)
+      helper.work(command, life.ledger.now()).catch(() => undefined)
+      return true
+    },
+    async late () {
+      const [command] = machine.granted
+      if (command === undefined || helper.running().length > 0) return
+      await helper.tick()
+      helper.powerOff()
+      await helper.powerOn()
+      await helper.work({ ...command, claim: { ...command.claim, endMs: clock.wall() + LATE_MS } }, clock.wall()).catch(() => undefined)
+    }
   }
 
   function endLife (): void {
@@ -205,7 +235,7 @@ export function createMachine ({ kernel, chance, plan, around, crashAtWrite }: M
     }
     if (isDead()) return
     life.serve = (method, request, caller) => serve(life, method, request, caller)
-    life.ledger.onChange(effects => { noteLedger(effects); touch() })
+    life.ledger.onChange(touch)
     life.ledger.onFailure(error => { around.note(host, `ledger failed: ${error.message}`); touch() })
     life.ledger.onRecovered(() => { around.note(host, 'ledger recovered'); touch() })
     life.ready = true
@@ -219,6 +249,7 @@ export function createMachine ({ kernel, chance, plan, around, crashAtWrite }: M
 
   function told (command: Command): void {
     if (command.op === 'gone') return
+    if (command.op === 'grant' && machine.granted.length < LATE_COMMANDS) machine.granted.push(command)
     const claim = command.op === 'grant' ? command.claim : { clusterId: command.clusterId, counter: command.counter, endMs: 0 }
     around.observe({ type: 'command', trueMs: kernel.now(), host: plan.host, command: command.op, resource: command.resource, ...claim })
   }

@@ -53,6 +53,8 @@ export function startOperators (kernel: Kernel, chance: Prng, config: Config, ar
   const actions: Record<keyof OperatorRates, () => void> = {
     delete () {
       const found = one(all)
+      // Told before as well: it is on the disk before anybody can say so.
+      if (found?.life.negotiator) around.observe({ type: 'operator', trueMs: kernel.now(), host: found.machine.host, action: 'delete', clusterId: found.record.id, detail: 'begins', refused: 'UNDER_WAY' })
       if (found?.life.negotiator) tell(found.machine, 'delete', found.record.id, found.record.state, found.life.negotiator.remove(found.record.id, 'deleted by its owner'))
     },
     extend () {
@@ -98,7 +100,10 @@ export function startOperators (kernel: Kernel, chance: Prng, config: Config, ar
     const candidates = masters.flatMap(machine => machine.life?.ready === true ? machine.life.copies.list().map(copy => ({ machine, copy, adoption: machine.life?.adoption })) : [])
     if (candidates.length === 0) return
     const { machine, copy, adoption } = chance.pick(candidates)
-    if (adoption != null) tell(machine, force ? 'force-adopt' : 'adopt', copy.clusterId, `from ${copy.from}, epoch ${copy.epoch}`, adoption.adopt(copy.clusterId, { force }))
+    if (adoption == null) return
+    // Told before as well: the claim is on its way before anybody can say what became of it.
+    if (force) around.observe({ type: 'operator', trueMs: kernel.now(), host: machine.host, action: 'force-adopt', clusterId: copy.clusterId, detail: 'begins', refused: 'UNDER_WAY' })
+    tell(machine, force ? 'force-adopt' : 'adopt', copy.clusterId, `from ${copy.from}, epoch ${copy.epoch}`, adoption.adopt(copy.clusterId, { force }))
   }
 
   const plans = [...config.creates]

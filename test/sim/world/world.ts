@@ -1,6 +1,4 @@
 /** One world: built from a plan, run through faults, healed, and watched at every event by the checker. */
-import { ACTIVATE_TTL_MS, CLOCK_RATE_ERROR, CLOCK_SLEW, HOLD_TTL_MS, KEEP_ALIVE_MS, MASTERLESS_MS } from '../../../protocol/core/limits.ts'
-import { END_GUARD_MS, ID_QUARANTINE_MS } from '../../../protocol/core/lease/lease.ts'
 import type { KnownSite } from '../../../protocol/core/master/events.ts'
 import type { SiteHost } from '../../../protocol/core/gateway/events.ts'
 import { resourceOf } from '../../../agent/helper/permits.ts'
@@ -11,7 +9,7 @@ import { createNetwork, type Endpoint } from '../kernel/network.ts'
 import { createPrng } from '../kernel/prng.ts'
 import type { Checker, CreateChecker, HostFacts, Observation, ResourceFacts, WorldBounds, WorldDescription } from '../observation.ts'
 import { createHistory } from '../history.ts'
-import type { Config, HostPlan } from './config.ts'
+import { type Config, type HostPlan, LONG_FAULTS_MS } from './config.ts'
 import { diskViewOf, hostFacts } from './facts.ts'
 import { valueOf } from './plain.ts'
 import { startFaults } from './faults.ts'
@@ -43,12 +41,20 @@ export interface WorldOptions {
   trace?: (trueMs: number, host: string, text: string) => void
 }
 
+/** As the protocol states them, not as the product has them: whoever changes one there is noticed. */
+const STATED = {
+  holdTtlMs: 30_000, activateTtlMs: 120_000, endGuardMs: 60_000, idQuarantineMs: 120_000, keepAliveMs: 20_000, masterlessMs: 90_000,
+  /** crystal and slew, 500 ppm each */
+  clockRate: 0.001
+} as const
 /** Everything is over by then after the faults: the longest term, T_activate, guards, and tries in between. */
 export const CONVERGE_MS = 600_000
+/** For what comes when everything is long over. */
+const AFTERWARDS_MS = 30_000
 const NO_LOG = { trace () {}, debug () {}, info () {}, warn () {}, error () {}, fatal () {}, child: () => NO_LOG, level: 'silent' }
-/** Where faults last that long agents may be away for long as well. */
-const LONG_FAULTS_MS = 90_000
 const AWAY_MS = [60_000, 240_000] as const
+/** Longer than a master may be silent. */
+const FOR_LONG_MS = [125_000, 240_000] as const
 const RESTART_MS: Record<'kill' | 'power', readonly [number, number]> = { kill: [100, 15_000], power: [3_000, 60_000] }
 
 export async function runWorld ({ config, createChecker, trace }: WorldOptions): Promise<Outcome> {
@@ -117,6 +123,10 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
       },
       answered (call, copy, reply, error) {
         activity++
+        const asker = machines.get(call.from.host)
+        if (call.method === 'request' && error === null && asker !== undefined) inject.diskFails(asker)
+        if (call.method === 'claim' && error === null) malice.late((call.request as { clusterId: string }).clusterId)
+        if (call.method === 'hostActivate' && error === null && !call.forged && (call.request as { document: { version: number } }).document.version > 1) malice.outdated((call.request as { clusterId: string }).clusterId, call.to.peer)
         // What it says follows from what it has: that is told first.
         const machine = machines.get(call.to.host)
         if (machine !== undefined) tellHost(machine)
@@ -132,7 +142,7 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
   const netChance = root.fork('latency')
 
   const siteHosts = (site: string): SiteHost[] => [...machines.values()].filter(machine => machine.site === site).map(({ plan, life, cordoned }) => ({
-    host: plan.host, roles: plan.roles, peer: plan.peer, underlayAddress: plan.underlayAddress, cordoned,
+    host: plan.host, roles: plan.roles, peer: plan.peer, underlayAddress: plan.underlayAddress, cordoned: cordoned && !config.staleViews,
     free: config.staleViews || life?.ready !== true ? plan.capacity : life.ledger.free()
   }))
 
@@ -170,7 +180,7 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
       if (lost > 0) fault('batches lost')
       observe({ type: 'crash', trueMs: kernel.now(), host: machine.host, how, at, lostBatches: lost })
       // Now and then nobody starts it again before what runs has ended.
-      const [least, most] = how === 'kill' && config.faultMs > LONG_FAULTS_MS && restartChance.chance(0.25) ? AWAY_MS : RESTART_MS[how]
+      const [least, most] = at === 'for long' ? FOR_LONG_MS : how === 'kill' && config.faultMs > LONG_FAULTS_MS && restartChance.chance(0.4) ? AWAY_MS : RESTART_MS[how]
       kernel.after(restartChance.between(least, most), () => { if (how === 'kill') machine.start(); else if (!machine.powered) machine.powerOn() })
     },
     durable (machine, operations) {
@@ -202,10 +212,7 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
     }
   }
 
-  const bounds: WorldBounds = {
-    holdTtlMs: HOLD_TTL_MS, activateTtlMs: ACTIVATE_TTL_MS, endGuardMs: END_GUARD_MS, idQuarantineMs: ID_QUARANTINE_MS, keepAliveMs: KEEP_ALIVE_MS, masterlessMs: MASTERLESS_MS,
-    clockRate: CLOCK_RATE_ERROR + CLOCK_SLEW, clockGrainMs: 5, helperDelayMs: config.helperMs + config.helperHoldUpMs, tickMs: 5_000, convergeMs: CONVERGE_MS
-  }
+  const bounds: WorldBounds = { ...STATED, clockGrainMs: 5, helperDelayMs: config.helperMs + config.helperHoldUpMs, tickMs: 5_000, convergeMs: CONVERGE_MS }
   const description: WorldDescription = {
     seed: config.seed, bounds, disks: diskViewOf(machines),
     sites: config.sites.map(({ site, malicious: bad, hosts }) => ({ site, malicious: bad, hosts: hosts.map(({ host, peer, gateway, capacity, slice, ratePpm }) => ({ site, host, peer, gateway, capacity, slice, ratePpm })) }))
@@ -239,7 +246,7 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
   for (const machine of machines.values()) machine.powerOn()
   network.weather = { ...config.weather }
   startOperators(kernel, root.fork('operators'), config, around, [...machines.values()])
-  startFaults({
+  const inject = startFaults({
     kernel, chance: faultChance, config, around, machines: [...machines.values()], malice: () => { malice.act() },
     jumped (host, byMs) { jumped.set(host, (jumped.get(host) ?? 0) + Math.abs(byMs)) }
   })
@@ -287,9 +294,15 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
         if (wait >= 5_000 && settled()) break
       }
     }
+    if (!isBroken() && [...machines.values()].some(machine => machine.overdue())) await kernel.run(kernel.now() + 1_000)
     if (!isBroken()) {
       try {
         const { convergedMs } = checker.end(kernel.now())
+        if (config.afterMs > 0) {
+          await kernel.run(kernel.now() + config.afterMs)
+          for (const machine of machines.values()) kernel.after(0, () => { void machine.late() })
+          await kernel.run(kernel.now() + AFTERWARDS_MS)
+        }
         return outcome(convergedMs)
       } catch (error) {
         broken(error)

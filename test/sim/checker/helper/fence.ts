@@ -10,12 +10,31 @@ export function fence (world: World): Invariant {
   const disks = world.description.disks
   interface Seen { counter: number, revoked: number, clusterId: string }
   const seen = new Map<string, Seen>()
+  /** end that came with a grant, by host, resource and counter */
+  const ends = new Map<string, number>()
+  /** latest end that leases of a cluster have had on a host: one that was taken back may still be on its way */
+  const latestMs = new Map<string, number>()
+  const { endGuardMs, clockGrainMs } = world.description.bounds
+
+  /** The helper ends what runs by itself, should the agent be away: so it is told no later end than was promised. */
+  function mustEnd (host: string, resource: string, clusterId: string, endMs: number): void {
+    if ([...world.clusters.get(clusterId)?.leases ?? []].some(lease => lease.host.name === host && lease.lost)) return
+    const latest = latestMs.get(`${host} ${clusterId}`) ?? 0
+    if (endMs > latest) violated(world, NAME, host, `${resource} is granted until ${endMs}, and its cluster ends here at ${latest}`)
+  }
 
   return {
     name: NAME,
-    command ({ host, command, resource, clusterId, counter }) {
+    lease ({ host, after }) {
+      if (after === null) return
+      const key = `${host.name} ${after.clusterId}`
+      if ((latestMs.get(key) ?? 0) < after.endMs) latestMs.set(key, after.endMs)
+    },
+    command ({ host, command, resource, clusterId, counter, endMs }) {
       if (disks.counter(host) < counter) violated(world, NAME, host, `${command} of ${resource} leaves with the counter ${counter}, a loss of power would leave the ledger at ${disks.counter(host)}`)
       if (command !== 'grant' || clusterId === '') return
+      mustEnd(host, resource, clusterId, endMs)
+      ends.set(`${host} ${resource} ${counter}`, endMs)
       for (const lease of world.clusters.get(clusterId)?.leases ?? []) {
         if (lease.host.name !== host) continue
         if (lease.lost) return
@@ -30,6 +49,9 @@ export function fence (world: World): Invariant {
       const before = seen.get(key)
       if (before !== undefined && counter < before.counter) violated(world, NAME, name, `${command} of ${resource} with the counter ${counter} had an effect, ${before.counter} was seen before`)
       if (command === 'grant') {
+        // It was told the end: nothing is begun when that and the guard have passed, whenever the command comes.
+        const endMs = ends.get(`${name} ${resource} ${counter}`) ?? Number.POSITIVE_INFINITY
+        if (world.nowMs > endMs + endGuardMs + (world.hosts.get(name)?.facts?.clockErrorMs ?? 0) + clockGrainMs) violated(world, NAME, name, `${resource} was granted ${Math.round((world.nowMs - endMs) / 1000)} s after the end of its lease`)
         if (before !== undefined && counter <= before.revoked) violated(world, NAME, name, `${resource} was granted with the counter ${counter}, it was revoked with ${before.revoked}`)
         const runs = world.hosts.get(name)?.running.get(resource)
         if (runs !== undefined && runs.facts.clusterId !== clusterId) violated(world, NAME, name, `${resource} was granted to cluster ${clusterId.slice(0, 8)} while it runs for ${runs.facts.clusterId.slice(0, 8)}`)

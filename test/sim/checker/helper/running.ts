@@ -76,7 +76,7 @@ export function running (world: World): Invariant {
     },
     lease ({ host, lease, before, after }) {
       if (after?.state === 'ended' && before !== null && before.state === 'active' && host.running.size > 0) next = Math.min(next, lease.endedTrueMs + slackMs)
-      if (after?.state === 'ended' && before?.state === 'ended' && after.vacated && !before.vacated) vacated.push(lease)
+      if (after?.state === 'ended' && after.vacated && before !== null && (before.state !== 'ended' || !before.vacated)) vacated.push(lease)
     },
     host (host) {
       for (const lease of vacated) {

@@ -41,13 +41,20 @@ export function answers (world: World): Invariant {
 
   return {
     name: NAME,
-    answer (host, { method, request, reply, error, caller }) {
+    answer (host, { id, method, request, reply, error, caller }) {
+      if (error?.code === 'INTERNAL' && world.calls.get(id)?.forged === false) violated(world, 'never-falls-over', host.name, `${method} by ${caller.host} failed: ${error.message}`)
       const clusterId = textOf(request, 'clusterId')
       if (method === 'hold') {
         const key = `hold ${textOf(request, 'key')} on ${host.name}`
         const question = withoutTimes(request)
         if (error !== null) { if (isOwnGateway(host, caller)) refused(host, key, question, error.code, error.message); return }
         judge(host, key, { hash: question, leases: idsOf(listOf(request, 'items')), text: `${receiptsText(reply)} segment ${numberOf(reply, 'segmentId')}` }, question)
+      } else if (method === 'hostExtend') {
+        const key = `extension ${textOf(request, 'key')} on ${host.name}`
+        const question = withoutTimes(request)
+        const ids = listOf(request, 'leaseIds').filter(id => typeof id === 'string')
+        if (error !== null) { if (isOwnGateway(host, caller) && error.code !== 'INVALID_INPUT') refused(host, key, question, error.code, error.message); return }
+        judge(host, key, { hash: question, leases: ids, text: receiptsText(reply) }, question)
       } else if (method === 'hostCommit') {
         const key = `commit of ${textOf(request, 'offerId')} of ${clusterId} on ${host.name}`
         // An extension ends for another one while its leases live on.

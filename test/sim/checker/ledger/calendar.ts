@@ -88,25 +88,43 @@ export function calendar (world: World): Invariant {
 export function conserved (world: World): Invariant {
   const NAME = 'capacity-conserved'
   const { endGuardMs } = world.description.bounds
+
+  /** Whether all of it is free, give or take a second. */
+  function fits (host: HostModel, wanted: ReadonlyArray<{ kind: string, resources: ResourceFacts }>, masterSite: string, fromMs: number, untilMs: number): boolean {
+    for (const quota of [false, true]) {
+      const mine = wanted.filter(item => (item.kind === 'quota') === quota)
+      const capacity = quota ? host.facts?.quotas.find(one => one.masterSite === masterSite)?.resources : host.facts?.capacity
+      if (mine.length === 0 || capacity === undefined) continue
+      const taken = mostTaken(host, lease => (lease.facts.kind === 'quota') === quota && (!quota || lease.facts.masterSite === masterSite), endGuardMs + 1000, fromMs, untilMs)
+      for (const { resources } of mine) for (const dimension of DIMENSIONS) taken[dimension] += resources[dimension]
+      if (firstExcess(taken, capacity) !== null) return false // of what it has not got, or would not get
+    }
+    return true
+  }
+
+  function extended (host: HostModel, request: unknown): boolean {
+    const { clusterId, leaseIds, endMs } = request as { clusterId: string, leaseIds: string[], endMs: number }
+    const leases = leaseIds.flatMap(id => host.leases.get(id) ?? []).filter(lease => isLive(lease) && lease.facts.clusterId === clusterId)
+    if (leases.length !== leaseIds.length || leases.length === 0) return false
+    // From where the first of them ends: an end more than all of it takes is enough.
+    const fromMs = Math.min(...leases.map(lease => lease.facts.endMs))
+    return leases.every(lease => lease.facts.endMs === fromMs) && fits(host, leases.map(lease => lease.facts), leases[0]?.facts.masterSite ?? '', fromMs, endMs)
+  }
+
   return {
     name: NAME,
     answer (host, { method, error, request }, arrival) {
-      if (method !== 'hold' || error?.code !== 'NO_CAPACITY' || host.facts === null || arrival === undefined || arrival.life !== host.life || arrival.changesAtHost !== host.changes) return
+      if ((method !== 'hold' && method !== 'hostExtend') || (error?.code !== 'NO_CAPACITY' && error?.code !== 'QUOTA_EXCEEDED') || host.facts === null || arrival === undefined || arrival.life !== host.life || arrival.changesAtHost !== host.changes) return
       if (host.leases.size > 400) return // bounds on their number are another reason
+      if (method === 'hostExtend') {
+        if (extended(host, request)) violated(world, NAME, host.name, `an extension that fits was refused: ${error.message}`)
+        return
+      }
       const { items, startMs, endMs, masterSite } = request as { items: Array<{ kind: string, resources: ResourceFacts }>, startMs: number, endMs: number, masterSite: string }
       const wantsId = items.some(item => item.kind === 'segment')
       if (wantsId && idsTaken(host) >= (host.facts.slice === null ? 0 : host.facts.slice.to - host.facts.slice.from + 1)) return
       if (/segment id|quarantine|resting/i.test(error.message)) return
-      const from = Math.min(startMs, host.facts.clockMs)
-      for (const quota of [false, true]) {
-        const wanted = items.filter(item => (item.kind === 'quota') === quota)
-        const capacity = quota ? host.facts.quotas.find(one => one.masterSite === masterSite)?.resources : host.facts.capacity
-        if (wanted.length === 0 || capacity === undefined) continue
-        const taken = mostTaken(host, lease => (lease.facts.kind === 'quota') === quota && (!quota || lease.facts.masterSite === masterSite), endGuardMs + 1000, from, endMs)
-        for (const { resources } of wanted) for (const dimension of DIMENSIONS) taken[dimension] += resources[dimension]
-        if (firstExcess(taken, capacity) !== null) return // of what it has not got, or would not get
-      }
-      violated(world, NAME, host.name, `a hold that fits was refused: ${error.message}`)
+      if (fits(host, items, masterSite, Math.min(startMs, host.facts.clockMs), endMs)) violated(world, NAME, host.name, `a hold that fits was refused: ${error.message}`)
     }
   }
 

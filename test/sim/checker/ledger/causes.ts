@@ -18,6 +18,8 @@ export function causes (world: World): Invariant {
   const FENCED = 'older-epoch'
   const byKey = new Map<string, Cause>()
   const epochAtArrival = new Map<string, number>()
+  /** highest epoch of which a host has answered a question, by host and cluster: whatever it has noted */
+  const obeyed = new Map<string, number>()
 
   const keyOf = (host: HostModel, method: string, clusterId: string, offerId: string): string => `${host.name} ${method} ${clusterId} ${method === 'hostActivate' ? '' : offerId}`
   const epochOf = (host: HostModel, clusterId: string): number => host.facts?.epochs.find(one => one.clusterId === clusterId)?.epoch ?? 0
@@ -62,7 +64,7 @@ export function causes (world: World): Invariant {
     const { method, request, caller } = call
     if (method !== 'hold' && method !== 'hostCommit' && method !== 'hostActivate' && method !== 'hostExtend') return
     const clusterId = textOf(request, 'clusterId')
-    epochAtArrival.set(`${id}/${copy}`, epochOf(host, clusterId))
+    epochAtArrival.set(`${id}/${copy}`, Math.max(epochOf(host, clusterId), obeyed.get(`${host.name} ${clusterId}`) ?? 0))
     if (!isOwnGateway(host, caller)) return
     const key = keyOf(host, method, clusterId, textOf(request, 'offerId'))
     const cause = byKey.get(key)
@@ -78,7 +80,8 @@ export function causes (world: World): Invariant {
     arrive: arrived,
     lease (change) {
       const { before, after, host } = change
-      if (after === null) return
+      // What is forgotten is forgotten whole: its master's epoch as well.
+      if (after === null) { obeyed.delete(`${host.name} ${before?.clusterId ?? ''}`); return }
       const from = before?.state ?? ''
       const clock = host.facts?.clockMs ?? 0
       if (before === null) asAsked(change, caused(change, 'hold'))
@@ -121,6 +124,7 @@ export function causes (world: World): Invariant {
       }
       if (!isOwnGateway(host, caller)) violated(world, 'asked-for', host.name, `${method} by ${caller.host} of ${caller.site ?? 'no site'} was answered`)
       const epoch = numberOf(request, 'epoch')
+      if (epoch > (obeyed.get(`${host.name} ${clusterId}`) ?? 0)) obeyed.set(`${host.name} ${clusterId}`, epoch)
       if (epoch > 0 && epoch < known) violated(world, FENCED, host.name, `${method} of cluster ${clusterId.slice(0, 8)} with epoch ${epoch} was answered, ${known} was known`)
     },
     crash ({ host }) {
@@ -129,6 +133,7 @@ export function causes (world: World): Invariant {
     },
     diskLost ({ host }) {
       for (const key of [...byKey.keys()]) if (key.startsWith(`${host} `)) byKey.delete(key)
+      for (const key of [...obeyed.keys()]) if (key.startsWith(`${host} `)) obeyed.delete(key)
     }
   }
 }

@@ -39,7 +39,11 @@ export function clocks (world: World): Invariant {
   /** Its wall clock was set a moment ago, by a jump or, with the end of the faults, by NTP. */
   const isUnsettled = (host: HostModel): boolean => world.nowMs - host.jumpedMs < WRITE_MS || (world.nowMs >= world.healedMs && world.nowMs - world.healedMs < WRITE_MS)
 
-  const isIdleBy = (host: HostModel, offMs: number): boolean => (idle.get(host) ?? 0) <= world.nowMs + offMs + clockGrainMs
+  /** Its wall clock is not what it was at its boot. */
+  const wasSetSince = (host: HostModel): boolean => host.jumpedMs >= host.bootTrueMs || (world.healedMs >= host.bootTrueMs && world.healedMs <= world.nowMs)
+
+  /** By where its clock would stand, or stood when an agent that never came up wrote it down. */
+  const isIdleBy = (host: HostModel, offMs: number): boolean => (idle.get(host) ?? 0) <= Math.max(world.nowMs + offMs, storedMs.get(host) ?? 0) + clockGrainMs
 
   function judge (host: HostModel): void {
     const facts = host.facts
@@ -61,7 +65,7 @@ export function clocks (world: World): Invariant {
       const leastMs = (storedMs.get(host) ?? 0) + sinceMs
       const mostMs = (crashedMs.get(host) ?? last.atMs) + last.offMs + sinceMs
       const slackMs = clockGrainMs + 10 + sinceMs * 2 + Math.max(0, mostMs - leastMs) * clockRate
-      right = Math.abs(nowMs - Math.max(wallMs, leastMs)) <= slackMs || (nowMs >= leastMs - slackMs && nowMs <= mostMs + slackMs && (nowMs >= wallMs - slackMs || world.healedMs >= host.bootTrueMs))
+      right = Math.abs(nowMs - Math.max(wallMs, leastMs)) <= slackMs || (nowMs >= leastMs - slackMs && nowMs <= mostMs + slackMs && (nowMs >= wallMs - slackMs || wasSetSince(host)))
     }
     if (!right && start !== undefined && isIdleBy(host, last.offMs)) {
       right = Math.abs(offMs - facts.wallOffMs) <= clockGrainMs + sinceMs * clockRate

@@ -1,5 +1,18 @@
+import type { HostFacts } from '../../observation.ts'
 import type { Invariant } from '../invariant.ts'
 import { type HostModel, type World, isLive, numberOf, textOf, violated } from '../model.ts'
+
+const RECOVERED_MS = 30_000
+
+/** What a change of the counter stands for; what is forgotten needs none. */
+function differs (before: HostFacts, after: HostFacts): boolean {
+  const tokens = new Map(before.leases.map(lease => [lease.id, lease.token]))
+  const epochs = new Map(before.epochs.map(one => [one.clusterId, one]))
+  const extensions = new Map(before.extensions.map(one => [`${one.clusterId}/${one.offerId}`, one]))
+  return after.leases.some(lease => tokens.get(lease.id) !== lease.token) ||
+    after.epochs.some(one => { const old = epochs.get(one.clusterId); return old?.epoch !== one.epoch || old.holder !== one.holder }) ||
+    after.extensions.some(one => { const old = extensions.get(`${one.clusterId}/${one.offerId}`); return old?.state !== one.state || old.endMs !== one.endMs || old.deadlineMs !== one.deadlineMs })
+}
 
 /** Counters and epochs never go back: not within a life, and after a crash not below what anybody was told. */
 export function counters (world: World): Invariant {
@@ -17,7 +30,11 @@ export function counters (world: World): Invariant {
     host (host, before, reread) {
       const { facts } = host
       if (facts === null || before === null) return
+      // A ledger takes part again some seconds after its disk does.
+      if (facts.failed && !host.failing && world.nowMs - host.failingMs > RECOVERED_MS) violated(world, 'never-falls-over', host.name, 'the ledger has failed, and its disk works')
       if (!reread && facts.counter < before.counter) violated(world, NAME, host.name, `the ledger's counter went back from ${before.counter} to ${facts.counter}`)
+      // Fencing tokens tell states apart: two of them never have the same one.
+      if (!reread && facts.counter === before.counter && (facts.leases !== before.leases || facts.extensions !== before.extensions || facts.epochs !== before.epochs) && differs(before, facts)) violated(world, NAME, host.name, `the ledger has changed, and its counter is still ${facts.counter}`)
       if (facts.epochs === before.epochs) return
       const now = new Map(facts.epochs.map(one => [one.clusterId, one]))
       for (const old of before.epochs) {
@@ -38,6 +55,7 @@ export function counters (world: World): Invariant {
       if (error !== null || (method !== 'hostKeepAlive' && method !== 'claim')) return
       const epoch = numberOf(reply, 'epoch')
       if (epoch === 0) return
+      if (epoch < numberOf(request, 'epoch')) violated(world, NAME, host.name, `epoch ${numberOf(request, 'epoch')} of cluster ${textOf(request, 'clusterId').slice(0, 8)} was heard of, and ${epoch} was noted`)
       const key = `${host.name} ${textOf(request, 'clusterId')}`
       if ((told.get(key) ?? 0) < epoch) told.set(key, epoch)
       else if ((told.get(key) ?? 0) > epoch && hasLeases(host, textOf(request, 'clusterId'))) violated(world, NAME, host.name, `epoch ${epoch} was answered for cluster ${textOf(request, 'clusterId').slice(0, 8)}, before it was ${told.get(key) ?? 0}`)

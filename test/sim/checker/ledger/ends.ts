@@ -7,6 +7,7 @@ export const CONFIRM_MS = 600_000
 /** Longest from a decision until it is on the disk and seen. */
 const SYNC_MS = 500
 
+interface Pending { host: HostModel, atMs: number, ttlMs: number }
 interface Release { id: number, copy: number, clusterId: string, offerId: string, leaseIds: readonly unknown[] }
 
 /**
@@ -24,6 +25,8 @@ export function ends (world: World): Invariant {
   /** first asked for, or the last boot since: by host, cluster and offer */
   const extendedAt = new Map<string, number>()
   const releasedOffers = new Set<string>()
+  /** extensions that are held: since they were seen, or the last boot */
+  const heldSince = new Map<string, Pending>()
   /** when holds of an offer arrived, by host */
   const asked = new Map<string, number[]>()
   const readySeen = new Map<HostModel, number>()
@@ -63,6 +66,8 @@ export function ends (world: World): Invariant {
     return Number.POSITIVE_INFINITY
   }
 
+  const lapsesMs = ({ host, atMs, ttlMs }: Pending): number => Math.max(atMs + ttlMs * (1 + clockRate), host.readySinceMs) + tickMs + clockGrainMs
+
   const ledgerNow = (host: HostModel): number => host.facts?.clockMs ?? 0
   function ledgerAt (host: HostModel, trueMs: number): number {
     return trueMs + (host.facts?.ledgerOffMs ?? 0)
@@ -70,6 +75,7 @@ export function ends (world: World): Invariant {
 
   function schedule (): void {
     next = Number.POSITIVE_INFINITY
+    for (const one of heldSince.values()) next = Math.min(next, lapsesMs(one))
     for (const host of world.hosts.values()) {
       if (host.readySinceMs === Number.POSITIVE_INFINITY) continue
       for (const lease of host.leases.values()) if (isLive(lease)) next = Math.min(next, mustEndMs(lease))
@@ -97,6 +103,10 @@ export function ends (world: World): Invariant {
       if (!reread) lease.over = true
     },
     extension (host, before, after) {
+      const key = `${host.name}/${after?.clusterId ?? before?.clusterId ?? ''}/${after?.offerId ?? before?.offerId ?? ''}`
+      if (after?.state !== 'held') heldSince.delete(key)
+      else if (!heldSince.has(key)) heldSince.set(key, { host, atMs: world.nowMs, ttlMs: after.ttlMs })
+      next = Math.min(next, heldSince.has(key) ? lapsesMs(heldSince.get(key) as Pending) : next)
       if (before?.state !== 'held' || after?.state !== 'ended') return
       const passed = world.nowMs - (extendedAt.get(`${host.name}/${after.clusterId}/${after.offerId}`) ?? 0)
       const leasesLive = after.leases.some(({ id }) => { const lease = host.leases.get(id); return lease !== undefined && isLive(lease) })
@@ -151,6 +161,7 @@ export function ends (world: World): Invariant {
     },
     boot ({ host, newBoot }) {
       open.delete(host)
+      for (const one of heldSince.values()) if (one.host.name === host) one.atMs = world.nowMs
       if (!newBoot) return
       for (const key of extendedAt.keys()) if (key.startsWith(`${host}/`)) extendedAt.set(key, world.nowMs)
     },
@@ -163,6 +174,7 @@ export function ends (world: World): Invariant {
     },
     nextDueMs: () => next,
     due () {
+      for (const [key, one] of heldSince) if (lapsesMs(one) < world.nowMs) violated(world, LATE, one.host.name, `the extension ${key.slice(key.lastIndexOf('/') + 1)} is held, should have ended ${Math.round(world.nowMs - lapsesMs(one) + tickMs)} ms ago, and its host works`)
       for (const host of world.hosts.values()) {
         if (host.readySinceMs === Number.POSITIVE_INFINITY) continue
         for (const lease of host.leases.values()) {

@@ -1,5 +1,6 @@
+import type { ExtensionFacts } from '../../observation.ts'
 import type { Invariant } from '../invariant.ts'
-import { ENDED, type AnswerGiven, type HostModel, type LeaseModel, type World, leaseText, listOf, numberOf, rankOf, textOf, violated } from '../model.ts'
+import { ENDED, type AnswerGiven, type Arrival, type HostModel, type LeaseModel, type World, field, leaseText, listOf, numberOf, rankOf, textOf, violated } from '../model.ts'
 
 /** How long the protocol keeps what has ended, to answer the same question again. */
 const KEEP_MS = 24 * 3_600_000
@@ -11,6 +12,10 @@ export function promises (world: World): Invariant {
   const disks = world.description.disks
   /** extensions whose commit was answered, by host, cluster and offer */
   const extended = new Map<string, { endMs: number, leases: string[] }>()
+  /** end that a lease had before an extension, by host, cluster, offer and lease */
+  const formerEnds = new Map<string, number>()
+  /** highest version of a cluster's document that was taken, by host and cluster */
+  const documents = new Map<string, number>()
   /** releases that were answered: nothing of it may come back */
   const released = new Set<LeaseModel>()
 
@@ -28,7 +33,7 @@ export function promises (world: World): Invariant {
     lease.promisedEndMs = Math.max(lease.promisedEndMs, rank >= 2 ? kept.endMs : 0)
   }
 
-  function answered (host: HostModel, answer: AnswerGiven): void {
+  function answered (host: HostModel, answer: AnswerGiven, arrival: Arrival | undefined): void {
     const { method, reply, request } = answer
     const clusterId = textOf(request, 'clusterId')
     const offerId = textOf(request, 'offerId')
@@ -37,17 +42,26 @@ export function promises (world: World): Invariant {
       const items = listOf(request, 'items')
       if (receipts.length !== items.length || items.some((item, i) => textOf(item, 'leaseId') !== textOf(receipts[i], 'leaseId'))) violated(world, NAME, host.name, `the receipts of the hold ${textOf(request, 'key')} are not those of its items`)
       for (const receipt of receipts) promise(host, receipt, 1, 'the hold')
+      for (const item of items) {
+        const lease = host.leases.get(textOf(item, 'leaseId'))
+        if (textOf(item, 'kind') === 'segment' && (numberOf(reply, 'segmentId') === 0 || numberOf(reply, 'segmentId') !== lease?.facts.segmentId)) violated(world, NAME, host.name, `the hold ${textOf(request, 'key')} was answered with the segment id ${numberOf(reply, 'segmentId')}, its lease has ${lease?.facts.segmentId ?? 0}`)
+      }
       if (disks.replay(host.name, textOf(request, 'key')) === null) violated(world, NAME, host.name, `the hold ${textOf(request, 'key')} was answered, and the answer is not kept under its key`)
     } else if (method === 'hostCommit') {
       const extension = host.extensions.get(`${clusterId}/${offerId}`)
       if (extension === undefined) {
         const receipts = listOf(reply, 'receipts')
         if (receipts.length === 0) violated(world, NAME, host.name, `the commit of offer ${offerId} was answered without any receipt`)
-        for (const receipt of receipts) promise(host, receipt, 2, 'the commit')
+        for (const receipt of receipts) {
+          promise(host, receipt, 2, 'the commit')
+          const lease = host.leases.get(textOf(receipt, 'leaseId'))
+          if (lease?.facts.state === 'ended' && arrival !== undefined && lease.endedTrueMs < arrival.atMs) violated(world, NAME, host.name, `the commit of ${leaseText(lease.facts)} was answered, and it had ended before it was asked for`)
+        }
         return
       }
       for (const { id } of extension.leases) {
         const lease = host.leases.get(id)
+        if (lease !== undefined && lease.facts.state === 'ended' && arrival !== undefined && lease.endedTrueMs < arrival.atMs) violated(world, NAME, host.name, `the commit of the extension ${offerId} was answered, and ${leaseText(lease.facts)} had ended before`)
         if (lease === undefined || rankOf(lease.facts.state) === ENDED) continue
         const kept = disks.lease(host.name, id)
         if (kept === null || kept.endMs < extension.endMs) violated(world, NAME, host.name, `the extension ${offerId} was answered, the disk has the end ${kept?.endMs ?? 0} for ${leaseText(lease.facts)}, not ${extension.endMs}`)
@@ -55,6 +69,11 @@ export function promises (world: World): Invariant {
       }
       extended.set(`${host.name}/${clusterId}/${offerId}`, { endMs: extension.endMs, leases: extension.leases.map(one => one.id) })
     } else if (method === 'hostActivate') {
+      const key = `${host.name}/${clusterId}`
+      const version = numberOf(field(request, 'document'), 'version')
+      const kept = numberOf(disks.document?.(host.name, clusterId), 'version')
+      if (kept !== 0 && kept < (documents.get(key) ?? 0)) violated(world, NAME, host.name, `version ${documents.get(key) ?? 0} of the document of cluster ${clusterId.slice(0, 8)} was taken, and its disk has version ${kept}`)
+      documents.set(key, Math.max(documents.get(key) ?? 0, version))
       for (const lease of world.clusters.get(clusterId)?.leases ?? []) {
         if (lease.host !== host || lease.facts.state !== 'active' || !lease.there) continue
         const kept = disks.lease(host.name, lease.id)
@@ -63,6 +82,8 @@ export function promises (world: World): Invariant {
       }
     } else if (method === 'hostRelease') {
       const ids = listOf(request, 'leaseIds')
+      const extension = host.extensions.get(`${clusterId}/${offerId}`)
+      if (extension !== undefined) takenBack(host, extension)
       for (const lease of world.clusters.get(clusterId)?.leases ?? []) {
         if (lease.host !== host || lease.facts.state !== 'ended' || (offerId !== '' && lease.facts.offerId !== offerId) || (ids.length > 0 && !ids.includes(lease.id))) continue
         const kept = disks.lease(host.name, lease.id)
@@ -72,10 +93,27 @@ export function promises (world: World): Invariant {
     }
   }
 
+  /** With an extension that is given up its end goes, unless another one has the same. */
+  function takenBack (host: HostModel, { clusterId, offerId, endMs, leases }: ExtensionFacts): void {
+    if ([...host.extensions.values()].some(one => one.clusterId === clusterId && one.offerId !== offerId && one.state === 'committed')) return
+    for (const { id } of leases) {
+      const lease = host.leases.get(id)
+      const formerMs = formerEnds.get(`${host.name}/${clusterId}/${offerId}/${id}`) ?? endMs
+      if (lease !== undefined && lease.there && lease.facts.state !== 'ended' && lease.facts.endMs === endMs && formerMs < endMs) violated(world, NAME, host.name, `the extension ${offerId} was given up, and ${leaseText(lease.facts)} still has its end`)
+    }
+  }
+
   return {
     name: NAME,
-    answer (host, answer) {
-      if (answer.error === null) answered(host, answer)
+    extension (host, before, after) {
+      if (before !== null || after === null) return
+      for (const { id } of after.leases) {
+        const lease = host.leases.get(id)
+        if (lease !== undefined && after.state === 'held') formerEnds.set(`${host.name}/${after.clusterId}/${after.offerId}/${id}`, lease.facts.endMs)
+      }
+    },
+    answer (host, answer, arrival) {
+      if (answer.error === null) answered(host, answer, arrival)
     },
     lease ({ host, lease, before, after, reread }) {
       if (lease.lost) return
@@ -102,6 +140,7 @@ export function promises (world: World): Invariant {
       }
     },
     diskLost ({ host }) {
+      for (const key of [...documents.keys()]) if (key.startsWith(`${host}/`)) documents.delete(key)
       for (const lease of world.hosts.get(host)?.leases.values() ?? []) {
         lease.promised = 0
         lease.promisedEndMs = 0

@@ -1,5 +1,8 @@
 import type { Invariant } from '../invariant.ts'
-import { type HostModel, type LeaseModel, type World, isLive, leaseText, violated } from '../model.ts'
+import { type HostModel, type LeaseModel, type World, isLive, leaseText, textOf, violated } from '../model.ts'
+
+/** A release is worked in, and seen to be, in so long. */
+const TOLD_MS = 1_000
 
 /** A segment id of a site belongs to one live cluster, and is given out again only after every holder has let go or the guard has passed. */
 export function segments (world: World): Invariant {
@@ -7,6 +10,10 @@ export function segments (world: World): Invariant {
   const { idQuarantineMs, endGuardMs, clockGrainMs, clockRate } = world.description.bounds
   /** leases that ever had an id, by site and id */
   const uses = new Map<string, Set<LeaseModel>>()
+  /** when a host was last told to release something of a cluster */
+  const toldMs = new Map<string, number>()
+  /** by its lender, who asks nobody: by host and cluster */
+  const revoked = new Set<string>()
   const plugged = new Map<string, Map<string, string>>()
 
   /** Nothing of a cluster is left at a site, as far as its hosts' ledgers and engines say. */
@@ -52,10 +59,31 @@ export function segments (world: World): Invariant {
   }
   const confirmed = new Set<string>()
 
+  /** The gateway that gives an id out has it active before anybody plugs it in: what it has only committed may end there alone. */
+  function mustBeActive (host: HostModel, clusterId: string, segmentId: number): void {
+    const leases = [...world.clusters.get(clusterId)?.leases ?? []].filter(lease => lease.host.site === host.site && lease.facts.kind === 'segment' && lease.facts.segmentId === segmentId)
+    if (leases.length > 0 && leases.every(lease => lease.facts.activatedMs === 0 && !lease.lost)) violated(world, NAME, host.name, `segment id ${segmentId} is plugged for cluster ${clusterId.slice(0, 8)}, and its gateway has not activated it`)
+  }
+
+  /** A gateway that is told to let go of an id tells its own ledger last: until all others of the site have, somebody may carry it. */
+  function letsGoLast (host: HostModel, lease: LeaseModel): void {
+    const { clusterId, endMs } = lease.facts
+    const told = toldMs.get(`${host.name} ${clusterId}`) ?? 0
+    if (world.nowMs - told > TOLD_MS || revoked.has(`${host.name} ${clusterId}`) || (host.facts?.clockMs ?? 0) >= endMs) return
+    for (const other of world.clusters.get(clusterId)?.leases ?? []) {
+      if (other.host === host || other.host.site !== host.site || other.facts.state !== 'active' || !other.there || other.lost) continue
+      violated(world, NAME, host.name, `it lets go of segment id ${lease.facts.segmentId} of cluster ${clusterId.slice(0, 8)}, and ${leaseText(other.facts)} on ${other.host.name} has not`)
+    }
+  }
+
   return {
     name: NAME,
+    arrive (host, { call }) {
+      if (call.method === 'hostRelease') toldMs.set(`${host.name} ${textOf(call.request, 'clusterId')}`, world.nowMs)
+    },
     lease ({ host, lease, before, after }) {
       if (after === null || after.kind !== 'segment') return
+      if (before?.state === 'active' && after.state === 'ended') letsGoLast(host, lease)
       if (before !== null && before.state !== 'ended') return
       if (after.state === 'ended') return
       if (lease.facts.segmentId !== 0) {
@@ -67,6 +95,7 @@ export function segments (world: World): Invariant {
       }
     },
     operator ({ host, action, clusterId }) {
+      if (action === 'revoke') revoked.add(`${host} ${clusterId}`)
       if (action === 'confirm-gone') confirmed.add(`${host} ${clusterId}`)
     },
     running (host, resource, after, before) {
@@ -77,6 +106,7 @@ export function segments (world: World): Invariant {
         if (map === undefined) plugged.set(key, map = new Map<string, string>())
         const who = `${host.name} ${resource}`
         if (!there) { map.delete(who); continue }
+        if (before === null) mustBeActive(host, facts.clusterId, facts.segmentId)
         for (const [other, clusterId] of map) {
           if (clusterId !== facts.clusterId) violated(world, NAME, host.name, `segment id ${facts.segmentId} is plugged for cluster ${facts.clusterId.slice(0, 8)}, while ${other} is plugged for ${clusterId.slice(0, 8)}`)
         }

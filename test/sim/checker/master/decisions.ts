@@ -8,7 +8,8 @@ const COMMITS = new Set(['committing', 'preparing', 'activating', 'active'])
 /** What one decision commits together: every lease of it, or none, may ever start. */
 export interface Group { readonly offers: readonly string[], readonly leases: ReadonlyArray<{ id: string, host: string }> }
 
-export interface Offered { sentMs: number, ttlMs: number, heldIds: string, gateway: string }
+/** `sentMs`: true time; `askedMs`: on the clock of who asked, as its request says */
+export interface Offered { sentMs: number, askedMs: number, ttlMs: number, heldIds: string, gateway: string }
 
 /** What masters have decided and gateways have offered, as other invariants need it. */
 export interface Decisions {
@@ -35,6 +36,9 @@ const heldOf = (offers: readonly unknown[]): Array<{ id: string, host: string }>
 export function decisions (world: World, known: Decisions): Invariant {
   const NAME = 'decision-first'
   const firstAsked = new Map<string, number>()
+  const askedAt = new Map<string, number>()
+  const deleted = new Set<string>()
+  const insisted = new Set<string>()
 
   const fromHonest = (call: CallMade): boolean => !call.forged && world.hosts.get(call.from)?.malicious === false
 
@@ -67,6 +71,56 @@ export function decisions (world: World, known: Decisions): Invariant {
       if (textOf(field(before, 'amendment'), 'kind') === 'extend' && numberOf(record, 'endMs') > numberOf(before, 'endMs')) mustLast(where, clusterId, record)
     }
     if (state === 'ended' && textOf(before, 'state') !== 'ended') mustBeOver(where, clusterId, record)
+    if (state === 'releasing' && textOf(before, 'state') === 'active' && numberOf(before, 'epoch') === numberOf(record, 'epoch')) mayLetGo(where, clusterId, numberOf(before, 'endMs'))
+    if ((before === undefined || before === null || textOf(before, 'state') === 'superseded') && ['active', 'activating', 'releasing'].includes(state)) mustBeMine(where, clusterId, numberOf(record, 'epoch'))
+    if (state === 'superseded' && before !== undefined && before !== null && textOf(before, 'state') !== 'superseded') mustBeSucceeded(where, clusterId, record)
+    if (state === 'committing' && textOf(before, 'state') !== 'committing') mustBeAll(where, clusterId, listOf(record, 'offers'), numberOf(field(field(record, 'spec'), 'nodes'), 'count'))
+    if (textOf(amendment, 'kind') === 'grow' && amended === 'committing' && textOf(field(before, 'amendment'), 'state') !== 'committing') mustBeAll(where, clusterId, [...listOf(record, 'offers'), ...listOf(amendment, 'offers')], numberOf(amendment, 'count'))
+    if (state === 'committing' && textOf(before, 'state') !== 'committing') mustCount(where, clusterId, numberOf(record, 'commitByMs'), listOf(record, 'offers').map(offer => textOf(offer, 'offerId')))
+    if (amended === 'committing' && textOf(field(before, 'amendment'), 'state') !== 'committing') mustCount(where, clusterId, numberOf(amendment, 'commitByMs'), amendmentOffers(record, amendment))
+  }
+
+  /** Offers of a growth, or of an extension the one at each gateway. */
+  const amendmentOffers = (record: unknown, amendment: unknown): string[] => textOf(amendment, 'kind') === 'grow'
+    ? listOf(amendment, 'offers').map(offer => textOf(offer, 'offerId'))
+    : listOf(record, 'offers').map(offer => `${textOf(amendment, 'id')} ${textOf(field(offer, 'gateway'), 'host')}`)
+
+  /** Whoever takes a cluster over works in the epoch that it was granted, unless an operator insists. */
+  function mustBeMine (where: string, clusterId: string, epoch: number): void {
+    const holder = clusterOf(world, clusterId).holders.get(epoch)
+    if (holder === undefined || holder === world.hosts.get(where)?.peer || insisted.has(`${where} ${clusterId}`)) return
+    violated(world, 'one-master', where, `it leads cluster ${clusterId.slice(0, 8)} in epoch ${epoch}, which is that of ${holder}`)
+  }
+
+  /** What runs is let go of when its user says so, or its term is over by the master's clock. */
+  function mayLetGo (where: string, clusterId: string, endMs: number): void {
+    const facts = world.hosts.get(where)?.facts
+    if (deleted.has(clusterId) || facts == null || world.nowMs + (facts.ledgerOffMs ?? facts.clockErrorMs) >= endMs - 1_000) return // its clock was seen a while ago
+    violated(world, 'master-goes-forward', where, `it lets go of cluster ${clusterId.slice(0, 8)} before its end, and nobody has deleted it`)
+  }
+
+  /** What is decided on is all that was asked for. */
+  function mustBeAll (where: string, clusterId: string, offers: readonly unknown[], nodes: number): void {
+    const held = offers.flatMap(offer => listOf(offer, 'held')).map(one => textOf(one, 'kind'))
+    const found = held.filter(kind => kind === 'node').length
+    if (nodes > 0 && (found !== nodes || !held.includes('frontend'))) violated(world, NAME, where, `it decides on ${found} nodes of cluster ${clusterId.slice(0, 8)}, which is to have ${nodes}${held.includes('frontend') ? '' : ', and no frontend'}`)
+  }
+
+  /** Nobody gives a cluster up but for a successor whom the anchor has made one. */
+  function mustBeSucceeded (where: string, clusterId: string, record: unknown): void {
+    const peer = world.hosts.get(where)?.peer ?? ''
+    for (const [epoch, holder] of clusterOf(world, clusterId).holders) if (epoch >= numberOf(record, 'epoch') && holder !== peer) return
+    violated(world, 'master-goes-forward', where, `it gives cluster ${clusterId.slice(0, 8)} up to another master, and no anchor has granted an epoch to one`)
+  }
+
+  /** By the master's own clock: a hold counts from when it was asked for, less what both clocks may be off. */
+  function mustCount (where: string, clusterId: string, commitByMs: number, offers: readonly string[]): void {
+    for (const offer of offers) {
+      const hold = known.offered.get(`${clusterId}/${offer}`)
+      if (hold === undefined || hold.askedMs === 0) continue
+      const untilMs = hold.askedMs + hold.ttlMs * (1 - world.description.bounds.clockRate)
+      if (commitByMs > untilMs + 1) violated(world, NAME, where, `it counts on the hold ${offer} of cluster ${clusterId.slice(0, 8)} for ${Math.round(commitByMs - untilMs)} ms too long`)
+    }
   }
 
   function add (clusterId: string, offers: readonly unknown[]): void {
@@ -167,6 +221,10 @@ export function decisions (world: World, known: Decisions): Invariant {
       if (world.hosts.get(host)?.malicious === true) return
       kept(host, clusterId, record)
     },
+    operator ({ host, action, clusterId }) {
+      if (action === 'delete') deleted.add(clusterId)
+      if (action === 'force-adopt') insisted.add(`${host} ${clusterId}`)
+    },
     call (call) {
       if (!fromHonest(call)) return
       if (call.method === 'commit') commit(call)
@@ -174,6 +232,7 @@ export function decisions (world: World, known: Decisions): Invariant {
       else if (call.method === 'request' || call.method === 'extend') {
         const key = `${call.from} ${call.to} ${textOf(call.request, 'key')}`
         if (!firstAsked.has(key)) firstAsked.set(key, world.nowMs)
+        if (!askedAt.has(key)) askedAt.set(key, numberOf(call.request, 'sentMs'))
       }
     },
     answer (host, { method, caller, request, reply, error }) {
@@ -189,7 +248,7 @@ export function decisions (world: World, known: Decisions): Invariant {
         const offerId = method === 'request' ? textOf(reply, 'offerId') : textOf(request, 'offerId')
         const key = `${clusterId}/${offerId}${method === 'extend' ? ` ${host.name}` : ''}`
         const sentMs = firstAsked.get(`${caller.host} ${host.name} ${textOf(request, 'key')}`) ?? world.nowMs
-        if (!known.offered.has(key)) known.offered.set(key, { sentMs, ttlMs: numberOf(reply, 'ttlMs'), heldIds: heldOf([reply]).map(one => one.id).join(' '), gateway: host.name })
+        if (!known.offered.has(key)) known.offered.set(key, { sentMs, askedMs: Math.min(numberOf(request, 'sentMs'), askedAt.get(`${caller.host} ${host.name} ${textOf(request, 'key')}`) ?? Number.POSITIVE_INFINITY), ttlMs: numberOf(reply, 'ttlMs'), heldIds: heldOf([reply]).map(one => one.id).join(' '), gateway: host.name })
       }
     }
   }

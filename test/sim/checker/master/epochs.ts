@@ -4,6 +4,10 @@ import type { Decisions } from './decisions.ts'
 
 const OF_MASTERS = new Set(['commit', 'activate', 'extend', 'keepAlive', 'release', 'request'])
 
+/** Within so long a word that a gateway has for its own host has been taken in. */
+const CALLED_MS = 10_000
+interface Called { atMs: number, peer: string }
+
 /**
  * One master at a time: the anchor host grants an epoch once, to one gateway of its own site, and only
  * when the one before was not heard of; whoever has taken an epoch obeys nobody older, and nobody else.
@@ -17,6 +21,10 @@ export function epochs (world: World, { taken }: Pick<Decisions, 'taken'>): Inva
   const owners = new Map<string, string>()
   /** claims that insisted: one whose answer was lost is asked again, and counts */
   const forced = new Set<string>()
+  /** keep-alives that gateways have answered, by host and cluster */
+  const calls = new Map<string, Called>()
+  /** operators who have insisted, by host and cluster */
+  const insisted = new Set<string>()
   const takenAtArrival = new Map<string, number>()
   const holderNow = (cluster: ClusterModel): { epoch: number, peer: string } => {
     const epoch = Math.max(0, ...cluster.holders.keys())
@@ -35,7 +43,16 @@ export function epochs (world: World, { taken }: Pick<Decisions, 'taken'>): Inva
     if (!isAnchor(host, cluster)) fail('this host has no lease of the frontend')
     const since = world.nowMs - (heard.get(`${host.name} ${clusterId}`) ?? Number.NEGATIVE_INFINITY)
     if (holder === undefined && now.peer !== peerId && !forced.has(`${host.name} ${clusterId} ${epoch} ${peerId}`) && since < masterlessMs * (1 - clockRate) - clockGrainMs) fail(`its master ${now.peer} was heard of ${Math.round(since / 1000)} s ago`)
+    // A gateway that has the frontend itself tells it at once; to other hosts words may get lost.
+    const called = lastCall(host, clusterId)
+    if (holder === undefined && now.peer !== peerId && called?.peer === now.peer && !forced.has(`${host.name} ${clusterId} ${epoch} ${peerId}`) && world.nowMs - called.atMs < masterlessMs * (1 - clockRate) - CALLED_MS) fail(`its master ${now.peer} called this very gateway ${Math.round((world.nowMs - called.atMs) / 1000)} s ago`)
     cluster.holders.set(epoch, peerId)
+  }
+
+  /** The last keep-alive that was answered here, unless anything was wrong with the host since. */
+  function lastCall (host: HostModel, clusterId: string): Called | null {
+    const last = calls.get(`${host.name} ${clusterId}`)
+    return last === undefined || host.readySinceMs > last.atMs - CALLED_MS || host.jumpedMs > last.atMs - CALLED_MS ? null : last
   }
 
   const isAnchor = (host: HostModel, cluster: ClusterModel): boolean => {
@@ -45,8 +62,12 @@ export function epochs (world: World, { taken }: Pick<Decisions, 'taken'>): Inva
 
   return {
     name: NAME,
+    operator ({ host, action, clusterId }) {
+      if (action === 'force-adopt') insisted.add(`${host} ${clusterId}`)
+    },
     arrive (host, { id, copy, call }) {
-      if (call.method === 'claim' && field(call.request, 'force') === true) forced.add(`${host.name} ${textOf(call.request, 'clusterId')} ${numberOf(call.request, 'epoch')} ${call.caller.peerId}`)
+      // An operator alone may insist.
+      if (call.method === 'claim' && field(call.request, 'force') === true && insisted.has(`${call.from} ${textOf(call.request, 'clusterId')}`)) forced.add(`${host.name} ${textOf(call.request, 'clusterId')} ${numberOf(call.request, 'epoch')} ${call.caller.peerId}`)
       if (OF_MASTERS.has(call.method)) takenAtArrival.set(`${id}/${copy}`, taken.get(`${host.name} ${textOf(call.request, 'clusterId')}`) ?? 0)
     },
     answer (host, { id, copy, method, request, reply, error, caller }, arrival) {
@@ -64,6 +85,7 @@ export function epochs (world: World, { taken }: Pick<Decisions, 'taken'>): Inva
         if (epoch > 1 && world.hosts.get(caller.host)?.malicious === false && numberOf(reply, 'epoch') === epoch && cluster.creator !== '' && holder === undefined) violated(world, NAME, host.name, `epoch ${epoch} of cluster ${clusterId.slice(0, 8)} was taken, which no anchor has granted`)
         return
       }
+      if (method === 'keepAlive' && (textOf(reply, 'state') === 'active' || textOf(reply, 'state') === 'committed')) calls.set(`${host.name} ${clusterId}`, { atMs: world.nowMs, peer: caller.peerId })
       if (!OF_MASTERS.has(method)) return
       const at = `${host.name} ${clusterId}`
       const epoch = numberOf(request, 'epoch')
@@ -85,7 +107,7 @@ export function epochs (world: World, { taken }: Pick<Decisions, 'taken'>): Inva
       if ((taken.get(at) ?? 0) < epoch && holder === caller.peerId) taken.set(at, epoch)
     },
     diskLost ({ host }) {
-      for (const map of [taken, owners, heard] as Array<Map<string, unknown>>) for (const key of [...map.keys()]) if (key.startsWith(`${host} `)) map.delete(key)
+      for (const map of [taken, owners, heard, calls] as Array<Map<string, unknown>>) for (const key of [...map.keys()]) if (key.startsWith(`${host} `)) map.delete(key)
     }
   }
 }

@@ -104,6 +104,7 @@ export function offers (world: World, known: Decisions): Invariant {
       const { method, request: asked, reply } = answer
       const clusterId = textOf(asked, 'clusterId')
       if (method === 'request') request(host, answer, arrival)
+      else if (method === 'extend') longer(host, clusterId, textOf(asked, 'offerId'), numberOf(asked, 'endMs'))
       else if (method === 'commit') {
         const receipts = new Map(listOf(reply, 'receipts').map(receipt => [textOf(receipt, 'leaseId'), numberOf(receipt, 'token')]))
         extended(host, clusterId, textOf(asked, 'offerId'))
@@ -117,6 +118,16 @@ export function offers (world: World, known: Decisions): Invariant {
           }
         }
       } else if (method === 'release' && textOf(asked, 'offerId') === '' && listOf(asked, 'leaseIds').length === 0) released(host, clusterId, answer)
+    }
+  }
+
+  /** A later end is offered when every host that has a part of the cluster here holds it. */
+  function longer (host: HostModel, clusterId: string, offerId: string, endMs: number): void {
+    for (const lease of world.clusters.get(clusterId)?.leases ?? []) {
+      if (known.offered.get(`${clusterId}/${lease.facts.offerId}`)?.gateway !== host.name || !lease.there || lease.lost || lease.releasedMs > 0) continue
+      if ((lease.facts.state !== 'active' && lease.facts.state !== 'committed') || lease.facts.endMs >= endMs) continue
+      const extension = lease.host.extensions.get(`${clusterId}/${offerId}`)
+      if (extension?.leases.some(one => one.id === lease.id) !== true) violated(world, NAME, host.name, `the later end ${offerId} was offered, and ${lease.host.name} does not hold it for ${leaseText(lease.facts)}`)
     }
   }
 

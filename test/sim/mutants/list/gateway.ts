@@ -1,0 +1,80 @@
+import type { Mutant } from '../mutant.ts'
+
+/** More bugs in gateways: what they answer before it is so, and what they forget. */
+export const gatewayMutants: readonly Mutant[] = [
+  {
+    name: 'hosts-before-gateway', file: 'protocol/core/gateway/settle.ts',
+    find: 'then: calls.filter(call => call.peer !== gateway.peer) }, [entry.askId], calls.filter(call => call.peer === gateway.peer))', replace: 'then: [] }, [entry.askId], calls)',
+    why: 'a host plugs in an id whose lease at the gateway is not active'
+  },
+  {
+    name: 'activation-answered-half-way', file: 'protocol/core/gateway/settle.ts',
+    find: '  if (then.length > 0) {\n    turn.start', replace: '  if (then.length > 999) {\n    turn.start',
+    why: 'a gateway says that all hosts run when it alone does'
+  },
+  {
+    name: 'activation-by-some', file: 'protocol/core/gateway/settle.ts',
+    find: '  const error = failuresOf(job)[0]?.error\n  if (error !== undefined) {\n    turn.refuse(job.askers, error)\n    return\n  }\n  const { growth', replace: '  const error = failuresOf(job)[0]?.error\n  if (error !== undefined && failuresOf(job).length === job.results.length) {\n    turn.refuse(job.askers, error)\n    return\n  }\n  const { growth',
+    why: 'a gateway says that its hosts have activated when some have'
+  },
+  {
+    name: 'extension-offered-by-some', file: 'protocol/core/gateway/settle.ts',
+    find: "  const error = failuresOf(job)[0]?.error\n  if (error !== undefined) {\n    const next = turn.amend(record, 'refuse')", replace: "  const error = failuresOf(job).length < job.results.length ? undefined : failuresOf(job)[0]?.error\n  if (error !== undefined) {\n    const next = turn.amend(record, 'refuse')",
+    why: 'a gateway offers a later end that not all its hosts hold'
+  },
+  {
+    name: 'extension-of-gateway-only', file: 'protocol/core/gateway/settle.ts',
+    find: 'hostsOf(parts).map(({ host, peer }): HostCall => ({\n    host,\n    peer,\n    ask: {\n      method: \'hostExtend\'', replace: 'hostsOf(parts).slice(0, 1).map(({ host, peer }): HostCall => ({\n    host,\n    peer,\n    ask: {\n      method: \'hostExtend\'',
+    why: 'a gateway asks one of its hosts for a later end, not all'
+  },
+  {
+    name: 'request-key-answers-anything', file: 'protocol/core/gateway/place.ts',
+    find: '  if (known.digest !== requestDigest(request)) throw', replace: '  if (known.digest === \'\') throw',
+    why: 'another request under the same key gets the offer of the first'
+  },
+  {
+    name: 'offer-without-quota', file: 'protocol/core/gateway/place.ts',
+    find: 'resources: { ...borrowed, bandwidthMbit', replace: 'resources: { ...borrowed, vcpus: Math.max(0, borrowed.vcpus - 1), bandwidthMbit',
+    why: 'a site borrows a little more than is counted'
+  },
+  {
+    name: 'cordon-ignored', file: 'agent/lessor/lessor.ts',
+    find: '      if (!ledger.state().replays.has(request.key)) deps.cordon?.check()\n', replace: '',
+    why: 'a cordoned host takes new leases'
+  },
+  {
+    name: 'gateway-lets-go-first', file: 'protocol/core/gateway/release.ts',
+    find: 'binding && peer === record.offer.gateway.peer', replace: 'binding && peer === \'\'',
+    why: 'a segment id is free before the hosts of the site have let go of it'
+  },
+  {
+    name: 'keep-alive-not-passed-on', file: 'protocol/core/gateway/keep.ts',
+    find: 'hostsOf(allHeld(record)).filter(one => !busy.has(one.peer))', replace: 'hostsOf(allHeld(record)).filter(one => busy.has(one.peer))',
+    why: 'hosts do not hear of a master that calls their gateway'
+  },
+  {
+    name: 'probe-forgets-what-runs', file: 'protocol/core/gateway/keep.ts',
+    find: 'states.every(({ leaseState, objects }) => RANK[leaseState] === undefined && objects.length === 0)', replace: 'states.some(({ leaseState, objects }) => RANK[leaseState] === undefined && objects.length === 0)',
+    why: 'a gateway forgets a cluster of which one host has nothing more'
+  },
+  {
+    name: 'vacated-without-look', file: 'agent/lessor/removal.ts',
+    find: '    await reconciler().look()\n', replace: '',
+    why: 'what was seen some time ago is taken for what is there'
+  },
+  {
+    name: 'release-does-not-wait', file: 'agent/lessor/lessor.ts',
+    find: '      if (ran || objects.left(clusterId).length > 0) await removal.finished(clusterId)\n', replace: '',
+    why: 'a release is confirmed while its nodes run'
+  },
+  {
+    name: 'release-waits-without-document', file: 'agent/lessor/lessor.ts',
+    find: 'if (ran || objects.left(clusterId).length > 0) await', replace: 'if (ended > 0 && ran) await',
+    why: 'a release that is repeated is confirmed while the first one still stops nodes'
+  },
+  {
+    name: 'claim-by-anybody', file: 'protocol/core/lease/epoch.ts',
+    find: 'if (!force && known !== undefined && known.holder !== holder && silentMs', replace: 'if (!force && known !== undefined && known.holder === holder && silentMs',
+    why: 'a cluster is taken over at any time'
+  }
+]
