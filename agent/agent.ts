@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto'
-import { readFileSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -11,15 +10,15 @@ import { certificateOf } from './api/host.ts'
 import { createLeaseView } from './api/leases.ts'
 import { metricsOf } from './api/figures.ts'
 import { addAgentRoutes } from './api/routes.ts'
-import { createDetails } from './details.ts'
 import { createCordon, createHostCordon, type Cordon } from './cordon.ts'
 import { createDirectory, type Directory } from './directory.ts'
 import { createEventLog, type EventLog } from './events.ts'
-import { createFakeDrivers, createRealDrivers, type HostDrivers } from './drivers/registry.ts'
+import { kindsOf } from './drivers/registry.ts'
 import { tunnelAddressFor } from './drivers/network/address.ts'
 import { createGateway, type Gateway } from './gateway/gateway.ts'
 import { createInventory, type HostInventory } from './inventory/inventory.ts'
-import { openFence } from './helper/fence-store.ts'
+import { createHelperClient } from './helper/client/client.ts'
+import { createRemoteHost } from './helper/client/remote.ts'
 import { createLessor, type Lessor } from './lessor/lessor.ts'
 import { createBuilder, type Builder } from './master/build.ts'
 import { createCopies, type Copy } from './master/copies.ts'
@@ -30,7 +29,7 @@ import { openMembership } from './membership.ts'
 import { createPolicy, type Policy } from './policy/policy.ts'
 import { createReconciler, type Reconciler } from './reconciler.ts'
 import { createNotifier } from './services/notify.ts'
-import { createServices } from './services/select.ts'
+import { bootId } from './services/proc.ts'
 import { loadIdentity } from './site/identity.ts'
 import { createSiteIssuer, type SiteIssuer } from './site/issuer.ts'
 import { callerOf, callPeerOf, logFor, serveAgent } from './serve.ts'
@@ -54,8 +53,6 @@ const TICK_MS = 1_000
 const GATEWAY_TICK_MS = 5_000
 const COPIES_TICK_MS = 60_000
 
-const bootId = (): string => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
-
 /**
  * Everything of one host, wired: store and ledger first, then drivers, mesh, API, and the loops.
  * A disk that fails later does not end it: it refuses what it cannot write, and goes on when it can.
@@ -78,13 +75,14 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   const ledgerNow = (): number => ledger.now()
   const epoch = await ledger.nextEpoch()
   const events = createEventLog(now)
-  const fence = await openFence({ store, now: ledgerNow })
 
-  const host: HostDrivers = config.drivers === 'fake' ? createFakeDrivers(config) : createRealDrivers(config, createServices({ dir: join(config.runDir, 'services') }))
-  await refuseLostLedger(store, config.stateDir, host.drivers)
-  const details = createDetails(host.details, monotonic)
+  // what needs privileges is done by another process; it may come and go while this one runs
+  const helper = createHelperClient({ socketPath: config.helper.socket, ledgerMs: ledgerNow, log })
+  const host = createRemoteHost(helper, kindsOf(config))
+  await refuseLostLedger(store, config.stateDir, host.observers, () => helper.ready(new AbortController().signal))
+  const { details, fence } = host
   const reconciler: Reconciler = createReconciler({
-    drivers: host.drivers, desired: () => lessor.desired(), leaveAlone: () => lessor.undecided(), log, monotonic, fence: { fence, tenancy: () => lessor.tenancy() },
+    drivers: host.observers, hands: host.hands, desired: () => lessor.desired(), leaveAlone: () => lessor.undecided(), log, monotonic, fence: { fence, tenancy: () => lessor.tenancy() },
     onChange: o => { events.add('object', `${o.kind} ${o.name}: ${o.state}${o.error === '' ? '' : ` (${o.error})`}`) }
   })
   const gatewayTruth: GatewayTruth = {
@@ -139,7 +137,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     const b = createBuilder({ stateDir: config.stateDir, imageStore: config.imageStore, site: config.site, peerId: mesh.peerId, realImages })
     const m = createMaster({
       site: config.site, peer: mesh.peerId, call, sites: () => directory.knownSites(), store, events, log, now: ledgerNow, monotonic, newId: randomUUID,
-      builder: b, probe: realImages ? createProbe(log) : noProbe, truth: gatewayTruth, copies,
+      builder: b, probe: realImages ? createProbe((vni, address, size) => helper.call('segment-ping', { vni, address, ...(size === undefined ? {} : { size }) }), log) : noProbe, truth: gatewayTruth, copies,
       heardMs: id => Math.max(ledger.heardMs(id) ?? 0, gateway?.heardMs(id) ?? 0) || null,
       jitterMs: () => Math.random() * MASTERLESS_MS / 4
     })
@@ -148,7 +146,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
 
   serveAgent(mesh, { lessor, gateway, copies, cordon, site: config.site, callerOf: ctx => callerOf(ctx), sites: () => directory.siteAds() })
   const problems: string[] = []
-  const view = makeView({ config, mesh, directory, ledger, reconciler, events, gateway, builder, epoch, total, started, issuer, cordon, problems: () => [...unkept(ledger), ...membership.problems(), ...issuer.problems(), ...shutOut(mesh), ...problems] })
+  const view = makeView({ config, mesh, directory, ledger, reconciler, events, gateway, builder, epoch, total, started, issuer, cordon, problems: () => [...helpless(helper.problem()), ...unkept(ledger), ...membership.problems(), ...issuer.problems(), ...shutOut(mesh), ...problems] })
   const api = await createApi({ title: 'Musubi agent', description: `agent of host ${config.name} at site ${config.site}`, logger: log })
   const gateways = (): string[] => directory.siteHosts().filter(h => h.roles.includes('gateway')).map(h => h.host)
   addAgentRoutes(api, {
@@ -168,23 +166,25 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   const notifier = createNotifier()
   await notifier.ready(`${config.roles.join(',')} of ${config.site}`)
   log.info({ peerId: mesh.peerId, epoch, roles: config.roles, addresses: mesh.addresses(), ms: Math.round(performance.now() - started) }, 'agent is up')
+  const stopHelper = helper.onConnect(() => {
+    reconciler.trigger()
+    void probeDrivers()
+  })
   void probeDrivers()
   const stopInventory = readInventory()
 
   async function probeDrivers (): Promise<void> {
-    for (const driver of Object.values(host.drivers)) {
-      try {
-        for (const p of await driver.probe(AbortSignal.timeout(60_000))) problems.push(`${driver.kind}: ${p}`)
-      } catch (error) {
-        problems.push(`${driver.kind}: ${describeError(error)}`)
-      }
-    }
-    for (const problem of problems) log.warn({ problem }, 'this host lacks something')
+    // without the helper that is the problem, and told as such
+    const found = await helper.call('probe', {}).catch(() => null)
+    if (found === null) return
+    const before = new Set(problems)
+    problems.splice(0, problems.length, ...found.map(({ kind, problem }) => `${kind}: ${problem}`))
+    for (const problem of problems) if (!before.has(problem)) log.warn({ problem }, 'this host lacks something')
   }
 
   /** What the machine has: read beside the rest, as some tools take their time. */
   function readInventory (): () => void {
-    const inventory = createInventory({ stateDir: join(config.stateDir, 'compute'), ...(config.accelerator === undefined ? {} : { accelerator: config.accelerator }) })
+    const inventory = createInventory({ privileged: signal => helper.call('inventory', {}, { signal }), ...(config.accelerator === undefined ? {} : { accelerator: config.accelerator }) })
     const take = (read: HostInventory): void => { found = read; directory.changed() }
     inventory.read(AbortSignal.timeout(60_000)).then(take, (error: unknown) => { log.warn({ error: describeError(error) }, 'cannot read what this host has') })
     return inventory.watch(undefined, take)
@@ -246,12 +246,14 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
       await gateway?.close()
       await reconciler.stop()
       stopInventory()
+      stopHelper()
       policy?.stop()
       await issuer.stop()
       await directory.leave()
       await membership.stop()
       directory.stop()
       await mesh.close()
+      helper.close()
       await ledger.close()
       await store.close()
     }
@@ -267,6 +269,9 @@ function isGatewayBy (trust: Trust, peer: string, site: string, name: string, cl
     return false
   }
 }
+
+/** Told when nothing can be made or removed here. */
+const helpless = (why: string | null): string[] => why === null ? [] : [`nothing is changed on this host: ${why}`]
 
 /** Told when this host can promise nothing. */
 function unkept (ledger: Ledger): string[] {

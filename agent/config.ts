@@ -31,7 +31,7 @@ const AgentConfigSchema = Type.Object({
   /** where this host's tunnels, in-site VXLAN and iSCSI portal end */
   underlayAddress: Type.String({ format: 'ipv4' }),
   tunnelPort: Type.Integer({ minimum: 1, maximum: 65535, default: 51820 }),
-  imageStore: Type.String({ default: '/var/lib/musubi/images', pattern: '^/' }),
+  imageStore: Type.String({ default: '/var/lib/musubi-images', pattern: '^/' }),
   /** what this host lends; read from the system when absent */
   capacity: Type.Optional(Type.Object({
     vcpus: Type.Integer({ minimum: 0, maximum: 65536 }),
@@ -44,6 +44,15 @@ const AgentConfigSchema = Type.Object({
   }, { additionalProperties: false })),
   accelerator: Type.Optional(Type.Union([Type.Literal('kvm'), Type.Literal('tcg')])),
   drivers: Type.Union([Type.Literal('real'), Type.Literal('fake')], { default: 'real' }),
+  /** the process that holds the privileges, see agent/helper */
+  helper: Type.Object({
+    /** where the agent finds it; logs and records of services lie beside it */
+    socket: Type.String({ default: '/run/musubi-helper/helper.sock', pattern: '^/.*/' }),
+    /** what drivers keep: volumes, the tunnel's key, records */
+    stateDir: Type.String({ default: '/var/lib/musubi-helper', pattern: '^/' }),
+    /** whom it obeys: name or number of the user that the agent runs as */
+    agentUser: Type.Union([Type.String({ pattern: '^([a-z_][a-z0-9_-]{0,31}|[0-9]{1,10})$' }), Type.Integer({ minimum: 0, maximum: 0xffff_fffe })], { default: 'musubi' })
+  }, { additionalProperties: false, default: {} }),
   logLevel: LogLevel
 }, { additionalProperties: false })
 
@@ -64,7 +73,8 @@ export async function hostCapacity (config: AgentConfig): Promise<Resources> {
   if (config.capacity !== undefined) {
     return { vcpus: config.capacity.vcpus, memoryMib: config.capacity.memoryMiB, diskMib: config.capacity.diskMiB, volumes: DEFAULT_VOLUMES, bandwidthMbit: 0 }
   }
-  const disk = await statfs(config.stateDir)
+  // volumes lie with the helper, on a disk of their own perhaps; before its first start there is no such folder
+  const disk = await statfs(config.helper.stateDir).catch(() => statfs(config.stateDir))
   return {
     vcpus: cpus().length,
     memoryMib: Math.max(0, Math.floor(totalmem() / 2 ** 20) - 2048),

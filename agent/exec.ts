@@ -1,4 +1,8 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import type { Socket } from 'node:net'
 import { execa } from 'execa'
+import { programPath } from './programs.ts'
 import { COMMAND_MAX_OUTPUT_BYTES, COMMAND_TIMEOUT_MS } from '../protocol/core/limits.ts'
 import { MusubiError } from '../protocol/core/errors.ts'
 
@@ -33,14 +37,32 @@ export interface RunOptions {
 export interface RunResult { stdout: string, stderr: string, exitCode: number }
 
 /**
- * The only door to child processes: argv arrays, never a shell; `LC_ALL=C`; time-out (default 30 s)
- * and output cap (8 MiB) always on.
+ * What is really started: programs by the path that `programs.ts` gives for their names, in a named
+ * network namespace where one is wanted.
  *
- * @throws CommandError when the program is missing, exits with another code, or runs out of time
+ * @throws MusubiError PROGRAM_REFUSED; CommandError when the program is not installed
+ */
+export function resolvedArgv (argv: readonly string[], netns?: string): string[] {
+  const [file = '', ...args] = argv
+  const path = (name: string): string => {
+    const found = programPath(name)
+    if (found === null) throw new CommandError(argv, undefined, '', 'is not installed')
+    return found
+  }
+  return netns === undefined ? [path(file), ...args] : [path('ip'), 'netns', 'exec', netns, path(file), ...args]
+}
+
+/**
+ * The only door to child processes: argv arrays, never a shell; `LC_ALL=C`; time-out (default 30 s)
+ * and output cap (8 MiB) always on; in the helper only programs of its list.
+ *
+ * @throws CommandError when the program is missing, exits with another code, or runs out of time;
+ * MusubiError PROGRAM_REFUSED
  */
 export async function run (file: string, args: readonly string[], options: RunOptions = {}): Promise<RunResult> {
   const argv = options.netns === undefined ? [file, ...args] : ['ip', 'netns', 'exec', options.netns, file, ...args]
-  const result = await execa(argv[0] ?? file, argv.slice(1), {
+  const [program = file, ...rest] = resolvedArgv([file, ...args], options.netns)
+  const result = await execa(program, rest, {
     reject: false,
     timeout: options.timeoutMs ?? COMMAND_TIMEOUT_MS,
     maxBuffer: COMMAND_MAX_OUTPUT_BYTES,
@@ -72,5 +94,31 @@ export async function runJson (file: string, args: readonly string[], options: R
     return JSON.parse(stdout) as unknown
   } catch {
     throw new CommandError([file, ...args], 0, stdout.slice(0, 200), 'printed no JSON')
+  }
+}
+
+/**
+ * Runs a short program that has a connected socket as its descriptor 3, and nothing else. Not as its
+ * standard input: those of children are set to blocking, for this process as well.
+ *
+ * @returns its standard output
+ * @throws CommandError
+ */
+export async function runWithSocket (file: string, args: readonly string[], socket: Socket, timeoutMs: number): Promise<string> {
+  const argv = [file, ...args]
+  const [program = file, ...rest] = resolvedArgv(argv)
+  const child = spawn(program, rest, { stdio: ['ignore', 'pipe', 'ignore', socket], env: { LC_ALL: 'C' }, cwd: '/', timeout: timeoutMs, killSignal: 'SIGKILL' })
+  let stdout = ''
+  child.stdout?.setEncoding('utf8').on('data', (text: string) => {
+    stdout += text
+    if (stdout.length > COMMAND_MAX_OUTPUT_BYTES) child.kill('SIGKILL')
+  })
+  try {
+    const [code, signal] = await once(child, 'close') as [number | null, string | null]
+    if (code === 0) return stdout
+    throw new CommandError(argv, code ?? undefined, '', code === null ? `ended by ${signal ?? 'an unknown cause'}` : `exit code ${code}`)
+  } catch (error) {
+    if (error instanceof CommandError) throw error
+    throw new CommandError(argv, undefined, '', error instanceof Error ? error.message : String(error))
   }
 }

@@ -1,6 +1,6 @@
 import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { DriverSet } from './reconciler.ts'
+import type { Observers } from './reconciler.ts'
 import { describeError, MusubiError } from '../protocol/core/errors.ts'
 import { END_GUARD_MS, ID_QUARANTINE_MS } from '../protocol/core/lease/lease.ts'
 import { MAX_TERM_MS } from '../protocol/core/limits.ts'
@@ -46,18 +46,22 @@ export async function quarantineAfterLoss (store: Store, stateDir: string, nowMs
  * agent refuses until the operator has declared the loss (lease-protocol.md, Authorities).
  *
  * @param store the one that holds the ledger; it remembers that the check was passed once
+ * @param ready resolves when the drivers can be asked: what cannot be seen must not count as absent
  * @throws MusubiError LEDGER_LOST naming what runs
  */
-export async function refuseLostLedger (store: Store, stateDir: string, drivers: DriverSet): Promise<void> {
+export async function refuseLostLedger (store: Store, stateDir: string, drivers: Observers, ready: () => Promise<unknown> = () => Promise.resolve()): Promise<void> {
   if (await store.get<boolean>(IN_USE) !== true) {
-    if (await declaredMs(stateDir) === null) await refuseIfInUse(stateDir, drivers)
+    if (await declaredMs(stateDir) === null) {
+      await ready()
+      await refuseIfInUse(stateDir, drivers)
+    }
     await store.put(IN_USE, true, { sync: true })
   }
   // Also one that was not needed: it must not stand for a loss that is still to come.
   await rm(markerOf(stateDir), { force: true })
 }
 
-async function refuseIfInUse (stateDir: string, drivers: DriverSet): Promise<void> {
+async function refuseIfInUse (stateDir: string, drivers: Observers): Promise<void> {
   const found: string[] = []
   for (const driver of Object.values(drivers)) {
     try {

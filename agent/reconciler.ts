@@ -3,6 +3,7 @@ import type { Driver, ObservedObject } from './drivers/driver.ts'
 import type { DesiredObject, ObjectKind } from '../protocol/core/desired.ts'
 import { KIND_ORDER } from '../protocol/core/desired.ts'
 import { createBackoff } from './backoff.ts'
+import { createHands, type Hands } from './helper/hands.ts'
 import { createPermits, isRefusal, type Permits, type Tenancy } from './helper/permits.ts'
 import type { Fence } from './helper/fence-store.ts'
 import { clusterOf, conflicts, diff, type Action } from './diff.ts'
@@ -11,6 +12,8 @@ import { RECONCILE_INTERVAL_MS, RECONCILE_RETRY_MS } from '../protocol/core/limi
 
 /** Drivers by kind; a host has only those of its roles. */
 export type DriverSet = { [K in ObjectKind]?: Driver<K> }
+/** Who can tell what is there; acting is another's. */
+export type Observers = { [K in ObjectKind]?: Pick<Driver<K>, 'kind' | 'observe'> }
 
 export interface ObjectState {
   kind: ObjectKind
@@ -20,8 +23,7 @@ export interface ObjectState {
   detail: Record<string, unknown>
 }
 
-export interface ReconcilerOptions {
-  drivers: DriverSet
+interface Wishes {
   /** what this host must run now; asked at every pass */
   desired: () => DesiredObject[] | Promise<DesiredObject[]>
   log: Logger
@@ -33,6 +35,9 @@ export interface ReconcilerOptions {
   /** has the last word on every action, and what the ledger says at the moment of `desired`; absent: nothing is fenced */
   fence?: { fence: Fence, tenancy: () => Tenancy }
 }
+
+/** With the drivers of this process, or with those of another one, which acts for it. */
+export type ReconcilerOptions = Wishes & ({ drivers: DriverSet, hands?: undefined } | { drivers: Observers, hands: Pick<Hands, 'apply' | 'remove'> })
 
 export interface Reconciler {
   /** Asks for a pass soon; many calls make one pass. */
@@ -91,6 +96,7 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
   const lookers: Array<() => void> = []
   const backoff = createBackoff(options.monotonic ?? (() => performance.now()))
   const permits: Permits | null = options.fence === undefined ? null : createPermits(options.fence.fence)
+  const hands = options.hands ?? createHands({ drivers: options.drivers, fence: options.fence?.fence ?? null })
   const { promise: looked, resolve: resolveLooked } = Promise.withResolvers<undefined>()
 
   const key = (kind: string, name: string): string => `${kind}/${name}`
@@ -128,8 +134,7 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
   }
 
   async function attempt (action: Action): Promise<boolean> {
-    const driver = drivers[action.kind] as Driver | undefined
-    if (driver === undefined) {
+    if (drivers[action.kind] === undefined) {
       note(action.kind, action.name, 'failed', `this host has no driver for a ${action.kind}`, {})
       return false
     }
@@ -139,10 +144,8 @@ export function createReconciler (options: ReconcilerOptions): Reconciler {
       const before = known.get(key(action.kind, action.name))
       // What fails again and again is news once, not at every try.
       if (before?.state !== 'failed') note(action.kind, action.name, action.op === 'apply' ? 'pending' : 'removing', before?.error ?? '', {})
-      await permits?.ask(action)
-      permits?.still(action)
-      if (action.op === 'apply') await driver.apply(action.name, action.spec, signal)
-      else await driver.remove(action.name, signal)
+      if (action.op === 'apply') await hands.apply(action, permits?.claimFor(action) ?? null, signal)
+      else await hands.remove(action, permits?.orderFor(action) ?? null, signal)
       log.info({ op: action.op, kind: action.kind, object: action.name, why: action.why, ms: Math.round(performance.now() - started) }, 'reconciled')
       return true
     } catch (error) {

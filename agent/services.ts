@@ -9,6 +9,11 @@ export interface ServiceSpec {
   netns?: string
   env?: Record<string, string>
   cwd?: string
+  /**
+   * Keeps something of the data plane alive that ends without it, so it is started again at once when
+   * it fails, also while agent and helper are down: by systemd, where that runs; else the next pass does it.
+   */
+  keeper?: boolean
 }
 
 export interface ServiceStatus {

@@ -1,7 +1,7 @@
 import { Command } from 'commander'
 import { addClusterCommands } from './commands/cluster.ts'
 import { addCoordinatorCommands } from './commands/coordinator.ts'
-import { addDaemonCommands } from './commands/daemons.ts'
+import { addDaemonCommands, addOwnedCommands } from './commands/daemons.ts'
 import { addHostCommands } from './commands/host.ts'
 import { addLeaseCommands } from './commands/lease.ts'
 import { addSiteCommands } from './commands/site.ts'
@@ -21,7 +21,7 @@ const CANNOT_WORK = new Set([
 function exitCodeOf (error: unknown): number {
   if (!(error instanceof MusubiError)) return 1
   if (CANNOT_WORK.has(error.code)) return 2
-  if (error.code === 'UNREACHABLE') return 4
+  if (error.code === 'UNREACHABLE' || error.code === 'HELPER_UNREACHABLE') return 4
   return 1
 }
 
@@ -49,7 +49,7 @@ Examples:
 Exit codes: 0 done, 1 refused or failed, 2 bad usage or input, 3 doctor or fsck found something, 4 nobody answered`)
   addDaemonCommands(program)
   addSiteCommands(program)
-  addHostCommands(program)
+  addOwnedCommands(addHostCommands(program))
   addCoordinatorCommands(program)
   addClusterCommands(program)
   addLeaseCommands(program)

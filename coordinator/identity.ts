@@ -2,7 +2,7 @@ import { access } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { CoordinatorConfig } from './config.ts'
 import { ConflictError, InvalidInputError, MusubiError } from '../protocol/core/errors.ts'
-import { loadOrCreateKey, peerIdOf, type NodeKey } from '../protocol/mesh/identity.ts'
+import { keyFile, loadOrCreateKey, peerIdOf, type NodeKey } from '../protocol/mesh/identity.ts'
 import { issue, readMember, renewAtMs, type Chain, type Member } from '../protocol/mesh/trust/certificate.ts'
 import { readCredentials, writeCredentials, type Credentials } from '../protocol/mesh/trust/credentials.ts'
 
@@ -10,7 +10,7 @@ import { readCredentials, writeCredentials, type Credentials } from '../protocol
 export interface IdentityFiles { readonly coordinatorKey: string, readonly nodeKey: string, readonly credentials: string }
 
 export const identityFiles = (stateDir: string): IdentityFiles => ({
-  coordinatorKey: join(stateDir, 'coordinator.key'), nodeKey: join(stateDir, 'key'), credentials: join(stateDir, 'credentials.json')
+  coordinatorKey: keyFile('musubi-coordinator.key', join(stateDir, 'coordinator.key')), nodeKey: join(stateDir, 'key'), credentials: join(stateDir, 'credentials.json')
 })
 
 /** What a coordinator is. */

@@ -27,6 +27,10 @@ export const COORDINATOR_CONFIG = '/etc/musubi/coordinator.yaml'
 export const STATE_DIR = '/var/lib/musubi'
 export const KEY_FILE = `${STATE_DIR}/key`
 export const AGENT_SOCKET = '/run/musubi/agent.sock'
+export const HELPER_STATE_DIR = '/var/lib/musubi-helper'
+export const HELPER_SOCKET = '/run/musubi-helper/helper.sock'
+/** What agents have compiled, shared by those of a machine. */
+export const AGENT_CACHE_DIR = '/var/cache/musubi-agent'
 export const COORDINATOR_SOCKET = '/run/musubi-coordinator/coordinator.sock'
 export const COORDINATOR_HTTP_PORT = 4180
 export const MESH_PORT = 4100
@@ -80,6 +84,7 @@ export function agentYaml (host: PlacedHost, settings: AgentSettings): string {
     roles: [...host.roles],
     stateDir: STATE_DIR,
     runDir: '/run/musubi',
+    helper: { socket: HELPER_SOCKET, stateDir: HELPER_STATE_DIR, agentUser: 'musubi' },
     listen: [multiaddr(host.address)],
     underlayAddress: host.address,
     imageStore: settings.imageStore,

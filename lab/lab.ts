@@ -1,18 +1,18 @@
 import { existsSync } from 'node:fs'
-import { mkdir, realpath, writeFile } from 'node:fs/promises'
+import { chown, mkdir, realpath, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { CommandError, type RunOptions, type RunResult } from '../agent/exec.ts'
 import { describeError, InvalidInputError, MusubiError } from '../protocol/core/errors.ts'
 import { loadOrCreateKey, peerIdOf } from '../protocol/mesh/identity.ts'
 import {
-  AGENT_CONFIG, AGENT_SOCKET, agentYaml, COORDINATOR_CONFIG, COORDINATOR_HTTP_PORT, COORDINATOR_NAME, COORDINATOR_SOCKET, coordinatorYaml,
-  DEFAULT_IMAGE_STORE, KEY_FILE, placeHosts, type LabSiteSpec, type PlacedHost
+  AGENT_CACHE_DIR, AGENT_CONFIG, AGENT_SOCKET, agentYaml, COORDINATOR_CONFIG, COORDINATOR_HTTP_PORT, COORDINATOR_NAME, COORDINATOR_SOCKET, coordinatorYaml,
+  DEFAULT_IMAGE_STORE, HELPER_SOCKET, KEY_FILE, placeHosts, type LabSiteSpec, type PlacedHost
 } from './config.ts'
 import { joinHost, joinSite, type Joiner } from './join.ts'
 import { DAEMON_TIMEOUT_MS, daemonProcess, holdDaemon, startDaemon, startLibvirt, waitDaemon, type Daemon } from './daemon.ts'
 import { compareSnapshots, podNamespaces, settled, snapshotMachine, snapshotPod, survivors, ticksNow, type Snapshot } from './leftovers.ts'
 import { prepareLibvirtHost } from './libvirt-host.ts'
-import { startPod, WORK_TREE, type Pod } from './pod.ts'
+import { AGENT_UID, AS_AGENT, startPod, WORK_TREE, type Pod } from './pod.ts'
 import { signalProcess, waitGone, type ProcessRef } from './process.ts'
 import { endLab, makeLabDir, newState, removeLabDir, sweepStaleLabs, writeState, type LabState } from './state.ts'
 import { startWan, underlayAddress, type Wan } from './wan.ts'
@@ -22,6 +22,8 @@ const SETTLE_MS = 10_000
 const SOCKET_PATH_MAX = 107
 /** What QEMU can do takes libvirt seconds to find out; it checks itself whether that still holds. */
 const CAPABILITIES_DIR = join(WORK_TREE, '.cache', 'musubi', 'capabilities')
+/** Agents read the same modules, so they share what they have compiled of them. */
+const COMPILED_DIR = join(WORK_TREE, '.cache', 'musubi', 'agents')
 const CLI = join(WORK_TREE, 'cli', 'main.ts')
 /** What the units start: daemons run in a lab as they do on a host. */
 const LAUNCHER = join(WORK_TREE, 'packaging', 'musubi')
@@ -67,13 +69,19 @@ export interface Lab extends AsyncDisposable {
   log (host: string): string
   /** The running agent of a host (or the coordinator); null between an end and the restart */
   agent (host: string): Promise<ProcessRef | null>
+  /** The running helper of a host; null between an end and the restart */
+  helper (host: string): Promise<ProcessRef | null>
   /** kill -9; the supervisor starts it again unless it is held. @returns false when it did not run */
   killAgent (host: string): Promise<boolean>
+  killHelper (host: string): Promise<boolean>
   /** An agent that ends from now on stays down */
   holdAgent (host: string): Promise<void>
   resumeAgent (host: string): Promise<void>
+  holdHelper (host: string): Promise<void>
+  resumeHelper (host: string): Promise<void>
   /** Waits until the host's API answers */
   waitAgent (host: string, timeoutMs?: number): Promise<void>
+  waitHelper (host: string, timeoutMs?: number): Promise<void>
   /**
    * What is there that was not when the lab was ready, after giving it time to go away; once the
    * lab is stopped: what it left on the machine. Empty means clean
@@ -134,7 +142,7 @@ interface Parts { wan: Wan, coordinator: Pod, hosts: ReadonlyArray<{ host: LabHo
 /** Keys, configuration files, and the state file that says whose folder this is. */
 async function writeFiles (draft: Draft): Promise<Plan> {
   const { dir, placed, options } = draft
-  for (const socket of [`${dir}/${COORDINATOR_NAME}${COORDINATOR_SOCKET}`, ...placed.map(h => `${dir}/${h.name}${AGENT_SOCKET}`)]) {
+  for (const socket of [`${dir}/${COORDINATOR_NAME}${COORDINATOR_SOCKET}`, ...placed.flatMap(h => [`${dir}/${h.name}${AGENT_SOCKET}`, `${dir}/${h.name}${HELPER_SOCKET}`])]) {
     if (Buffer.byteLength(socket) > SOCKET_PATH_MAX) throw new InvalidInputError(`${socket} is too long for a unix socket`, 'use a shorter folder or host name')
   }
   const state = await newState(dir, options.sites.map(site => ({ name: site.name, hosts: site.hosts.map(h => h.name) })), Date.now())
@@ -142,6 +150,8 @@ async function writeFiles (draft: Draft): Promise<Plan> {
 
   const { imageStore: store = DEFAULT_IMAGE_STORE, drivers = 'real', logLevel = 'info' } = options
   await mkdir(store, { recursive: true })
+  await mkdir(COMPILED_DIR, { recursive: true })
+  await chown(COMPILED_DIR, AGENT_UID, AGENT_UID)
   // Without symbolic links: pods see the folder under this very path.
   const imageStore = await realpath(store)
   const keyOf = async (name: string): Promise<string> => peerIdOf(await loadOrCreateKey(join(dir, name, KEY_FILE)))
@@ -177,7 +187,8 @@ async function startPods (plan: Plan): Promise<Parts> {
   }
   const startHost = async (host: NamedHost): Promise<Parts['hosts'][number]> => {
     const libvirt = plan.libvirt(host) ? await prepareLibvirtHost({ dir: join(dir, host.name), name: host.name, capabilitiesDir: CAPABILITIES_DIR }) : null
-    const pod = await record(await startPod({ name: host.name, dir: join(dir, host.name), visible: [plan.imageStore], mounts: libvirt?.mounts ?? [], ...more }))
+    const pod = await record(await startPod({ name: host.name, dir: join(dir, host.name), visible: [plan.imageStore], mounts: [{ source: COMPILED_DIR, target: AGENT_CACHE_DIR }, ...libvirt?.mounts ?? []], ...more }))
+    await mustBeReadable(pod)
     return { host: { ...host, pod }, libvirt: libvirt?.argv ?? null }
   }
   plan.progress({ step: 'wan', detail: `underlay with ${options.rttMs} ms between sites` })
@@ -192,27 +203,42 @@ async function startPods (plan: Plan): Promise<Parts> {
 /** The absolute path of the Node that the work tree brings; the machine's own may be too old. */
 const nodeBinary = async (): Promise<string> => await realpath(join(WORK_TREE, 'node_modules', '.bin', 'node'))
 
-/** libvirtd, agents and the coordinator, each under its supervisor, until all of them answer. */
-async function startDaemons (plan: Plan, parts: Parts): Promise<Map<string, Daemon>> {
+/** Agents have no right to read what is root's alone. @throws MusubiError */
+async function mustBeReadable (pod: Pod): Promise<void> {
+  await pod.exec([...AS_AGENT, 'test', '-r', CLI, '-a', '-x', await nodeBinary()]).catch((error: unknown) => {
+    throw new MusubiError('WORK_TREE_PRIVATE', `agents run as another user, who cannot read ${WORK_TREE}`, { hint: `chmod -R go+rX ${WORK_TREE}`, cause: error })
+  })
+}
+
+/** What runs in a lab: for every host its agent and its helper, and the coordinator. */
+interface Daemons { main: ReadonlyMap<string, Daemon>, helpers: ReadonlyMap<string, Daemon> }
+
+/** libvirtd, agents, helpers and the coordinator, each under its supervisor, until all of them answer. */
+async function startDaemons (plan: Plan, parts: Parts): Promise<Daemons> {
   const { progress, options: { signal } } = plan
   const node = await nodeBinary()
   const daemons = new Map<string, Daemon>()
-  const start = async (name: string, pod: Pod, kind: 'agent' | 'coordinator', config: string, socket: string): Promise<void> => {
-    const daemon = { name, pod, argv: [LAUNCHER, kind, 'run', '--config', config], socket: pod.path(socket), log: join(pod.dir, `${kind}.log`) }
-    daemons.set(name, daemon)
+  const helpers = new Map<string, Daemon>()
+  const start = async (name: string, pod: Pod, kind: Daemon['kind'], config: string, socket: string): Promise<void> => {
+    const daemon: Daemon = {
+      kind, name, pod, argv: [...(kind === 'agent' ? AS_AGENT : []), LAUNCHER, kind, 'run', '--config', config], socket: pod.path(socket), log: join(pod.dir, `${kind}.log`),
+      ...(kind === 'agent' ? { env: { CACHE_DIRECTORY: AGENT_CACHE_DIR } } : {})
+    }
+    const ofKind = kind === 'helper' ? helpers : daemons
+    ofKind.set(name, daemon)
     await startDaemon(daemon, signal)
     progress({ step: 'daemon', host: name, detail: `${kind} answers` })
   }
-  const musubi = (pod: Pod): Joiner => async args => await pod.exec([node, CLI, ...args], { timeoutMs: DAEMON_TIMEOUT_MS, ...(signal === undefined ? {} : { signal }) }).catch((error: unknown) => {
+  const musubi = (pod: Pod, as: readonly string[] = AS_AGENT): Joiner => async args => await pod.exec([...as, node, CLI, ...args], { timeoutMs: DAEMON_TIMEOUT_MS, ...(signal === undefined ? {} : { signal }) }).catch((error: unknown) => {
     if (!(error instanceof CommandError)) throw error
     // its message would show the token
     throw new MusubiError('DAEMON_FAILED', `musubi ${args.slice(0, 2).join(' ')} on ${pod.name} did not come up: ${error.stderr.trim().split('\n').slice(-4).join('\n')}`)
   })
-  const coordinator = musubi(parts.coordinator)
+  const coordinator = musubi(parts.coordinator, [])
   await coordinator(['coordinator', 'init', '--config', COORDINATOR_CONFIG])
   await start(COORDINATOR_NAME, parts.coordinator, 'coordinator', COORDINATOR_CONFIG, COORDINATOR_SOCKET)
   const startHost = async ({ host, libvirt }: Parts['hosts'][number], joined: () => Promise<void>): Promise<void> => {
-    await allOf([joined(), libvirt === null ? Promise.resolve() : startLibvirt(host.pod, libvirt, signal)])
+    await allOf([joined(), start(host.name, host.pod, 'helper', AGENT_CONFIG, HELPER_SOCKET), libvirt === null ? Promise.resolve() : startLibvirt(host.pod, libvirt, signal)])
     if (libvirt !== null) progress({ step: 'libvirt', host: host.name, detail: 'libvirtd runs' })
     progress({ step: 'join', host: host.name, detail: `member of ${host.site} by token` })
     await start(host.name, host.pod, 'agent', AGENT_CONFIG, AGENT_SOCKET)
@@ -228,11 +254,11 @@ async function startDaemons (plan: Plan, parts: Parts): Promise<Map<string, Daem
       await startHost(other, async () => { await joinHost(gateway, musubi(other.host.pod), other.host, AGENT_CONFIG) })
     }))
   }))
-  return daemons
+  return { main: daemons, helpers }
 }
 
 /** The lab in working order. `machine`: what the machine had before it. */
-async function operate (plan: Plan, parts: Parts, daemons: ReadonlyMap<string, Daemon>, machine: Snapshot): Promise<Lab> {
+async function operate (plan: Plan, parts: Parts, { main: daemons, helpers }: Daemons, machine: Snapshot): Promise<Lab> {
   const { dir, options } = plan
   const keep = options.keep ?? false
   const hosts = parts.hosts.map(h => h.host)
@@ -242,6 +268,15 @@ async function operate (plan: Plan, parts: Parts, daemons: ReadonlyMap<string, D
     const daemon = daemons.get(name)
     if (daemon === undefined) throw stranger(name)
     return daemon
+  }
+  const helperOf = (name: string): Daemon => {
+    const daemon = helpers.get(name)
+    if (daemon === undefined) throw stranger(name)
+    return daemon
+  }
+  const kill = async (daemon: Daemon): Promise<boolean> => {
+    const process = await daemonProcess(daemon)
+    return process !== null && signalProcess(process, 'SIGKILL') && await waitGone(process, 5_000)
   }
   const leftovers = await watchLeftovers(plan, parts, machine)
   let stopping: Promise<void> | null = null
@@ -271,12 +306,14 @@ async function operate (plan: Plan, parts: Parts, daemons: ReadonlyMap<string, D
     musubi: async (name, args, runOptions) => await daemonOf(name).pod.exec([node, CLI, ...args], runOptions),
     log: name => daemonOf(name).log,
     agent: async name => await daemonProcess(daemonOf(name)),
-    killAgent: async name => {
-      const process = await daemonProcess(daemonOf(name))
-      return process !== null && signalProcess(process, 'SIGKILL') && await waitGone(process, 5_000)
-    },
+    helper: async name => await daemonProcess(helperOf(name)),
+    killAgent: async name => await kill(daemonOf(name)),
+    killHelper: async name => await kill(helperOf(name)),
     holdAgent: async name => { await holdDaemon(daemonOf(name), true) },
     resumeAgent: async name => { await holdDaemon(daemonOf(name), false) },
+    holdHelper: async name => { await holdDaemon(helperOf(name), true) },
+    resumeHelper: async name => { await holdDaemon(helperOf(name), false) },
+    waitHelper: async (name, timeoutMs = DAEMON_TIMEOUT_MS) => { await waitDaemon(helperOf(name), timeoutMs, options.signal) },
     waitAgent: async (name, timeoutMs = DAEMON_TIMEOUT_MS) => { await waitDaemon(daemonOf(name), timeoutMs, options.signal) },
     leftovers: async ({ settleMs = SETTLE_MS } = {}) => await settled(leftovers.search, settleMs),
     stop,

@@ -23,8 +23,13 @@ const EXEC_GRACE_MS = 5_000
  * /var/log and /var/cache is an overlay in memory: written by nobody else, lost at the end.
  */
 export const PRIVATE_PATHS = [
-  '/run', '/tmp', '/etc/musubi', '/var/lib/musubi', '/var/lib/nginx', '/var/log/nginx'
+  '/run', '/tmp', '/etc/musubi', '/var/lib/musubi', '/var/lib/musubi-helper', '/var/lib/nginx', '/var/log/nginx'
 ] as const
+
+/** Number of the user `musubi` inside: like that of no account of a distribution. */
+export const AGENT_UID = 64_000
+/** argv before that of a program which runs as an agent does: as its user, without capabilities and without a way to get any. */
+export const AS_AGENT = ['setpriv', '--reuid=musubi', '--regid=musubi', '--clear-groups', '--inh-caps=-all', '--bounding-set=-all', '--no-new-privs', '--'] as const
 
 export interface PodOptions {
   /** host name inside; letters, digits and dashes */
@@ -109,7 +114,7 @@ export async function startPod (options: PodOptions): Promise<Pod> {
   await realpath(join(WORK_TREE, 'node_modules')).then(path => visible.add(dirname(path)), () => undefined)
   const mounts = [...visible].flatMap(path => ['-v', path]).concat((options.mounts ?? []).flatMap(m => ['-b', m.source, m.target]))
   const logPath = join(dir, 'init.log')
-  const unshare = ['unshare', '-n', '-m', '-u', '-i', '-p', '-f', '--kill-child', '--mount-proc', '--', '/bin/sh', join(SCRIPTS, 'pod-init.sh'), name, dir, ...mounts]
+  const unshare = ['unshare', '-n', '-m', '-u', '-i', '-p', '-f', '--kill-child', '--mount-proc', '--', '/bin/sh', join(SCRIPTS, 'pod-init.sh'), name, dir, String(AGENT_UID), ...mounts]
   const argv = keep ? unshare : ['setpriv', '--pdeathsig', 'KILL', '--', '/bin/sh', join(SCRIPTS, 'pod-start.sh'), String(process.pid), ...unshare]
   const log = await open(logPath, 'a')
   let keeperPid: number | undefined

@@ -2,7 +2,7 @@ import { networkInterfaces } from 'node:os'
 import { join } from 'node:path'
 import { describeError } from '../../protocol/core/errors.ts'
 import { loadAgentConfig, type AgentConfig } from '../config.ts'
-import { createRealDrivers } from '../drivers/registry.ts'
+import { createRealDrivers, helperRunDir } from '../drivers/registry.ts'
 import { run } from '../exec.ts'
 import { parseProcessor } from '../inventory/hardware.ts'
 import { createInventory } from '../inventory/inventory.ts'
@@ -68,7 +68,7 @@ async function examine (config: AgentConfig, signal: AbortSignal): Promise<Omit<
   const source = createSource('/')
   const root = process.getuid?.() === 0
   const programs = new Set(await installed(process.env.PATH ?? '', true))
-  const reader = createInventory({ stateDir: join(config.stateDir, 'compute'), ...(config.accelerator === undefined ? {} : { accelerator: config.accelerator }) })
+  const reader = createInventory({ stateDir: join(config.helper.stateDir, 'compute'), ...(config.accelerator === undefined ? {} : { accelerator: config.accelerator }) })
   const [inventory, evidence, cpu, { namespaces, tried }, problems, systemd, userspace] = await Promise.all([
     reader.read(signal),
     source.kernelEvidence(),
@@ -94,7 +94,7 @@ async function examine (config: AgentConfig, signal: AbortSignal): Promise<Omit<
 }
 
 async function askDrivers (config: AgentConfig, signal: AbortSignal): Promise<DriverProblem[]> {
-  const { drivers } = createRealDrivers(config, createServices({ dir: join(config.runDir, 'services') }))
+  const { drivers } = createRealDrivers(config, createServices({ dir: join(helperRunDir(config), 'services') }))
   const found = await Promise.all(Object.values(drivers).map(async driver => {
     try {
       const problems = await driver.probe(AbortSignal.any([signal, AbortSignal.timeout(PROBE_TIMEOUT_MS)]))

@@ -56,7 +56,7 @@ export function judge (config: AgentConfig, configPath: string, facts: Facts): D
   const noKernel = findings.some(({ severity, what }) => severity === 'missing' && what.startsWith('this kernel has no')) || facts.namespaces !== null
   const noLibvirt = !facts.programs.has('virsh') || !['libvirtd', 'virtqemud'].some(program => facts.programs.has(program))
   for (const problem of facts.problems) {
-    const finding = probeFinding(problem, roles, { stateDir: config.stateDir, systemd: facts.systemd })
+    const finding = probeFinding(problem, roles, { stateDir: config.helper.stateDir, systemd: facts.systemd })
     if (covered.has(`${finding.role} ${finding.mend}`)) continue
     if (/cannot (?:make|filter) segments|does not take the rules/.test(finding.what) && (noKernel || !facts.programs.has('nft') || !facts.programs.has('ip'))) continue
     if (finding.what.startsWith('libvirt does not answer') && noLibvirt) continue

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import type { AgentConfig } from '../config.ts'
 import type { DetailSources } from '../details.ts'
 import type { DriverSet } from '../reconciler.ts'
@@ -11,36 +11,56 @@ import { createDirectoryFakeStore, createFakeComputeDriver, createFakeDriver } f
 import { createSegmentDriver } from './network/segment.ts'
 import { createTunnelDriver } from './network/tunnel.ts'
 import { createVolumeDriver } from './storage/volume.ts'
+import { KIND_ORDER, type ObjectKind } from '../../protocol/core/desired.ts'
+
+/** Things of ours that a driver's engine has and that no object of its kind explains. */
+export interface Strays {
+  /** what they are, for people */
+  readonly what: string
+  list (signal: AbortSignal): Promise<string[]>
+  /** Removes them all. */
+  drop (signal: AbortSignal): Promise<void>
+}
 
 export interface HostDrivers {
   drivers: DriverSet
+  strays: readonly Strays[]
   details: DetailSources
   /** public half of this gateway's tunnel key; made on first use */
   tunnelPublicKey: () => Promise<string>
 }
 
-/** The drivers that this host's roles need, real ones. Every kind is there, so that leftovers of former roles are swept. */
+/** The kinds that this host has drivers for: all that its roles need. */
+export function kindsOf ({ drivers, roles }: Pick<AgentConfig, 'drivers' | 'roles'>): ObjectKind[] {
+  const gateway = roles.includes('gateway')
+  const compute = roles.includes('compute')
+  const has: Record<ObjectKind, boolean> = { volume: roles.includes('storage'), tunnel: gateway, segment: gateway || compute, frontend: gateway, cache: gateway, domain: compute }
+  return KIND_ORDER.filter(kind => drivers === 'fake' || has[kind])
+}
+
+/** Where what drivers start leaves its sockets, logs and pid records. */
+export const helperRunDir = ({ helper }: Pick<AgentConfig, 'helper'>): string => dirname(helper.socket)
+
+/** The drivers that this host's roles need, real ones, over the folders of the helper. */
 export function createRealDrivers (config: AgentConfig, services: ServiceManager): HostDrivers {
-  const dir = (name: string): string => join(config.stateDir, name)
+  const { stateDir } = config.helper
+  const dir = (name: string): string => join(stateDir, name)
   const tunnel = createTunnelDriver({ stateDir: dir('network'), services })
   const segment = createSegmentDriver({ stateDir: dir('network') })
-  const frontend = createFrontendDriver({ stateDir: config.stateDir, imageStoreDir: config.imageStore, services })
+  const frontend = createFrontendDriver({ stateDir, imageStoreDir: config.imageStore, services })
   const cache = createCacheDriver({ stateDir: dir('caches'), services })
-  const volume = createVolumeDriver({ stateDir: dir('storage'), runDir: config.runDir, services })
-  const gateway = config.roles.includes('gateway') ? { tunnel, frontend, cache } : {}
-  const compute = config.roles.includes('compute') ? createLibvirtDriver({ stateDir: dir('compute'), ...(config.accelerator === undefined ? {} : { accelerator: config.accelerator }) }) : undefined
+  const volume = createVolumeDriver({ stateDir: dir('storage'), runDir: helperRunDir(config), services })
+  const domain = createLibvirtDriver({ stateDir: dir('compute'), ...(config.accelerator === undefined ? {} : { accelerator: config.accelerator }) })
+  const kinds = kindsOf(config)
+  const all = { volume, tunnel, segment, frontend, cache, domain }
   return {
-    drivers: {
-      ...gateway,
-      ...(config.roles.includes('gateway') || compute !== undefined ? { segment } : {}),
-      ...(config.roles.includes('storage') ? { volume } : {}),
-      ...(compute === undefined ? {} : { domain: compute })
-    },
+    drivers: Object.fromEntries(kinds.map(kind => [kind, all[kind]])),
+    strays: kinds.includes('volume') ? [{ what: 'target', list: signal => volume.strays(signal), drop: signal => volume.dropStrays(signal) }] : [],
     details: {
       phases: async name => ({ ...await frontend.phases(name) }),
       cacheStats: name => cache.stats(name),
       segmentCounters: name => segment.counters(name),
-      ...(compute === undefined ? {} : { domainStats: () => compute.stats() })
+      ...(kinds.includes('domain') ? { domainStats: () => domain.stats() } : {})
     },
     tunnelPublicKey: () => tunnel.publicKey()
   }
@@ -48,13 +68,14 @@ export function createRealDrivers (config: AgentConfig, services: ServiceManager
 
 /** Pretended drivers over a folder: for trying the protocol where nothing may be changed, and for tests. */
 export function createFakeDrivers (config: AgentConfig): HostDrivers {
-  const store = createDirectoryFakeStore(join(config.stateDir, 'fake'))
+  const store = createDirectoryFakeStore(join(config.helper.stateDir, 'fake'))
   const domain = createFakeComputeDriver({ store })
   return {
     drivers: {
       volume: createFakeDriver('volume', { store }), tunnel: createFakeDriver('tunnel', { store }), segment: createFakeDriver('segment', { store }),
       frontend: createFakeDriver('frontend', { store }), cache: createFakeDriver('cache', { store }), domain
     },
+    strays: [],
     details: { domainStats: () => domain.stats() },
     // of the form of a key, and another on every host
     tunnelPublicKey: () => Promise.resolve(createHash('sha256').update(config.name).digest('base64'))

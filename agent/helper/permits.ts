@@ -1,6 +1,6 @@
-import { clusterOf, type Action } from '../diff.ts'
+import { clusterOf } from '../diff.ts'
 import type { ObservedObject } from '../drivers/driver.ts'
-import { ConflictError, errorCode, MusubiError } from '../../protocol/core/errors.ts'
+import { ConflictError, errorCode } from '../../protocol/core/errors.ts'
 import type { DesiredObject, ObjectKind } from '../../protocol/core/desired.ts'
 import type { Fence, FenceClaim } from './fence-store.ts'
 
@@ -12,19 +12,18 @@ export interface Tenancy {
   clusters: ReadonlyMap<string, { clusterId: string, endMs: number }>
 }
 
-/** What the reconciler asks the fence, pass by pass. */
+type Named = Pick<DesiredObject, 'kind' | 'name'>
+
+/** In whose name a pass of the reconciler acts: the agent's end of the fence, which has the last word. */
 export interface Permits {
   /** Tells the fence what was found by a pass: what is gone, and ends that have moved. */
   begin (tenancy: Tenancy, observed: readonly ObservedObject[], blind: ReadonlyMap<ObjectKind, string>): Promise<void>
   /** False for what was revoked and is not gone: it is removed before it is made again. */
-  mayStand (object: Pick<DesiredObject, 'kind' | 'name'>): boolean
-  /** Resolves when the action may be done. @throws MusubiError STALE_COUNTER, RESOURCE_HELD, LEASE_ENDED */
-  ask (action: Pick<Action, 'op' | 'kind' | 'name'>): Promise<void>
-  /**
-   * Asked last, with nothing awaited between this and the action: whoever waited for `ask` may have
-   * been overtaken by a revocation. @throws MusubiError RESOURCE_HELD
-   */
-  still (action: Pick<Action, 'op' | 'kind' | 'name'>): void
+  mayStand (object: Named): boolean
+  /** In whose name an object is made, and until when; null for what all clusters share. @throws ConflictError without a live lease */
+  claimFor (object: Named): FenceClaim | null
+  /** In whose name an object is removed; null for what all clusters share. */
+  orderFor (object: Named): Pick<FenceClaim, 'clusterId' | 'counter'> | null
 }
 
 /** As the fence calls an object. */
@@ -34,20 +33,14 @@ export const isRefusal = (error: unknown): boolean => ['STALE_COUNTER', 'RESOURC
 /** The host's tunnel serves all its clusters, and belongs to none. */
 export const isShared = (kind: ObjectKind): boolean => kind === 'tunnel'
 
-/** Turns a pass of the reconciler into questions to the fence, each with the counter of the ledger at which the pass began. */
+/** Every claim and order of a pass carries the counter of the ledger at which the pass began. */
 export function createPermits (fence: Fence): Permits {
   let tenancy: Tenancy = { counter: 0, clusters: new Map() }
-
-  function claimOf (name: string): FenceClaim {
-    const cluster = tenancy.clusters.get(clusterOf(name))
-    if (cluster === undefined) throw new ConflictError(`no live lease stands behind ${name}`)
-    return { ...cluster, counter: tenancy.counter }
-  }
 
   return {
     async begin (now, observed, blind) {
       tenancy = now
-      await fence.tick().catch(() => undefined) // it cannot be written; what has ended is removed nevertheless, see `ask`
+      await fence.tick().catch(() => undefined) // it cannot be written, or reached; it has the last word on every deed nevertheless
       const found = new Set(observed.map(resourceOf))
       const tasks: Array<Promise<void>> = []
       for (const record of fence.records()) {
@@ -72,26 +65,21 @@ export function createPermits (fence: Fence): Permits {
 
     mayStand: object => isShared(object.kind) || fence.get(resourceOf(object))?.state !== 'revoking',
 
-    async ask ({ op, kind, name }) {
-      if (isShared(kind)) return
-      const resource = resourceOf({ kind, name })
-      if (op === 'apply') { await fence.grant(resource, claimOf(name)); return }
-      const record = fence.get(resource)
-      const holder = record?.clusterId ?? tenancy.clusters.get(clusterOf(name))?.clusterId ?? clusterOf(name)
-      // Tried again it is the same decision: what was granted since the first must not look older.
-      const counter = record?.state === 'revoking' ? record.counter : tenancy.counter
-      await fence.revoke(resource, holder, counter).catch((error: unknown) => {
-        // With a disk that takes no writes nothing is started any more, but what must go still goes.
-        if (isRefusal(error)) throw error
-      })
+    claimFor ({ kind, name }) {
+      if (isShared(kind)) return null
+      const cluster = tenancy.clusters.get(clusterOf(name))
+      if (cluster === undefined) throw new ConflictError(`no live lease stands behind ${name}`)
+      return { ...cluster, counter: tenancy.counter }
     },
 
-    still ({ op, kind, name }) {
-      if (op !== 'apply' || isShared(kind)) return
-      const resource = resourceOf({ kind, name })
-      const record = fence.get(resource)
-      if (record?.state === 'granted' && record.clusterId === tenancy.clusters.get(clusterOf(name))?.clusterId) return
-      throw new MusubiError('RESOURCE_HELD', `${resource} was revoked just before it was made`, { retryable: true, hint: 'it is decided anew' })
+    orderFor ({ kind, name }) {
+      if (isShared(kind)) return null
+      const record = fence.get(resourceOf({ kind, name }))
+      return {
+        clusterId: record?.clusterId ?? tenancy.clusters.get(clusterOf(name))?.clusterId ?? clusterOf(name),
+        // Tried again it is the same decision: what was granted since the first must not look older.
+        counter: record?.state === 'revoking' ? record.counter : tenancy.counter
+      }
     }
   }
 }

@@ -6,9 +6,10 @@ import { INVENTORY_INTERVAL_MS, INVENTORY_TOOL_TIMEOUT_MS, MAX_INVENTORY_NUMA_NO
 import type { Inventory as InventoryMessage, Nic, NumaNode } from '../../protocol/wire/types.ts'
 import { chooseAccelerator, EMULATOR } from '../drivers/compute/accelerator.ts'
 import { CommandError, run as realRun } from '../exec.ts'
-import { byName, LSBLK_COLUMNS, parseDisks, parseMemoryMib, parseOs, parseProcessor, parseVersion, parseVolumeGroups, VGS_FIELDS, type Processor } from './hardware.ts'
+import { byName, LSBLK_COLUMNS, parseDisks, parseMemoryMib, parseOs, parseProcessor, parseVersion, parseVolumeGroups, type Processor } from './hardware.ts'
 import { kernelParts, usableParts } from './kernel.ts'
 import { parseNics, type FoundNic } from './links.ts'
+import { readPrivileged, type Privileged } from './privileged.ts'
 import { createSource } from './source.ts'
 import { countList, plain, type Absent, type Parsed } from './text.ts'
 
@@ -31,6 +32,8 @@ export interface InventoryOptions {
   accelerator?: 'kvm' | 'tcg'
   /** instead of running a guest */
   runsGuests?: (signal: AbortSignal) => Promise<boolean>
+  /** what needs privileges, asked of whoever has them; without it, asked here */
+  privileged?: (signal: AbortSignal) => Promise<Privileged>
 }
 
 export interface InventoryReader {
@@ -109,22 +112,6 @@ export function createInventory (options: InventoryOptions = {}): InventoryReade
     }
   }
 
-  /** null: guests run on KVM; else why they do not */
-  async function kvmRefusal (emulator: boolean, signal: AbortSignal): Promise<string | null> {
-    if (options.accelerator === 'tcg') return 'the configuration says tcg'
-    const refusal = await source.refusal('/dev/kvm')
-    if (refusal === 'ENOENT') return '/dev/kvm is missing'
-    if (refusal !== null) return `/dev/kvm does not open for reading and writing: ${refusal}`
-    if (!emulator) return `${EMULATOR} is not installed`
-    if (options.accelerator === 'kvm') return null
-    try {
-      // that it opens proves little: guests may still hang on it
-      return await (options.runsGuests ?? runsGuests)(signal) ? null : 'no guest ran to its end on /dev/kvm'
-    } catch (error) {
-      return `cannot try a guest on /dev/kvm: ${plain(describeError(error), 160)}`
-    }
-  }
-
   async function runsGuests (signal: AbortSignal): Promise<boolean> {
     if (options.stateDir !== undefined) return await chooseAccelerator(options.stateDir, signal) === 'kvm'
     if (guestsRun !== null) return guestsRun
@@ -136,11 +123,23 @@ export function createInventory (options: InventoryOptions = {}): InventoryReade
     }
   }
 
-  async function programFeatures (): Promise<string[]> {
+  async function programFeatures ({ tunRefusal }: Privileged): Promise<string[]> {
     const found: string[] = []
     if (await source.program('tgtd') !== null) found.push('tgt')
-    if (await source.program('wireguard-go') !== null && await source.refusal('/dev/net/tun') === null) found.push('wireguard-go')
+    if (await source.program('wireguard-go') !== null && tunRefusal === null) found.push('wireguard-go')
     return found
+  }
+
+  async function privileged (emulator: () => Promise<boolean>, signal: AbortSignal): Promise<Privileged> {
+    if (options.privileged === undefined) {
+      return await readPrivileged({ source, run, emulator, runsGuests: options.runsGuests ?? runsGuests, ...(options.accelerator === undefined ? {} : { accelerator: options.accelerator }) }, signal)
+    }
+    try {
+      return await options.privileged(signal)
+    } catch (error) {
+      const reason = plain(describeError(error), 200)
+      return { volumeGroups: { reason }, kvmRefusal: reason, tunRefusal: reason }
+    }
   }
 
   async function look (signal: AbortSignal): Promise<HostInventory> {
@@ -153,32 +152,32 @@ export function createInventory (options: InventoryOptions = {}): InventoryReade
     const cut = (name: string, left: number): void => { if (left > 0) absent.push({ part: name, reason: `${left} more are left out` }) }
     const parse = <T>(answer: Parsed<string>, parser: (text: string) => Parsed<T>): Parsed<T> => 'reason' in answer ? answer : parser(answer.value)
 
-    const [cpu, memory, nodes, lsblk, vgs, links, libvirt, qemu, os, release, evidence, programs] = await Promise.all([
+    const asked = version(signal, EMULATOR)
+    const [cpu, memory, nodes, lsblk, rights, links, libvirt, qemu, os, release, evidence] = await Promise.all([
       processor(signal),
       source.text('/proc/meminfo'),
       numa(),
       ask('lsblk', ['--json', '--bytes', '--nodeps', '--output', LSBLK_COLUMNS], signal),
-      // without locks: looking must neither wait for a change nor hold one up
-      ask('vgs', ['--readonly', '--reportformat', 'json', '--units', 'b', '--nosuffix', '--options', VGS_FIELDS], signal),
+      privileged(async () => 'value' in await asked, signal),
       ask('ip', ['-json', '-details', 'address'], signal),
       version(signal, 'libvirtd', 'virtqemud'),
-      version(signal, EMULATOR),
+      asked,
       source.text('/etc/os-release'),
       source.text('/proc/sys/kernel/osrelease'),
-      source.kernelEvidence(),
-      programFeatures()
+      source.kernelEvidence()
     ])
     const machine = part('cpu', cpu, { model: '', architecture: '', sockets: 0, cores: 0, threads: 0, virtualization: '' })
     const memoryMib = part('memory', known(parseMemoryMib(memory ?? ''), '/proc/meminfo has no MemTotal'), 0)
     const { disks, left: disksLeft } = part('disks', parse(lsblk, parseDisks), { disks: [], left: 0 })
-    const { volumeGroups, left: groupsLeft } = part('volume groups', parse(vgs, parseVolumeGroups), { volumeGroups: [], left: 0 })
+    const { volumeGroups, left: groupsLeft } = part('volume groups', parse(rights.volumeGroups, parseVolumeGroups), { volumeGroups: [], left: 0 })
     const { nics: found, left: nicsLeft } = part('nics', parse(links, parseNics), { nics: [], left: 0 })
     const libvirtVersion = part('libvirt', libvirt, '')
     const qemuVersion = part('qemu', qemu, '')
     cut('disks', disksLeft)
     cut('volume groups', groupsLeft)
     cut('nics', nicsLeft)
-    const [refusal, nics] = await Promise.all([kvmRefusal(qemuVersion !== '', signal), Promise.all(found.map(withHardware))])
+    const [programs, nics] = await Promise.all([programFeatures(rights), Promise.all(found.map(withHardware))])
+    const refusal = rights.kvmRefusal
     if (refusal !== null) absent.push({ part: 'kvm', reason: refusal })
     const parts = kernelParts(evidence)
     const unknown = Object.entries(parts).filter(([, state]) => state === 'unknown').map(([name]) => name)

@@ -46,7 +46,8 @@ export function createFencing (fence: Fence | undefined, ledger: Ledger, objects
       if (fence === undefined) return []
       return [...unwanted([clusterId]).keys()].filter(resource => {
         const record = fence.get(resource)
-        return record?.clusterId === clusterId && record.state !== 'gone'
+        // `off` has had a record made of each: of what there is none now nobody knows
+        return record === undefined || (record.clusterId === clusterId && record.state !== 'gone')
       })
     }
   }

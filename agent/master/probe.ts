@@ -1,6 +1,4 @@
-import { run } from '../exec.ts'
 import type { ClusterNotes } from './record.ts'
-import { clusterNamespace } from '../../protocol/core/desired.ts'
 import { describeError } from '../../protocol/core/errors.ts'
 import type { MasterRecord } from '../../protocol/core/master/record.ts'
 
@@ -9,32 +7,30 @@ export type Probe = (record: MasterRecord, notes: ClusterNotes, now: () => numbe
 
 /** Inner packet sizes to try, largest first: Ethernet, VXLAN over Ethernet, over WireGuard, the IPv6 minimum. */
 const SIZES = [1500, 1450, 1370, 1280]
-const ICMP_OVERHEAD = 28
+
+/** Asks somebody on a segment for an answer; `size`: bytes of the inner IP packet, which must not be broken up. */
+export type SegmentPing = (vni: number, address: string, size?: number) => Promise<{ ok: boolean, why: string }>
 
 /**
  * Pings the other gateways' own addresses on the segment, first any packet, then the largest that
  * passes unfragmented inside. A cluster at one site alone has nobody to ping: its own bridge counts.
  */
-export function createProbe (log: { debug: (data: object, message: string) => void }): Probe {
-  const ping = async (record: MasterRecord, address: string, extra: string[]): Promise<boolean> => {
-    try {
-      await run('ping', ['-n', '-q', '-c', '1', '-W', '1', ...extra, address], { netns: clusterNamespace(record.vni), timeoutMs: 3_000 })
-      return true
-    } catch (error) {
-      log.debug({ cluster: record.name, address, error: describeError(error) }, 'no answer across the segment')
-      return false
-    }
+export function createProbe (segmentPing: SegmentPing, log: { debug: (data: object, message: string) => void }): Probe {
+  const ping = async (record: MasterRecord, address: string, size?: number): Promise<boolean> => {
+    const { ok, why } = await segmentPing(record.vni, address, size).catch((error: unknown) => ({ ok: false, why: describeError(error) }))
+    if (!ok) log.debug({ cluster: record.name, address, error: why }, 'no answer across the segment')
+    return ok
   }
   return async (record, notes, now) => {
     const document = record.document
     if (document === null) return false
     const far = document.sites.filter(s => s.site !== document.masterSite)
     const targets = (far.length > 0 ? far : document.sites).map(s => s.gatewayAddress)
-    const answers = await Promise.all(targets.map(t => ping(record, t, [])))
+    const answers = await Promise.all(targets.map(t => ping(record, t)))
     if (!answers.every(Boolean)) return false
     notes.firstPingMs ??= Math.round(now() - record.createdMs)
     for (const size of SIZES) {
-      const passed = await Promise.all(targets.map(t => ping(record, t, ['-M', 'do', '-s', String(size - ICMP_OVERHEAD)])))
+      const passed = await Promise.all(targets.map(t => ping(record, t, size)))
       if (passed.every(Boolean)) { notes.mtuInner = size; break }
     }
     return true

@@ -6,6 +6,7 @@ import { mkdir, open, readFile, rename, rm, stat, truncate, writeFile } from 'no
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ConflictError, MusubiError, NotFoundError } from '../../protocol/core/errors.ts'
+import { resolvedArgv } from '../exec.ts'
 import { fingerprint } from '../fingerprint.ts'
 import type { ServiceManager, ServiceSpec, ServiceStatus } from '../services.ts'
 import { bootId, environmentOf, listProcesses, outputsOf, readProcess } from './proc.ts'
@@ -159,9 +160,9 @@ export function createPidfileServices (options: { dir: string }): ServiceManager
   }
 
   async function start (name: string, spec: ServiceSpec): Promise<ServiceStatus> {
-    const argv = spec.netns === undefined ? [...spec.argv] : ['ip', 'netns', 'exec', spec.netns, ...spec.argv]
-    const file = argv[0]
-    if (file === undefined) throw new MusubiError('SERVICE_FAILED', `service ${name}: empty argv`)
+    if (spec.argv.length === 0) throw new MusubiError('SERVICE_FAILED', `service ${name}: empty argv`)
+    const argv = resolvedArgv(spec.argv, spec.netns)
+    const file = argv[0] ?? ''
     const intent: ServiceRecord = { fingerprint: fingerprint(spec), bootId: bootId(), pid: null, startTicks: null }
     await writeRecord(name, intent)
     await rm(logPath(name), { force: true })

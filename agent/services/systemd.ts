@@ -2,7 +2,7 @@ import { mkdir, rm, stat, truncate } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ConflictError, MusubiError, NotFoundError } from '../../protocol/core/errors.ts'
-import { CommandError, run } from '../exec.ts'
+import { CommandError, resolvedArgv, run } from '../exec.ts'
 import { fingerprint } from '../fingerprint.ts'
 import type { ServiceManager, ServiceSpec, ServiceStatus } from '../services.ts'
 import { assertServiceName, LOG_MAX_BYTES, logTail, SETTLE_MS, STOP_GRACE_MS } from './common.ts'
@@ -11,6 +11,8 @@ import { createTurns } from '../turns.ts'
 /** After SIGKILL only a process stuck in the kernel is left. */
 const KILL_WAIT_MS = 5_000
 const POLL_MS = 50
+/** However often it fails; SIGTERM is no failure. */
+const KEEPER = ['--property=Restart=on-failure', '--property=RestartSec=1s', '--property=StartLimitIntervalSec=0'] as const
 const SHOWN = 'Id,LoadState,ActiveState,MainPID,Description'
 
 export interface UnitState {
@@ -97,10 +99,15 @@ export function createSystemdServices (options: { unitPrefix: string, dir: strin
   }
 
   async function stopUnit (name: string, graceMs: number): Promise<void> {
-    if ((await show(unitOf(name))).length === 0) return
-    await signal(name, 'main', 'SIGTERM')
+    const unit = (await show(unitOf(name)))[0]
+    if (unit === undefined) return
+    // a keeper between two starts has no process to be told, and would come back
+    const noMore = async (): Promise<void> => { await run('systemctl', ['stop', '--no-block', '--', unitOf(name)], { okCodes: [1, 5] }) }
+    if (unit.mainPid === 0) await noMore()
+    else await signal(name, 'main', 'SIGTERM')
     if (!await settled(name, graceMs)) {
       await signal(name, 'all', 'SIGKILL')
+      await noMore()
       if (!await settled(name, KILL_WAIT_MS)) {
         throw new ConflictError(`unit ${unitOf(name)} does not end after SIGKILL`, `look at systemctl status ${unitOf(name)}`)
       }
@@ -110,7 +117,7 @@ export function createSystemdServices (options: { unitPrefix: string, dir: strin
   }
 
   async function start (name: string, spec: ServiceSpec): Promise<ServiceStatus> {
-    const argv = spec.netns === undefined ? spec.argv : ['ip', 'netns', 'exec', spec.netns, ...spec.argv]
+    const argv = resolvedArgv(spec.argv, spec.netns)
     await mkdir(dir, { recursive: true, mode: 0o700 })
     await rm(logPath(name), { force: true })
     const environment = { HOME: '/root', LC_ALL: 'C', ...spec.env }
@@ -119,7 +126,7 @@ export function createSystemdServices (options: { unitPrefix: string, dir: strin
       await run('systemd-run', [
         '--quiet', `--unit=${unitOf(name)}`,
         `--description=Musubi service ${name} spec=${fingerprint(spec)}`,
-        '--property=Type=exec', '--property=KillMode=mixed', '--property=TimeoutStopSec=2s', '--property=Restart=no', '--property=LimitNOFILE=65536',
+        '--property=Type=exec', '--property=KillMode=mixed', '--property=TimeoutStopSec=2s', ...(spec.keeper === true ? KEEPER : ['--property=Restart=no']), '--property=LimitNOFILE=65536',
         `--property=StandardOutput=append:${logPath(name)}`, `--property=StandardError=append:${logPath(name)}`,
         `--working-directory=${spec.cwd ?? '/'}`,
         ...Object.entries(environment).map(([key, value]) => `--setenv=${key}=${value}`),

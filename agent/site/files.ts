@@ -4,14 +4,14 @@ import Type, { type Static } from 'typebox'
 import { Check, Errors } from 'typebox/value'
 import { MusubiError } from '../../protocol/core/errors.ts'
 import { MAX_HELLO_BYTES } from '../../protocol/core/limits.ts'
-import { loadOrCreateKey, type NodeKey } from '../../protocol/mesh/identity.ts'
+import { keyFile, loadOrCreateKey, type NodeKey } from '../../protocol/mesh/identity.ts'
 import type { Chain } from '../../protocol/mesh/trust/certificate.ts'
 import { writePrivateFile } from '../../protocol/mesh/trust/credentials.ts'
 import { chainFromText, chainToText } from '../../protocol/mesh/trust/base64.ts'
 
 /** Where a host keeps what makes it a member, and a gateway what makes it an issuer. */
 export const trustFiles = (stateDir: string): { key: string, credentials: string, siteKey: string, siteChain: string, issuer: string } => ({
-  key: join(stateDir, 'key'), credentials: join(stateDir, 'credentials.json'),
+  key: keyFile('musubi-agent.key', join(stateDir, 'key')), credentials: join(stateDir, 'credentials.json'),
   siteKey: join(stateDir, 'site', 'key'), siteChain: join(stateDir, 'site', 'chain.json'), issuer: join(stateDir, 'issuer.json')
 })
 

@@ -1,7 +1,10 @@
 import type { Command } from 'commander'
-import { readToken, wantsJson } from '../context.ts'
+import { call } from '../client.ts'
+import { agentEndpoint, readToken, wantsJson } from '../context.ts'
 import { show } from '../output.ts'
 import { spanOrNone } from '../quantity.ts'
+import { errorCode } from '../../protocol/core/errors.ts'
+import type { AgentStatus } from '../../protocol/api.ts'
 import { addAgentViews } from './views.ts'
 
 /**
@@ -33,6 +36,11 @@ Examples:
     .option(...config)
     .addHelpText('after', '\nExample:\n  musubi agent run -c /etc/musubi/agent.yaml')
     .action(async (o: { config: string }) => { await (await import('../../agent/main.ts')).runAgent(o.config) })
+  const helper = program.command('helper').description('the process of a host that holds the privileges')
+  helper.command('run').description('run in the foreground as root, as systemd does; the agent asks it')
+    .option(...config)
+    .addHelpText('after', '\nIt reads the configuration of the agent: helper.socket, helper.stateDir, helper.agentUser.\n\nExample:\n  musubi helper run -c /etc/musubi/agent.yaml')
+    .action(async (o: { config: string }) => { await (await import('../../agent/helper/main.ts')).runHelper(o.config) })
   addAgentViews(agent)
   agent.command('doctor').description('what this host lacks for its roles, and what mends it')
     .option(...config)
@@ -56,7 +64,7 @@ Examples:
   const image = program.command('image').description('images that nodes boot')
   const store = '--store <dir>'
   image.command('build').description('build the default node image (Debian 12) once; it is kept by digest')
-    .option(store, 'image store', '/var/lib/musubi/images')
+    .option(store, 'image store', '/var/lib/musubi-images')
     .addHelpText('after', '\nExample:\n  musubi image build')
     .action(async (o: { store: string }, command: Command) => {
       const { buildNodeImage } = await import('../../agent/images/build.ts')
@@ -64,11 +72,57 @@ Examples:
       show(result, wantsJson(command), r => `${r.digest}${r.built ? '  built' : '  already there'}`)
     })
   image.command('list').description('images in the store')
-    .option(store, 'image store', '/var/lib/musubi/images')
+    .option(store, 'image store', '/var/lib/musubi-images')
     .addHelpText('after', '\nExample:\n  musubi image list')
     .action(async (o: { store: string }, command: Command) => {
       const { openImageStore } = await import('../../agent/images/store.ts')
       const images = (await openImageStore(o.store).list()).map(({ digest, dir, manifest }) => ({ digest, dir, files: manifest.files }))
       show(images, wantsJson(command), list => list.length === 0 ? 'No image. Build one with: musubi image build' : list.map(i => i.digest).join('\n'))
+    })
+}
+
+/** What the agent wants to keep, as `kind name`; null when it does not run. */
+async function wantedByAgent (command: Command): Promise<string[] | null> {
+  try {
+    const { objects } = await call<AgentStatus>(agentEndpoint(command), 'GET', '/v1/status')
+    return objects.filter(object => object.state !== 'removing').map(({ kind, name }) => `${kind} ${name}`)
+  } catch (error) {
+    if (errorCode(error) !== 'UNREACHABLE') throw error
+    return null
+  }
+}
+
+/** Questions to the helper of this host, by root. */
+export function addOwnedCommands (host: Command): void {
+  const config = ['-c, --config <file>', 'configuration', '/etc/musubi/agent.yaml'] as const
+  host.command('owned').description('as root: everything of Musubi on this host, and what belongs to no object')
+    .option(...config)
+    .addHelpText('after', `
+Works: whether the object is as it should be. Fence: granted (a lease stands behind it), revoking (it
+is to go), gone, or - (nothing is known of it).
+
+Examples:
+  musubi host owned
+  musubi host owned --json | jq -r .orphans[].name`)
+    .action(async (o: { config: string }, command: Command) => {
+      const { owned, ownedText } = await import('../../agent/helper/people.ts')
+      show(await owned(o.config), wantsJson(command), ownedText)
+    })
+  host.command('sweep').description('as root: remove what neither a lease nor the agent wants on this host')
+    .option(...config)
+    .option('--dry-run', 'only list it')
+    .addHelpText('after', `
+What the fence has granted stays, and whatever the agent wants. When the agent does not run the fence
+alone decides. Kinds that cannot be looked at are left alone. Ends with 1 when something would not go.
+
+Examples:
+  musubi host sweep --dry-run
+  musubi host sweep`)
+    .action(async (o: { config: string, dryRun?: boolean }, command: Command) => {
+      const { sweep, sweptText } = await import('../../agent/helper/people.ts')
+      const dryRun = o.dryRun === true
+      const swept = await sweep(o.config, await wantedByAgent(command), dryRun)
+      show(swept, wantsJson(command), r => sweptText(r, dryRun))
+      if (swept.failed.length > 0) process.exitCode = 1
     })
 }

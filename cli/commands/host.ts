@@ -7,7 +7,8 @@ import type { CordonResource, HostDetail, HostResource } from '../../protocol/ap
 
 const pathOf = (name: string): string => `/v1/hosts/${encodeURIComponent(name)}`
 
-export function addHostCommands (program: Command): void {
+/** @returns the group, for what is asked of the helper */
+export function addHostCommands (program: Command): Command {
   const host = program.command('host').description('hosts of this site')
 
   host.command('list').description('state, capacity and path of every host of this site')
@@ -37,4 +38,5 @@ Path: direct, relay (through another member), self, or - when there is no connec
   host.command('uncordon <name>').description('take a host back into use')
     .addHelpText('after', '\nExample:\n  musubi host uncordon tokyo-2')
     .action(async (name: string, _o: object, command: Command) => { await cordon(name, false, '', command) })
+  return host
 }

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Init (pid 1) of a pod, one host of the lab: gives it files, /sys and a name of its own, then
 # reaps whatever its processes leave behind until it is killed, which ends them all.
-#   pod-init.sh NAME DIR [-v PATH | -b SOURCE TARGET]...
+#   pod-init.sh NAME DIR UID [-v PATH | -b SOURCE TARGET]...
+# UID is that of the user `musubi` inside, whom agents run as.
 # DIR holds the pod's private files under their own paths (DIR/run is its /run).
 # -v: PATH looks the same inside as outside although a directory above it is private.
 # -b: SOURCE of the machine is TARGET inside.
@@ -10,7 +11,8 @@ set -eu
 umask 022
 name=$1
 dir=$2
-shift 2
+uid=$3
+shift 3
 
 die () { echo "pod $name: $1" >&2; exit 1; }
 
@@ -55,7 +57,7 @@ private () {
   mkdir -p "$1" "$2"
   mount --bind "$1" "$2" || die "cannot show $1 as $2"
 }
-for path in /etc/musubi /var/lib/musubi /var/lib/nginx /var/log/nginx /run; do
+for path in /etc/musubi /var/lib/musubi /var/lib/musubi-helper /var/lib/nginx /var/log/nginx /run; do
   private "$dir$path" "$path"
 done
 bind_more () {
@@ -67,7 +69,18 @@ bind_more () {
   done
 }
 bind_more "$@"
+# The user that agents run as, and the folders that are its own.
+for file in passwd group; do
+  grep -v '^musubi:' "/etc/$file" > "/etc/$file.lab" || :
+  case $file in
+    passwd) echo "musubi:x:$uid:$uid:Musubi agent:/var/lib/musubi:/usr/sbin/nologin" ;;
+    group) echo "musubi:x:$uid:" ;;
+  esac >> "/etc/$file.lab"
+  mv "/etc/$file.lab" "/etc/$file"
+done
 mkdir -p /run/lock /run/netns /run/musubi
+chown -R -h "$uid:$uid" /var/lib/musubi /run/musubi || die 'cannot give the agent its folders'
+chmod 700 /var/lib/musubi-helper
 # `ip netns` names must reach the mount namespaces that `ip netns exec` makes.
 mount --bind /run/netns /run/netns
 mount --make-shared /run/netns
@@ -81,6 +94,36 @@ mkdir -p "$dir/tmp"
 chmod 1777 "$dir/tmp"
 exec 4< "$keep" || die 'lost the pod folder'
 mount --bind "$dir/tmp" /tmp || die 'cannot make /tmp private'
+# A folder that only root may enter (/root) is no way for the user of the agent: it is covered by an
+# empty one, in which what must be visible is shown.
+open_way () {
+  way=
+  rest=${1#/}
+  while [ "${rest#*/}" != "$rest" ]; do
+    way=$way/${rest%%/*}
+    rest=${rest#*/}
+    case $(stat -c %A "$way" 2>/dev/null) in
+      '') return 0 ;;
+      *x | *t) ;;
+      *) mount -t tmpfs -o mode=755,size=1m mzlab "$way" || die "cannot open the way to $1"; return 0 ;;
+    esac
+  done
+}
+# The same for a folder that is itself root's alone (git clone into what mktemp -d has made): what is in
+# it is shown, one by one, in a folder that everybody may enter.
+show_open () {
+  mount -t tmpfs -o mode=755,size=1m mzlab "$2" || die "cannot open $2"
+  for entry in "$1"/* "$1"/.[!.]*; do
+    inside=$2/${entry##*/}
+    if [ -L "$entry" ]; then
+      cp -P "$entry" "$inside"
+    elif [ -d "$entry" ]; then
+      mkdir "$inside" && mount --rbind "$entry" "$inside" || die "cannot show $inside"
+    elif [ -e "$entry" ]; then
+      : > "$inside" && mount --bind "$entry" "$inside" || die "cannot show $inside"
+    fi
+  done
+}
 show_visible () {
   n=0
   while [ $# -gt 0 ]; do
@@ -89,9 +132,13 @@ show_visible () {
         n=$((n + 1))
         kept=/proc/self/fd/4/$n
         if [ -d "$kept" ]; then
+          open_way "$2"
           if [ ! "$2" -ef "$kept" ]; then
             mkdir -p "$2"
-            mount --rbind "$kept" "$2" || die "cannot show $2"
+            case $(stat -c %A "$kept/") in
+              *x | *t) mount --rbind "$kept" "$2" || die "cannot show $2" ;;
+              *) show_open "$kept" "$2" ;;
+            esac
           fi
           umount -l "$kept" || :
         fi

@@ -243,3 +243,31 @@ export const API_BODY_BYTES = 1024 * 1024
 export const MAX_EVENTS_KEPT = 2_000
 /** Of one event: refusals of some sites; what other sites write stands in it, and all are kept in memory. */
 export const MAX_EVENT_CHARACTERS = 8_000
+
+// --- helper ---------------------------------------------------------------
+/** Largest question to the helper: the frontend of a cluster of MAX_NODES_PER_CLUSTER nodes takes some 40 KiB. */
+export const HELPER_REQUEST_BYTES = 1024 * 1024
+/** Largest answer: what a host of some thousand objects has, with their figures. */
+export const HELPER_REPLY_BYTES = 16 * 1024 * 1024
+/** Calls under way over all connections: a pass of the reconciler has 4 of a kind, a status one per object. */
+export const HELPER_MAX_CALLS = 64
+/** One agent, and people with `musubi host owned`. */
+export const HELPER_MAX_CONNECTIONS = 8
+/** A connection without a call; an agent looks every RECONCILE_INTERVAL_MS. */
+export const HELPER_IDLE_MS = 60_000
+/** From the first byte of a frame to its last, on a socket of the same machine. */
+export const HELPER_FRAME_MS = 10_000
+/** How long it may take to find out who has connected: one start of a small program, on a busy machine. */
+export const HELPER_CREDENTIALS_MS = 10_000
+/** Longest time that a caller may give a call; an apply on a slow host takes 90 s at most. */
+export const HELPER_DEADLINE_MAX_MS = 180_000
+/** How often the helper looks for what has outlived its lease; well within the guard. */
+export const HELPER_TICK_MS = 2_000
+/** An agent's ledger clock that differs by more is taken over: both are slewed alike, so it was set anew. */
+export const HELPER_CLOCK_OFF_MS = 1_000
+/** The helper's record starts a new file at this size ... */
+export const HELPER_RECORD_BYTES = 8 * 1024 * 1024
+/** ... and keeps so many old ones: some 100,000 deeds. */
+export const HELPER_RECORDS_KEPT = 3
+/** Names in one question what to keep, and lines in one answer of what is there. */
+export const HELPER_MAX_NAMES = 4096

@@ -1,6 +1,7 @@
 import { createPrivateKey, createPublicKey, randomBytes, sign as edSign, verify as edVerify, type KeyObject } from 'node:crypto'
+import { existsSync } from 'node:fs'
 import { constants, link, mkdir, open, unlink } from 'node:fs/promises'
-import { dirname } from 'node:path'
+import { dirname, join } from 'node:path'
 import { generateKeyPair, privateKeyFromProtobuf, privateKeyToProtobuf } from '@libp2p/crypto/keys'
 import { peerIdFromPrivateKey, peerIdFromString } from '@libp2p/peer-id'
 import type { Ed25519PrivateKey } from '@libp2p/interface'
@@ -64,6 +65,16 @@ async function syncFolder (path: string): Promise<void> {
   } finally {
     await folder.close()
   }
+}
+
+/**
+ * Where a key is read: what systemd hands to a daemon under this name (systemd.exec(5), LoadCredential=),
+ * which may have lain encrypted until then; else `path`, where it is made as well.
+ */
+export function keyFile (credential: string, path: string, env: NodeJS.ProcessEnv = process.env): string {
+  const folder = env.CREDENTIALS_DIRECTORY ?? ''
+  const given = join(folder, credential)
+  return folder.startsWith('/') && existsSync(given) ? given : path
 }
 
 /**

@@ -5,9 +5,11 @@ import { open, readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import type { Helper } from '../../agent/helper/helper.ts'
 import { call, events, type Endpoint } from '../../cli/client.ts'
 import { describeError } from '../../protocol/core/errors.ts'
 import type { ClusterResource, EventResource, LeaseResource } from '../../protocol/api.ts'
+import { helperConfig, startHelperFor } from '../helper.ts'
 
 const LAUNCHER = fileURLToPath(new URL('../../packaging/musubi', import.meta.url))
 /** A machine on which everything starts at once takes many times what a quiet one does. */
@@ -22,6 +24,7 @@ export class RealAgent {
   readonly #dir: string
   readonly #env: Readonly<Record<string, string>>
   #child: ChildProcess | null = null
+  #helper: Helper | null = null
   #frozen = false
 
   constructor (at: { site: string, name: string, peerId: string, gateway: boolean, address: string, dir: string, env: Readonly<Record<string, string>> }) {
@@ -41,6 +44,16 @@ export class RealAgent {
   get pid (): number | null { return this.running ? this.#child?.pid ?? null : null }
   get running (): boolean { return this.#child !== null && this.#child.exitCode === null && this.#child.signalCode === null }
   get frozen (): boolean { return this.#frozen }
+
+  /** Starts the helper beside it, which outlives the agent. */
+  async startHelper (): Promise<void> {
+    this.#helper ??= await startHelperFor(this.configFile)
+  }
+
+  async endHelper (): Promise<void> {
+    await this.#helper?.stop()
+    this.#helper = null
+  }
 
   /** Starts the process and waits until its API answers. @throws Error with the end of its log */
   async start (): Promise<void> {
@@ -109,7 +122,7 @@ export class RealAgent {
 
   /** What "runs" on the pretended host, as it is on its disk: `kind name` */
   async objects (): Promise<string[]> {
-    const dir = join(this.stateDir, 'fake')
+    const dir = join(helperConfig(this.#dir).stateDir, 'fake')
     const lists = await Promise.all((await readdir(dir).catch(() => [])).map(async kind => (
       (await readdir(join(dir, kind)).catch(() => [])).filter(n => n.endsWith('.json')).map(n => `${kind} ${decodeURIComponent(n.slice(0, -5))}`)
     )))

@@ -1,6 +1,6 @@
 /**
  * Sites of real agents with pretended drivers on loopback, each agent in a process of its own with
- * its store on a real disk. They are members by certificates written beforehand; needs no rights.
+ * its store on a real disk, beside a helper in this process. They are members by certificates written beforehand; needs no rights.
  */
 import { mkdir, mkdtemp, rm, statfs, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -10,6 +10,7 @@ import { privateKeyToProtobuf } from '@libp2p/crypto/keys'
 import type { SiteResource } from '../../protocol/api.ts'
 import type { HostRoleName } from '../../protocol/mesh/roles.ts'
 import { writeCredentials, writePrivateFile, type KnownPeer } from '../../protocol/mesh/trust/credentials.ts'
+import { helperConfig } from '../helper.ts'
 import { createKit, type Kit } from '../trust-kit.ts'
 import { RealAgent } from './agent.ts'
 
@@ -72,7 +73,7 @@ export async function makeFederation (sites: readonly SitePlan[], config: Readon
       name: host.name, site: host.site, roles: host.roles, stateDir: state, runDir: join(folder, 'run'), listen: [`/ip4/${host.address}/tcp/${MESH_PORT}`],
       // only told to others: pretended drivers use no address, and one of loopback would be refused
       underlayAddress: `10.99.${host.s + 1}.${host.h + 1}`,
-      imageStore: join(dir, 'images'), capacity: { vcpus: host.vcpus, memoryMiB: host.memoryMiB, diskMiB: host.diskMiB }, accelerator: 'tcg', drivers: 'fake', logLevel: 'info',
+      imageStore: join(dir, 'images'), capacity: { vcpus: host.vcpus, memoryMiB: host.memoryMiB, diskMiB: host.diskMiB }, accelerator: 'tcg', drivers: 'fake', helper: helperConfig(folder), logLevel: 'info',
       ...(isGateway(host) ? { segmentIds: slice(host.s, host.h) } : {}), ...config
     }))
     return new RealAgent({ site: host.site, name: host.name, peerId: host.member.peerId, gateway: isGateway(host), address: host.address, dir: folder, env: { CACHE_DIRECTORY: join(dir, 'cache') } })
@@ -91,6 +92,7 @@ export async function makeFederation (sites: readonly SitePlan[], config: Readon
       return found
     },
     start: async () => {
+      await Promise.all(agents.map(async agent => { await agent.startHelper() }))
       const [first, ...others] = agents.filter(agent => !agent.running)
       // alone: the others find its compiled modules
       await first?.start()
@@ -98,7 +100,7 @@ export async function makeFederation (sites: readonly SitePlan[], config: Readon
       await Promise.all(agents.filter(a => a.gateway).map(async agent => { await until(`${agent.name} sees all sites whole`, async () => await complete(agent)) }))
     },
     close: async () => {
-      await Promise.all(agents.map(async agent => { await agent.end('SIGKILL') }))
+      await Promise.all(agents.map(async agent => { await agent.end('SIGKILL'); await agent.endHelper() }))
       process.removeListener('exit', shoot)
       await rm(dir, { recursive: true, force: true })
     }

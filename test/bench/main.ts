@@ -12,6 +12,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Readonly<Record<string, Ben
     ...(await import('./mesh-many.ts')).benches
   }),
   leases: async () => (await import('./leases.ts')).benches,
+  helper: async () => (await import('./helper.ts')).benches,
   cache: async () => (await import('./cache.ts')).benches
 }
 

@@ -13,6 +13,8 @@ import type { HostResource } from '../../protocol/api.ts'
 import type { HostRoleName } from '../../protocol/mesh/roles.ts'
 import { writeCredentials, writePrivateFile } from '../../protocol/mesh/trust/credentials.ts'
 import { createKit } from '../trust-kit.ts'
+import { helperConfig, startHelperFor } from '../helper.ts'
+import type { Helper } from '../../agent/helper/helper.ts'
 
 const LAUNCHER = fileURLToPath(new URL('../../packaging/musubi', import.meta.url))
 const MESH_PORT = 4100
@@ -60,7 +62,7 @@ export async function makeSite (size: number, gateways = 2): Promise<BenchSite> 
     await writeCredentials(join(state, 'credentials.json'), { federation: kit.federation, chain, peers: remembered.filter(peer => peer.peerId !== peerId) })
     await writeFile(join(folder(name), 'agent.yaml'), JSON.stringify({
       name, site: 'tokyo', roles: rolesOf(n), stateDir: state, runDir: join(folder(name), 'run'), listen: [addressOf(n)], underlayAddress: `${net}.${n + 1}`,
-      imageStore: join(dir, 'images'), capacity: { vcpus: 16, memoryMiB: 65_536, diskMiB: 100_000 }, accelerator: 'tcg', drivers: 'fake', logLevel: 'info',
+      imageStore: join(dir, 'images'), capacity: { vcpus: 16, memoryMiB: 65_536, diskMiB: 100_000 }, accelerator: 'tcg', drivers: 'fake', helper: helperConfig(folder(name)), logLevel: 'info',
       ...(n < gateways ? { segmentIds: { from: 1000 + 100 * n, to: 1099 + 100 * n } } : {})
     }))
   }))
@@ -84,9 +86,11 @@ export async function makeSite (size: number, gateways = 2): Promise<BenchSite> 
     await gone
   }
   process.on('exit', () => { for (const agent of agents) agent.process?.kill('SIGKILL') })
+  const helpers = new Map<string, Helper>()
   return {
     agents,
     start: async (agent, env = {}) => {
+      if (!helpers.has(agent.name)) helpers.set(agent.name, await startHelperFor(join(folder(agent.name), 'agent.yaml')))
       const file = await open(join(folder(agent.name), 'log'), 'a')
       // the launcher replaces itself by the agent: the id is the agent's
       const child = spawn(LAUNCHER, ['agent', 'run', '--config', join(folder(agent.name), 'agent.yaml')], {
@@ -110,6 +114,7 @@ export async function makeSite (size: number, gateways = 2): Promise<BenchSite> 
     log,
     close: async () => {
       await Promise.all(agents.map(stop))
+      await Promise.all([...helpers.values()].map(async helper => { await helper.stop() }))
       await rm(dir, { recursive: true, force: true })
     }
   }

@@ -11,6 +11,7 @@ import { run } from '../../agent/exec.ts'
 import { call } from '../../cli/client.ts'
 import type { AgentStatus, HostDetail, HostResource, InvitationResource, InvitedResource, PolicyResource } from '../../protocol/api.ts'
 import { eventually } from '../model/federation.ts'
+import { helperConfig, startHelperFor } from '../helper.ts'
 
 const CLI = join(dirname(dirname(import.meta.dirname)), 'cli', 'main.ts')
 const PATIENCE_MS = 60_000
@@ -75,11 +76,14 @@ t.test('a coordinator, a site, a host: by tokens', { timeout: 170_000 }, async t
   const config = (name: string): string => join(dir, `${name}.yaml`)
   const common = (name: string): object => ({ name, stateDir: join(dir, name), runDir: join(dir, `run-${name}`), logLevel: 'warn' })
   const agent = (name: string, address: string, part: object): object => ({
-    ...common(name), site: 'tokyo', listen: [`/ip4/${address}/tcp/4100`], underlayAddress: address, drivers: 'fake', capacity: { vcpus: 4, memoryMiB: 8192, diskMiB: 1000 }, ...part
+    ...common(name), site: 'tokyo', listen: [`/ip4/${address}/tcp/4100`], underlayAddress: address, drivers: 'fake', helper: helperConfig(join(dir, name)), capacity: { vcpus: 4, memoryMiB: 8192, diskMiB: 1000 }, ...part
   })
   await writeFile(config('main'), stringify({ ...common('main'), listen: ['/ip4/127.43.7.1/tcp/4100'], http: { host: '127.43.7.1', port: 0 } }))
   await writeFile(config('gw1'), stringify(agent('gw1', '127.43.7.2', { roles: ['gateway', 'compute'], segmentIds: { from: 1000, to: 1999 } })))
   await writeFile(config('host2'), stringify(agent('host2', '127.43.7.3', { roles: ['compute'] })))
+
+  const helpers = await Promise.all(['gw1', 'host2'].map(name => startHelperFor(config(name))))
+  t.teardown(() => Promise.all(helpers.map(helper => helper.stop())))
 
   await ok(null, 'coordinator', 'init', '-c', config('main'))
   await start('main', 'coordinator', 'run')

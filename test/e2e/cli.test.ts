@@ -11,11 +11,13 @@ import { dirname, join } from 'node:path'
 import t, { type Test } from 'tap'
 import { stringify } from 'yaml'
 import { run } from '../../agent/exec.ts'
+import type { Helper } from '../../agent/helper/helper.ts'
 import { call } from '../../cli/client.ts'
 import { until } from '../../lab/process.ts'
 import type { ClusterResource, SiteResource } from '../../protocol/api.ts'
 import { PATIENCE_MS, spec } from './federation.ts'
 import { freePort } from '../free-port.ts'
+import { helperConfig, startHelperFor } from '../helper.ts'
 
 t.setTimeout(300_000)
 const CLI = join(dirname(dirname(import.meta.dirname)), 'cli', 'main.ts')
@@ -32,12 +34,14 @@ async function startPlace (t: Test): Promise<Place> {
   // Short: unix sockets lie below it.
   const dir = await mkdtemp(join(tmpdir(), 'mzc-'))
   const daemons = new Map<string, ChildProcess>()
+  const helpers: Helper[] = []
   t.teardown(async () => {
     await Promise.all([...daemons.values()].map(async child => {
       if (child.exitCode !== null || child.signalCode !== null) return
       child.kill('SIGKILL')
       await once(child, 'exit')
     }))
+    await Promise.all(helpers.map(async helper => { await helper.stop() }))
     await rm(dir, { recursive: true, force: true })
   })
   const file = async (name: string, content: string | object): Promise<string> => {
@@ -51,7 +55,7 @@ async function startPlace (t: Test): Promise<Place> {
   const listen = (i: number): string[] => [`/ip4/${address}/tcp/${ports[i] ?? 0}`]
   const common = (name: string): object => ({ stateDir: join(dir, name), runDir: join(dir, name, 'run') })
   const agent = (name: string, i: number, roles: string[], more: object = {}): object => ({
-    name, site: 'kyoto', roles, listen: listen(i), underlayAddress: `192.0.2.${i + 1}`, capacity: { vcpus: 2, memoryMiB: 4096, diskMiB: 100 }, drivers: 'fake', ...common(name), ...more
+    name, site: 'kyoto', roles, listen: listen(i), underlayAddress: `192.0.2.${i + 1}`, capacity: { vcpus: 2, memoryMiB: 4096, diskMiB: 100 }, drivers: 'fake', helper: helperConfig(join(dir, name)), ...common(name), ...more
   })
   const configs = {
     gw: await file('gw.yaml', agent('gw', 0, ['gateway', 'compute'], { segmentIds: { from: 10, to: 20 } })),
@@ -61,6 +65,7 @@ async function startPlace (t: Test): Promise<Place> {
   const start = (kind: string, name: keyof typeof configs): void => {
     daemons.set(name, spawn(process.execPath, [CLI, kind, 'run', '-c', configs[name]], { stdio: 'ignore', env: { ...process.env, ...ENV } }))
   }
+  for (const config of [configs.gw, configs.c1]) helpers.push(await startHelperFor(config))
   const place = { dir, file, daemons, config: configs.gw, socket: join(dir, 'gw/run/agent.sock'), other: join(dir, 'c1/run/agent.sock'), coordinator: join(dir, 'main/run/coordinator.sock'), url: `http://${address}:${ports[3] ?? 0}` }
   const answers = async (socketPath: string): Promise<unknown> => await until(`an answer at ${socketPath}`, PATIENCE_MS, async () => await call({ socketPath, what: 'agent' }, 'GET', '/v1/status').catch(() => null), { everyMs: 50 })
   const said = async (...args: string[]): Promise<{ token: string }> => {

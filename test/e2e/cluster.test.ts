@@ -11,6 +11,8 @@ import { DEFAULT_IMAGE_STORE } from '../../lab/config.ts'
 import { onNode } from '../../lab/demo/use.ts'
 import { startLab, type Lab } from '../../lab/lab.ts'
 import { processesOfPod } from '../../lab/process.ts'
+import { AGENT_UID, WORK_TREE } from '../../lab/pod.ts'
+import { ourProcesses } from '../sockets.ts'
 
 const MASTER = 'tokyo-1'
 const FAR = 'tsukuba-1'
@@ -68,6 +70,19 @@ t.test('a node at the far site', { skip: process.getuid?.() === 0 ? false : 'nee
     t.equal(cluster.nodes[0]?.host, 'tsukuba-2', 'behind its gateway, over the in-site segment')
     t.ok(cluster.caches.some(c => c.requests > 0), 'its requests went through the cache')
     t.equal(cluster.segment.mtuInner, 1500)
+  })
+
+  await t.test('what talks to the network has no privileges, and what has privileges no socket of the network', async t => {
+    let talking = 0
+    for (const { name, pod } of lab.hosts) {
+      const ours = await ourProcesses(pod.pid, WORK_TREE)
+      const [agentPid, helperPid] = [(await lab.agent(name))?.pid, (await lab.helper(name))?.pid]
+      t.match(ours.find(one => one.pid === agentPid), { uid: AGENT_UID, capabilities: /^[0 ]+$/ }, `${name}: the agent`)
+      t.match(ours.find(one => one.pid === helperPid), { uid: 0, sockets: [] }, `${name}: the helper`)
+      t.strictSame(ours.filter(one => one.uid === 0 && one.sockets.length > 0).map(one => one.argv.join(' ')), [], `${name}: no other either`)
+      talking += ours.filter(one => one.sockets.length > 0).length
+    }
+    t.ok(talking >= lab.hosts.length, 'agents do have sockets: they are looked at')
   })
 
   for (const host of [FAR, 'tsukuba-2', MASTER]) {

@@ -76,7 +76,7 @@ export async function startFederation (t: Test): Promise<Federation> {
     },
     async objects (hosts = HOSTS) {
       const all = await Promise.all(hosts.map(async host => {
-        const dir = lab.host(host).pod.path('/var/lib/musubi/fake')
+        const dir = lab.host(host).pod.path('/var/lib/musubi-helper/fake')
         const kinds = await readdir(dir).catch(() => [])
         const lists = await Promise.all(kinds.map(async kind => (await readdir(join(dir, kind))).filter(n => n.endsWith('.json')).map(n => `${host} ${kind} ${decodeURIComponent(n.slice(0, -5))}`)))
         return lists.flat()

@@ -166,9 +166,11 @@ t.test('three sites negotiate', { skip, timeout: 440_000 }, async t => {
     })
     await writeFile(pod.path('/tmp/stranger/agent.yaml'), stringify({
       name: 'rogue-1', site: 'rogue', roles: ['gateway', 'compute'], stateDir: '/tmp/stranger', runDir: '/tmp/stranger/run',
-      listen, underlayAddress: '192.0.2.1', capacity: { vcpus: 64, memoryMiB: 65536, diskMiB: 0 }, segmentIds: { from: 1, to: 9 }, drivers: 'fake', logLevel: 'debug'
+      listen, underlayAddress: '192.0.2.1', capacity: { vcpus: 64, memoryMiB: 65536, diskMiB: 0 }, segmentIds: { from: 1, to: 9 }, drivers: 'fake', logLevel: 'debug',
+      helper: { socket: '/tmp/stranger/helper/sock', stateDir: '/tmp/stranger/helper/state', agentUser: 0 }
     }))
     const log = `${pod.dir}/stranger.log`
+    const itsHelper = await pod.spawn([process.execPath, `${WORK_TREE}/cli/main.ts`, 'helper', 'run', '-c', '/tmp/stranger/agent.yaml'], { log: `${pod.dir}/stranger-helper.log`, env: { NODE_OPTIONS: '' } })
     const stranger = await pod.spawn([process.execPath, `${WORK_TREE}/cli/main.ts`, 'agent', 'run', '-c', '/tmp/stranger/agent.yaml'], { log, env: { NODE_OPTIONS: '' } })
     const at = { socketPath: pod.path('/tmp/stranger/run/agent.sock'), what: 'stranger' }
     await until('the stranger', PATIENCE_MS, () => call(at, 'GET', '/v1/status').then(() => true, () => false), { everyMs: 50 })
@@ -181,7 +183,8 @@ t.test('three sites negotiate', { skip, timeout: 440_000 }, async t => {
     for (const who of ['tokyo-1', 'tsukuba-1', 'osaka-1', 'coordinator']) t.notOk((await f.get<AgentStatus>(who, '/v1/status')).peers.some(p => p.peerId === key), `${who} keeps no connection to it`)
     for (const who of ['tokyo-1', 'coordinator']) t.same((await f.get<SiteResource[]>(who, '/v1/sites')).map(s => s.site), ['osaka', 'tokyo', 'tsukuba'])
     stranger.kill('SIGTERM')
-    await until('its end', PATIENCE_MS, () => Promise.resolve(!stranger.alive()))
+    itsHelper.kill('SIGTERM')
+    await until('its end', PATIENCE_MS, () => Promise.resolve(!stranger.alive() && !itsHelper.alive()))
   })
 
   await t.test('an agent that cannot be what it says ends with the reason', async t => {

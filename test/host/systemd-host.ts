@@ -133,9 +133,11 @@ async function serve (root: string, share: string, groups: readonly string[]): P
   }
   await run('mount', ['--make-rprivate', '/'])
   await run('mount', ['--bind', '/', root])
+  // One by one: the work tree itself may be root's alone, and the agent inside is not root.
+  const tree = readdirSync(TREE).map(entry => `--bind-ro=${join(TREE, entry)}:${TREE_INSIDE}/${entry}`)
   const container = spawn('systemd-nspawn', [
     '--quiet', '--register=no', '--keep-unit', `--directory=${root}`, '--volatile=overlay', '--private-network', '--capability=all',
-    `--machine=mz-test-${process.pid}`, '--bind=/dev/net/tun', `--bind-ro=${TREE}:${TREE_INSIDE}`, `--bind=${share}:${SHARE_INSIDE}`,
+    `--machine=mz-test-${process.pid}`, '--bind=/dev/net/tun', ...tree, `--bind=${share}:${SHARE_INSIDE}`,
     '--console=read-only', '--boot',
     // nothing of what this machine happens to have enabled
     'systemd.unit=basic.target'

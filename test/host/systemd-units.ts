@@ -2,47 +2,78 @@ import type { Test } from 'tap'
 import { createHash } from 'node:crypto'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { stringify } from 'yaml'
 import { encodeManifest, IMAGE_FILES, manifestDigest } from '../../agent/images/manifest.ts'
 import { eventually } from '../contract/services.ts'
+import { keepersTest } from './systemd-keepers.ts'
 import { SHARE_INSIDE, TREE_INSIDE } from './systemd-host.ts'
 import type { SystemdHost } from './systemd-host.ts'
 
 const ADDRESS = '10.67.0.1'
 const AGENT = 'musubi-agent.service'
+const HELPER = 'musubi-helper.service'
 const COORDINATOR = 'musubi-coordinator.service'
+const UNITS = [AGENT, HELPER, COORDINATOR] as const
+/** What `systemd-analyze security` may find at most: 0 is all closed, 10 all open. */
+const EXPOSURE_MAX: Record<typeof UNITS[number], number> = { [AGENT]: 1.5, [COORDINATOR]: 1.5, [HELPER]: 3.5 }
+/** CAP_CHOWN, DAC_OVERRIDE, KILL, NET_ADMIN, SYS_PTRACE, SYS_ADMIN: bits as in linux/capability.h. */
+const HELPER_CAPABILITIES = [0, 1, 5, 12, 19, 21].reduce((mask, bit) => mask + 2 ** bit, 0)
 const START_MS = 60_000
+const PAUSE_MS = 250
 
 /** The packaged units on a host as an administrator sets it up: one site of one host that does all. */
 export async function unitsTest (t: Test, host: SystemdHost): Promise<void> {
   const out = async (...argv: string[]): Promise<string> => (await host.exec(argv, { timeoutMs: START_MS })).stdout.trim()
   const property = (unit: string, name: string): Promise<string> => out('systemctl', 'show', `--property=${name}`, '--value', unit)
   const resource = async (...argv: string[]): Promise<Record<string, unknown>> => JSON.parse(await out('musubi', '--json', ...argv)) as Record<string, unknown>
+  const active = async (unit: string): Promise<boolean> => await property(unit, 'ActiveState') === 'active'
+  /** What the kernel says of the main process of a unit. */
+  const privileges = async (unit: string): Promise<{ uids: string[], effective: number, bounding: number, noNew: string }> => {
+    const status = await out('cat', `/proc/${await property(unit, 'MainPID')}/status`)
+    const told = (name: string): string => new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(status)?.[1] ?? `no ${name} in ${status}`
+    return { uids: told('Uid').split('\t'), effective: parseInt(told('CapEff'), 16), bounding: parseInt(told('CapBnd'), 16), noNew: told('NoNewPrivs') }
+  }
+  const exposure = async (unit: string): Promise<number> => Number(/exposure level for \S+: ([0-9.]+)/.exec(await out('systemd-analyze', 'security', '--no-pager', unit))?.[1])
   const image = await install(host, out)
 
   await t.test('the units are well formed', async t => {
-    const { stdout, stderr } = await host.exec(['systemd-analyze', 'verify', `/etc/systemd/system/${AGENT}`, `/etc/systemd/system/${COORDINATOR}`])
+    const { stdout, stderr } = await host.exec(['systemd-analyze', 'verify', ...UNITS.map(unit => `/etc/systemd/system/${unit}`)])
     t.notMatch(stdout + stderr, 'musubi')
   })
 
   await t.test('the coordinator runs without privileges, and is restarted when it hangs', async t => {
-    await out('systemctl', 'start', COORDINATOR)
     t.equal(await property(COORDINATOR, 'ActiveState'), 'active')
     t.match(await property(COORDINATOR, 'StatusText'), /coordinator/)
-    const pid = await property(COORDINATOR, 'MainPID')
-    t.equal(await out('ps', '-o', 'user:32=', '-p', pid), 'musubi-coordinator')
+    const uid = await out('id', '-u', 'musubi-coordinator')
+    t.strictSame(await privileges(COORDINATOR), { uids: [uid, uid, uid, uid], effective: 0, bounding: 0, noNew: '1' })
+    t.ok(await exposure(COORDINATOR) <= EXPOSURE_MAX[COORDINATOR], `exposure ${await exposure(COORDINATOR)}`)
+    // for its next start: the key that signs sites no longer lies where it writes
+    await toCredentials('/var/lib/musubi-coordinator/coordinator.key', 'musubi-coordinator.key')
     // a process that is stopped cannot feed the watchdog; what systemd does about it is looked at below
-    await out('kill', '-STOP', pid)
+    await out('kill', '-STOP', await property(COORDINATOR, 'MainPID'))
   })
 
-  await t.test('the agent says when it is ready', async t => {
+  await t.test('the agent brings its helper, and says when it is ready', async t => {
     await out('systemctl', 'start', AGENT)
-    t.equal(await property(AGENT, 'ActiveState'), 'active')
+    for (const unit of [AGENT, HELPER]) t.equal(await property(unit, 'ActiveState'), 'active')
     t.match(await property(AGENT, 'StatusText'), /gateway,compute,storage of lab/)
-    t.match(await resource('agent', 'status'), {})
+    t.match(await property(HELPER, 'StatusText'), /gateway,compute,storage, for user musubi/)
+    t.match(await resource('agent', 'status'), { problems: [] })
   })
 
-  await t.test('what runs outlives the agent', async t => {
+  await t.test('the agent has no privileges, the helper those that it needs and no network', async t => {
+    const uid = await out('id', '-u', 'musubi')
+    t.strictSame(await privileges(AGENT), { uids: [uid, uid, uid, uid], effective: 0, bounding: 0, noNew: '1' })
+    t.strictSame(await privileges(HELPER), { uids: ['0', '0', '0', '0'], effective: HELPER_CAPABILITIES, bounding: HELPER_CAPABILITIES, noNew: '1' })
+    for (const unit of [AGENT, HELPER] as const) t.ok(await exposure(unit) <= EXPOSURE_MAX[unit], `exposure of ${unit}: ${await exposure(unit)}`)
+    const sockets = await out('ss', '--no-header', '--tcp', '--udp', '--raw', '--all', '--numeric', '--processes')
+    t.match(sockets, `pid=${await property(AGENT, 'MainPID')},`, 'sockets are seen')
+    t.notMatch(sockets, `pid=${await property(HELPER, 'MainPID')},`)
+    t.equal(await out('stat', '--format=%U %a', '/var/lib/musubi', '/var/lib/musubi-helper', '/var/lib/musubi-images', '/run/musubi-helper'), 'musubi 700\nroot 700\nroot 755\nroot 755')
+  })
+
+  await t.test('what runs outlives agent and helper', async t => {
     await writeFile(join(host.share, 'one.yaml'), stringify({
       apiVersion: 'musubi/v1', kind: 'Cluster', metadata: { name: 'one' },
       spec: { image, nodes: { count: 1, memoryMiB: 128 }, volumes: [{ name: 'data', sizeMiB: 16, node: 1 }] }
@@ -55,30 +86,54 @@ export async function unitsTest (t: Test, host: SystemdHost): Promise<void> {
       return [...services, ...nodes].map(one => one.replace('\n', ' ')).filter(one => /\d/.test(one)).sort()
     }
     const states = async (): Promise<string[]> => ((await resource('agent', 'status')).objects as Array<{ kind: string, state: string }>).map(one => `${one.kind} ${one.state}`).sort()
-    await eventually('all objects are there', async () => (await states()).join() === 'domain ok,frontend ok,segment ok,volume ok', START_MS)
+    await eventually('all objects are there', async () => await sleep(PAUSE_MS, true) && (await states()).join() === 'domain ok,frontend ok,segment ok,volume ok', START_MS)
     const before = await running()
     for (const what of [/dnsmasq/, /nginx/, /tgtd/, /^node \d+$/]) t.ok(before.some(one => what.test(one)), String(what))
+    t.match(await out('ip', 'netns', 'list'), /^mz-[0-9a-f]{6}/m, 'the host sees namespaces that the helper has named')
+    const pids = async (): Promise<[agent: string, helper: string]> => [await property(AGENT, 'MainPID'), await property(HELPER, 'MainPID')]
+    const restarted = async (unit: string, pid: string): Promise<void> => {
+      await eventually(`${unit} was restarted and is ready`, async () => {
+        // it starts on the same processors that the question takes
+        await sleep(PAUSE_MS)
+        return !['0', pid].includes(await property(unit, 'MainPID')) && await active(unit)
+      }, START_MS)
+    }
 
-    const pid = await property(AGENT, 'MainPID')
-    await out('kill', '-KILL', pid)
-    await eventually('restarted and ready', async () => await property(AGENT, 'MainPID') !== pid && await property(AGENT, 'ActiveState') === 'active', START_MS)
-    t.equal(await property(AGENT, 'NRestarts'), '1')
-    t.strictSame(await running(), before, 'kill -9: the same processes run')
+    // from their next start on they have little time to say that they are well
+    for (const unit of [AGENT, HELPER]) await put(host, out, `/etc/systemd/system/${unit}.d/test.conf`, HURRY)
+    await out('systemctl', 'daemon-reload')
+    const [agent, helper] = await pids()
+    await out('kill', '-KILL', helper)
+    await restarted(HELPER, helper)
+    t.equal((await pids())[0], agent, 'the agent goes on without its helper')
+    t.strictSame(await running(), before, 'kill -9 of the helper: the same processes run')
 
-    await out('systemctl', 'stop', AGENT)
-    t.equal(await property(AGENT, 'ActiveState'), 'inactive')
-    t.equal(await property(AGENT, 'Result'), 'success')
-    t.strictSame(await running(), before, 'stopped: the same processes run')
+    const [, second] = await pids()
+    await out('kill', '-KILL', agent)
+    await restarted(AGENT, agent)
+    t.equal((await pids())[1], second, 'the helper goes on without its agent')
+    t.strictSame(await running(), before, 'kill -9 of the agent: the same processes run')
 
-    await out('systemctl', 'start', AGENT)
-    t.strictSame(await running(), before, 'started again: adopted, not made anew')
+    const hung = await pids()
+    await toCredentials('/var/lib/musubi/key', 'musubi-agent.key')
+    await out('kill', '-STOP', ...hung)
+    await restarted(HELPER, hung[1])
+    await restarted(AGENT, hung[0])
+    for (const unit of [AGENT, HELPER]) t.match(await out('journalctl', '--no-pager', '--output=cat', `--unit=${unit}`), /Watchdog timeout/)
+    t.strictSame(await running(), before, 'both hung and were ended by the watchdog: the same processes run')
+    await eventually('all is known again', async () => (await states()).join() === 'domain ok,frontend ok,segment ok,volume ok', START_MS)
+
+    await out('systemctl', 'restart', HELPER, AGENT)
+    t.strictSame(await running(), before, 'restarted: adopted, not made anew')
+    for (const unit of [AGENT, HELPER]) t.equal(await property(unit, 'Result'), 'success')
     await out('musubi', 'cluster', 'delete', 'one')
     await eventually('all is gone', async () => (await running()).length === 0, START_MS)
-    await out('systemctl', 'stop', AGENT)
   })
 
+  await t.test('keepers go on without agent and helper', t => keepersTest(t, host, { agent: AGENT, helper: HELPER }))
+
   await t.test('the coordinator that hung was restarted', async t => {
-    await eventually('restarted', async () => await property(COORDINATOR, 'NRestarts') !== '0' && await property(COORDINATOR, 'ActiveState') === 'active', START_MS)
+    await eventually('restarted', async () => await property(COORDINATOR, 'NRestarts') !== '0' && await active(COORDINATOR), START_MS)
     t.match(await property(COORDINATOR, 'Result'), 'success')
     await out('systemctl', 'stop', COORDINATOR)
     t.equal(await property(COORDINATOR, 'Result'), 'success')
@@ -87,49 +142,61 @@ export async function unitsTest (t: Test, host: SystemdHost): Promise<void> {
   await t.test('a bad configuration is told once', async t => {
     await writeFile(join(host.share, 'bad.yaml'), 'roles: [everything]\n')
     await out('cp', join(SHARE_INSIDE, 'bad.yaml'), '/etc/musubi/agent.yaml')
+    await out('systemctl', 'stop', HELPER)
+    // the agent wants its helper, and is started whatever becomes of it
     await t.rejects(out('systemctl', 'start', AGENT))
-    t.match(await property(AGENT, 'ActiveState'), 'failed')
-    t.match(await property(AGENT, 'ExecMainStatus'), '2')
+    for (const unit of [AGENT, HELPER]) {
+      t.equal(await property(unit, 'ActiveState'), 'failed')
+      t.equal(await property(unit, 'ExecMainStatus'), '2')
+    }
   })
+
+  /** Moves a key to where systemd looks for credentials, as docs/operations.md says. */
+  async function toCredentials (from: string, name: string): Promise<void> {
+    await out('install', '-d', '-m', '0700', '/etc/credstore')
+    await out('install', '-m', '0600', from, `/etc/credstore/${name}`)
+    await out('rm', from)
+  }
 }
 
-/** Installs the package as its files say, configures the host; answers the digest of an image that holds nothing. */
-async function install (host: SystemdHost, out: (...argv: string[]) => Promise<string>): Promise<string> {
-  const put = async (path: string, text: string): Promise<void> => {
-    await writeFile(join(host.share, 'file'), text)
-    await out('install', '-D', '-m', '0644', join(SHARE_INSIDE, 'file'), path)
-  }
-  const packaging = join(TREE_INSIDE, 'packaging')
-  await out('ln', '-s', join(packaging, 'musubi'), '/usr/bin/musubi')
-  await out('cp', join(packaging, AGENT), join(packaging, COORDINATOR), '/etc/systemd/system/')
-  await out('install', '-D', '-m', '0644', join(packaging, 'musubi-coordinator.sysusers'), '/usr/lib/sysusers.d/musubi-coordinator.conf')
-  await out('systemd-sysusers')
-  await put(`/etc/systemd/system/${COORDINATOR}.d/test.conf`, '[Service]\nWatchdogSec=5s\nTimeoutAbortSec=1s\n')
+const HURRY = '[Service]\nWatchdogSec=5s\nTimeoutAbortSec=1s\n'
+
+async function put (host: SystemdHost, out: Out, path: string, text: string): Promise<void> {
+  await writeFile(join(host.share, 'file'), text)
+  await out('install', '-D', '-m', '0644', join(SHARE_INSIDE, 'file'), path)
+}
+
+type Out = (...argv: string[]) => Promise<string>
+
+/** Installs the package as README.md says, configures the host; answers the digest of an image that holds nothing. */
+async function install (host: SystemdHost, out: Out): Promise<string> {
+  await out(join(TREE_INSIDE, 'packaging', 'install'), 'agent', 'coordinator')
+  await put(host, out, `/etc/systemd/system/${COORDINATOR}.d/test.conf`, HURRY)
   // the container has no groups of control to give, and root is its only user
-  await put('/etc/libvirt/qemu.conf', 'user = "root"\ngroup = "root"\ncgroup_controllers = []\nnamespaces = []\nsecurity_driver = "none"\nremember_owner = 0\nstdio_handler = "file"\n')
+  await put(host, out, '/etc/libvirt/qemu.conf', 'user = "root"\ngroup = "root"\ncgroup_controllers = []\nnamespaces = []\nsecurity_driver = "none"\nremember_owner = 0\nstdio_handler = "file"\n')
   await out('ip', 'address', 'add', `${ADDRESS}/32`, 'dev', 'lo')
   await out('systemctl', 'daemon-reload')
   await out('systemctl', 'start', 'libvirtd.service')
 
   const listen = [`/ip4/${ADDRESS}/tcp/4100`]
-  await put('/etc/musubi/agent.yaml', stringify({
+  await put(host, out, '/etc/musubi/agent.yaml', stringify({
     name: 'all', site: 'lab', roles: ['gateway', 'compute', 'storage'], listen, underlayAddress: ADDRESS,
     capacity: { vcpus: 2, memoryMiB: 1024, diskMiB: 1024 }, segmentIds: { from: 1000, to: 1009 }, accelerator: 'tcg'
   }))
-  await put('/etc/musubi/coordinator.yaml', stringify({ name: 'coordinator', listen: [`/ip4/${ADDRESS}/tcp/4200`] }))
+  await put(host, out, '/etc/musubi/coordinator.yaml', stringify({ name: 'coordinator', listen: [`/ip4/${ADDRESS}/tcp/4200`] }))
   await joinByToken(out)
   return await installImage(host, out)
 }
 
 /** As the installation says: the coordinator first, then the site by its first gateway. */
-async function joinByToken (out: (...argv: string[]) => Promise<string>): Promise<void> {
+async function joinByToken (out: Out): Promise<void> {
   await out('musubi', 'coordinator', 'init')
   await out('systemctl', 'start', COORDINATOR)
   const { token } = JSON.parse(await out('musubi', '--json', 'coordinator', 'invite', 'lab')) as { token: string }
   await out('musubi', 'site', 'init', '--join', token)
 }
 
-async function installImage (host: SystemdHost, out: (...argv: string[]) => Promise<string>): Promise<string> {
+async function installImage (host: SystemdHost, out: Out): Promise<string> {
   const dir = join(host.share, 'image')
   await mkdir(dir)
   const files = await Promise.all(IMAGE_FILES.map(async name => {
@@ -140,7 +207,6 @@ async function installImage (host: SystemdHost, out: (...argv: string[]) => Prom
   const manifest = encodeManifest({ format: 1, recipe: 'none', suite: 'none', kernelRelease: 'none', cmdline: 'none', files })
   await writeFile(join(dir, 'manifest.json'), manifest)
   const digest = manifestDigest(manifest)
-  await out('mkdir', '-p', '/var/lib/musubi/images')
-  await out('cp', '-r', join(SHARE_INSIDE, 'image'), `/var/lib/musubi/images/${digest.replace('sha256:', '')}`)
+  await out('cp', '-r', join(SHARE_INSIDE, 'image'), `/var/lib/musubi-images/${digest.replace('sha256:', '')}`)
   return digest
 }

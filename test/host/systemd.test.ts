@@ -7,12 +7,12 @@ import { run } from '../../agent/exec.ts'
 import { createPidfileServices } from '../../agent/services/pidfile.ts'
 import { createServices, systemdRuns } from '../../agent/services/select.ts'
 import { createSystemdServices } from '../../agent/services/systemd.ts'
-import { servicesContract } from '../contract/services.ts'
+import { eventually, servicesContract } from '../contract/services.ts'
 import { startSystemdHost, TREE_INSIDE } from './systemd-host.ts'
 import { unitsTest } from './systemd-units.ts'
 
 const INSIDE = 'MUSUBI_TEST_INSIDE'
-const TIMEOUT_MS = 110_000
+const TIMEOUT_MS = 240_000
 const NODE_INSIDE = `${TREE_INSIDE}/node_modules/.bin/node`
 
 t.setTimeout(TIMEOUT_MS)
@@ -31,7 +31,7 @@ async function outside (): Promise<void> {
   t.teardown(() => host.stop())
   const [file = '', ...args] = host.enter(['env', '-u', 'NODE_OPTIONS', NODE_INSIDE, `${TREE_INSIDE}/test/host/systemd.test.ts`])
   await t.spawn(file, args, { env: { ...process.env, [INSIDE]: 'yes' }, timeout: TIMEOUT_MS }, 'services as systemd units')
-  await t.test('the units of agent and coordinator', t => unitsTest(t, host))
+  await t.test('the units of agent, helper and coordinator', t => unitsTest(t, host))
 }
 
 /** Runs in the container, where systemd is. */
@@ -56,6 +56,22 @@ async function inside (): Promise<void> {
     t.teardown(() => services.stop('chosen'))
     const started = await services.ensure('chosen', { argv: ['sleep', '600'] })
     t.equal((await run('systemctl', ['show', '--property=MainPID', '--value', 'musubi-svc-chosen.service'])).stdout.trim(), String(started.pid))
+  })
+
+  t.test('a keeper comes back by itself, until it is stopped', async t => {
+    const services = createSystemdServices({ unitPrefix: 'musubi-svc-', dir: join(dir, 'logs') })
+    t.teardown(() => services.stop('keeper'))
+    const { pid: first } = await services.ensure('keeper', { argv: ['sleep', '600'], keeper: true })
+    process.kill(first ?? 0, 'SIGKILL')
+    await eventually('it was started again', async () => {
+      const { running, pid } = await services.status('keeper')
+      return running && pid !== first
+    })
+    const { pid: second } = await services.status('keeper')
+    process.kill(second ?? 0, 'SIGKILL')
+    await eventually('it has no process', async () => !(await services.status('keeper')).running)
+    await services.stop('keeper')
+    t.equal((await run('systemctl', ['list-units', '--all', '--plain', '--no-legend', 'musubi-svc-keeper*'])).stdout, '', 'also between two starts')
   })
 
   t.test('arguments arrive as they are', async t => {

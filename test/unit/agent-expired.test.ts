@@ -12,6 +12,7 @@ import { until } from '../../lab/process.ts'
 import type { AgentStatus } from '../../protocol/api.ts'
 import { issue } from '../../protocol/mesh/trust/certificate.ts'
 import { writeCredentials } from '../../protocol/mesh/trust/credentials.ts'
+import { helperConfig, startHelperFor } from '../helper.ts'
 import { createKit } from '../trust-kit.ts'
 
 const CLI = join(dirname(dirname(import.meta.dirname)), 'cli', 'main.ts')
@@ -27,14 +28,16 @@ t.test('an agent whose certificate has ended starts, says what to do, and takes 
   await writeCredentials(join(dir, 'credentials.json'), { federation: kit.federation, chain, peers: [] })
   await writeFile(join(dir, 'agent.yaml'), stringify({
     name: 'tokyo-1', site: 'tokyo', roles: ['compute'], stateDir: dir, runDir: join(dir, 'run'),
-    listen: ['/ip4/127.0.0.1/tcp/0'], underlayAddress: '127.0.0.1', capacity: { vcpus: 1, memoryMiB: 1, diskMiB: 0 }, drivers: 'fake'
+    listen: ['/ip4/127.0.0.1/tcp/0'], underlayAddress: '127.0.0.1', capacity: { vcpus: 1, memoryMiB: 1, diskMiB: 0 }, drivers: 'fake', helper: helperConfig(dir)
   }))
+  const helper = await startHelperFor(join(dir, 'agent.yaml'))
   const agent = spawn(process.execPath, [CLI, 'agent', 'run', '-c', join(dir, 'agent.yaml')], { stdio: 'ignore', env: { ...process.env, NODE_OPTIONS: '' } })
   t.teardown(async () => {
     if (agent.exitCode === null && agent.signalCode === null) {
       agent.kill('SIGKILL')
       await once(agent, 'exit')
     }
+    await helper.stop()
     await rm(dir, { recursive: true, force: true })
   })
   const status = async (): Promise<AgentStatus | null> => await call<AgentStatus>({ socketPath: join(dir, 'run', 'agent.sock'), what: 'agent' }, 'GET', '/v1/status').catch(() => null)

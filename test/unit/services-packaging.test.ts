@@ -12,13 +12,14 @@ t.test('the examples are valid configurations', async t => {
 })
 
 t.test('the units own the folders that the configurations have by default', async t => {
-  const agent = await readFile(file('musubi-agent.service'), 'utf8')
-  for (const line of ['StateDirectory=musubi', 'RuntimeDirectory=musubi', 'RuntimeDirectoryPreserve=yes', 'Type=notify', 'NotifyAccess=all', 'KillMode=process']) {
-    t.match(agent, new RegExp(`^${line}$`, 'm'))
+  const has = async (unit: string, ...lines: string[]): Promise<string> => {
+    const text = await readFile(file(unit), 'utf8')
+    for (const line of lines) t.ok(text.split('\n').includes(line), `${unit}: ${line}`)
+    return text
   }
-  t.notMatch(agent, /^(Private(Tmp|Devices|Mounts)|Protect(System|Home|Kernel\w+|ControlGroups)|ReadWritePaths)=/m, 'a mount namespace of its own would hide its network namespaces')
-  const coordinator = await readFile(file('musubi-coordinator.service'), 'utf8')
-  for (const line of ['StateDirectory=musubi-coordinator', 'RuntimeDirectory=musubi-coordinator', 'User=musubi-coordinator', 'CapabilityBoundingSet=']) {
-    t.match(coordinator, new RegExp(`^${line}$`, 'm'))
-  }
+  const closed = ['NoNewPrivileges=yes', 'ProtectSystem=strict', 'Type=notify', 'WatchdogSec=60s']
+  await has('musubi-agent.service', 'StateDirectory=musubi', 'RuntimeDirectory=musubi', 'User=musubi', 'CapabilityBoundingSet=', ...closed)
+  await has('musubi-coordinator.service', 'StateDirectory=musubi-coordinator', 'RuntimeDirectory=musubi-coordinator', 'User=musubi-coordinator', 'CapabilityBoundingSet=', ...closed)
+  const helper = await has('musubi-helper.service', 'StateDirectory=musubi-helper', 'RuntimeDirectory=musubi-helper', 'RuntimeDirectoryPreserve=yes', 'RestrictAddressFamilies=AF_UNIX AF_NETLINK', 'Environment=MUSUBI_CONFINED=yes', ...closed)
+  t.notMatch(helper, /^User=/m, 'it is root')
 })

@@ -2,6 +2,7 @@ import { clusterNamespace, frontendNamespace } from '../../../protocol/core/desi
 import type { FrontendSpec } from '../../../protocol/core/desired.ts'
 import { MusubiError } from '../../../protocol/core/errors.ts'
 import { run, runJson } from '../../exec.ts'
+import { runOutside } from '../../services/outside.ts'
 
 /** Port of the frontend on the cluster's bridge; its peer is `eth0` in the frontend's namespace. */
 const PORT = 'fe0'
@@ -70,7 +71,7 @@ export async function ensureLinks (spec: FrontendSpec, beforeFresh: () => Promis
   const fresh = eth0 === undefined || !outside.some(link => link.ifname === PORT)
   if (fresh) {
     await beforeFresh()
-    if (!present.includes(own)) await run('ip', ['netns', 'add', own], { signal })
+    if (!present.includes(own)) await runOutside('ip', ['netns', 'add', own], { signal })
     // half a pair, or a port whose other end went with a namespace that still lives in a process
     if (eth0 !== undefined) await run('ip', ['-n', own, 'link', 'del', 'eth0'], { signal })
     else await deletePort(spec.vni, signal)
@@ -102,7 +103,7 @@ export async function removeLinks (namespace: string, signal: AbortSignal): Prom
   if ((await namespaces(signal)).includes(namespace)) {
     const { stdout } = await run('ip', ['netns', 'pids', namespace], { signal, okCodes: [1, 255] })
     for (const pid of stdout.split('\n').map(Number).filter(value => value > 1)) endProcess(pid)
-    await run('ip', ['netns', 'del', namespace], { signal })
+    await runOutside('ip', ['netns', 'del', namespace], { signal })
   }
   // the kernel takes a namespace apart in the background: do not wait for it to take the port along
   await deletePort(vni, signal)

@@ -42,6 +42,9 @@ export interface CacheDriverOptions {
 
 const LAUNCHER = fileURLToPath(new URL('./launch.pl', import.meta.url))
 const PROBER = fileURLToPath(new URL('./prober.pl', import.meta.url))
+/** It talks TCP, so it is not root: it may write to the nft set, turn the engine's logs over, and be ahead of a busy host. */
+const RIGHTS = '-all,+net_admin,+dac_override,+kill,+sys_nice'
+const PROBER_RIGHTS = ['setpriv', '--reuid=nobody', '--regid=nogroup', '--clear-groups', `--inh-caps=${RIGHTS}`, `--ambient-caps=${RIGHTS}`, `--bounding-set=${RIGHTS}`, '--no-new-privs', '--'] as const
 /** How long a started engine may take to answer, and a live one to be seen by the prober. */
 const ANSWER_MS = 8_000
 const POLL_MS = 100
@@ -70,9 +73,10 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
   function proberService (plan: CachePlan): ServiceSpec {
     const ports = plan.listeners.map(({ port }) => String(port))
     return {
-      argv: ['perl', PROBER, String(plan.healthPort), plan.paths.dir, TABLE, LIVE_SET, String(LIVE_SECONDS), ...ports],
+      argv: [...PROBER_RIGHTS, 'perl', PROBER, String(plan.healthPort), plan.paths.dir, TABLE, LIVE_SET, String(LIVE_SECONDS), ...ports],
       netns: plan.namespace,
-      cwd: '/'
+      cwd: '/',
+      keeper: true
     }
   }
 

@@ -5,6 +5,7 @@ import { hasCode } from './records.ts'
 import { parseChains, parseFloods, parseLinks } from './observed.ts'
 import type { ChainState, SpaceState } from './observed.ts'
 import type { Step } from './steps.ts'
+import { runOutside } from '../../services/outside.ts'
 
 /** Every call here touches only the kernel: what takes longer than this hangs. */
 const KERNEL_TIMEOUT_MS = 10_000
@@ -49,13 +50,12 @@ export async function listNamespaces (signal: AbortSignal): Promise<Map<number, 
 export async function readCluster (ns: string | undefined, signal: AbortSignal): Promise<SpaceState | 'broken' | null> {
   if (ns === undefined) return null
   try {
-    await run('ip', ['-n', ns, '-json', 'link', 'show', 'dev', 'lo'], { signal, timeoutMs: KERNEL_TIMEOUT_MS })
+    return await readSpace(ns, signal)
   } catch (error) {
     if (error instanceof CommandError && error.stderr.includes('setting the network namespace')) return 'broken'
     if (error instanceof CommandError && error.stderr.includes('Cannot open network namespace')) return null
     throw error
   }
-  return await readSpace(ns, signal)
 }
 
 /** Writes `disable_ipv6` of links in the host's namespace; a kernel without IPv6 needs none. */
@@ -81,10 +81,10 @@ async function runStep (step: Step, options: { signal: AbortSignal, timeoutMs: n
   const batch = (lines: readonly string[]): string => lines.map((line) => `${line}\n`).join('')
   switch (step.do) {
     case 'netns-add':
-      await run('ip', ['netns', 'add', step.ns], options)
+      await runOutside('ip', ['netns', 'add', step.ns], options)
       return
     case 'netns-delete':
-      await run('ip', ['netns', 'delete', step.ns], options)
+      await runOutside('ip', ['netns', 'delete', step.ns], options)
       return
     case 'ip': {
       const lenient = step.lenient === true

@@ -30,6 +30,9 @@ export interface SegmentDriver extends Driver<'segment'> {
   clusterNamespace (name: string): Promise<string | null>
 }
 
+/** Namespaces that are looked into side by side. */
+const LOOKS_AT_ONCE = 4
+
 /** The MTU of the link that carries in-site frames. */
 function underlayMtu (host: SpaceState, localAddress: string): number {
   const link = host.links.find(({ ipv4 }) => ipv4.some((address) => address.split('/')[0] === localAddress))
@@ -63,6 +66,16 @@ export function createSegmentDriver (options: { stateDir: string }): SegmentDriv
   const readOne = async (vni: number, signal: AbortSignal): Promise<Observed> => {
     const { host, clusters } = await readAll(signal)
     return { host, cluster: await readCluster(clusters.get(vni), signal) }
+  }
+  /** Namespaces can only be looked into one by one, by three programs each: some at a time. */
+  const readClusters = async (vnis: readonly number[], clusters: Map<number, string>, signal: AbortSignal): Promise<Map<number, Observed['cluster']>> => {
+    const found = new Map<number, Observed['cluster']>()
+    const todo = vnis.filter((vni) => clusters.has(vni))
+    const worker = async (): Promise<void> => {
+      for (let vni = todo.pop(); vni !== undefined; vni = todo.pop()) found.set(vni, await readCluster(clusters.get(vni), signal))
+    }
+    await Promise.all(Array.from({ length: LOOKS_AT_ONCE }, worker))
+    return found
   }
   /** VNIs of everything of ours on the host. */
   const present = (host: SpaceState, clusters: Map<number, string>): Set<number> => new Set([
@@ -117,8 +130,10 @@ export function createSegmentDriver (options: { stateDir: string }): SegmentDriv
       const [specs, { host, clusters }] = await Promise.all([records.all(), readAll(signal)])
       const nameByVni = new Map([...specs].map(([name, { vni }]) => [vni, name]))
       const objects: ObservedObject[] = []
-      for (const vni of new Set([...nameByVni.keys(), ...present(host, clusters)])) {
-        const observed: Observed = { host, cluster: await readCluster(clusters.get(vni), signal) }
+      const vnis = [...new Set([...nameByVni.keys(), ...present(host, clusters)])]
+      const seen = await readClusters(vnis, clusters, signal)
+      for (const vni of vnis) {
+        const observed: Observed = { host, cluster: seen.get(vni) ?? null }
         const name = nameByVni.get(vni) ?? nameOnHost(vni, host, observed.cluster) ?? orphanName(vni)
         const spec = specs.get(name)
         const steps = spec === undefined ? null : segmentSteps(planSegment(name, spec, underlayMtu(host, spec.site.localAddress)), observed)

@@ -14,6 +14,14 @@ import type { VolumeRecord } from './records.ts'
 import { createTgtExporter } from './tgt.ts'
 import { assertVolume, assertVolumeName } from './valid.ts'
 
+export interface VolumeDriver extends Driver<'volume'> {
+  readonly kind: 'volume'
+  /** Names of targets that no volume of ours stands behind. */
+  strays (signal: AbortSignal): Promise<string[]>
+  /** Ends those, and portals that nobody needs. */
+  dropStrays (signal: AbortSignal): Promise<void>
+}
+
 export interface VolumeDriverOptions {
   /** files and records of volumes; must outlive reboots */
   stateDir: string
@@ -29,7 +37,7 @@ export interface VolumeDriverOptions {
  * makes a crash harmless: a record comes first and goes last, and bears the fingerprint only while
  * backing and target are as the spec says.
  */
-export function createVolumeDriver (options: VolumeDriverOptions): Driver<'volume'> {
+export function createVolumeDriver (options: VolumeDriverOptions): VolumeDriver {
   const { stateDir, services } = options
   const dir = join(stateDir, 'volumes')
   const backing = options.backing ?? createFileBacking({ dir })
@@ -156,6 +164,13 @@ export function createVolumeDriver (options: VolumeDriverOptions): Driver<'volum
     async observe (signal) {
       signal.throwIfAborted()
       return await observeAll(await records.all(), signal)
+    },
+    async strays (signal) {
+      const known = new Set([...(await records.all()).values()].map(record => record.iqn))
+      return (await exporter.state(signal))?.targets.map(target => target.iqn).filter(iqn => !known.has(iqn)) ?? []
+    },
+    async dropStrays (signal) {
+      await inTurn(signal, () => sweep(signal))
     },
     async apply (name, spec, signal) {
       assertVolumeName(name)

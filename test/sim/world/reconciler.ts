@@ -97,6 +97,13 @@ export function createSimReconciler (options: ReconcilerOptions): SimReconciler 
   }
   const permits = createPermits(fence)
 
+  /** As a command: the helper asks its fence and acts in one turn. */
+  async function ask ({ op, kind, name }: { op: 'apply' | 'remove', kind: ObjectKind, name: string }): Promise<void> {
+    const [claim, order] = op === 'apply' ? [permits.claimFor({ kind, name }), null] : [null, permits.orderFor({ kind, name })]
+    if (claim !== null) await fence.grant(resourceOf({ kind, name }), claim)
+    else if (order !== null) await fence.revoke(resourceOf({ kind, name }), order.clusterId, order.counter)
+  }
+
   /** @returns whether everything is as it should be */
   async function onePass (mine: Array<() => void>): Promise<boolean> {
     const tenancy = options.tenancy()
@@ -118,7 +125,7 @@ export function createSimReconciler (options: ReconcilerOptions): SimReconciler 
     const applies = desired.filter(object => !found.has(resourceOf(object)) && permits.mayStand(object)).map(object => ({ op: 'apply' as const, kind: object.kind, name: object.name }))
     const barred = desired.some(object => !found.has(resourceOf(object)) && !permits.mayStand(object))
     // A refusal is no news here: the next pass decides anew.
-    await Promise.allSettled([...removes, ...applies].map(action => permits.ask(action)))
+    await Promise.allSettled([...removes.map(ask), ...applies.map(ask)])
     // A pass more sees what became of it, and says what is gone.
     return removes.length === 0 && applies.length === 0 && !barred && !seen.records.some(record => record.state === 'revoking' && found.has(record.resource))
   }

@@ -1,0 +1,61 @@
+/**
+ * What the helper takes for the spec of an object: closed objects, every string with a pattern and a
+ * length, every number with bounds. Drivers check again what they alone can know.
+ */
+import Type from 'typebox'
+import type { ObjectKind } from '../../../protocol/core/desired.ts'
+import { MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_SITES_PER_CLUSTER, MAX_VCPUS_PER_NODE, MAX_VNI, MAX_VOLUMES_PER_CLUSTER, MAX_VOLUME_MIB } from '../../../protocol/core/limits.ts'
+
+const OCTET = '(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])'
+const IPV4 = `${OCTET}\\.${OCTET}\\.${OCTET}\\.${OCTET}`
+const text = (pattern: string, maxLength: number) => Type.String({ pattern: `^${pattern}$`, maxLength })
+const whole = (minimum: number, maximum: number) => Type.Integer({ minimum, maximum })
+const closed = { additionalProperties: false } as const
+
+export const Ipv4 = text(IPV4, 15)
+const Cidr = text(`${IPV4}/([1-9]|[12][0-9]|3[0-2])`, 18)
+const Mac = text('[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}', 17)
+/** A host name's part, or the name of a cluster, site or node. */
+const Label = text('[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?', 63)
+const Domain = text('[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?', 253)
+const ClusterId = text('[A-Za-z0-9][A-Za-z0-9-]*', 64)
+const Iqn = text('iqn\\.[0-9]{4}-[0-9]{2}\\.[A-Za-z0-9.:_-]+', 223)
+const VolumeName = text('[A-Za-z0-9][A-Za-z0-9._-]*', 64)
+const Chap = Type.Object({ user: text('[A-Za-z0-9][A-Za-z0-9._-]*', 128), secret: text('[!-~]{8,128}', 128) }, closed)
+const Port = whole(1, 65_535)
+export const Vni = whole(1, MAX_VNI)
+const WireGuardKey = text('[A-Za-z0-9+/]{43}=', 44)
+const LinkName = text('mz[A-Za-z0-9-]+', 15)
+/** Hosts of a site, and gateways of clusters: more than any of them has. */
+const MANY = 4096
+
+export const SPECS = {
+  volume: Type.Object({ sizeMiB: whole(1, MAX_VOLUME_MIB), iqn: Iqn, portalAddress: Ipv4, chap: Chap, allow: Type.Array(Ipv4, { maxItems: 1024 }) }, closed),
+  tunnel: Type.Object({
+    listenPort: Port, address: text(`${IPV4}(/32)?`, 18),
+    peers: Type.Array(Type.Object({ site: Label, publicKey: WireGuardKey, endpoint: text('([A-Za-z0-9][A-Za-z0-9.-]*|\\[[0-9a-fA-F:.]+\\]):[0-9]{1,5}', 261), address: text(`${IPV4}(/32)?`, 18) }, closed), { maxItems: MANY })
+  }, closed),
+  segment: Type.Object({
+    cluster: Label, vni: Vni,
+    site: Type.Object({ segmentId: Vni, localAddress: Ipv4, remoteAddresses: Type.Array(Ipv4, { maxItems: MANY }) }, closed),
+    compute: Type.Boolean(),
+    gateway: Type.Optional(Type.Object({
+      address: Cidr, bridgeMac: Mac,
+      tunnel: Type.Union([Type.Object({ localAddress: Ipv4, remoteAddresses: Type.Array(Ipv4, { maxItems: MAX_SITES_PER_CLUSTER }) }, closed), Type.Null()])
+    }, closed))
+  }, closed),
+  frontend: Type.Object({
+    cluster: Label, clusterId: ClusterId, vni: Vni, name: Label, address: Cidr, mac: Mac, domain: Domain,
+    image: Type.Object({ digest: text('sha256:[0-9a-f]{64}', 71) }, closed),
+    nodes: Type.Array(Type.Object({ name: Label, mac: Mac, ip: Ipv4, site: Label }, closed), { maxItems: MAX_NODES_PER_CLUSTER }),
+    sshPublicKey: text('[A-Za-z0-9@.-]+ [A-Za-z0-9+/=]+( [ -~]*)?', 4096)
+  }, closed),
+  cache: Type.Object({
+    cluster: Label, vni: Vni, frontendAddress: Ipv4, ownAddress: Ipv4, bridgeMac: Mac, ports: Type.Array(Port, { minItems: 1, maxItems: 16 }), maxSizeMiB: whole(1, MAX_VOLUME_MIB)
+  }, closed),
+  domain: Type.Object({
+    cluster: Label, clusterId: ClusterId, node: Label, uuid: text('[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}', 36),
+    vcpus: whole(1, MAX_VCPUS_PER_NODE), memoryMiB: whole(1, MAX_MEMORY_MIB_PER_NODE), mac: Mac, bridge: LinkName, tap: LinkName,
+    volumes: Type.Array(Type.Object({ name: VolumeName, iqn: Iqn, portalAddress: Ipv4, portalPort: Port, chap: Chap }, closed), { maxItems: MAX_VOLUMES_PER_CLUSTER })
+  }, closed)
+} as const satisfies Record<ObjectKind, object>

@@ -1,0 +1,61 @@
+import type { Test } from 'tap'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { LIVE_SECONDS } from '../../agent/drivers/cache/nft.ts'
+import { serviceNames } from '../../agent/drivers/cache/plan.ts'
+import { clusterNamespace, type CacheSpec, type SegmentSpec, type TunnelSpec } from '../../protocol/core/desired.ts'
+import { eventually } from '../contract/services.ts'
+import { TREE_INSIDE, type SystemdHost } from './systemd-host.ts'
+
+const VNI = 0xcace
+const PORT = 80
+const UNIT = `musubi-svc-${serviceNames(VNI).prober}.service`
+const NODE = `${TREE_INSIDE}/node_modules/.bin/node`
+const WAIT_MS = 30_000
+const bridgeMac = '02:00:00:00:ca:ce'
+const segment: SegmentSpec = {
+  cluster: 'kept', vni: VNI, compute: false, site: { segmentId: 1_009, localAddress: '10.67.0.1', remoteAddresses: [] },
+  gateway: { address: '10.42.255.2/16', bridgeMac, tunnel: null }
+}
+const cache: CacheSpec = { cluster: 'kept', vni: VNI, frontendAddress: '10.42.0.1', ownAddress: '10.42.255.2', bridgeMac, ports: [PORT], maxSizeMiB: 64 }
+const tunnel: TunnelSpec = { listenPort: 51_820, address: '10.99.0.1/32', peers: [] }
+const order = { clusterId: 'kept', counter: 1 }
+
+/**
+ * The keeper of a cache goes on when neither agent nor helper is there, and comes back when it is killed.
+ * A site of one host has neither cache nor tunnel, so the helper is asked by hand, in the name of a
+ * cluster that only it knows of: what it needs for them it has in its confinement.
+ */
+export async function keepersTest (t: Test, host: SystemdHost, units: { agent: string, helper: string }): Promise<void> {
+  const out = async (...argv: string[]): Promise<string> => (await host.exec(argv, { timeoutMs: WAIT_MS })).stdout.trim()
+  const ask = async (...orders: Array<[verb: string, params: object]>): Promise<unknown[]> =>
+    JSON.parse(await out('setpriv', '--reuid=musubi', '--regid=musubi', '--clear-groups', 'env', '-u', 'NODE_OPTIONS', NODE, `${TREE_INSIDE}/test/host/systemd-orders.ts`, '/run/musubi-helper/helper.sock', JSON.stringify(orders))) as unknown[]
+  const live = async (): Promise<boolean> => (await out('ip', 'netns', 'exec', clusterNamespace(VNI), 'nft', 'list', 'set', 'bridge', 'mz_cache', 'live')).includes(`${PORT} timeout`)
+  const prober = (): Promise<string> => out('systemctl', 'show', '--property=MainPID', '--value', UNIT)
+
+  // it would remove what no ledger of its own asks for
+  await out('systemctl', 'stop', units.agent)
+  const claim = { ...order, endMs: Date.now() + 3_600_000 }
+  const made = await ask(
+    ['probe', {}], ['apply', { kind: 'tunnel', name: 'wg', spec: tunnel, claim: null }], ['observe', { kind: 'tunnel' }],
+    ['apply', { kind: 'segment', name: 'kept.segment', spec: segment, claim }], ['apply', { kind: 'cache', name: 'kept.cache', spec: cache, claim }],
+    ['segment-ping', { vni: VNI, address: '10.42.255.2' }], ['observe', { kind: 'cache' }])
+  t.same(made[0], [], 'its drivers lack nothing of what they need')
+  t.match(made[2], [{ name: 'wg', healthy: true }])
+  t.match(made[5], { ok: true }, 'a socket for ping is had outside of the helper')
+  t.match(made[6], [{ name: 'kept.cache', healthy: true }])
+
+  await out('systemctl', 'stop', units.helper)
+  const pid = await prober()
+  t.match(pid, /^[1-9]/)
+  await out('kill', '-KILL', pid)
+  // what the one that was killed has kept up runs out
+  await sleep((LIVE_SECONDS + 1) * 1000)
+  await eventually('it is there again', async () => !['0', pid].includes(await prober()), WAIT_MS)
+  await eventually('it does its work again', live, WAIT_MS)
+
+  await out('systemctl', 'start', units.helper)
+  t.match((await ask(['observe', { kind: 'cache' }]))[0], [{ name: 'kept.cache', healthy: true }], 'the next helper takes it over as it is')
+  await ask(['remove', { kind: 'tunnel', name: 'wg', claim: null }], ['remove', { kind: 'cache', name: 'kept.cache', claim: order }], ['remove', { kind: 'segment', name: 'kept.segment', claim: order }])
+  t.equal(await out('systemctl', 'list-units', '--all', '--plain', '--no-legend', 'musubi-svc-*'), '')
+  t.notMatch(await out('ip', 'netns', 'list'), /^mz/m)
+}
