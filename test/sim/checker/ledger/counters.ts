@@ -3,6 +3,7 @@ import type { Invariant } from '../invariant.ts'
 import { type HostModel, type World, isLive, numberOf, textOf, violated } from '../model.ts'
 
 const RECOVERED_MS = 30_000
+const MOST_FALLS = 3
 
 /** What a change of the counter stands for; what is forgotten needs none. */
 function differs (before: HostFacts, after: HostFacts): boolean {
@@ -19,6 +20,16 @@ export function counters (world: World): Invariant {
   const NAME = 'counters'
   /** highest epoch that answers of a host have spoken of, by host and cluster */
   const told = new Map<string, number>()
+  /** how often a ledger has failed since its disk last did */
+  const falls = new Map<HostModel, number>()
+
+  /** A write that failed may show when the disk has long worked again, once or twice; a ledger that fails again and again fails by itself. */
+  function fallen (host: HostModel): void {
+    const isOwn = !host.failing && world.nowMs - host.failingMs > RECOVERED_MS
+    const times = isOwn ? (falls.get(host) ?? 0) + 1 : 0
+    falls.set(host, times)
+    if (times > MOST_FALLS) violated(world, 'never-falls-over', host.name, `the ledger has failed ${times} times, and its disk works`)
+  }
 
   const hasLeases = (host: HostModel, clusterId: string): boolean => {
     for (const lease of world.clusters.get(clusterId)?.leases ?? []) if (lease.host === host && isLive(lease) && !lease.lost) return true
@@ -30,8 +41,7 @@ export function counters (world: World): Invariant {
     host (host, before, reread) {
       const { facts } = host
       if (facts === null || before === null) return
-      // A ledger takes part again some seconds after its disk does.
-      if (facts.failed && !host.failing && world.nowMs - host.failingMs > RECOVERED_MS) violated(world, 'never-falls-over', host.name, 'the ledger has failed, and its disk works')
+      if (facts.failed && !before.failed && before.up) fallen(host)
       if (!reread && facts.counter < before.counter) violated(world, NAME, host.name, `the ledger's counter went back from ${before.counter} to ${facts.counter}`)
       // Fencing tokens tell states apart: two of them never have the same one.
       if (!reread && facts.counter === before.counter && (facts.leases !== before.leases || facts.extensions !== before.extensions || facts.epochs !== before.epochs) && differs(before, facts)) violated(world, NAME, host.name, `the ledger has changed, and its counter is still ${facts.counter}`)
