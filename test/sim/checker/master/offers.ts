@@ -14,6 +14,8 @@ export function offers (world: World, known: Decisions): Invariant {
   const NAME = 'offer-is-held'
   const { clockGrainMs } = world.description.bounds
   const answered = new Set<string>()
+  /** leases that gateways were told to release, by gateway: an extension leaves them out */
+  const givenUp = new Set<string>()
 
   function request (host: HostModel, { request, reply, caller }: AnswerGiven, arrival: Arrival | undefined): void {
     const clusterId = textOf(request, 'clusterId')
@@ -99,6 +101,9 @@ export function offers (world: World, known: Decisions): Invariant {
 
   return {
     name: NAME,
+    arrive (host, { call }) {
+      if (call.method === 'release') for (const id of listOf(call.request, 'leaseIds')) if (typeof id === 'string') givenUp.add(`${host.name} ${id}`)
+    },
     answer (host, answer, arrival) {
       if (answer.error !== null || host.malicious) return
       const { method, request: asked, reply } = answer
@@ -124,7 +129,7 @@ export function offers (world: World, known: Decisions): Invariant {
   /** A later end is offered when every host that has a part of the cluster here holds it. */
   function longer (host: HostModel, clusterId: string, offerId: string, endMs: number): void {
     for (const lease of world.clusters.get(clusterId)?.leases ?? []) {
-      if (known.offered.get(`${clusterId}/${lease.facts.offerId}`)?.gateway !== host.name || !lease.there || lease.lost || lease.releasedMs > 0) continue
+      if (known.offered.get(`${clusterId}/${lease.facts.offerId}`)?.gateway !== host.name || !lease.there || lease.lost || lease.releasedMs > 0 || givenUp.has(`${host.name} ${lease.id}`)) continue
       if ((lease.facts.state !== 'active' && lease.facts.state !== 'committed') || lease.facts.endMs >= endMs) continue
       const extension = lease.host.extensions.get(`${clusterId}/${offerId}`)
       if (extension?.leases.some(one => one.id === lease.id) !== true) violated(world, NAME, host.name, `the later end ${offerId} was offered, and ${lease.host.name} does not hold it for ${leaseText(lease.facts)}`)
@@ -136,7 +141,7 @@ export function offers (world: World, known: Decisions): Invariant {
     if (!known.offered.has(`${clusterId}/${offerId} ${host.name}`)) return
     const endMs = Math.max(0, ...[...host.extensions.values()].filter(one => one.clusterId === clusterId && one.offerId === offerId).map(one => one.endMs))
     for (const lease of world.clusters.get(clusterId)?.leases ?? []) {
-      if (known.offered.get(`${clusterId}/${lease.facts.offerId}`)?.gateway !== host.name || !lease.there || lease.lost || lease.releasedMs > 0) continue
+      if (known.offered.get(`${clusterId}/${lease.facts.offerId}`)?.gateway !== host.name || !lease.there || lease.lost || lease.releasedMs > 0 || givenUp.has(`${host.name} ${lease.id}`)) continue
       if ((lease.facts.state === 'active' || lease.facts.state === 'committed') && lease.facts.endMs < endMs) violated(world, 'extended-everywhere', host.name, `the extension ${offerId} was answered as committed, and ${leaseText(lease.facts)} on ${lease.host.name} ends at ${lease.facts.endMs}, not ${endMs}`)
     }
   }
