@@ -42,12 +42,9 @@ class Misfit extends Error {
   }
 }
 
-function within<T> (step: string | number, read: () => T): T {
-  try {
-    return read()
-  } catch (error) {
-    throw error instanceof Misfit ? error.under(typeof step === 'number' ? `[${step}]` : `.${step}`) : error
-  }
+/** Adds where it was to a misfit on its way out. */
+function at (error: unknown, step: string): unknown {
+  return error instanceof Misfit ? error.under(step) : error
 }
 
 /** The scalar when it fits its type on the wire. */
@@ -68,7 +65,7 @@ function scalar (type: string, value: unknown): unknown {
       break
     case 'bytes':
       // a copy: a view would keep the whole received frame alive
-      if (value instanceof Uint8Array) return Uint8Array.from(value)
+      if (value instanceof Uint8Array) return new Uint8Array(value)
       break
   }
   throw new Misfit(`expected ${type}, got ${describe(value)}`)
@@ -78,15 +75,29 @@ const ZERO: Readonly<Record<string, unknown>> = { string: '', bool: false, uint3
 
 type Walk = (type: MessageName, value: unknown) => Record<string, unknown>
 
-function one ({ type }: Field, value: unknown, walk: Walk): unknown {
-  return isMessageName(type) ? walk(type, value) : scalar(type, value)
+/** A field with what is asked about it for every message. */
+interface Slot { field: Field, nested: MessageName | null }
+
+/** Looked up once: a negotiation walks over thousands of fields. */
+const SLOTS = Object.fromEntries(Object.entries(SCHEMA).map(([name, fields]) => [name, fields.map((field): Slot => ({ field, nested: isMessageName(field.type) ? field.type : null }))])) as Record<MessageName, Slot[]>
+const WITH_ONEOF = new Set(Object.entries(SCHEMA).filter(([, fields]) => fields.some(field => field.oneof !== undefined)).map(([name]) => name))
+
+function one ({ field, nested }: Slot, value: unknown, walk: Walk): unknown {
+  return nested === null ? scalar(field.type, value) : walk(nested, value)
 }
 
-function many (field: Field, values: readonly unknown[], walk: Walk): unknown[] {
-  return values.map((item, index) => within(index, () => one(field, item, walk)))
+function many (slot: Slot, values: readonly unknown[], walk: Walk): unknown[] {
+  const out: unknown[] = []
+  try {
+    for (const item of values) out.push(one(slot, item, walk))
+  } catch (error) {
+    throw at(error, `[${out.length}]`)
+  }
+  return out
 }
 
 function checkOneofs (type: MessageName, plain: Readonly<Record<string, unknown>>): void {
+  if (!WITH_ONEOF.has(type)) return
   const seen = new Set<string>()
   for (const field of SCHEMA[type]) {
     if (field.oneof === undefined || plain[field.name] === undefined || plain[field.name] === null) continue
@@ -99,14 +110,19 @@ function checkOneofs (type: MessageName, plain: Readonly<Record<string, unknown>
 function toStatic (type: MessageName, value: unknown): Record<string, unknown> {
   if (!isObject(value)) throw new Misfit(`expected ${type}, got ${describe(value)}`)
   const out: Record<string, unknown> = {}
-  for (const field of SCHEMA[type]) {
-    const found = value[field.name]
-    if (found === null && !field.repeated && isMessageName(field.type)) continue
-    out[field.name] = within(field.name, () => {
-      if (!field.repeated) return one(field, found, toStatic)
-      if (!Array.isArray(found)) throw new Misfit(`expected an array, got ${describe(found)}`)
-      return many(field, found, toStatic)
-    })
+  let name = ''
+  try {
+    for (const slot of SLOTS[type]) {
+      name = slot.field.name
+      const found = value[name]
+      if (!slot.field.repeated) {
+        if (found === null && slot.nested !== null) continue
+        out[name] = one(slot, found, toStatic)
+      } else if (Array.isArray(found)) out[name] = many(slot, found, toStatic)
+      else throw new Misfit(`expected an array, got ${describe(found)}`)
+    }
+  } catch (error) {
+    throw at(error, `.${name}`)
   }
   checkOneofs(type, out)
   return out
@@ -116,13 +132,17 @@ function toStatic (type: MessageName, value: unknown): Record<string, unknown> {
 function toPlain (type: MessageName, value: unknown): Record<string, unknown> {
   const found = isObject(value) ? value : {}
   const out: Record<string, unknown> = {}
-  for (const field of SCHEMA[type]) {
-    const item = found[field.name]
-    out[field.name] = within(field.name, () => {
-      if (field.repeated) return Array.isArray(item) ? many(field, item, toPlain) : []
-      if (item === null || item === undefined) return isMessageName(field.type) ? null : ZERO[field.type]
-      return one(field, item, toPlain)
-    })
+  let name = ''
+  try {
+    for (const slot of SLOTS[type]) {
+      name = slot.field.name
+      const item = found[name]
+      if (slot.field.repeated) out[name] = Array.isArray(item) ? many(slot, item, toPlain) : []
+      else if (item === null || item === undefined) out[name] = slot.nested !== null ? null : ZERO[slot.field.type]
+      else out[name] = one(slot, item, toPlain)
+    }
+  } catch (error) {
+    throw at(error, `.${name}`)
   }
   return out
 }
@@ -152,7 +172,7 @@ export function encode<T extends MessageName> (type: T, plain: Messages[T], opti
   const bytes = musubi.v1[type].encode(checked(type, () => toStatic(type, plain))).finish()
   if (bytes.length > maxBytes) throw new InvalidInputError(`${type}: ${bytes.length} bytes encoded, at most ${maxBytes} are allowed`)
   checkItems(type, bytes, Math.ceil(maxBytes / BYTES_PER_ITEM))
-  return Uint8Array.from(bytes)
+  return new Uint8Array(bytes)
 }
 
 /**

@@ -13,6 +13,8 @@ const FIELDS = new Map(Object.entries(SCHEMA).map(([type, fields]) => [type, new
  * @throws InvalidInputError for more than `max`; Error for bytes that are no message
  */
 export function checkItems (type: keyof Messages, bytes: Uint8Array, max: number): void {
+  // Each has a tag and at least one byte more: most messages are too small to have too many.
+  if (bytes.length <= 2 * max) return
   const reader = protobuf.Reader.create(bytes)
   let items = 0
   const scan = (fields: ReadonlyMap<number, Field> | undefined, end: number, depth: number): void => {

@@ -5,6 +5,7 @@
 import { availableParallelism } from 'node:os'
 import { parseArgs } from 'node:util'
 import { Worker } from 'node:worker_threads'
+import { describeError } from '../../protocol/core/errors.ts'
 import { MIN_COMPETING, MIN_EVENTS, MIN_SITES, mergeTotals, noTotals, runSeed, type Totals } from './run.ts'
 import { allRows } from './world/coverage.ts'
 import { REAL_CODEC_EVERY } from './world/plain.ts'
@@ -15,9 +16,34 @@ const YOUNG_MIB = 96
 /** Lines before a violation that are shown. */
 const LAST_LINES = 60
 
-const { values } = parseArgs({
-  options: { seeds: { type: 'string' }, seed: { type: 'string' }, trace: { type: 'boolean' }, jobs: { type: 'string' }, all: { type: 'boolean' } }
-})
+const USAGE = `npm run sim -- [--seeds N] [--seed S] [--all] [--jobs J] [--trace]
+
+Runs schedules of the lease protocol with faults, and checks all invariants at every event.
+Exit code 1 when one is violated.
+
+  --seeds N  how many schedules; default 1000, with --seed 1
+  --seed S   the first of them, default 1
+  --all      go on after a violation and list all of them
+  --jobs J   threads, default one for each core
+  --trace    print the history of every schedule
+
+  npm run sim -- --seeds 10000           many schedules
+  npm run sim -- --seed 4711 --trace     one of them again, with its history`
+
+const options = { seeds: { type: 'string' }, seed: { type: 'string' }, trace: { type: 'boolean' }, jobs: { type: 'string' }, all: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } } as const
+
+const { values } = (() => {
+  try {
+    return parseArgs({ options })
+  } catch (error) {
+    console.error(`${describeError(error)}\n\n${USAGE}`)
+    return process.exit(2)
+  }
+})()
+if (values.help === true) {
+  console.log(USAGE)
+  process.exit(0)
+}
 
 function whole (text: string | undefined, name: string, fallback: number, least: number): number {
   const value = text === undefined ? fallback : Number(text)

@@ -8,6 +8,7 @@ import { cp, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { describeError } from '../../../protocol/core/errors.ts'
 import { diskMutants } from './list/disk.ts'
 import { gatewayMutants } from './list/gateway.ts'
 import { helperMutants } from './list/helper.ts'
@@ -30,7 +31,31 @@ const all: readonly Mutant[] = [
   ...ledgerMutants, ...leaseMutants, ...storeMutants, ...diskMutants, ...negotiationMutants, ...gatewayMutants, ...masterMutants, ...helperMutants
 ]
 
-const { values } = parseArgs({ options: { only: { type: 'string', multiple: true }, jobs: { type: 'string' }, seeds: { type: 'string' }, seed: { type: 'string' }, list: { type: 'boolean' } } })
+const USAGE = `npm run sim:mutants -- [--only NAME]... [--list] [--seeds N] [--seed S] [--jobs J]
+
+Plants bugs, one at a time, in a copy of the product and runs the simulator on it.
+Exit code 1 when one survives, or a patch does not apply any more.
+
+  --only NAME  only this one; may be given again
+  --list       print them all, with what each does
+  --seeds N    schedules that may be needed to catch one, default 5000
+  --seed S     the first of them, default 1
+  --jobs J     how many at once, default one for each core`
+
+const options = { only: { type: 'string', multiple: true }, jobs: { type: 'string' }, seeds: { type: 'string' }, seed: { type: 'string' }, list: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } } as const
+
+const { values } = (() => {
+  try {
+    return parseArgs({ options })
+  } catch (error) {
+    console.error(`${describeError(error)}\n\n${USAGE}`)
+    return process.exit(2)
+  }
+})()
+if (values.help === true) {
+  console.log(USAGE)
+  process.exit(0)
+}
 
 function whole (text: string | undefined, name: string, fallback: number): number {
   const value = text === undefined ? fallback : Number(text)
