@@ -154,7 +154,7 @@ export function watchDoors (dir: string): WatchedDoors {
   const inside = (deeds: Deeds, path: string): boolean => path === deeds.root || path.startsWith(`${deeds.root}/`)
   /** Namespaces and processes are named by numbers that are checked to be such. */
   const OURS = /^\/(run\/netns\/mzf?-[0-9a-f]{6}|proc\/\d+\/[a-z/]+)$/
-  const optionsOf = (deeds: Deeds): string[] => deeds.argvs.flatMap(argv => argv.filter((word, i) => word.startsWith('-') && argv[i - 1] !== '--password'))
+  const optionsOf = (deeds: Deeds): string[] => deeds.argvs.flatMap(argv => argv.filter(word => word.startsWith('-')))
   const linesOf = (deeds: Deeds): string[] => deeds.inputs.flatMap(input => input.split('\n')).filter(line => line.trim() !== '')
   const programsOf = (deeds: Deeds): string[] => deeds.argvs.map(argv => argv[0] === 'service' ? `service ${argv[2] ?? ''}` : argv[0] ?? '')
   const firstWord = (line: string): string => line.trim().split(/\s+/)[0] ?? ''

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { readdir, readFile, rm, stat } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createVolumeDriver } from '../../agent/drivers/storage/volume.ts'
 import type { Driver } from '../../agent/drivers/driver.ts'
@@ -216,10 +216,27 @@ async function inside (scratch: string): Promise<void> {
     t.strictSame(await leftovers(), [])
   })
 
-  await t.test('no secret in any file', async t => {
+  await t.test('no secret in any file, and in no argument of a program', async t => {
     const driver = make()
-    t.teardown(() => driver.remove(name, signal()))
+    // programs of these names come first in the search path, note what they were told, and become the real ones
+    const noted = join(scratch, 'argv')
+    const doors = join(scratch, 'doors')
+    await mkdir(doors)
+    for (const program of ['tgtadm', 'tgtd']) {
+      await writeFile(join(doors, program), `#!/bin/sh\nfor one; do echo "$one" >> ${noted}; done\nPATH=\${PATH#*:} exec ${program} "$@"\n`, { mode: 0o755 })
+    }
+    const path = process.env.PATH ?? ''
+    process.env.PATH = `${doors}:${path}`
+    t.teardown(async () => {
+      process.env.PATH = path
+      await driver.remove(name, signal())
+    })
     await driver.apply(name, spec, signal())
+    await driver.apply(name, { ...spec, chap: { user: 'c1-data', secret: 'rotated-secret' } }, signal())
+    const told = await readFile(noted, 'utf8')
+    t.match(told, 'portal=', 'what tgtd was told is noted')
+    t.match(told, '\nc1-data\n', 'and what tgtadm was told')
+    t.notMatch(told, /correct-horse|rotated-secret/)
     for (const dir of [join(stateDir, 'volumes'), join(scratch, 'services')]) {
       for (const file of (await readdir(dir)).filter(one => !one.endsWith('.img'))) {
         t.notMatch(await readFile(join(dir, file), 'utf8'), spec.chap.secret, file)

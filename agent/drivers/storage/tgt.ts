@@ -7,6 +7,7 @@ import { CommandError, run } from '../../exec.ts'
 import type { ServiceManager } from '../../services.ts'
 import { PORTAL_PORT } from './exporter.ts'
 import type { Exporter, ExporterState, ExportSpec } from './exporter.ts'
+import { newTgtAccount } from './tgt-account.ts'
 import { parseAccounts, parsePortals, parseTargets } from './tgt-show.ts'
 import type { TgtTarget } from './tgt-show.ts'
 
@@ -26,8 +27,8 @@ const LUN = '1'
  * - when it cannot bind the portal it was given, it listens on every address instead: the portals
  *   are read back after each start;
  * - a target without an account needs no password, so the account comes before the access list;
- * - accounts are global, and their secret can only be given in argv: it is in the process list for
- *   the 2 ms that tgtadm runs, visible to root and, without hidepid, to users of the storage host.
+ * - accounts are global, and `tgtadm` takes their secret as an argument only, where every user of the
+ *   host can read it: `tgt-account.ts` tells tgtd itself.
  */
 export function createTgtExporter (options: { services: ServiceManager, runDir: string, stateDir: string }): Exporter {
   const { services } = options
@@ -105,20 +106,9 @@ export function createTgtExporter (options: { services: ServiceManager, runDir: 
     const shared = all.some(one => one.tid !== target.tid && one.users.includes(user))
     if (!shared) {
       await dropUnused([user], signal)
-      await newAccount(user, secret, signal)
+      await newTgtAccount(`${socket}.0`, { user, secret }, ANSWER_MS, signal)
     }
     await tgtadm('account', 'bind', [...onTarget(target), '--user', user], signal)
-  }
-
-  async function newAccount (user: string, secret: string, signal: AbortSignal): Promise<void> {
-    try {
-      await tgtadm('account', 'new', ['--user', user, '--password', secret], signal)
-    } catch (error) {
-      signal.throwIfAborted()
-      // the original names its whole argv
-      const told = error instanceof CommandError ? error.stderr.trim() : 'failed'
-      throw new CommandError(['tgtadm', '--mode', 'account', '--op', 'new', '--user', user, '--password', '***'], undefined, '', told.replaceAll(secret, '***'))
-    }
   }
 
   /** Deletes those of these accounts that exist and that no target uses. */
