@@ -1,5 +1,6 @@
 import t from 'tap'
-import { mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createVolumeDriver } from '../../agent/drivers/storage/volume.ts'
 import type { Driver } from '../../agent/drivers/driver.ts'
@@ -31,7 +32,9 @@ t.setTimeout(TIMEOUT_MS)
 if (process.getuid?.() !== 0) {
   t.plan(0, 'needs root for namespaces')
 } else if (process.env[INSIDE] === undefined) {
-  const scratch = t.testdir()
+  // not tap's folder, which is one for all runs of this file in a tree: a second run would take the first one's volumes away
+  const scratch = await mkdtemp(join(tmpdir(), 'musubi-volumes-'))
+  t.teardown(() => rm(scratch, { recursive: true }))
   await t.spawn('unshare', ['-n', '-m', '-p', '-f', '--kill-child', '--mount-proc', process.execPath, process.argv[1] ?? ''],
     { env: { ...process.env, [INSIDE]: scratch }, timeout: TIMEOUT_MS }, 'in a pod')
 } else {
@@ -69,6 +72,14 @@ async function inside (scratch: string): Promise<void> {
     const url = `iscsi://${of.chap.user}%${of.chap.secret}@${of.portalAddress}/${of.iqn}/1`
     const result = await run('qemu-io', ['-f', 'raw', ...commands.flatMap(one => ['-c', one]), url], { netns: from.netns, okCodes: [1], timeoutMs: 20_000 })
     return result.stdout + result.stderr
+  }
+  /** Programs of these names do this first, and then become the real ones; the result ends that. */
+  const before = async (programs: string[], script: string): Promise<() => void> => {
+    const doors = await mkdtemp(join(scratch, 'doors-'))
+    for (const program of programs) await writeFile(join(doors, program), `#!/bin/sh\n${script}\nPATH=\${PATH#*:} exec ${program} "$@"\n`, { mode: 0o755 })
+    const path = process.env.PATH ?? ''
+    process.env.PATH = `${doors}:${path}`
+    return () => { process.env.PATH = path }
   }
   const leftovers = async (): Promise<string[]> => [
     ...(await readdir(join(stateDir, 'volumes')).catch(() => [])),
@@ -216,21 +227,27 @@ async function inside (scratch: string): Promise<void> {
     t.strictSame(await leftovers(), [])
   })
 
+  await t.test('a question that fails once is asked again before the server counts as dead', async t => {
+    const driver = make()
+    await driver.apply(name, spec, signal())
+    const { pid } = await services.status('tgtd')
+    const fault = join(scratch, 'fault')
+    t.teardown(await before(['tgtadm'], `if rm ${fault} 2> /dev/null; then exit 1; fi`))
+    t.teardown(() => driver.remove(name, signal()))
+    await writeFile(fault, '')
+    t.match(await driver.observe(signal()), [{ name, healthy: true }])
+    await t.rejects(stat(fault), { code: 'ENOENT' }, 'though one failed')
+    await writeFile(fault, '')
+    await driver.apply('01234567.more', second, signal())
+    await driver.remove('01234567.more', signal())
+    t.equal((await services.status('tgtd')).pid, pid, 'the disks of others stayed')
+  })
+
   await t.test('no secret in any file, and in no argument of a program', async t => {
     const driver = make()
-    // programs of these names come first in the search path, note what they were told, and become the real ones
     const noted = join(scratch, 'argv')
-    const doors = join(scratch, 'doors')
-    await mkdir(doors)
-    for (const program of ['tgtadm', 'tgtd']) {
-      await writeFile(join(doors, program), `#!/bin/sh\nfor one; do echo "$one" >> ${noted}; done\nPATH=\${PATH#*:} exec ${program} "$@"\n`, { mode: 0o755 })
-    }
-    const path = process.env.PATH ?? ''
-    process.env.PATH = `${doors}:${path}`
-    t.teardown(async () => {
-      process.env.PATH = path
-      await driver.remove(name, signal())
-    })
+    t.teardown(await before(['tgtadm', 'tgtd'], `for one; do echo "$one" >> ${noted}; done`))
+    t.teardown(() => driver.remove(name, signal()))
     await driver.apply(name, spec, signal())
     await driver.apply(name, { ...spec, chap: { user: 'c1-data', secret: 'rotated-secret' } }, signal())
     const told = await readFile(noted, 'utf8')

@@ -16,6 +16,9 @@ const SERVICE = 'tgtd'
 const ANSWER_MS = 5_000
 const START_MS = 5_000
 const POLL_MS = 20
+/** How often a living server is asked before it counts as one that hangs, and the pause between. */
+const ASK_TIMES = 3
+const ASK_PAUSE_MS = 200
 const LUN = '1'
 
 /**
@@ -55,9 +58,19 @@ export function createTgtExporter (options: { services: ServiceManager, runDir: 
     }
   }
 
+  /** As `look`, but null only after several tries while the process lives: who does not answer is killed, and with it the disks of all guests. */
+  async function lookAtRunning (signal: AbortSignal): Promise<Awaited<ReturnType<typeof look>>> {
+    for (let times = 1; (await services.status(SERVICE)).running; times++) {
+      const found = await look(signal)
+      if (found !== null || times === ASK_TIMES) return found
+      await sleep(ASK_PAUSE_MS, undefined, { signal })
+    }
+    return null
+  }
+
   async function ensureServer (address: string, signal: AbortSignal): Promise<TgtTarget[]> {
     const portal = `${address}:${PORTAL_PORT}`
-    const running = (await services.status(SERVICE)).running ? await look(signal) : null
+    const running = await lookAtRunning(signal)
     if (running !== null) {
       if (!running.portals.includes(portal)) await addPortal(portal, signal)
       return running.targets
@@ -178,7 +191,7 @@ export function createTgtExporter (options: { services: ServiceManager, runDir: 
       return missing
     },
     async state (signal): Promise<ExporterState | null> {
-      const found = (await services.status(SERVICE)).running ? await look(signal) : null
+      const found = await lookAtRunning(signal)
       return found === null ? null : { portals: found.portals, targets: found.targets.map(toExported) }
     },
     async export (spec, renew, signal) {
@@ -194,13 +207,12 @@ export function createTgtExporter (options: { services: ServiceManager, runDir: 
       await setAllowed(target, spec.allow, signal)
     },
     async unexport (iqn, signal) {
-      const found = (await services.status(SERVICE)).running ? await look(signal) : null
+      const found = await lookAtRunning(signal)
       const target = found?.targets.find(one => one.iqn === iqn)
       if (target !== undefined) await dropTarget(target, signal)
     },
     async keepOnly (wanted, signal) {
-      const { running } = await services.status(SERVICE)
-      const found = running ? await look(signal) : null
+      const found = await lookAtRunning(signal)
       for (const target of found?.targets ?? []) {
         if (!wanted.some(one => one.iqn === target.iqn)) await dropTarget(target, signal)
       }
