@@ -11,7 +11,7 @@ import { syncBuiltinESMExports } from 'node:module'
 const file = process.env.MUSUBI_TEST_DIES ?? ''
 const { spawn } = childProcess
 /** Programs that look: between two of them nothing is different. */
-const LOOKS = / -json | -j | --op show|(^| )wg (show|genkey|pubkey)|netns (list|pids)|link show|virsh .*(domstats|secret-list|metadata|domstate|dominfo)|nft list|(^| )id /
+const LOOKS = / -json | -j | --op show|(^| )wg (show|genkey|pubkey)|netns (list|pids)|link show|virsh .*(domstats|secret-list|metadata|domstate|dominfo)|nft list|(^| )id |spaces\.pl /
 let order = ''
 let count = 0
 

@@ -10,6 +10,7 @@ import { kernelParts } from '../inventory/kernel.ts'
 import { createSource } from '../inventory/source.ts'
 import { createServices } from '../services/select.ts'
 import { tryKernel } from './attempts.ts'
+import { examineHelper } from './helper.ts'
 import { judge, type Facts } from './judge.ts'
 import type { DriverProblem } from './probes.ts'
 import { neededPrograms } from './programs.ts'
@@ -69,14 +70,15 @@ async function examine (config: AgentConfig, signal: AbortSignal): Promise<Omit<
   const root = process.getuid?.() === 0
   const programs = new Set(await installed(process.env.PATH ?? '', true))
   const reader = createInventory({ stateDir: join(config.helper.stateDir, 'compute'), ...(config.accelerator === undefined ? {} : { accelerator: config.accelerator }) })
-  const [inventory, evidence, cpu, { namespaces, tried }, problems, systemd, userspace] = await Promise.all([
+  const [inventory, evidence, cpu, { namespaces, tried }, problems, systemd, userspace, helper] = await Promise.all([
     reader.read(signal),
     source.kernelEvidence(),
     run('lscpu', ['--json'], { signal }).then(({ stdout }) => parseProcessor(stdout), () => null),
     root ? tryKernel(programs, signal) : { namespaces: null, tried: new Map<never, never>() },
     root ? askDrivers(config, signal) : [],
     source.exists('/run/systemd/system'),
-    source.program('wireguard-go')
+    source.program('wireguard-go'),
+    examineHelper(config, signal)
   ])
   signal.throwIfAborted()
   return {
@@ -89,7 +91,8 @@ async function examine (config: AgentConfig, signal: AbortSignal): Promise<Omit<
     kernel: { parts: kernelParts(evidence), tried, userspaceWireguard: userspace !== null },
     problems,
     addresses: Object.values(networkInterfaces()).flatMap(link => link ?? []).filter(({ family }) => family === 'IPv4').map(({ address }) => address),
-    foreignTarget: systemd && await succeeds('systemctl', ['is-active', '--quiet', 'tgt.service'], signal)
+    foreignTarget: systemd && await succeeds('systemctl', ['is-active', '--quiet', 'tgt.service'], signal),
+    helper
   }
 }
 

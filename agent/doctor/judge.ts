@@ -1,6 +1,7 @@
 import type { AgentConfig } from '../config.ts'
 import { EMULATOR } from '../drivers/compute/accelerator.ts'
 import type { HostInventory } from '../inventory/inventory.ts'
+import { helperFindings, type HelperFacts } from './helper.ts'
 import { kernelFindings, type KernelFacts } from './kernel.ts'
 import { probeFinding, type DriverProblem } from './probes.ts'
 import { programFindings } from './programs.ts'
@@ -26,6 +27,7 @@ export interface Facts {
   addresses: readonly string[]
   /** Debian's own target server runs and would keep the port */
   foreignTarget: boolean
+  helper: HelperFacts
 }
 
 /** What this host lacks for its roles. Pure. */
@@ -36,6 +38,7 @@ export function judge (config: AgentConfig, configPath: string, facts: Facts): D
 
   if (!facts.root) add('host', 'warning', 'without root neither the kernel nor the drivers can be tried', `sudo musubi agent doctor -c ${configPath}`)
   if (facts.pathLacks.length > 0) add('host', 'warning', `PATH lacks ${facts.pathLacks.join(' and ')}: an agent that is started from this shell does not find programs that are there`, `export PATH=$PATH:${facts.pathLacks.join(':')}`)
+  findings.push(...helperFindings(config, configPath, facts.helper, facts.systemd))
   findings.push(...programFindings(roles, facts.programs))
   if (facts.namespaces !== null) {
     add('host', 'missing', `network namespaces cannot be made (${facts.namespaces}): segments and caches live in them`, 'run on the host itself, or give this container CAP_SYS_ADMIN and CAP_NET_ADMIN')

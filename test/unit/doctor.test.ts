@@ -5,9 +5,13 @@ import type { AgentConfig } from '../../agent/config.ts'
 import type { Tried } from '../../agent/doctor/attempts.ts'
 import { doctor, doctorText, type DoctorReport } from '../../agent/doctor/doctor.ts'
 import { judge, type Facts } from '../../agent/doctor/judge.ts'
+import { examineHelper, mayUse } from '../../agent/doctor/helper.ts'
 import { probeFinding } from '../../agent/doctor/probes.ts'
 import { neededPrograms } from '../../agent/doctor/programs.ts'
 import { kernelParts, type KernelPart } from '../../agent/inventory/kernel.ts'
+import { KIND_ORDER } from '../../protocol/core/desired.ts'
+import { VERSION } from '../../protocol/version.ts'
+import { startBench } from '../helper-bench.ts'
 
 const config: AgentConfig = {
   name: 'h1', site: 'kyoto', roles: ['gateway', 'compute', 'storage'], stateDir: '/var/lib/musubi', helper: { socket: '/run/musubi-helper/helper.sock', stateDir: '/var/lib/musubi-helper', agentUser: 'musubi' }, runDir: '/run/musubi', listen: ['/ip4/192.0.2.2/tcp/4100'],
@@ -21,12 +25,17 @@ const parts = kernelParts({
 })
 const allWork: ReadonlyMap<KernelPart, Tried> = new Map((['bridge', 'vxlan', 'macvlan', 'veth', '8021q', 'vlan-filtering', 'wireguard', 'tun', 'nftables', 'tproxy'] as const).map(part => [part, 'works']))
 
+const HELLO = { version: VERSION, roles: ['gateway', 'compute', 'storage'], kinds: [...KIND_ORDER] }
 const whole: Facts = {
   inventory: { threads: 16, memoryMib: 65536, virtualization: 'kvm', absent: [] }, cpuVirtualization: 'vmx', root: true, systemd: true,
   programs: new Set(neededPrograms()), pathLacks: [], namespaces: null, kernel: { parts, tried: allWork, userspaceWireguard: false }, problems: [],
-  addresses: ['127.0.0.1', '192.0.2.2'], foreignTarget: false
+  addresses: ['127.0.0.1', '192.0.2.2'], foreignTarget: false,
+  helper: { uid: 990, barrier: null, answer: HELLO }
 }
-const report = (facts: Partial<Facts>, changes: Partial<AgentConfig> = {}): DoctorReport => judge({ ...config, ...changes }, PATH, { ...whole, ...facts })
+const report = (facts: Partial<Facts>, changes: Partial<AgentConfig> = {}): DoctorReport => {
+  const { roles } = { ...config, ...changes }
+  return judge({ ...config, ...changes }, PATH, { ...whole, helper: { ...whole.helper, answer: { ...HELLO, roles: [...roles] } }, ...facts })
+}
 const lines = (r: DoctorReport): string[] => r.findings.map(({ role, severity, mend }) => `${severity} ${role}: ${mend}`)
 const without = (...programs: string[]): Partial<Facts> => ({ programs: new Set(neededPrograms().filter(one => !programs.includes(one))) })
 const tried = (part: KernelPart, error: string): ReadonlyMap<KernelPart, Tried> => new Map([...allWork, [part, { error }]])
@@ -138,4 +147,45 @@ t.test('an agent that only pretends is not examined, and says so; a bad configur
   t.match(doctorText(found), /Nothing is missing\.$/)
   await writeFile(file, 'name: h1\n')
   await t.rejects(doctor(file), { code: 'INVALID_INPUT' })
+})
+
+t.test('the helper: that it answers, as what, and to whom', t => {
+  const said = (helper: Partial<Facts['helper']>, facts: Partial<Facts> = {}, changes: Partial<AgentConfig> = {}): string[] =>
+    report({ ...facts, helper: { ...whole.helper, ...helper } }, changes).findings.map(({ role, severity, what, mend }) => `${severity} ${role}: ${what} -> ${mend}`)
+  const socket = '/run/musubi-helper/helper.sock'
+  const restart = 'systemctl restart musubi-helper; journalctl -u musubi-helper'
+  t.strictSame(said({ answer: { code: 'ENOENT', why: 'x' } }), [`missing host: no helper (unit musubi-helper) listens at ${socket}: the agent can make and remove nothing -> systemctl enable --now musubi-helper; systemctl status musubi-helper`])
+  t.strictSame(said({ answer: { code: 'ECONNREFUSED', why: 'x' } }, { systemd: false }), [`missing host: no helper (unit musubi-helper) listens at ${socket}: the agent can make and remove nothing -> start it as root: musubi helper run -c ${PATH}`])
+  t.strictSame(said({ answer: { code: 'DEADLINE', why: 'silence' } }), [`missing host: the helper (unit musubi-helper) does not answer at ${socket}: silence -> ${restart}`])
+  t.strictSame(said({ answer: { ...HELLO, version: '0.0.1' } }), [`warning host: the helper at ${socket} is of version 0.0.1, this is ${VERSION} -> ${restart}`])
+  t.strictSame(said({ answer: { ...HELLO, roles: ['storage'], kinds: ['volume'] } }), [`missing host: the helper at ${socket} runs as storage; ${PATH} says gateway, compute, storage -> ${restart}`])
+  t.strictSame(said({ answer: { ...HELLO, kinds: ['volume', 'tunnel', 'segment', 'frontend', 'cache'] } }), [`missing host: the helper at ${socket} has no driver for domain -> ${restart}`])
+  t.match(said({ uid: null }), [/^missing host: there is no user musubi, .* -> systemd-sysusers, or correct helper\.agentUser/])
+  t.match(said({ uid: null }, { systemd: false }), [/ -> useradd --system musubi, or correct/])
+  t.strictSame(said({ barrier: '/run/musubi-helper' }), [`missing host: user musubi may not open the helper's socket ${socket}: it is kept out at /run/musubi-helper -> ls -ld /run/musubi-helper; ${restart}`])
+  t.strictSame(said({ answer: null }), [], 'who may not ask is told so once, about everything')
+  t.end()
+})
+
+t.test('who may connect: by owner, then group, then the rest', t => {
+  const file = { uid: 0, gid: 7, mode: 0o140660 }
+  t.equal(mayUse(file, { uid: 0, gids: [0] }, 2), true)
+  t.equal(mayUse(file, { uid: 5, gids: [5, 7] }, 2), true)
+  t.equal(mayUse(file, { uid: 5, gids: [5] }, 2), false)
+  t.equal(mayUse({ ...file, uid: 5, mode: 0o140066 }, { uid: 5, gids: [7] }, 2), false, 'an owner has what owners have')
+  t.equal(mayUse({ ...file, mode: 0o040701 }, { uid: 5, gids: [5] }, 1), true)
+  t.equal(mayUse({ ...file, mode: 0o040766 }, { uid: 5, gids: [5] }, 1), false)
+  t.end()
+})
+
+t.test('a helper that runs is asked, and one that has ended is missed', async t => {
+  const bench = await startBench(t)
+  const seen = await examineHelper(bench.config, AbortSignal.timeout(20_000))
+  t.match(seen, { uid: process.getuid?.(), barrier: null, answer: { version: VERSION, roles: ['compute'] } })
+  await bench.helper.stop()
+  t.match(await examineHelper(bench.config, AbortSignal.timeout(20_000)), { barrier: null, answer: { code: /^(ENOENT|ECONNREFUSED)$/, why: bench.socket } })
+  const nobody = { ...bench.config, helper: { ...bench.config.helper, agentUser: 'no-such-user' } }
+  t.match(await examineHelper(nobody, AbortSignal.timeout(20_000)), { uid: null, barrier: null })
+  t.match(await examineHelper({ ...bench.config, helper: { ...bench.config.helper, agentUser: 64_009 } }, AbortSignal.timeout(20_000)), { uid: 64_009, barrier: bench.dir }, 'a folder of another user')
+  await bench.restart()
 })

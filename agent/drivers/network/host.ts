@@ -1,4 +1,4 @@
-import { writeFile } from 'node:fs/promises'
+import { readdir, writeFile } from 'node:fs/promises'
 import { CommandError, run, runJson } from '../../exec.ts'
 import { GUARD_TABLE, MSS_TABLE, vniOfNamespace } from './names.ts'
 import { hasCode } from './records.ts'
@@ -10,52 +10,46 @@ import { runOutside } from '../../services/outside.ts'
 /** Every call here touches only the kernel: what takes longer than this hangs. */
 const KERNEL_TIMEOUT_MS = 10_000
 
+/** Where `ip netns` keeps names of namespaces. */
+const NAMES_DIR = '/run/netns'
+
 const inside = (ns: string | null): string[] => (ns === null ? [] : ['-n', ns])
 
-async function listChains (ns: string | null, family: string, table: string, signal: AbortSignal): Promise<ChainState[]> {
+async function listChains (family: string, table: string, signal: AbortSignal): Promise<ChainState[]> {
   try {
-    return parseChains(await runJson('nft', ['-j', 'list', 'table', family, table], { signal, timeoutMs: KERNEL_TIMEOUT_MS, ...(ns === null ? {} : { netns: ns }) }))
+    return parseChains(await runJson('nft', ['-j', 'list', 'table', family, table], { signal, timeoutMs: KERNEL_TIMEOUT_MS }))
   } catch (error) {
     if (error instanceof CommandError && error.stderr.includes('No such file or directory')) return []
     throw error
   }
 }
 
-/** Links, flood entries and chains of one namespace; null is the host's own. */
-export async function readSpace (ns: string | null, signal: AbortSignal): Promise<SpaceState> {
+/** Links, flood entries and chains of the host's own namespace. */
+export async function readHost (signal: AbortSignal): Promise<SpaceState> {
   const options = { signal, timeoutMs: KERNEL_TIMEOUT_MS }
   const [links, floods, guard, mss] = await Promise.all([
-    runJson('ip', [...inside(ns), '-json', '-details', 'address', 'show'], options),
-    runJson('bridge', [...inside(ns), '-json', 'fdb', 'show'], options),
-    ns === null ? listChains(ns, 'inet', GUARD_TABLE, signal) : [],
-    listChains(ns, 'bridge', MSS_TABLE, signal)
+    runJson('ip', ['-json', '-details', 'address', 'show'], options),
+    // what was learnt from frames is none of ours, and guests decide how much of it there is
+    runJson('bridge', ['-json', 'fdb', 'show', 'state', 'permanent'], options),
+    listChains('inet', GUARD_TABLE, signal),
+    listChains('bridge', MSS_TABLE, signal)
   ])
   return { links: parseLinks(links), floods: parseFloods(floods), chains: [...guard, ...mss] }
 }
 
-/** Names of clusters' namespaces, with their VNI. */
-export async function listNamespaces (signal: AbortSignal): Promise<Map<number, string>> {
-  // the plain list: with -json, ip mixes errors about half-made names into its answer
-  const { stdout } = await run('ip', ['netns', 'list'], { signal, timeoutMs: KERNEL_TIMEOUT_MS })
+/** Names of clusters' namespaces, with their VNI. A name need not lead to a namespace. */
+export async function listNamespaces (): Promise<Map<number, string>> {
   const found = new Map<number, string>()
-  for (const line of stdout.split('\n')) {
-    const name = line.split(' ')[0] ?? ''
+  // not `ip netns list`: it opens all names, and waits at one that is a pipe
+  const names = await readdir(NAMES_DIR).catch((error: unknown) => {
+    if (hasCode(error, 'ENOENT')) return []
+    throw error
+  })
+  for (const name of names.sort()) {
     const vni = vniOfNamespace(name)
     if (vni !== null) found.set(vni, name)
   }
   return found
-}
-
-/** Like `readSpace`; 'broken' when the name leads to no namespace, null when there is no such name. */
-export async function readCluster (ns: string | undefined, signal: AbortSignal): Promise<SpaceState | 'broken' | null> {
-  if (ns === undefined) return null
-  try {
-    return await readSpace(ns, signal)
-  } catch (error) {
-    if (error instanceof CommandError && error.stderr.includes('setting the network namespace')) return 'broken'
-    if (error instanceof CommandError && error.stderr.includes('Cannot open network namespace')) return null
-    throw error
-  }
 }
 
 /** Writes `disable_ipv6` of links in the host's namespace; a kernel without IPv6 needs none. */

@@ -69,16 +69,17 @@ export function parseLinks (json: unknown): LinkState[] {
   return list(json).map(parseLink).filter((link) => link !== null)
 }
 
+/** Takes up one forwarding entry, if it is one of those that unknown frames follow. */
+export function addFlood (floods: SpaceState['floods'], mac: unknown, link: string | undefined, remote: string | undefined): void {
+  if (mac !== '00:00:00:00:00:00' || link === undefined || remote === undefined) return
+  const remotes = floods.get(link) ?? new Set<string>()
+  floods.set(link, remotes.add(remote))
+}
+
 /** `bridge -json fdb show`: the all-zero entries of VXLAN links. */
-export function parseFloods (json: unknown): Map<string, Set<string>> {
-  const floods = new Map<string, Set<string>>()
-  for (const entry of list(json)) {
-    const name = text(entry.ifname)
-    const remote = text(entry.dst)
-    if (entry.mac !== '00:00:00:00:00:00' || name === undefined || remote === undefined) continue
-    const remotes = floods.get(name) ?? new Set<string>()
-    floods.set(name, remotes.add(remote))
-  }
+export function parseFloods (json: unknown): SpaceState['floods'] {
+  const floods: SpaceState['floods'] = new Map()
+  for (const entry of list(json)) addFlood(floods, entry.mac, text(entry.ifname), text(entry.dst))
   return floods
 }
 

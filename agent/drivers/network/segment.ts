@@ -1,13 +1,14 @@
 import { join } from 'node:path'
 import { clusterNamespace } from '../../../protocol/core/desired.ts'
-import { ConflictError } from '../../../protocol/core/errors.ts'
+import { ConflictError, type MusubiError } from '../../../protocol/core/errors.ts'
 import { CommandError, run } from '../../exec.ts'
 import { fingerprint } from '../../fingerprint.ts'
-import { listNamespaces, readCluster, readSpace, runSteps } from './host.ts'
+import { listNamespaces, readHost, runSteps } from './host.ts'
 import { DEFAULT_UNDERLAY_MTU, INNER, nameOfAlias, orphanName, vniOfChain, vniOfHostLink, vniOfOrphan } from './names.ts'
 import { parseCounters } from './observed.ts'
 import { checkSegment, planSegment } from './plan.ts'
 import { createRecords } from './records.ts'
+import { readSpaces } from './spaces.ts'
 import { removalSteps, segmentSteps } from './steps.ts'
 import type { SegmentSpec } from '../../../protocol/core/desired.ts'
 import type { Driver, ObservedObject } from '../driver.ts'
@@ -30,14 +31,13 @@ export interface SegmentDriver extends Driver<'segment'> {
   clusterNamespace (name: string): Promise<string | null>
 }
 
-/** Namespaces that are looked into side by side. */
-const LOOKS_AT_ONCE = 4
-
 /** The MTU of the link that carries in-site frames. */
 function underlayMtu (host: SpaceState, localAddress: string): number {
   const link = host.links.find(({ ipv4 }) => ipv4.some((address) => address.split('/')[0] === localAddress))
   return link === undefined || Number.isNaN(link.mtu) ? DEFAULT_UNDERLAY_MTU : link.mtu
 }
+
+const known = (cluster: Observed['cluster'] | MusubiError | undefined): Observed['cluster'] => cluster === undefined || cluster instanceof Error ? null : cluster
 
 /** The name that a segment's bridge carries, for segments whose record is lost. */
 function nameOnHost (vni: number, host: SpaceState, cluster: Observed['cluster']): string | null {
@@ -60,22 +60,19 @@ export function createSegmentDriver (options: { stateDir: string }): SegmentDriv
   const exclusive = async <T>(work: () => Promise<T>): Promise<T> => await turns('', work)
 
   const readAll = async (signal: AbortSignal): Promise<{ host: SpaceState, clusters: Map<number, string> }> => {
-    const [host, clusters] = await Promise.all([readSpace(null, signal), listNamespaces(signal)])
+    const [host, clusters] = await Promise.all([readHost(signal), listNamespaces()])
     return { host, clusters }
+  }
+  /** What is in clusters' namespaces; an error for one that did not let itself be read. */
+  const readClusters = async (vnis: readonly number[], clusters: Map<number, string>, signal: AbortSignal): Promise<Map<number, Observed['cluster'] | MusubiError>> => {
+    const spaces = await readSpaces(vnis.map((vni) => clusters.get(vni)).filter((name) => name !== undefined), signal)
+    return new Map(vnis.map((vni) => [vni, spaces.get(clusters.get(vni) ?? '') ?? null]))
   }
   const readOne = async (vni: number, signal: AbortSignal): Promise<Observed> => {
     const { host, clusters } = await readAll(signal)
-    return { host, cluster: await readCluster(clusters.get(vni), signal) }
-  }
-  /** Namespaces can only be looked into one by one, by three programs each: some at a time. */
-  const readClusters = async (vnis: readonly number[], clusters: Map<number, string>, signal: AbortSignal): Promise<Map<number, Observed['cluster']>> => {
-    const found = new Map<number, Observed['cluster']>()
-    const todo = vnis.filter((vni) => clusters.has(vni))
-    const worker = async (): Promise<void> => {
-      for (let vni = todo.pop(); vni !== undefined; vni = todo.pop()) found.set(vni, await readCluster(clusters.get(vni), signal))
-    }
-    await Promise.all(Array.from({ length: LOOKS_AT_ONCE }, worker))
-    return found
+    const cluster = (await readClusters([vni], clusters, signal)).get(vni) ?? null
+    if (cluster instanceof Error) throw cluster
+    return { host, cluster }
   }
   /** VNIs of everything of ours on the host. */
   const present = (host: SpaceState, clusters: Map<number, string>): Set<number> => new Set([
@@ -95,8 +92,10 @@ export function createSegmentDriver (options: { stateDir: string }): SegmentDriv
     const orphan = vniOfOrphan(name)
     if (orphan !== null) return orphan
     const { host, clusters } = await readAll(signal)
-    for (const vni of present(host, clusters)) {
-      if (nameOnHost(vni, host, await readCluster(clusters.get(vni), signal)) === name) return vni
+    const vnis = [...present(host, clusters)]
+    const seen = await readClusters(vnis, clusters, signal)
+    for (const vni of vnis) {
+      if (nameOnHost(vni, host, known(seen.get(vni))) === name) return vni
     }
     return null
   }
@@ -133,16 +132,18 @@ export function createSegmentDriver (options: { stateDir: string }): SegmentDriv
       const vnis = [...new Set([...nameByVni.keys(), ...present(host, clusters)])]
       const seen = await readClusters(vnis, clusters, signal)
       for (const vni of vnis) {
-        const observed: Observed = { host, cluster: seen.get(vni) ?? null }
+        const found = seen.get(vni) ?? null
+        const unread = found instanceof Error ? found : null
+        const observed: Observed = { host, cluster: known(found) }
         const name = nameByVni.get(vni) ?? nameOnHost(vni, host, observed.cluster) ?? orphanName(vni)
         const spec = specs.get(name)
-        const steps = spec === undefined ? null : segmentSteps(planSegment(name, spec, underlayMtu(host, spec.site.localAddress)), observed)
+        const steps = spec === undefined || unread !== null ? null : segmentSteps(planSegment(name, spec, underlayMtu(host, spec.site.localAddress)), observed)
         objects.push({
           kind: 'segment',
           name,
           fingerprint: spec === undefined ? null : fingerprint(spec),
           healthy: steps?.length === 0,
-          detail: { vni, namespace: clusters.get(vni) ?? null, missing: steps?.map((step) => step.do) ?? ['record'] }
+          detail: { vni, namespace: clusters.get(vni) ?? null, ...(unread !== null ? { problem: unread.message } : { missing: steps?.map((step) => step.do) ?? ['record'] }) }
         })
       }
       return objects
@@ -176,7 +177,7 @@ export function createSegmentDriver (options: { stateDir: string }): SegmentDriv
       const spec = await records.get(name)
       if (spec?.gateway === undefined || spec.gateway.tunnel === null) return null
       const ns = clusterNamespace(spec.vni)
-      if (!(await listNamespaces(signal)).has(spec.vni)) return null
+      if (!(await listNamespaces()).has(spec.vni)) return null
       const read = async (link: string): Promise<ReturnType<typeof parseCounters>> => {
         const { stdout } = await run('ip', ['-n', ns, '-json', '-statistics', 'link', 'show', 'dev', link], { signal, okCodes: [1] })
         return stdout.trim() === '' ? null : parseCounters(JSON.parse(stdout))
