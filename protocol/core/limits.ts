@@ -237,6 +237,14 @@ export const INVENTORY_TOOL_TIMEOUT_MS = 10_000
 // --- processes ------------------------------------------------------------
 export const COMMAND_TIMEOUT_MS = 30_000
 export const COMMAND_MAX_OUTPUT_BYTES = 8 * 1024 * 1024
+/** Namespaces that one process looks into, most of whose time is its start; a gateway has tens. */
+export const SPACES_PER_LOOK = 64
+/** Netlink messages of one namespace: 4,096 flood entries are 350 kB, all else some 10 kB. */
+export const SPACE_MAX_BYTES = 512 * 1024
+/** What one process prints of all its namespaces, two characters a byte; the rest is asked for again. Within COMMAND_MAX_OUTPUT_BYTES. */
+export const SPACES_MAX_OUTPUT_BYTES = 6 * 1024 * 1024
+/** The kernel answers in less than a millisecond for each; on a crowded machine, or one that changes links, it may be seconds. */
+export const SPACES_TIMEOUT_MS = 10_000
 export const RECONCILE_INTERVAL_MS = 5_000
 export const RECONCILE_RETRY_MS = 1_000
 export const API_BODY_BYTES = 1024 * 1024
