@@ -3,6 +3,7 @@ import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
+import { createAvailability, HELPER_ASK_MS } from './availability.ts'
 import { createBootClock } from './boot-clock.ts'
 import { hostCapacity, type AgentConfig } from './config.ts'
 import { consoleOf, type AgentView } from './api/view.ts'
@@ -90,8 +91,16 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     tunnelAddressFor
   }
   const cordon = await createCordon(store, config.name, () => { directory.changed() })
+  const availability = createAvailability({
+    host: config.name, cordon, helper, monotonic,
+    onChange: why => {
+      log[why === null ? 'info' : 'warn']({ why: why ?? '' }, why === null ? 'new leases are taken again' : 'no new leases are taken')
+      events.add('host.availability', why === null ? 'the helper answers: new leases are taken' : `no new leases are taken: ${why}`)
+      directory.changed()
+    }
+  })
   const lessor: Lessor = createLessor({
-    site: config.site, host: config.name, ledger, reconciler: () => reconciler, details, events, now: ledgerNow, monotonic, sleep: ms => sleep(ms), cordon, fence,
+    site: config.site, host: config.name, ledger, reconciler: () => reconciler, details, events, now: ledgerNow, monotonic, sleep: ms => sleep(ms), cordon: availability, fence,
     signGrant: grant => signGrant(key, trust.own().chain, grant),
     truth: { ...gatewayTruth, peer: trust.peerId, underlayAddress: config.underlayAddress, tunnelPort: config.tunnelPort, addressOf: name => directory.siteHosts().find(h => h.host === name)?.underlayAddress ?? null }
   })
@@ -101,7 +110,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     ...(config.announce === undefined ? {} : { announce: config.announce })
   })
   let found: HostInventory | null = null
-  const directory = createDirectory({ mesh, epoch, config, ledger, total, now, log, cordoned: () => cordon.get().cordoned, inventory: () => found === null ? null : { inventory: found, features: found.features }, maxTermMs: () => policy?.maxTermMs() ?? 0 })
+  const directory = createDirectory({ mesh, epoch, config, ledger, total, now, log, cordoned: () => cordon.get().cordoned, blind: () => availability.blind() !== null, inventory: () => found === null ? null : { inventory: found, features: found.features }, maxTermMs: () => policy?.maxTermMs() ?? 0 })
   const call = callPeerOf(mesh)
   const isGateway = config.roles.includes('gateway')
   const policy: Policy | null = isGateway ? await createPolicy({ site: config.site, host: config.name, store, records: directory.records, roleOf: peer => mesh.roleOf(peer), onChange: () => { directory.changed() }, log }) : null
@@ -118,7 +127,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
 
   function makeGateway (): Gateway {
     return createGateway({
-      site: config.site, call, store, events, log, now: ledgerNow, newId: randomUUID, cordon, ...(policy === null ? {} : { policy }),
+      site: config.site, call, store, events, log, now: ledgerNow, newId: randomUUID, cordon: availability, ...(policy === null ? {} : { policy }),
       siteHosts: () => directory.siteHosts(),
       facts: async () => ({
         host: config.name, peer: mesh.peerId, underlayAddress: config.underlayAddress, tunnelPublicKey: await host.tunnelPublicKey(),
@@ -146,7 +155,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
 
   serveAgent(mesh, { lessor, gateway, copies, cordon, site: config.site, callerOf: ctx => callerOf(ctx), sites: () => directory.siteAds() })
   const problems: string[] = []
-  const view = makeView({ config, mesh, directory, ledger, reconciler, events, gateway, builder, epoch, total, started, issuer, cordon, problems: () => [...helpless(helper.problem()), ...unkept(ledger), ...membership.problems(), ...issuer.problems(), ...shutOut(mesh), ...problems] })
+  const view = makeView({ config, mesh, directory, ledger, reconciler, events, gateway, builder, epoch, total, started, issuer, cordon, problems: () => [...helpless(helper.problem(), availability.blind()), ...unkept(ledger), ...membership.problems(), ...issuer.problems(), ...shutOut(mesh), ...problems] })
   const api = await createApi({ title: 'Musubi agent', description: `agent of host ${config.name} at site ${config.site}`, logger: log })
   const gateways = (): string[] => directory.siteHosts().filter(h => h.roles.includes('gateway')).map(h => h.host)
   addAgentRoutes(api, {
@@ -157,6 +166,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   await mesh.start()
   membership.follow(mesh)
   directory.start()
+  await availability.tick() // what is advertised from now on is told anew when it changes
   await issuer.start()
   await reconciler.look() // what runs here is known before anybody is told of it; its repair goes on meanwhile
   await gateway?.start()
@@ -224,6 +234,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
       })
     ]
     const timers = [
+      every(HELPER_ASK_MS, 'the helper could not be asked', () => availability.tick()),
       every(TICK_MS, 'the ledger could not be ticked', () => lessor.tick()),
       // in a loop of its own: a removal that hangs must not keep leases from ending
       every(TICK_MS, 'ended clusters could not be vacated', () => lessor.vacate()),
@@ -247,6 +258,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
       await reconciler.stop()
       stopInventory()
       stopHelper()
+      availability.close()
       policy?.stop()
       await issuer.stop()
       await directory.leave()
@@ -271,7 +283,10 @@ function isGatewayBy (trust: Trust, peer: string, site: string, name: string, cl
 }
 
 /** Told when nothing can be made or removed here. */
-const helpless = (why: string | null): string[] => why === null ? [] : [`nothing is changed on this host: ${why}`]
+function helpless (away: string | null, blind: string | null): string[] {
+  const why = away ?? blind
+  return why === null ? [] : [`nothing is changed on this host${blind === null ? '' : ', and no new lease is taken'}: ${why}`]
+}
 
 /** Told when this host can promise nothing. */
 function unkept (ledger: Ledger): string[] {

@@ -25,6 +25,8 @@ export interface DirectoryOptions {
   now: () => number
   log: Logger
   cordoned: () => boolean
+  /** nothing could be made here now, so nothing is offered */
+  blind: () => boolean
   /** null until it was read */
   inventory: () => { inventory: Inventory, features: string[] } | null
   /** longest lease that the policy gives, ms; 0: no limit */
@@ -81,7 +83,7 @@ export function createDirectory (options: DirectoryOptions): Directory {
 
   const ownAd = (): HostAd => ({
     site: config.site, host: config.name, roles: config.roles, addresses, underlayAddress: config.underlayAddress,
-    total: options.total, free: clampToZero(ledger.free()), cordoned: options.cordoned(), accelerator: config.accelerator ?? 'auto', version: VERSION,
+    total: options.total, free: options.blind() ? zero() : clampToZero(ledger.free()), cordoned: options.cordoned(), accelerator: config.accelerator ?? 'auto', version: VERSION,
     inventory: options.inventory()?.inventory ?? null, features: options.inventory()?.features ?? []
   })
 
