@@ -19,8 +19,15 @@ export interface Deed {
 
 /** What the helper did, line by line, for whoever has to find out what happened here. */
 export interface DeedRecord {
-  /** @param durable waits for the disk; else only a loss of power can take it back */
+  /**
+   * Resolves when only a loss of power can take it back. Whoever asked for the deed does not wait for
+   * the disk: nothing is ever decided by this record.
+   *
+   * @param durable it and all before are sent to the disk at once, behind the asker's back
+   * @throws Error of this write, or of the disk since the last one
+   */
   write (deed: Deed, durable: boolean): Promise<void>
+  /** Resolves when all that was to be on the disk is there. */
   close (): Promise<void>
 }
 
@@ -33,8 +40,24 @@ export async function openDeedRecord (path: string, maxBytes = HELPER_RECORD_BYT
   let file: FileHandle = await open(path, 'a', 0o600)
   let bytes = (await file.stat()).size
   let last: Promise<void> = Promise.resolve()
+  const disk: { behind: boolean, syncing: Promise<void> | null, error: Error | null } = { behind: false, syncing: null, error: null }
+
+  /** One at a time: what is written during one is in the next. */
+  async function sync (): Promise<void> {
+    try {
+      while (disk.behind) {
+        disk.behind = false
+        await file.datasync()
+      }
+    } catch (error) {
+      disk.error = error instanceof Error ? error : new Error(String(error))
+    } finally {
+      disk.syncing = null
+    }
+  }
 
   async function turnOver (): Promise<void> {
+    await disk.syncing
     await file.close()
     const old = (n: number): string => n === 0 ? path : `${path}.${n}`
     for (let n = kept; n > 0; n--) await rename(old(n - 1), old(n)).catch((error: unknown) => { if (!(error instanceof Error && 'code' in error && error.code === 'ENOENT')) throw error })
@@ -50,13 +73,21 @@ export async function openDeedRecord (path: string, maxBytes = HELPER_RECORD_BYT
         if (bytes > 0 && bytes + line.length > maxBytes) await turnOver()
         await file.appendFile(line)
         bytes += line.length
-        if (durable) await file.datasync()
+        if (durable) {
+          disk.behind = true
+          disk.syncing ??= sync()
+        }
+        if (disk.error === null) return
+        const { error } = disk
+        disk.error = null
+        throw error
       })
       last = mine.catch(() => undefined)
       return mine
     },
     async close () {
       await last
+      await disk.syncing
       await file.close()
     }
   }

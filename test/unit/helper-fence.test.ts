@@ -1,5 +1,5 @@
 /** The fence where it lives now: what the helper ends by itself, what it takes to be gone, and by which clock. */
-import { readFile, readdir } from 'node:fs/promises'
+import { open, readFile, readdir, type FileHandle } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
@@ -147,4 +147,33 @@ t.test('the record is bounded', async t => {
   await again.write({ time: 40, boot: 'b', verb: 'apply', outcome: 'done' }, true)
   await again.close()
   t.match(await readFile(join(dir, 'r'), 'utf8'), /"time":40/)
+})
+
+t.test('nobody waits for the disk of the record, and what it could not take is said at the next line', async t => {
+  const path = join(t.testdir(), 'r')
+  const record = await openDeedRecord(path)
+  const file = await open(path)
+  const prototype = Object.getPrototypeOf(file) as FileHandle
+  await file.close()
+  const before = Object.getOwnPropertyDescriptor(prototype, 'datasync') ?? {}
+  t.teardown(() => { Object.defineProperty(prototype, 'datasync', before) })
+  const waiting: Array<{ resolve: () => void, reject: (error: Error) => void }> = []
+  prototype.datasync = async () => { await new Promise<void>((resolve, reject) => { waiting.push({ resolve, reject }) }) }
+  const write = async (time: number, durable: boolean): Promise<void> => { await record.write({ time, boot: 'b', verb: 'apply', outcome: 'done' }, durable) }
+  await write(1, false)
+  t.equal(waiting.length, 0)
+  await write(2, true)
+  await write(3, true)
+  await write(4, true)
+  t.equal(waiting.length, 1, 'one at a time')
+  t.match(await readFile(path, 'utf8'), /"time":4/, 'written it is')
+  waiting[0]?.resolve()
+  while (waiting.length < 2) await sleep(5)
+  waiting[1]?.reject(new Error('EIO'))
+  await t.rejects(async () => { for (let time = 5; time < 50; time++) await write(time, false) }, { message: 'EIO' })
+  await write(60, true)
+  const closed = record.close()
+  t.equal(await Promise.race([closed.then(() => 'closed'), sleep(50, 'waits')]), 'waits', 'but the end does')
+  waiting[2]?.resolve()
+  await closed
 })
