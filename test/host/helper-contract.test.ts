@@ -1,0 +1,113 @@
+/** Drivers of a gateway keep their contract through the helper's socket, beside those that helper.test.ts asks. */
+import { createHash } from 'node:crypto'
+import { mkdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { run } from '../../agent/exec.ts'
+import type { HelperClient } from '../../agent/helper/client/client.ts'
+import { encodeManifest, manifestDigest } from '../../agent/images/manifest.ts'
+import type { ImageFileName } from '../../agent/images/manifest.ts'
+import { createPidfileServices } from '../../agent/services/pidfile.ts'
+import { clusterNamespace, frontendNamespace, type CacheSpec, type FrontendSpec, type TunnelSpec } from '../../protocol/core/desired.ts'
+import { driverContract } from '../contract/driver.ts'
+import { driverOverSocket } from '../contract/helper-driver.ts'
+import { HELPER_SERVICES, startHelperHost } from './helper-host.ts'
+import { enterPod } from './network-pod.ts'
+
+const INSIDE = 'inside'
+const IMAGES = '/run/images'
+const STATE = '/run/state'
+const ADDRESS = '10.69.0.1'
+const [VNI, OTHER_VNI] = [0x711, 0x712]
+
+t.setTimeout(240_000)
+
+const services = createPidfileServices({ dir: HELPER_SERVICES })
+const pidOf = async (name: string): Promise<number> => (await services.status(name)).pid ?? 0
+const running = async (): Promise<string[]> => (await services.list()).map(one => one.name)
+async function end (name: string): Promise<void> {
+  await services.kill(name, 'SIGKILL')
+  while ((await services.status(name)).running) await run('sleep', ['0.05'])
+}
+
+/** A segment as its driver leaves it, without anybody on it. */
+async function segment (vni: number): Promise<void> {
+  const namespace = clusterNamespace(vni)
+  await run('ip', ['netns', 'add', namespace])
+  await run('ip', ['-n', namespace, '-batch', '-'], { input: 'link add name br0 address 02:00:00:00:b1:01 type bridge\naddr add 10.42.255.2/16 dev br0\nlink set br0 up\n' })
+}
+
+/** An image of a few bytes: the driver serves files, it does not look into them. */
+async function tinyImage (): Promise<string> {
+  const content = 'tiny'
+  const names: ImageFileName[] = ['vmlinuz', 'initrd.img', 'root.squashfs']
+  const files = names.map(name => ({ name, sizeBytes: content.length, sha256: createHash('sha256').update(content).digest('hex') }))
+  const encoded = encodeManifest({ format: 1, recipe: 'test', suite: 'bookworm', kernelRelease: '6.1', cmdline: 'quiet', files })
+  const digest = manifestDigest(encoded)
+  const dir = join(IMAGES, digest.slice('sha256:'.length))
+  await mkdir(dir, { recursive: true })
+  for (const name of names) await writeFile(join(dir, name), content)
+  await writeFile(join(dir, 'manifest.json'), encoded)
+  return digest
+}
+
+async function tunnel (t: Test, make: () => HelperClient): Promise<void> {
+  const publicKey = (await run('wg', ['pubkey'], { input: (await run('wg', ['genkey'])).stdout })).stdout.trim()
+  const spec: TunnelSpec = { listenPort: 51_820, address: '100.64.0.1/32', peers: [{ site: 'b', publicKey, endpoint: '10.69.0.2:51820', address: '100.64.0.2' }] }
+  await driverContract(t, {
+    make: () => driverOverSocket(make(), 'tunnel'),
+    specs: { name: 'wg', spec, changed: { ...spec, listenPort: 51_821, peers: [] } },
+    identity: async () => (await run('ip', ['-o', 'address', 'show', 'dev', 'mzwg0'])).stdout,
+    breaks: { 'the interface is gone': async () => { await run('ip', ['link', 'delete', 'dev', 'mzwg0']) } },
+    leftovers: running,
+    abortAfterMs: [40]
+  })
+}
+
+async function frontend (t: Test, make: () => HelperClient): Promise<void> {
+  const digest = await tinyImage()
+  const specOf = (vni: number): FrontendSpec => ({
+    cluster: `c${vni}`, clusterId: `c${vni}-x1`, vni, name: 'frontend', address: '10.42.0.1/16', mac: '02:6d:7a:00:00:01', domain: 'c1.musubi', image: { digest },
+    nodes: [{ name: 'c1-a-001', mac: '02:6d:7a:00:01:01', ip: '10.42.1.1', site: 'a' }], sshPublicKey: 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFo test'
+  })
+  const service = (name: string): string => `${frontendNamespace(VNI)}-${name}`
+  await driverContract(t, {
+    make: () => driverOverSocket(make(), 'frontend'),
+    specs: { name: 'c1.frontend', spec: specOf(VNI), changed: { ...specOf(VNI), domain: 'other.musubi' }, second: { name: 'c2.frontend', spec: specOf(OTHER_VNI) } },
+    identity: async () => `${await pidOf(service('dnsmasq'))} ${await pidOf(service('nginx'))}`,
+    breaks: { 'nginx is dead': async () => { await end(service('nginx')) } },
+    leftovers: running,
+    abortAfterMs: [80]
+  })
+}
+
+async function cache (t: Test, make: () => HelperClient): Promise<void> {
+  const spec: CacheSpec = { cluster: 'c1', vni: VNI, frontendAddress: '10.42.0.1', ownAddress: '10.42.255.2', bridgeMac: '02:00:00:00:b1:01', ports: [80], maxSizeMiB: 64 }
+  await driverContract(t, {
+    make: () => driverOverSocket(make(), 'cache'),
+    specs: { name: 'c1.cache', spec, changed: { ...spec, maxSizeMiB: 128 }, second: { name: 'c2.cache', spec: { ...spec, cluster: 'c2', vni: OTHER_VNI } } },
+    identity: async () => `${await pidOf('mz-cache-000711')} ${await pidOf('mz-cacheprobe-000711')}`,
+    breaks: { 'the engine was killed': async () => { await end('mz-cache-000711') } },
+    leftovers: async () => [...await running(), ...(await run('ip', ['netns', 'pids', clusterNamespace(VNI)])).stdout.split('\n').filter(line => line !== '')],
+    abortAfterMs: [80]
+  })
+}
+
+async function inside (): Promise<void> {
+  await enterPod()
+  await run('ip', ['address', 'add', `${ADDRESS}/32`, 'dev', 'lo'])
+  for (const vni of [VNI, OTHER_VNI]) await segment(vni)
+  const make = await startHelperHost(t, '/run/agent.yaml', { roles: ['gateway'], underlayAddress: ADDRESS, stateDir: STATE, imageStore: IMAGES })
+  await t.test('tunnels', t => tunnel(t, make))
+  await t.test('frontends', t => frontend(t, make))
+  await t.test('caches', t => cache(t, make))
+}
+
+if (process.argv[2] === INSIDE) {
+  await inside()
+} else if (process.getuid?.() !== 0) {
+  t.pass('drivers work as root', { skip: 'needs root' })
+} else {
+  const unshare = ['--net', '--mount', '--uts', '--pid', '--fork', '--kill-child', '--mount-proc']
+  t.spawn('unshare', [...unshare, process.execPath, ...process.execArgv, import.meta.filename, INSIDE], { timeout: 240_000 }, 'inside namespaces of its own')
+}
