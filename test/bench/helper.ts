@@ -140,7 +140,7 @@ async function inProcess (host: HelperHost, desired: DesiredObject[], rounds: nu
 
 async function * againstInProcess ({ full = false }: BenchOptions = {}): AsyncGenerator<Figure> {
   const bench = 'against-in-process'
-  const [blocks, rounds] = full ? [6, 6] : [3, 4]
+  const [blocks, rounds] = full ? [8, 6] : [4, 5]
   for (const plan of ['near', 'far'] as const) {
     try {
       await using host = await startHelperHost({ libvirt: true })

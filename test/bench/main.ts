@@ -1,6 +1,8 @@
 /** `npm run bench -- NAME [--full]`: prints one JSON object a line for each figure. */
+import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import type { Bench } from './figures.ts'
+import { endWithSupervisor, supervise } from './supervise.ts'
 
 /** Loaded only when asked for: some benches re-run their file inside a pod. */
 const BENCHES: Readonly<Record<string, () => Promise<Readonly<Record<string, Bench>>>>> = {
@@ -23,9 +25,8 @@ if (values.help === true || unknown.length > 0) {
   process.stderr.write(`${unknown.length > 0 ? `there is no bench ${unknown.join(', ')}\n` : ''}npm run bench -- [${Object.keys(BENCHES).join('|')} ...] [--only PART] [--full]\n`)
   process.exit(unknown.length > 0 ? 2 : 0)
 }
-// with the listeners of 'exit', so that nothing is left running
-process.once('SIGINT', () => { process.exit(130) })
-process.once('SIGTERM', () => { process.exit(143) })
+if (process.send === undefined) process.exit(await supervise(fileURLToPath(import.meta.url), process.argv.slice(2)))
+endWithSupervisor()
 for (const name of names) {
   const parts = await BENCHES[name]?.() ?? {}
   if (values.only !== undefined && parts[values.only] === undefined) {
