@@ -14,6 +14,8 @@ import { fingerprint } from '../../agent/fingerprint.ts'
 import { prepareLibvirtHost } from '../../lab/libvirt-host.ts'
 import type { DomainSpec } from '../../protocol/core/desired.ts'
 import { driverContract } from '../contract/driver.ts'
+import { driverOverSocket } from '../contract/helper-driver.ts'
+import { startHelperHost } from './helper-host.ts'
 
 /**
  * The libvirt driver against a real libvirtd and real (tiny) QEMU guests. The file runs itself again
@@ -98,6 +100,19 @@ async function inside (t: Test, dir: string): Promise<void> {
         'its tap left the bridge': async (name, spec) => { await run('ip', ['link', 'set', spec.tap, 'nomaster']) },
         'its tap is gone': async (name, spec) => { await run('ip', ['link', 'del', spec.tap]) }
       }
+    })
+  })
+
+  await t.test('keeps it through the socket of a helper', async t => {
+    const connect = await startHelperHost(t, join(dir, 'helper.yaml'), { roles: ['compute'], underlayAddress: '127.0.0.1', stateDir: join(dir, 'helper'), accelerator: 'tcg' })
+    const n1 = node(1, { memoryMiB: 64 })
+    await driverContract(t, {
+      make: () => driverOverSocket(connect(), 'domain'),
+      specs: { name: '0123abcd.n1', spec: n1, changed: { ...n1, memoryMiB: 96 }, second: { name: '0123abcd.n2', spec: node(2, { memoryMiB: 64 }) } },
+      identity: pidOf,
+      leftovers,
+      abortAfterMs: [90],
+      breaks: { 'its QEMU was killed': async name => { process.kill(await pid(name), 'SIGKILL'); await stopped(name) } }
     })
   })
 
