@@ -1,7 +1,8 @@
 import { spawn } from 'node:child_process'
 import type { ChildProcess } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { realpathSync } from 'node:fs'
+import { mkdirSync, readFileSync, realpathSync, renameSync, writeFileSync } from 'node:fs'
 import { mkdir, open, readFile, rename, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -9,7 +10,7 @@ import { ConflictError, MusubiError, NotFoundError } from '../../protocol/core/e
 import { resolvedArgv } from '../exec.ts'
 import { fingerprint } from '../fingerprint.ts'
 import type { ServiceManager, ServiceSpec, ServiceStatus } from '../services.ts'
-import { bootId, environmentOf, listProcesses, outputsOf, readProcess } from './proc.ts'
+import { bootId, environmentOf, listProcesses, outputsOf, ownerOf, readProcess } from './proc.ts'
 import type { ProcessStat } from './proc.ts'
 import { assertServiceName, LOG_MAX_BYTES, logTail, namesIn, SETTLE_MS, STOP_GRACE_MS } from './common.ts'
 import { createTurns } from '../turns.ts'
@@ -20,6 +21,12 @@ const POLL_MS = 10
 /** In the environment of every process of a service: finds those that no record names. */
 const MARKER = 'MUSUBI_SERVICE'
 const MARKER_SPEC = 'MUSUBI_SERVICE_SPEC'
+/** Anybody can write a mark into an environment; only what was started here has read this. */
+const MARKER_KEY = 'MUSUBI_SERVICE_KEY'
+const KEY_FILE = '.key'
+const KEY_BYTES = 16
+/** Whom a service that overwrites its environment may run as, beside root: nginx. */
+const SERVICE_USER = 'www-data'
 
 interface ServiceRecord {
   fingerprint: string
@@ -51,7 +58,8 @@ function parseRecord (text: string): ServiceRecord | null {
  * Crash safety: the intent is on disk before the process starts and the process carries a marker
  * in its environment (and writes to its log), so a process that was started but not recorded is
  * found by looking through /proc. Programs that overwrite their environment (nginx) are known by
- * their output.
+ * their output. Processes of other users cannot pass for a service: marks come with a key that only
+ * root can read, outputs count only of root's and nginx's processes.
  */
 export function createPidfileServices (options: { dir: string }): ServiceManager {
   const dir = resolve(options.dir)
@@ -59,6 +67,21 @@ export function createPidfileServices (options: { dir: string }): ServiceManager
   const recordPath = (name: string): string => join(dir, `${name}.json`)
   const logPath = (name: string): string => join(dir, `${name}.log`)
   const marker = (name: string): string => join(dir, name)
+  const users = new Set([process.geteuid?.() ?? 0, userId(SERVICE_USER)])
+  let key: string | undefined
+
+  /** Made by the first that starts something; '' while nothing was ever started here. */
+  function keyOf (create: boolean): string {
+    if (key !== undefined) return key
+    const path = join(dir, KEY_FILE)
+    const found = readKey(path)
+    if (found !== null) return key = found
+    if (!create) return ''
+    mkdirSync(dir, { recursive: true, mode: 0o700 })
+    writeFileSync(`${path}.tmp`, randomBytes(KEY_BYTES).toString('hex'), { mode: 0o600 })
+    renameSync(`${path}.tmp`, path)
+    return key = readKey(path) ?? ''
+  }
   /** /proc shows outputs without symbolic links */
   const realFolder = (): string => {
     try {
@@ -103,10 +126,15 @@ export function createPidfileServices (options: { dir: string }): ServiceManager
 
   function nameOf (pid: number): string | null {
     const mark = environmentOf(pid, MARKER)
-    if (mark !== null) return mark.startsWith(`${dir}/`) ? mark.slice(dir.length + 1) : null
+    if (mark !== null) {
+      const known = keyOf(false)
+      if (!mark.startsWith(`${dir}/`) || known === '' || environmentOf(pid, MARKER_KEY) !== known) return null
+      return serviceNameOrNull(mark.slice(dir.length + 1))
+    }
+    if (!users.has(ownerOf(pid) ?? -1)) return null
     const folder = realFolder()
     const log = outputsOf(pid).find(path => path.startsWith(`${folder}/`) && path.endsWith('.log'))
-    return log === undefined ? null : log.slice(folder.length + 1, -'.log'.length)
+    return log === undefined ? null : serviceNameOrNull(log.slice(folder.length + 1, -'.log'.length))
   }
 
   /** The living main process, by record or, where a crash lost that, by marker (`adopted` then). */
@@ -181,6 +209,7 @@ export function createPidfileServices (options: { dir: string }): ServiceManager
           LC_ALL: 'C',
           ...spec.env,
           [MARKER]: marker(name),
+          [MARKER_KEY]: keyOf(true),
           [MARKER_SPEC]: intent.fingerprint
         }
       })
@@ -255,6 +284,31 @@ export function createPidfileServices (options: { dir: string }): ServiceManager
       }
       return found
     }
+  }
+}
+
+function readKey (path: string): string | null {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
+    throw error
+  }
+}
+
+/** -1 where there is no such user. */
+function userId (name: string): number {
+  const line = readFileSync('/etc/passwd', 'utf8').split('\n').find(one => one.startsWith(`${name}:`))
+  return Number(line?.split(':')[2] ?? -1)
+}
+
+/** Processes of anybody bear marks: a name of theirs is checked like one from a caller. */
+function serviceNameOrNull (name: string): string | null {
+  try {
+    assertServiceName(name)
+    return name
+  } catch {
+    return null
   }
 }
 

@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
 
 // /proc answers from memory: synchronous reads take microseconds, the asynchronous ones ten times that
 
@@ -57,6 +57,15 @@ export function environmentOf (pid: number, variable: string): string | null {
     const text = readFileSync(`/proc/${pid}/environ`, 'utf8')
     const entry = text.split('\0').find(line => line.startsWith(prefix))
     return entry === undefined ? null : entry.slice(prefix.length)
+  } catch {
+    return null
+  }
+}
+
+/** Number of the user that a process runs as; null when it is gone. */
+export function ownerOf (pid: number): number | null {
+  try {
+    return statSync(`/proc/${pid}`).uid
   } catch {
     return null
   }

@@ -87,6 +87,21 @@ t.test('a pid that belongs to somebody else now is not touched', async t => {
   }
 })
 
+t.test('a process of another user cannot pass for a service, nor have a file written', { skip: process.getuid?.() === 0 ? false : 'needs root' }, async t => {
+  const dir = join(t.testdir({ services: {}, elsewhere: {} }), 'services')
+  const services = createPidfileServices({ dir })
+  t.teardown(() => services.stop('mine'))
+  await services.ensure('mine', spec)
+  const strangers = ['tgtd', '../elsewhere/victim'].map(name => spawn('sleep', ['60'], {
+    detached: true, uid: 65534, gid: 65534, stdio: 'ignore', env: { PATH: process.env['PATH'] ?? '', MUSUBI_SERVICE: `${dir}/${name}`, MUSUBI_SERVICE_SPEC: 'text', MUSUBI_SERVICE_KEY: '' }
+  }))
+  t.teardown(() => { for (const one of strangers) one.kill('SIGKILL') })
+  await Promise.all(strangers.map(async one => { if (one.pid === undefined) await once(one, 'spawn') }))
+  t.same((await services.list()).map(({ name }) => name), ['mine'])
+  t.notOk((await services.status('tgtd')).running)
+  t.same(await readdir(join(dir, '..', 'elsewhere')), [])
+})
+
 t.test('the same name in another folder is another service', async t => {
   const dir = t.testdir()
   const one = createPidfileServices({ dir: join(dir, 'one') })
@@ -108,7 +123,7 @@ t.test('the log is cut when it has grown', async t => {
   await services.ensure('loud', spec)
   t.equal((await readFile(join(dir, 'loud.log'))).length, 0)
   await services.stop('loud')
-  t.same(await readdir(dir), [])
+  t.same(await readdir(dir), ['.key'])
 })
 
 t.test('services outlive the process that started them', async t => {

@@ -1,4 +1,4 @@
-import { access, chown, mkdir, readFile, readdir, rm, rmdir } from 'node:fs/promises'
+import { access, lchown, mkdir, readFile, readdir, rm, rmdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { frontendNamespace } from '../../../protocol/core/desired.ts'
 import type { FrontendSpec } from '../../../protocol/core/desired.ts'
@@ -250,5 +250,5 @@ async function prepareFolders (nginxDir: string): Promise<void> {
   await mkdir(join(nginxDir, 'tmp'), { recursive: true, mode: 0o755 })
   const { stdout } = await run('id', ['-u', 'www-data'])
   const { stdout: group } = await run('id', ['-g', 'www-data'])
-  for (const path of [nginxDir, join(nginxDir, 'tmp')]) await chown(path, Number(stdout), Number(group))
+  for (const path of [nginxDir, join(nginxDir, 'tmp')]) await lchown(path, Number(stdout), Number(group))
 }

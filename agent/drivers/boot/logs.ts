@@ -38,7 +38,7 @@ export async function readTail (path: string): Promise<string> {
 }
 
 async function readEnd (path: string, bytes: number): Promise<Buffer> {
-  const handle = await open(path, constants.O_RDONLY).catch(() => null)
+  const handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(() => null)
   if (handle === null) return Buffer.alloc(0)
   try {
     return await endOf(handle, bytes)
@@ -48,7 +48,9 @@ async function readEnd (path: string, bytes: number): Promise<Buffer> {
 }
 
 async function endOf (handle: FileHandle, bytes: number): Promise<Buffer> {
-  const { size } = await handle.stat()
+  const found = await handle.stat()
+  if (!found.isFile()) return Buffer.alloc(0)
+  const { size } = found
   const start = Math.max(0, size - bytes)
   const buffer = Buffer.alloc(size - start)
   const { bytesRead } = await handle.read(buffer, 0, buffer.length, start)

@@ -17,7 +17,8 @@ export interface Orphan {
 }
 
 export interface Surroundings {
-  observed: readonly ObservedObject[]
+  /** looked at when the names are known: what is made meanwhile is explained, or not among them */
+  observed: () => Promise<readonly ObservedObject[]>
   services: ServiceManager
   strays: readonly Strays[]
 }
@@ -64,7 +65,7 @@ export async function findOrphans ({ observed, services, strays }: Surroundings,
   const [links, namespaces, tables, running, others] = await Promise.all([
     hostLinks(signal), hostNamespaces(signal), hostTables(signal), services.list(), Promise.all(strays.map(async one => (await one.list(signal)).map(name => `${one.what} ${name}`)))
   ])
-  return orphansOf({ links, namespaces, tables, services: running.map(({ name }) => name), strays: others.flat() }, observed)
+  return orphansOf({ links, namespaces, tables, services: running.map(({ name }) => name), strays: others.flat() }, await observed())
 }
 
 async function hostLinks (signal: AbortSignal): Promise<string[]> {

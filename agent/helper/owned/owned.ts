@@ -76,10 +76,12 @@ export function createOwned ({ host, hands, fence, services }: OwnedDeps): Owned
     return { observed, unseen }
   }
 
-  /** Only where every kind was seen: what an unseen object explains is no orphan. */
-  async function orphansBeside (observed: readonly ObservedObject[], unseen: Owned['unseen'], signal: AbortSignal): Promise<Orphan[]> {
-    if (services === null || unseen.length > 0) return []
-    return await findOrphans({ observed, services, strays: host.strays }, signal)
+  /** Only where every kind was seen: what an unseen object explains is no orphan. Names come first, or what is made between two looks would be one. */
+  async function orphansBeside (signal: AbortSignal): Promise<{ orphans: Orphan[], observed: ObservedObject[], unseen: Owned['unseen'] }> {
+    if (services === null) return { orphans: [], ...await look(signal) }
+    let now: Awaited<ReturnType<typeof look>> = { observed: [], unseen: [] }
+    const orphans = await findOrphans({ observed: async () => (now = await look(signal)).observed, services, strays: host.strays }, signal)
+    return { orphans: now.unseen.length > 0 ? [] : orphans, ...now }
   }
 
   function wanted ({ kind, name }: ObservedObject, keep: ReadonlySet<string>): boolean {
@@ -91,13 +93,13 @@ export function createOwned ({ host, hands, fence, services }: OwnedDeps): Owned
 
   return {
     async list (signal) {
-      const { observed, unseen } = await look(signal)
+      const { observed, unseen, orphans } = await orphansBeside(signal)
       return {
         objects: observed.slice(0, HELPER_MAX_NAMES).map(({ kind, name, healthy }) => {
           const record = fence.get(resourceOf({ kind, name }))
           return { kind, name, healthy, state: record?.state ?? null, clusterId: record?.clusterId ?? (isShared(kind) ? '' : clusterOf(name)) }
         }),
-        orphans: await orphansBeside(observed, unseen, signal),
+        orphans,
         unseen
       }
     },
@@ -118,8 +120,7 @@ export function createOwned ({ host, hands, fence, services }: OwnedDeps): Owned
         if (!wanted(object, keep)) await attempt(resourceOf(object), () => hands.clear(object, signal))
       }
       // what went with its objects is no orphan: look again
-      const now = dryRun ? { observed, unseen } : await look(signal)
-      for (const orphan of await orphansBeside(now.observed, now.unseen, signal)) {
+      for (const orphan of (await orphansBeside(signal)).orphans) {
         await attempt(orphanText(orphan), () => removeOrphan(orphan, { services, strays: host.strays }, signal))
       }
       return swept

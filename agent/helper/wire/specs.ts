@@ -13,6 +13,8 @@ const whole = (minimum: number, maximum: number) => Type.Integer({ minimum, maxi
 const closed = { additionalProperties: false } as const
 
 export const Ipv4 = text(IPV4, 15)
+/** As `tunnelAddressFor` gives them out: what else is routed into the tunnel is the host's own traffic. */
+const TunnelAddress = text(`100\\.(6[4-9]|[7-9][0-9]|1[01][0-9]|12[0-7])\\.${OCTET}\\.${OCTET}(/32)?`, 18)
 const Cidr = text(`${IPV4}/([1-9]|[12][0-9]|3[0-2])`, 18)
 const Mac = text('[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}', 17)
 /** A host name's part, or the name of a cluster, site or node. */
@@ -32,8 +34,8 @@ const MANY = 4096
 export const SPECS = {
   volume: Type.Object({ sizeMiB: whole(1, MAX_VOLUME_MIB), iqn: Iqn, portalAddress: Ipv4, chap: Chap, allow: Type.Array(Ipv4, { maxItems: 1024 }) }, closed),
   tunnel: Type.Object({
-    listenPort: Port, address: text(`${IPV4}(/32)?`, 18),
-    peers: Type.Array(Type.Object({ site: Label, publicKey: WireGuardKey, endpoint: text('([A-Za-z0-9][A-Za-z0-9.-]*|\\[[0-9a-fA-F:.]+\\]):[0-9]{1,5}', 261), address: text(`${IPV4}(/32)?`, 18) }, closed), { maxItems: MANY })
+    listenPort: Port, address: TunnelAddress,
+    peers: Type.Array(Type.Object({ site: Label, publicKey: WireGuardKey, endpoint: text(`(${IPV4}|\\[[0-9a-fA-F:.]+\\]):[0-9]{1,5}`, 261), address: TunnelAddress }, closed), { maxItems: MANY })
   }, closed),
   segment: Type.Object({
     cluster: Label, vni: Vni,
