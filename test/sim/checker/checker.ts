@@ -37,6 +37,15 @@ export function createChecker (description: WorldDescription, make: (world: Worl
 
   function takeLeases (host: HostModel, facts: HostFacts, reread: boolean): void {
     let present = 0
+    // In one step a ledger ends what is over, and gives it to somebody else: that is the order.
+    for (const after of facts.leases) {
+      if (after.state !== 'ended') continue
+      const known = host.leases.get(after.id)
+      if (known === undefined || !known.there || known.facts.state === 'ended') continue
+      const before = known.facts
+      known.facts = after
+      told(host, known, before, after, reread)
+    }
     for (const after of facts.leases) {
       const known = host.leases.get(after.id)
       if (known === undefined || !known.there) {

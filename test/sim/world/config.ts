@@ -50,6 +50,8 @@ export interface Config {
   /** agent to helper, usual and longest, ms */
   helperMs: number
   helperHoldUpMs: number
+  /** how often agents look what time has ended, ms: every second, or less often on a busy machine; 0: in that moment */
+  tickMs: number
   /** whether what masters see of sites is old */
   staleViews: boolean
   /** a site lends each other site at most this much; null: no quotas */
@@ -188,6 +190,7 @@ export function planOf (seed: number): Config {
     syncMs: chance.pick([0.5, 5, 30]),
     helperMs: chance.pick([1, 20, 200]),
     helperHoldUpMs: swarm(chance, isLong ? 150_000 : 60_000, on * 0.6),
+    tickMs: chance.fork('tick').pick([0, 1_000, 1_000, 2_000]),
     staleViews: chance.chance(0.5),
     quota: chance.chance(0.25) ? resources(chance.int(1, 3), 4096, 2048, 2) : null,
     ...until,

@@ -298,6 +298,10 @@ export function createMachine ({ kernel, chance, plan, around, crashAtWrite }: M
   let dueAt = Number.POSITIVE_INFINITY
   let vacating = false
 
+  const tickMs = config.tickMs
+  const phaseMs = chance.fork('tick').unit() * tickMs
+  const nextTick = (dueMs: number): number => tickMs === 0 ? dueMs : Math.ceil((dueMs - phaseMs) / tickMs) * tickMs + phaseMs
+
   /** The loops of agent/agent.ts, woken when something is due instead of every second. */
   function wake (): void {
     const { life } = machine
@@ -305,7 +309,7 @@ export function createMachine ({ kernel, chance, plan, around, crashAtWrite }: M
     const { ledger } = life
     if (beating !== life) beat(life)
     const failed = ledger.failure() !== null
-    const at = failed ? kernel.now() + FAILED_TICK_MS : ledger.nextDueMs() === Number.POSITIVE_INFINITY ? Number.POSITIVE_INFINITY : kernel.now() + Math.max(1, ledger.nextDueMs() - ledger.now())
+    const at = failed ? kernel.now() + FAILED_TICK_MS : ledger.nextDueMs() === Number.POSITIVE_INFINITY ? Number.POSITIVE_INFINITY : nextTick(kernel.now() + Math.max(1, ledger.nextDueMs() - ledger.now()))
     if (at < dueAt || due === null) {
       if (due !== null) due.cancelled = true
       due = null

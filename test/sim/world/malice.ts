@@ -186,11 +186,12 @@ export function createMalice ({ kernel, chance, config, around, endpoints }: { k
       spec: { name, cidr: '10.43.0.0/16', frontend: { mode: 'builtin' }, image: 'default', nodes: { count: asked.nodes.length, vcpus: 1, memoryMiB: 512 }, volumes: [], termMs: 60_000 }
     })
     const all = [...own.held, ...receipts].map(of)
+    const without = (list: readonly Receipt[]): Receipt[] => { const missing = chance.int(0, list.length - 1); return list.filter((_, index) => index !== missing) }
     const request: ActivateRequest = {
       clusterId, epoch: 1, secrets: [],
       document: lie === 1 ? { ...document, nodes: document.nodes.map(node => ({ ...node, vcpus: 4 })) } : document,
       // not its token, not of its host, not all of them
-      receipts: lie === 2 ? all.map(one => ({ ...one, token: one.token + 1 })) : lie === 3 ? all.map(one => ({ ...one, host: plan.host })) : lie === 4 ? all.slice(0, -1) : all
+      receipts: lie === 2 ? all.map(one => ({ ...one, token: one.token + 1 })) : lie === 3 ? all.map(one => ({ ...one, host: plan.host })) : lie === 4 ? without(all) : all
     }
     await ask('activate', request)
     // Now and then it is over at once.
