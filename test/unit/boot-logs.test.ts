@@ -1,6 +1,7 @@
 import { appendFile, open, readFile, stat, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
+import { run } from '../../agent/exec.ts'
 import { boundLog, LOG_MAX_BYTES, readTail } from '../../agent/drivers/boot/logs.ts'
 
 const size = async (path: string): Promise<number> => (await stat(path)).size
@@ -24,6 +25,12 @@ t.test('a log that grew too large is emptied under its writer; one predecessor i
     await boundLog(path)
   }
   t.ok(await size(path) + await size(`${path}.1`) <= 2 * LOG_MAX_BYTES)
+})
+
+t.test('a pipe in the place of a log holds up nobody', async t => {
+  const path = join(t.testdir({}), 'phases.log')
+  await run('mkfifo', [path])
+  t.equal(await readTail(path), '')
 })
 
 t.test('links lead nowhere, and what is not there is no error', async t => {

@@ -1,7 +1,8 @@
-import { appendFile, mkdir, rename, writeFile } from 'node:fs/promises'
+import { appendFile, mkdir, readdir, rename, rm, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
 import { countLine, noCounters, readCounters, storedBytes } from '../../agent/drivers/cache/accounting.ts'
+import { run } from '../../agent/exec.ts'
 import { cacheFolder, readRecord, readRecords, removeFolder, writeRecord } from '../../agent/drivers/cache/folder.ts'
 import { liveElements } from '../../agent/drivers/cache/interception.ts'
 import type { CacheSpec } from '../../protocol/core/desired.ts'
@@ -48,6 +49,20 @@ t.test('a log longer than one read', async t => {
   const many = 12_000
   await writeFile(join(dir, 'access.log'), `${line()}\n`.repeat(many) + `${line({ target: 'x'.repeat(65_536) })}\n`)
   t.match(await readCounters(dir), { requests: many + 1, bytesToNodes: (many + 1) * 1000 })
+})
+
+t.test('what the engine puts in place of a log is neither followed nor waited for', async t => {
+  const dir = t.testdir({ other: `${line()}\n`, logs: {} })
+  await symlink(join(dir, 'other'), join(dir, 'logs', 'access.log'))
+  await mkdir(join(dir, 'logs', 'access.log.1'))
+  t.same(await readCounters(dir, join(dir, 'logs')), noCounters())
+  await rm(join(dir, 'logs', 'access.log'))
+  await run('perl', ['-MPOSIX', '-e', 'mkfifo($ARGV[0], 0600) or die', join(dir, 'logs', 'access.log')])
+  t.same(await readCounters(dir, join(dir, 'logs')), noCounters())
+  await rm(join(dir, 'logs', 'access.log'))
+  await writeFile(join(dir, 'logs', 'access.log'), `${line()}\n`)
+  t.match(await readCounters(dir, join(dir, 'logs')), { requests: 1 })
+  t.same(await readdir(join(dir, 'logs')), ['access.log', 'access.log.1'], 'the sums lie beside them')
 })
 
 t.test('stored bytes are those of all files below', async t => {

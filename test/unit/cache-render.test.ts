@@ -18,13 +18,12 @@ const SPEC: CacheSpec = {
 
 const NGINX = String.raw`# made by musubi for cluster demo; changes are overwritten
 daemon off;
-user root;
 worker_processes 1;
 # all nodes of the site wait for this one process, and virtual machines may fill the processors
 worker_priority -5;
-pid /var/lib/x/nginx.pid;
-lock_file /var/lib/x/nginx.lock;
-error_log /var/lib/x/error.log warn;
+pid /var/lib/x/engine/nginx.pid;
+lock_file /var/lib/x/engine/nginx.lock;
+error_log /var/lib/x/engine/error.log warn;
 
 events {
   worker_connections 4096;
@@ -45,17 +44,17 @@ http {
   tcp_nopush on;
   default_type "";
 
-  client_body_temp_path /var/lib/x/tmp/body;
-  proxy_temp_path /var/lib/x/tmp/proxy;
-  fastcgi_temp_path /var/lib/x/tmp/fastcgi;
-  uwsgi_temp_path /var/lib/x/tmp/uwsgi;
-  scgi_temp_path /var/lib/x/tmp/scgi;
+  client_body_temp_path /var/lib/x/engine/body;
+  proxy_temp_path /var/lib/x/engine/proxy;
+  fastcgi_temp_path /var/lib/x/engine/fastcgi;
+  uwsgi_temp_path /var/lib/x/engine/uwsgi;
+  scgi_temp_path /var/lib/x/engine/scgi;
 
   # one line per request; the parts of an object are subrequests, whose own length is 0
   log_format mz escape=json '{"at":$msec,"node":"$remote_addr","class":"$mz_class","method":"$request_method",'
     '"target":"$request_uri","status":$status,"asked":$request_length,"sent":$bytes_sent,'
     '"store":"$upstream_cache_status","fetched":"$upstream_bytes_received"}';
-  access_log /var/lib/x/access.log mz;
+  access_log /var/lib/x/engine/access.log mz;
   log_subrequest on;
 
   map "$request_method" $mz_is_method { default 0; "" 0; "~^(GET|HEAD)$" 1; }
@@ -69,7 +68,7 @@ http {
   map $http_host $mz_host { default $http_host; "" 10.42.0.1; }
   map $http_upgrade $mz_connection { default upgrade; "" close; }
 
-  proxy_cache_path /var/lib/x/store levels=1:2 keys_zone=mz:10m max_size=2048m min_free=64m inactive=30d use_temp_path=off;
+  proxy_cache_path /var/lib/x/engine/store levels=1:2 keys_zone=mz:10m max_size=2048m min_free=64m inactive=30d use_temp_path=off;
   proxy_http_version 1.1;
   proxy_redirect off;
   proxy_connect_timeout 60s;

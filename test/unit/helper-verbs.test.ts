@@ -36,6 +36,17 @@ t.test('every verb has a sample here, and takes it', t => {
   t.end()
 })
 
+t.test('a tunnel takes addresses of the range of tunnels alone, and no names', t => {
+  const sample = SAMPLES.find(({ kind }) => kind === 'tunnel')
+  const params = { kind: 'tunnel', name: 'wg', spec: sample?.spec, claim: null }
+  for (const [path, bad] of [
+    [['spec', 'address'], '192.0.2.1'], [['spec', 'peers', 0, 'address'], '8.8.8.8'], [['spec', 'peers', 0, 'address'], '100.63.0.1'], [['spec', 'peers', 0, 'address'], '100.128.0.1'],
+    [['spec', 'peers', 0, 'endpoint'], 'gateway.example.org:51820']
+  ] as const) t.throws(() => checkParams('apply', changed(params, path, bad)), { code: 'INVALID_INPUT' }, bad)
+  t.doesNotThrow(() => checkParams('apply', changed(params, ['spec', 'peers', 0, 'endpoint'], '[2001:db8::1]:51820')))
+  t.end()
+})
+
 /** What a shell, a path, XML, a configuration or a command line would read otherwise. */
 const HOSTILE = ['', ' ', '../../etc/passwd', '/etc/passwd', 'a/b', '-rf', '--help', '$(reboot)', '`reboot`', 'a;b', 'a|b', 'a&b', 'a\nb', 'a\0b', 'a b; c', "'", '"', '<x/>', '&lt;', '%00', '{}', '\\', 'ａ', '..', '.', 'x'.repeat(5_000), '__proto__', '\u202e', 'a\r\nb']
 
