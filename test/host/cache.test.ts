@@ -197,7 +197,7 @@ async function main (t: Test): Promise<void> {
       const body = request.headers['content-length'] === '3' ? ['--data-binary', 'abc'] : []
       await lab.get(node(1), request.target, ['--path-as-is', ...(request.method === 'HEAD' ? ['-I'] : ['-X', request.method]), ...headers, ...body])
     }
-    const logged = async () => (await readFile(join(dir, 'cache', 'lab%2Ecache', 'access.log'), 'utf8')).split('\n').slice(0, -1)
+    const logged = async () => (await readFile(join(dir, 'cache', 'lab%2Ecache', 'engine', 'access.log'), 'utf8')).split('\n').slice(0, -1)
       .map(line => JSON.parse(line) as { asked: number, class: string, method: string, target: string }).filter(entry => entry.asked > 0)
     await until('the last one is logged', async () => (await logged()).length === before + requests.length)
     const log = (await logged()).slice(before)

@@ -1,6 +1,6 @@
 /** Drivers of a gateway keep their contract through the helper's socket, beside those that helper.test.ts asks. */
 import { createHash } from 'node:crypto'
-import { mkdir, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, stat, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { run } from '../../agent/exec.ts'
@@ -11,6 +11,7 @@ import { createPidfileServices } from '../../agent/services/pidfile.ts'
 import { clusterNamespace, frontendNamespace, type CacheSpec, type FrontendSpec, type TunnelSpec } from '../../protocol/core/desired.ts'
 import { driverContract } from '../contract/driver.ts'
 import { driverOverSocket } from '../contract/helper-driver.ts'
+import { eventually } from '../contract/services.ts'
 import { HELPER_SERVICES, startHelperHost } from './helper-host.ts'
 import { enterPod } from './network-pod.ts'
 
@@ -51,6 +52,19 @@ async function tinyImage (): Promise<string> {
   return digest
 }
 
+/** Sockets of TCP and UDP in a namespace that root opened, or that a process of root has. */
+async function socketsOfRoot (netns: string): Promise<{ all: number, root: string[] }> {
+  const lines = (await run('ss', ['-Htuanpe'], { netns })).stdout.split('\n').filter(line => line !== '')
+  const root: string[] = []
+  for (const line of lines) {
+    const pids = [...line.matchAll(/pid=(\d+)/g)].map(match => match[1] ?? '')
+    const uids = await Promise.all(pids.map(async pid => /^Uid:\s+(\d+)/m.exec(await readFile(`/proc/${pid}/status`, 'utf8').catch(() => ''))?.[1]))
+    // ss names no user where it is root; sockets without a process are the kernel's, of connections that have ended
+    if (pids.length > 0 && (uids.includes('0') || !/\buid:\d+/.test(line))) root.push(line)
+  }
+  return { all: lines.length, root }
+}
+
 async function tunnel (t: Test, make: () => HelperClient): Promise<void> {
   const publicKey = (await run('wg', ['pubkey'], { input: (await run('wg', ['genkey'])).stdout })).stdout.trim()
   const spec: TunnelSpec = { listenPort: 51_820, address: '100.64.0.1/32', peers: [{ site: 'b', publicKey, endpoint: '10.69.0.2:51820', address: '100.64.0.2' }] }
@@ -81,8 +95,10 @@ async function frontend (t: Test, make: () => HelperClient): Promise<void> {
   })
 }
 
+const cacheSpec: CacheSpec = { cluster: 'c1', vni: VNI, frontendAddress: '10.42.0.1', ownAddress: '10.42.255.2', bridgeMac: '02:00:00:00:b1:01', ports: [80], maxSizeMiB: 64 }
+
 async function cache (t: Test, make: () => HelperClient): Promise<void> {
-  const spec: CacheSpec = { cluster: 'c1', vni: VNI, frontendAddress: '10.42.0.1', ownAddress: '10.42.255.2', bridgeMac: '02:00:00:00:b1:01', ports: [80], maxSizeMiB: 64 }
+  const spec = cacheSpec
   await driverContract(t, {
     make: () => driverOverSocket(make(), 'cache'),
     specs: { name: 'c1.cache', spec, changed: { ...spec, maxSizeMiB: 128 }, second: { name: 'c2.cache', spec: { ...spec, cluster: 'c2', vni: OTHER_VNI } } },
@@ -91,6 +107,42 @@ async function cache (t: Test, make: () => HelperClient): Promise<void> {
     leftovers: async () => [...await running(), ...(await run('ip', ['netns', 'pids', clusterNamespace(VNI)])).stdout.split('\n').filter(line => line !== '')],
     abortAfterMs: [80]
   })
+  await t.test('no process of root has a socket of the network', async t => {
+    const client = make()
+    const driver = driverOverSocket(client, 'cache')
+    t.teardown(() => driver.remove('c1.cache', AbortSignal.timeout(30_000)))
+    await driver.apply('c1.cache', spec, AbortSignal.timeout(30_000))
+    const { all, root } = await socketsOfRoot(clusterNamespace(VNI))
+    t.ok(all >= 2, 'its listeners are seen')
+    t.strictSame(root, [])
+    const pid = await pidOf('mz-cache-000711')
+    const status = await readFile(`/proc/${pid}/status`, 'utf8')
+    t.match(status, /^CapEff:\s+0*802004$/m, 'net_raw, dac_read_search and sys_nice, no more')
+    t.match(status, /^CapBnd:\s+0*802004$/m)
+    t.equal((await stat(join(STATE, 'caches', 'c1%2Ecache', 'engine'))).mode & 0o777, 0o700)
+    t.equal((await stat(join(STATE, 'caches', 'c1%2Ecache'))).uid, 0, 'what is not the engine\'s own stays root\'s')
+  })
+}
+
+async function logs (t: Test, make: () => HelperClient): Promise<void> {
+  const driver = driverOverSocket(make(), 'cache')
+  t.teardown(() => driver.remove('c1.cache', AbortSignal.timeout(30_000)))
+  await driver.apply('c1.cache', cacheSpec, AbortSignal.timeout(30_000))
+  const folder = join(STATE, 'caches', 'c1%2Ecache', 'engine')
+  const engine = await readFile(join(folder, 'nginx.pid'), 'utf8')
+  const bystander = createPidfileServices({ dir: '/run/bystander' })
+  t.teardown(() => bystander.stop('sleeper'))
+  const { pid } = await bystander.ensure('sleeper', { argv: ['sleep', '600'] })
+  const isThere = async (name: string): Promise<boolean> => await stat(join(folder, name)).then(() => true, () => false)
+
+  await writeFile(join(folder, 'nginx.pid'), `${pid ?? 0}\n`)
+  await truncate(join(folder, 'access.log'), 17 * 2 ** 20)
+  await run('sleep', ['3'])
+  t.notOk(await isThere('access.log.1'), 'the prober signals nobody else, though it could')
+  t.equal((await bystander.status('sleeper')).running, true)
+  await writeFile(join(folder, 'nginx.pid'), engine)
+  await eventually('the log is turned over', () => isThere('access.log.1'), 20_000)
+  await eventually('the engine writes a new one', () => isThere('access.log'), 20_000)
 }
 
 async function inside (): Promise<void> {
@@ -101,6 +153,7 @@ async function inside (): Promise<void> {
   await t.test('tunnels', t => tunnel(t, make))
   await t.test('frontends', t => frontend(t, make))
   await t.test('caches', t => cache(t, make))
+  await t.test('logs of a cache are turned over by who may signal its engine, and nobody but it', t => logs(t, make))
 }
 
 if (process.argv[2] === INSIDE) {

@@ -1,3 +1,4 @@
+import { constants } from 'node:fs'
 import { open, readdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { ignoreMissing } from './folder.ts'
@@ -54,12 +55,14 @@ export function countLine (counters: CacheCounters, line: string): CacheCounters
 /**
  * Reads what the log (and its predecessor, see prober.pl) got since the last call, and keeps the
  * sums in `<folder>/counters.json`. Not for two callers at once.
+ *
+ * @param logs the folder of the logs, in which the engine can do as it likes
  */
-export async function readCounters (folder: string): Promise<CacheCounters> {
+export async function readCounters (folder: string, logs = folder): Promise<CacheCounters> {
   const statePath = join(folder, 'counters.json')
   const before = await readState(statePath)
   const after: LogState = { counters: before.counters, offsets: {} }
-  for (const file of ['access.log.1', 'access.log']) await readLog(join(folder, file), before.offsets, after)
+  for (const file of ['access.log.1', 'access.log']) await readLog(join(logs, file), before.offsets, after)
   if (JSON.stringify(after) !== JSON.stringify(before)) {
     await writeFile(`${statePath}.tmp`, JSON.stringify(after), { mode: 0o600 })
     await rename(`${statePath}.tmp`, statePath)
@@ -68,10 +71,13 @@ export async function readCounters (folder: string): Promise<CacheCounters> {
 }
 
 async function readLog (path: string, offsets: Readonly<Record<string, number>>, into: LogState): Promise<void> {
-  const file = await open(path, 'r').catch(ignoreMissing)
+  // a link of the engine's leads this process, which is root, nowhere, and a pipe does not hold it up
+  const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(() => null)
   if (file === null) return
   try {
-    const { ino, size } = await file.stat()
+    const found = await file.stat()
+    if (!found.isFile()) return
+    const { ino, size } = found
     const head = Buffer.alloc(Math.min(size, HEAD_BYTES))
     await file.read(head, 0, head.length, 0)
     if (head.length < HEAD_BYTES) return // not even one line

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { mkdir, stat } from 'node:fs/promises'
+import { chown, mkdir, stat } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
@@ -43,8 +43,15 @@ export interface CacheDriverOptions {
 const LAUNCHER = fileURLToPath(new URL('./launch.pl', import.meta.url))
 const PROBER = fileURLToPath(new URL('./prober.pl', import.meta.url))
 /** It talks TCP, so it is not root: it may write to the nft set, turn the engine's logs over, and be ahead of a busy host. */
-const RIGHTS = '-all,+net_admin,+dac_override,+kill,+sys_nice'
-const PROBER_RIGHTS = ['setpriv', '--reuid=nobody', '--regid=nogroup', '--clear-groups', `--inh-caps=${RIGHTS}`, `--ambient-caps=${RIGHTS}`, `--bounding-set=${RIGHTS}`, '--no-new-privs', '--'] as const
+const PROBER_CAPABILITIES = '-all,+net_admin,+dac_override,+kill,+sys_nice'
+/**
+ * The engine talks TCP as well: it may take connections for the frontend's address and make them from the nodes' (either needs
+ * net_raw), reach its folder below those that are root's alone, and be ahead of a busy host.
+ */
+const ENGINE_USER = 'www-data'
+const ENGINE_CAPABILITIES = '-all,+net_raw,+dac_read_search,+sys_nice'
+const asUser = (user: string, group: string, capabilities: string): readonly string[] =>
+  ['setpriv', `--reuid=${user}`, `--regid=${group}`, '--clear-groups', `--inh-caps=${capabilities}`, `--ambient-caps=${capabilities}`, `--bounding-set=${capabilities}`, '--no-new-privs', '--']
 /** How long a started engine may take to answer, and a live one to be seen by the prober. */
 const ANSWER_MS = 8_000
 const POLL_MS = 100
@@ -61,10 +68,10 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
   function engineService (plan: CachePlan, config: string): ServiceSpec {
     const { paths, listeners } = plan
     return {
-      argv: ['perl', LAUNCHER, ...listeners.map(({ listenPort }) => `127.0.0.1:${listenPort}`), '--',
-        'nginx', '-c', paths.config, '-p', paths.dir, '-e', paths.errorLog],
+      argv: [...asUser(ENGINE_USER, ENGINE_USER, ENGINE_CAPABILITIES), 'perl', LAUNCHER, ...listeners.map(({ listenPort }) => `127.0.0.1:${listenPort}`), '--',
+        'nginx', '-c', paths.config, '-p', paths.engine, '-e', paths.errorLog],
       netns: plan.namespace,
-      cwd: paths.dir,
+      cwd: '/',
       // listening sockets are made by the launcher, so another configuration is another process
       env: { MZ_CONFIG: createHash('sha256').update(config).digest('hex').slice(0, 16) }
     }
@@ -73,7 +80,7 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
   function proberService (plan: CachePlan): ServiceSpec {
     const ports = plan.listeners.map(({ port }) => String(port))
     return {
-      argv: [...PROBER_RIGHTS, 'perl', PROBER, String(plan.healthPort), plan.paths.dir, TABLE, LIVE_SET, String(LIVE_SECONDS), ...ports],
+      argv: [...asUser('nobody', 'nogroup', PROBER_CAPABILITIES), 'perl', PROBER, String(plan.healthPort), plan.paths.engine, TABLE, LIVE_SET, String(LIVE_SECONDS), ...ports],
       netns: plan.namespace,
       cwd: '/',
       keeper: true
@@ -121,7 +128,7 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
     const folder = cacheFolder(root, name)
     const mine = counting.then(async () => {
       if (await readRecord(folder) === null) return null
-      return { ...await readCounters(folder), stored: await storedBytes(join(folder, 'store')) }
+      return { ...await readCounters(folder, join(folder, 'engine')), stored: await storedBytes(join(folder, 'engine', 'store')) }
     })
     counting = mine.catch(() => undefined)
     return await mine
@@ -157,7 +164,7 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
   async function build (plan: CachePlan, signal: AbortSignal): Promise<void> {
     const { paths, namespace } = plan
     const config = renderNginxConf(plan)
-    for (const folder of [paths.store, paths.temporary]) await mkdir(folder, { recursive: true, mode: 0o700 })
+    await giveToEngine(paths.engine)
     await writeAtomically(paths.config, config)
     const { tables } = await observeInterception(plan, signal)
     // rules of another plan may name a socket that will serve another port: nodes go directly until the new ones
@@ -236,6 +243,13 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
 
     stats: statsOf
   }
+}
+
+/** Makes the engine's folder, which lies in one of root's: what is in it the engine makes, and nobody follows its links. */
+async function giveToEngine (folder: string): Promise<void> {
+  await mkdir(folder, { recursive: true, mode: 0o700 })
+  const [uid, gid] = await Promise.all(['-u', '-g'].map(async what => Number((await run('id', [what, ENGINE_USER])).stdout)))
+  if (uid !== undefined && gid !== undefined) await chown(folder, uid, gid)
 }
 
 const orphanName = (vni: number): string => `${ORPHAN}${clusterNamespace(vni)}`

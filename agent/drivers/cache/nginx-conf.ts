@@ -15,12 +15,11 @@ export function renderNginxConf (plan: CachePlan): string {
   const { spec, paths } = plan
   return `# made by musubi for cluster ${commentSafe(spec.cluster)}; changes are overwritten
 daemon off;
-user root;
 worker_processes 1;
 # all nodes of the site wait for this one process, and virtual machines may fill the processors
 worker_priority -5;
 pid ${paths.pid};
-lock_file ${paths.dir}/nginx.lock;
+lock_file ${paths.engine}/nginx.lock;
 error_log ${paths.errorLog} warn;
 
 events {
@@ -42,11 +41,11 @@ http {
   tcp_nopush on;
   default_type "";
 
-  client_body_temp_path ${paths.temporary}/body;
-  proxy_temp_path ${paths.temporary}/proxy;
-  fastcgi_temp_path ${paths.temporary}/fastcgi;
-  uwsgi_temp_path ${paths.temporary}/uwsgi;
-  scgi_temp_path ${paths.temporary}/scgi;
+  client_body_temp_path ${paths.engine}/body;
+  proxy_temp_path ${paths.engine}/proxy;
+  fastcgi_temp_path ${paths.engine}/fastcgi;
+  uwsgi_temp_path ${paths.engine}/uwsgi;
+  scgi_temp_path ${paths.engine}/scgi;
 
   # one line per request; the parts of an object are subrequests, whose own length is 0
   log_format mz escape=json '{"at":$msec,"node":"$remote_addr","class":"$mz_class","method":"$request_method",'

@@ -27,10 +27,12 @@ export interface CachePlan {
   healthPort: number
   services: { engine: string, prober: string }
   paths: {
+    /** root's: record, configuration, sums */
     dir: string
     config: string
+    /** the engine's own: nothing else may it write to, and it makes all that is in there */
+    engine: string
     store: string
-    temporary: string
     log: string
     errorLog: string
     pid: string
@@ -66,6 +68,7 @@ export function planCache (spec: CacheSpec, dir: string): CachePlan {
   for (const port of spec.ports) if (!Number.isInteger(port) || port < 1 || port > 65_535) bad(`port ${port} is out of range`)
   if (!Number.isInteger(spec.maxSizeMiB) || spec.maxSizeMiB < 1) bad(`size ${spec.maxSizeMiB} MiB is out of range`)
   if (!/^\/[A-Za-z0-9._%/-]+$/.test(dir)) bad(`folder ${JSON.stringify(dir)} has characters that nginx would read otherwise`)
+  const engine = join(dir, 'engine')
   return {
     spec,
     namespace: clusterNamespace(spec.vni),
@@ -75,11 +78,11 @@ export function planCache (spec: CacheSpec, dir: string): CachePlan {
     paths: {
       dir,
       config: join(dir, 'nginx.conf'),
-      store: join(dir, 'store'),
-      temporary: join(dir, 'tmp'),
-      log: join(dir, 'access.log'),
-      errorLog: join(dir, 'error.log'),
-      pid: join(dir, 'nginx.pid')
+      engine,
+      store: join(engine, 'store'),
+      log: join(engine, 'access.log'),
+      errorLog: join(engine, 'error.log'),
+      pid: join(engine, 'nginx.pid')
     }
   }
 }

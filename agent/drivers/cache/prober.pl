@@ -64,5 +64,7 @@ sub shorten {
   open(my $file, '<', "$folder/nginx.pid") or return;
   my $engine = <$file>;
   return unless defined $engine && $engine =~ /^(\d+)$/;
-  rename $log, "$log.1" and kill 'USR1', $1;
+  my $pid = $1; # whatever the engine wrote there: no signal to a process that is not of its user
+  return unless ((stat "/proc/$pid")[4] // -1) == ((stat $folder)[4] // -2);
+  rename $log, "$log.1" and kill 'USR1', $pid;
 }
