@@ -83,7 +83,8 @@ async function inside (scratch: string): Promise<void> {
   }
   const leftovers = async (): Promise<string[]> => [
     ...(await readdir(join(stateDir, 'volumes')).catch(() => [])),
-    ...(await readdir(join(scratch, 'services')).catch(() => [])),
+    // what marks the services of a folder as its own stays
+    ...(await readdir(join(scratch, 'services')).catch(() => [])).filter(file => file !== '.key'),
     ...(await readdir('/run/musubi').catch(() => [])),
     ...(await services.list()).map(one => one.name),
     ...(await run('ss', ['-Htln', `src ${PORTAL}`])).stdout.split('\n').filter(line => line !== '')

@@ -17,7 +17,7 @@ const segment: SegmentSpec = {
   gateway: { address: '10.42.255.2/16', bridgeMac, tunnel: null }
 }
 const cache: CacheSpec = { cluster: 'kept', vni: VNI, frontendAddress: '10.42.0.1', ownAddress: '10.42.255.2', bridgeMac, ports: [PORT], maxSizeMiB: 64 }
-const tunnel: TunnelSpec = { listenPort: 51_820, address: '10.99.0.1/32', peers: [] }
+const tunnel: TunnelSpec = { listenPort: 51_820, address: '100.64.0.1/32', peers: [] }
 const order = { clusterId: 'kept', counter: 1 }
 
 /**
