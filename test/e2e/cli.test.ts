@@ -14,7 +14,7 @@ import { run } from '../../agent/exec.ts'
 import type { Helper } from '../../agent/helper/helper.ts'
 import { call } from '../../cli/client.ts'
 import { until } from '../../lab/process.ts'
-import type { ClusterResource, SiteResource } from '../../protocol/api.ts'
+import type { ClusterResource, HostResource, SiteResource } from '../../protocol/api.ts'
 import { PATIENCE_MS, spec } from './federation.ts'
 import { freePort } from '../free-port.ts'
 import { helperConfig, startHelperFor } from '../helper.ts'
@@ -28,7 +28,7 @@ interface Result { stdout: string, stderr: string, exitCode: number }
 /** Runs the CLI to its end, whatever that is. */
 const musubi = (...args: string[]): Promise<Result> => run(process.execPath, [CLI, ...args], { okCodes: [0, 1, 2, 3, 4], timeoutMs: PATIENCE_MS, env: ENV })
 
-interface Place { dir: string, socket: string, other: string, coordinator: string, url: string, config: string, file: (name: string, content: string | object) => Promise<string>, daemons: Map<string, ChildProcess> }
+interface Place { dir: string, socket: string, other: string, coordinator: string, url: string, config: string, file: (name: string, content: string | object) => Promise<string>, daemons: Map<string, ChildProcess>, helpers: Helper[], otherConfig: string }
 
 async function startPlace (t: Test): Promise<Place> {
   // Short: unix sockets lie below it.
@@ -66,7 +66,7 @@ async function startPlace (t: Test): Promise<Place> {
     daemons.set(name, spawn(process.execPath, [CLI, kind, 'run', '-c', configs[name]], { stdio: 'ignore', env: { ...process.env, ...ENV } }))
   }
   for (const config of [configs.gw, configs.c1]) helpers.push(await startHelperFor(config))
-  const place = { dir, file, daemons, config: configs.gw, socket: join(dir, 'gw/run/agent.sock'), other: join(dir, 'c1/run/agent.sock'), coordinator: join(dir, 'main/run/coordinator.sock'), url: `http://${address}:${ports[3] ?? 0}` }
+  const place = { dir, file, daemons, helpers, otherConfig: configs.c1, config: configs.gw, socket: join(dir, 'gw/run/agent.sock'), other: join(dir, 'c1/run/agent.sock'), coordinator: join(dir, 'main/run/coordinator.sock'), url: `http://${address}:${ports[3] ?? 0}` }
   const answers = async (socketPath: string): Promise<unknown> => await until(`an answer at ${socketPath}`, PATIENCE_MS, async () => await call({ socketPath, what: 'agent' }, 'GET', '/v1/status').catch(() => null), { everyMs: 50 })
   const said = async (...args: string[]): Promise<{ token: string }> => {
     const { stdout, stderr, exitCode } = await musubi(...args, '--json')
@@ -227,6 +227,21 @@ t.test('a small federation, set up and used by hand', async t => {
     t.match(JSON.parse(again.stdout), { name: 'demo', state: 'deleted' })
     t.match(await musubi('cluster', 'delete', 'never', ...at), { exitCode: 1, stderr: /no cluster "never"/ })
     t.match((await musubi('lease', 'list', '--socket', place.other)).stdout, /No lease/)
+  })
+
+  await t.test('a host whose helper has gone offers nothing, and says why, until it is back', async t => {
+    const freeOfOther = async (): Promise<number | undefined> =>
+      (await call<HostResource[]>({ socketPath: place.socket, what: 'agent' }, 'GET', '/v1/hosts')).find(host => host.host === 'c1')?.free.vcpus
+    const isFree = (vcpus: number) => async (): Promise<true | null> => await freeOfOther() === vcpus ? true : null
+    const before = await freeOfOther() ?? 0
+    t.ok(before > 0)
+    await place.helpers.pop()?.stop()
+    await until('it offers nothing', PATIENCE_MS, isFree(0), { everyMs: 200 })
+    t.match((await musubi('agent', 'status', '--socket', place.other)).stdout, /nothing is changed on this host, and no new lease is taken: the helper does not answer at/)
+    const disk = await place.file('disk.yaml', spec('disk', 1, { volumes: [{ name: 'data', sizeMiB: 10, node: 1 }] }))
+    t.match(await musubi('cluster', 'create', '-f', disk, '--dry-run', ...at), { exitCode: 1 }, 'nobody is sent there')
+    place.helpers.push(await startHelperFor(place.otherConfig))
+    await until('it offers what it has again', PATIENCE_MS, isFree(before), { everyMs: 200 })
   })
 
   await t.test('a daemon ends in order when it is told to, and says so with 0', async t => {
