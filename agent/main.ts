@@ -1,6 +1,7 @@
 import { loadAgentConfig } from './config.ts'
 import { startAgent } from './agent.ts'
 import { declareLost } from './lost-ledger.ts'
+import { asOwnerOf } from '../protocol/as-owner.ts'
 import { createLogger } from '../protocol/log.ts'
 import { untilStopped } from '../protocol/process.ts'
 
@@ -15,6 +16,6 @@ export async function runAgent (configPath: string): Promise<void> {
 /** `musubi agent reset`: declares the ledger lost, so that the next start may remove what it does not ask for. */
 export async function resetAgent (configPath: string, longestMs?: number): Promise<{ stateDir: string }> {
   const { stateDir } = await loadAgentConfig(configPath)
-  await declareLost(stateDir, longestMs)
+  await asOwnerOf(stateDir, () => declareLost(stateDir, longestMs))
   return { stateDir }
 }

@@ -5,6 +5,7 @@ import { loadCoordinatorConfig } from './config.ts'
 import { startCoordinator } from './coordinator.ts'
 import { establish, identityFiles, openIdentity } from './identity.ts'
 import { exportCoordinator, importCoordinator, type Exported, type ImportOptions, type Imported } from './transfer.ts'
+import { asOwnerOf } from '../protocol/as-owner.ts'
 import { createLogger } from '../protocol/log.ts'
 import { createApi, listenTcp, listenUnix, type Api } from '../protocol/rest/server.ts'
 import { untilStopped, type Notifier } from '../protocol/process.ts'
@@ -28,8 +29,11 @@ export interface Initialised {
 export async function initCoordinator (configPath: string, name: string | undefined): Promise<Initialised> {
   const config = await loadCoordinatorConfig(configPath)
   const files = identityFiles(config.stateDir)
-  const { identity, made } = await establish(config, name, now())
-  if (made) await openAudit(config.stateDir, { now }).write('init', { name: identity.name, federation: identity.federation })
+  const { identity, made } = await asOwnerOf(config.stateDir, async () => {
+    const done = await establish(config, name, now())
+    if (done.made) await openAudit(config.stateDir, { now }).write('init', { name: done.identity.name, federation: done.identity.federation })
+    return done
+  })
   return { name: identity.name, federation: identity.federation, peerId: identity.peerId, coordinatorKey: files.coordinatorKey, nodeKey: files.nodeKey, notAfterMs: identity.member.notAfterMs, made }
 }
 

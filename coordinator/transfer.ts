@@ -4,6 +4,7 @@ import type { CoordinatorConfig } from './config.ts'
 import { openAudit } from './audit.ts'
 import { certifySelf, establish, exists, identityFiles, type CoordinatorIdentity } from './identity.ts'
 import { FederationStateSchema, packCoordinator, readExportFile, readPassphrase, unpackCoordinator, writeNewPrivateFile, type Carried, type FederationState } from './transfer-file.ts'
+import { asOwnerOf } from '../protocol/as-owner.ts'
 import { parseWith } from '../protocol/config-file.ts'
 import { ConflictError, errorCode, InvalidInputError, MusubiError } from '../protocol/core/errors.ts'
 import { MAX_PEERS_KEPT } from '../protocol/core/limits.ts'
@@ -68,13 +69,18 @@ async function stateNow (config: CoordinatorConfig, identity: CoordinatorIdentit
 export async function exportCoordinator (config: CoordinatorConfig, options: ExportOptions): Promise<Exported> {
   if (await exists(options.out)) throw new ConflictError(`${options.out} is there already`, 'nothing is overwritten: name another file, or move that one away')
   const passphrase = options.passphraseFile === undefined ? null : await readPassphrase(options.passphraseFile)
+  const carried = await asOwnerOf(config.stateDir, () => carriedBy(config, options))
+  await writeNewPrivateFile(options.out, await packCoordinator(carried, passphrase))
+  const { federation, name, state } = carried
+  return { file: options.out, federation, name, encrypted: passphrase !== null, sites: state.sites.length, revocations: state.revocations.length }
+}
+
+async function carriedBy (config: CoordinatorConfig, options: ExportOptions): Promise<Carried> {
   const files = identityFiles(config.stateDir)
   if (!await exists(files.coordinatorKey) || !await exists(files.credentials)) throw new MusubiError('NOT_A_MEMBER', `there is no coordinator in ${config.stateDir} to export`, { hint: 'is it the right configuration? -c FILE' })
   const { identity } = await establish(config, undefined, options.now())
   const state = await stateNow(config, identity, options)
-  const carried: Carried = { federation: identity.federation, name: identity.name, exportedAt: new Date(options.now()).toISOString(), coordinatorKey: identity.coordinatorKey, nodeKey: identity.nodeKey, state }
-  await writeNewPrivateFile(options.out, await packCoordinator(carried, passphrase))
-  return { file: options.out, federation: identity.federation, name: identity.name, encrypted: passphrase !== null, sites: state.sites.length, revocations: state.revocations.length }
+  return { federation: identity.federation, name: identity.name, exportedAt: new Date(options.now()).toISOString(), coordinatorKey: identity.coordinatorKey, nodeKey: identity.nodeKey, state }
 }
 
 export interface ImportOptions {
@@ -128,6 +134,10 @@ export async function importCoordinator (config: CoordinatorConfig, options: Imp
   const carried = await unpackCoordinator(await readExportFile(options.file), passphrase, options.file)
   if (peerIdOf(carried.coordinatorKey) !== carried.federation) throw new InvalidInputError(`${options.file}: its coordinator key is not that of its federation`)
   const name = nameFor(config, carried, options)
+  return await asOwnerOf(config.stateDir, () => takeOver(config, carried, name, options))
+}
+
+async function takeOver (config: CoordinatorConfig, carried: Carried, name: string, options: ImportOptions): Promise<Imported> {
   await checkFolder(config, carried, options.asNew)
   const files = identityFiles(config.stateDir)
   const store = await openLevelStore(storeFolder(config)).catch((error: unknown) => {

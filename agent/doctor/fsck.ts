@@ -1,7 +1,8 @@
 /** `musubi lease fsck`: looks at the ledger of an agent that does not run, straight on its disk. */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import { loadAgentConfig } from '../config.ts'
+import { loadAgentConfig, type AgentConfig } from '../config.ts'
+import { asOwnerOf } from '../../protocol/as-owner.ts'
 import { errorCode, InvalidInputError, MusubiError } from '../../protocol/core/errors.ts'
 import { checkLedger, repairLedger, type LedgerProblem } from '../../store/ledger/fsck.ts'
 import { openLevelStore } from '../../store/level.ts'
@@ -34,6 +35,10 @@ async function openStopped (folder: string): ReturnType<typeof openLevelStore> {
  */
 export async function fsck (configPath: string, repair: boolean): Promise<FsckReport> {
   const config = await loadAgentConfig(configPath)
+  return await asOwnerOf(config.stateDir, () => look(config, repair))
+}
+
+async function look (config: AgentConfig, repair: boolean): Promise<FsckReport> {
   const folder = join(config.stateDir, 'store')
   await using opened = await openStopped(folder).then(store => ({ store, [Symbol.asyncDispose]: () => store.close() }))
   const { records, problems } = await checkLedger(opened.store)

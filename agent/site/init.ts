@@ -2,6 +2,7 @@ import { checkFederation, formerCredentials, isSpent, membership } from './join.
 import { loadKeyIfThere, readChainFile, trustFiles, writeChainFile, type ChainFile } from './files.ts'
 import { daemonHint } from './running.ts'
 import { loadAgentConfig, type AgentConfig } from '../config.ts'
+import { asOwnerOf } from '../../protocol/as-owner.ts'
 import { InvalidInputError, MusubiError } from '../../protocol/core/errors.ts'
 import { siteAuthority } from '../../protocol/mesh/join/authority.ts'
 import { redeem } from '../../protocol/mesh/join/redeem.ts'
@@ -40,12 +41,8 @@ type Files = ReturnType<typeof trustFiles>
 const FIRST_GATEWAY_QUOTA_PERCENT = 100
 
 /** @throws MusubiError SITE_KEY_NEEDED, NOT_FIRST_GATEWAY */
-async function siteKeyOf (files: Files, offlineKey: string | null, site: string, fresh: boolean): Promise<{ key: NodeKey, made: boolean }> {
-  if (offlineKey !== null) {
-    const key = await loadKeyIfThere(offlineKey)
-    if (key === null) throw new InvalidInputError(`there is no key ${offlineKey}`, 'it is the file that was written by: musubi site key --export FILE')
-    return { key, made: false }
-  }
+async function siteKeyOf (files: Files, offline: NodeKey | null, site: string, fresh: boolean): Promise<{ key: NodeKey, made: boolean }> {
+  if (offline !== null) return { key: offline, made: false }
   const found = await loadKeyIfThere(files.siteKey)
   if (found !== null) return { key: found, made: false }
   if (!fresh) throw new MusubiError('SITE_KEY_NEEDED', `this host is of site ${site} already, and the key of the site is not on it`, { hint: 'where it was moved offline: musubi site init --offline-key FILE; where another gateway has it: run this there' })
@@ -114,7 +111,12 @@ export async function initSite (configPath: string, { token: tokenText, offlineK
   const token = tokenText === null ? null : parseToken(tokenText)
   if (token !== null && token.kind !== 'site') throw new InvalidInputError('this token admits a host, not a site', 'to join a site that exists: musubi agent join TOKEN; for a new site: musubi coordinator invite')
   if (token !== null && token.site !== '' && token.site !== config.site) throw new InvalidInputError(`this token is for site ${token.site}, the configuration ${configPath} says site ${config.site}`, 'ask for a token for the right site, or correct site in the configuration')
+  const offline = offlineKey === null ? null : await loadKeyIfThere(offlineKey)
+  if (offlineKey !== null && offline === null) throw new InvalidInputError(`there is no key ${offlineKey}`, 'it is the file that was written by: musubi site key --export FILE')
+  return await asOwnerOf(config.stateDir, () => initFolder(config, token, tokenText, offline, offlineKey, now))
+}
 
+async function initFolder (config: AgentConfig, token: ReturnType<typeof parseToken> | null, tokenText: string | null, offline: NodeKey | null, offlineKey: string | null, now: () => number): Promise<SiteInitialised> {
   const files = trustFiles(config.stateDir)
   const former = await formerCredentials(files.credentials)
   if (token !== null) checkFederation(former, token.federation, files.credentials)
@@ -123,7 +125,7 @@ export async function initSite (configPath: string, { token: tokenText, offlineK
     throw new InvalidInputError(`site ${config.site} has neither key nor certificate on this host yet`, 'ask the administrator of a coordinator for a token (musubi coordinator invite), then: musubi site init --join TOKEN')
   }
   const node = await loadOrCreateKey(files.key)
-  const { key: siteKey, made } = await siteKeyOf(files, offlineKey, config.site, former === null && kept === null)
+  const { key: siteKey, made } = await siteKeyOf(files, offline, config.site, former === null && kept === null)
   const { file, peers, changed: newSite } = await siteChainOf(config, files, kept, { node, site: siteKey }, tokenText, now)
   const { federation, chain: siteChain } = file
 

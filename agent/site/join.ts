@@ -2,6 +2,7 @@ import { checkAgrees } from './identity.ts'
 import { trustFiles } from './files.ts'
 import { daemonHint } from './running.ts'
 import { loadAgentConfig, type AgentConfig } from '../config.ts'
+import { asOwnerOf } from '../../protocol/as-owner.ts'
 import { ConflictError, errorCode, InvalidInputError } from '../../protocol/core/errors.ts'
 import { redeem } from '../../protocol/mesh/join/redeem.ts'
 import { parseToken } from '../../protocol/mesh/join/token.ts'
@@ -68,14 +69,18 @@ export async function joinAgent (configPath: string, tokenText: string, now: () 
   const token = parseToken(tokenText)
   if (token.kind !== 'host') throw new InvalidInputError('this token admits a site, not a host', 'on the first gateway of the site: musubi site init --join TOKEN; for a host: musubi site invite, on a gateway of its site')
   if (token.site !== config.site) throw new InvalidInputError(`this token is of site ${token.site}, the configuration ${configPath} says site ${config.site}`, 'ask a gateway of the right site for a token, or correct site in the configuration')
+  return await asOwnerOf(config.stateDir, () => joinFolder(config, token.federation, tokenText, now))
+}
+
+async function joinFolder (config: AgentConfig, federation: string, tokenText: string, now: () => number): Promise<Joined> {
   const files = trustFiles(config.stateDir)
   const former = await formerCredentials(files.credentials)
-  checkFederation(former, token.federation, files.credentials)
+  checkFederation(former, federation, files.credentials)
   const key = await loadOrCreateKey(files.key)
   const peerId = peerIdOf(key)
   const before = membership(former, config, peerId, now())
   const done = async (member: Member, changed: boolean): Promise<Joined> => ({
-    site: config.site, host: config.name, roles: member.role.kind === 'host' ? member.role.roles : [], peerId, federation: token.federation,
+    site: config.site, host: config.name, roles: member.role.kind === 'host' ? member.role.roles : [], peerId, federation,
     notAfterMs: member.notAfterMs, changed, next: await daemonHint(config.runDir, changed, false)
   })
   try {
