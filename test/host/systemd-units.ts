@@ -67,6 +67,13 @@ export async function unitsTest (t: Test, host: SystemdHost): Promise<void> {
     t.strictSame(await privileges(AGENT), { uids: [uid, uid, uid, uid], effective: 0, bounding: 0, noNew: '1' })
     t.strictSame(await privileges(HELPER), { uids: ['0', '0', '0', '0'], effective: HELPER_CAPABILITIES, bounding: HELPER_CAPABILITIES, noNew: '1' })
     for (const unit of [AGENT, HELPER] as const) t.ok(await exposure(unit) <= EXPOSURE_MAX[unit], `exposure of ${unit}: ${await exposure(unit)}`)
+    // as root, in the mounts of the helper: only what is its own can be written
+    const write = async (path: string): Promise<number> => (await host.exec(['nsenter', `--target=${await property(HELPER, 'MainPID')}`, '--mount', 'touch', path], { okCodes: [1] })).exitCode
+    for (const path of ['/run/x', '/run/systemd/system/x.service', '/run/netns/x', '/run/musubi/x', '/etc/x', '/usr/x', '/var/lib/musubi/x', '/var/lib/musubi-images/x']) t.equal(await write(path), 1, `${path} cannot be written`)
+    for (const path of ['/run/musubi-helper/x', '/run/wireguard/x', '/var/lib/musubi-helper/x']) {
+      t.equal(await write(path), 0, `${path} can be written`)
+      await out('rm', path)
+    }
     const sockets = await out('ss', '--no-header', '--tcp', '--udp', '--raw', '--all', '--numeric', '--processes')
     t.match(sockets, `pid=${await property(AGENT, 'MainPID')},`, 'sockets are seen')
     t.notMatch(sockets, `pid=${await property(HELPER, 'MainPID')},`)
