@@ -1,3 +1,4 @@
+import { stat } from 'node:fs/promises'
 import { run } from '../exec.ts'
 
 /** What a service of Type=notify tells systemd. Without systemd every call does nothing. */
@@ -15,6 +16,26 @@ export function watchdogIntervalMs (env: NodeJS.ProcessEnv, pid: number): number
   const owner = env['WATCHDOG_PID']
   if (!Number.isFinite(micros) || micros <= 0 || (owner !== undefined && Number(owner) !== pid)) return null
   return Math.max(1, Math.floor(micros / 2000))
+}
+
+/**
+ * Feeds a watchdog when it is called and the threads that files are read by answer: with all of them
+ * in a disk that hangs, timers still run, and nothing else does.
+ *
+ * @param feed tells the service manager
+ * @param ask resolves or rejects when a file was looked at
+ * @returns to be called time and again; while an answer is awaited it does nothing
+ */
+export function createFeeder (feed: () => void, ask: () => Promise<unknown> = () => stat('/')): () => void {
+  let asked = false
+  return () => {
+    if (asked) return
+    asked = true
+    ask().catch(() => undefined).finally(() => {
+      asked = false
+      feed()
+    })
+  }
 }
 
 /**
@@ -44,7 +65,7 @@ export function createNotifier (env: NodeJS.ProcessEnv = process.env): Notifier 
     async ready (status) {
       await send('READY=1', ...(status === undefined ? [] : [oneLine(status)]))
       if (socket === undefined || intervalMs === null || timer !== undefined) return
-      timer = setInterval(() => { void send('WATCHDOG=1') }, intervalMs)
+      timer = setInterval(createFeeder(() => { void send('WATCHDOG=1') }), intervalMs)
       timer.unref()
     },
     async status (text) {

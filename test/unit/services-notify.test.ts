@@ -1,6 +1,6 @@
 import t from 'tap'
 import { createTurns } from '../../agent/turns.ts'
-import { createNotifier, watchdogIntervalMs } from '../../agent/services/notify.ts'
+import { createFeeder, createNotifier, watchdogIntervalMs } from '../../agent/services/notify.ts'
 import { escapeArgument, parseUnits } from '../../agent/services/systemd.ts'
 
 t.test('the watchdog is fed at half its time, and only where it is meant for this process', t => {
@@ -26,6 +26,31 @@ t.test('children do not inherit the socket, and a dead socket is no failure', as
   t.strictSame(env, { OTHER: 'x' })
   await notifier.ready()
   await notifier.stopping()
+})
+
+t.test('the watchdog is not fed while files cannot be read', async t => {
+  let fed = 0
+  const asked: Array<PromiseWithResolvers<undefined>> = []
+  const tick = createFeeder(() => { fed++ }, () => {
+    asked.push(Promise.withResolvers())
+    return asked.at(-1)?.promise ?? Promise.resolve()
+  })
+  const soon = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
+  tick()
+  tick()
+  await soon()
+  t.equal(fed, 0)
+  t.equal(asked.length, 1, 'questions do not heap up')
+  asked[0]?.resolve(undefined)
+  await soon()
+  t.equal(fed, 1)
+  tick()
+  asked[1]?.reject(new Error('EACCES'))
+  await soon()
+  t.equal(fed, 2, 'a refusal is an answer')
+  const real = Promise.withResolvers<string>()
+  createFeeder(() => { real.resolve('fed') })()
+  t.equal(await real.promise, 'fed')
 })
 
 t.test('unit states are parsed, whatever else is printed', t => {
