@@ -62,6 +62,13 @@ export function createFrontendDriver (options: FrontendDriverOptions): FrontendD
       return null
     }
   }
+  /** The frontend on a segment, by its record. */
+  const ownerOf = async (vni: number, butFor?: string): Promise<string | null> => {
+    for (const name of await readdir(stateDir).catch(() => [])) {
+      if (name !== butFor && (await readRecord(name))?.spec.vni === vni) return name
+    }
+    return null
+  }
   const needRecord = async (name: string): Promise<FrontendRecord> => {
     const record = await readRecord(name)
     if (record === null) throw new NotFoundError(`no frontend ${name} on this host`)
@@ -125,9 +132,8 @@ export function createFrontendDriver (options: FrontendDriverOptions): FrontendD
     async apply (name, spec, signal) {
       checkFrontendSpec(spec)
       const dir = folder(name)
-      for (const other of await readdir(stateDir).catch(() => [])) {
-        if (other !== name && (await readRecord(other))?.spec.vni === spec.vni) throw new ConflictError(`frontend ${name}: segment ${spec.vni} already has the frontend ${other}`)
-      }
+      const other = await ownerOf(spec.vni, name)
+      if (other !== null) throw new ConflictError(`frontend ${name}: segment ${spec.vni} already has the frontend ${other}`)
       const before = await readRecord(name)
       const wanted = fingerprint(spec)
       // every byte is read once, when an image is first served; later passes trust the store
@@ -151,8 +157,9 @@ export function createFrontendDriver (options: FrontendDriverOptions): FrontendD
       const dir = folder(name)
       const record = await readRecord(name)
       const stray = /^mzf-([0-9a-f]{6})$/.exec(name)?.[1]
-      if (record !== null) await tearDown(record.spec.vni, services, signal)
-      else if (stray !== undefined) await tearDown(Number.parseInt(stray, 16), services, signal)
+      const vni = record?.spec.vni ?? (stray === undefined ? null : Number.parseInt(stray, 16))
+      // a namespace is a stray only while no frontend has it
+      if (vni !== null && (record !== null || await ownerOf(vni) === null)) await tearDown(vni, services, signal)
       // the record goes last
       for (const entry of await readdir(dir).catch(() => [])) {
         if (entry !== 'record.json') await rm(join(dir, entry), { recursive: true, force: true })
