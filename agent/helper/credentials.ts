@@ -1,5 +1,5 @@
 import type { Socket } from 'node:net'
-import { run, runWithSocket } from '../exec.ts'
+import { CommandError, run, runWithSocket } from '../exec.ts'
 import { describeError, InvalidInputError, MusubiError } from '../../protocol/core/errors.ts'
 import { HELPER_CREDENTIALS_MS } from '../../protocol/core/limits.ts'
 import type { Access } from './wire/verbs.ts'
@@ -40,6 +40,8 @@ export async function agentAccount (user: string | number): Promise<{ uid: numbe
     try {
       return Number((await run('id', [what, '--', name])).stdout)
     } catch (error) {
+      // id ends with 1 when there is none; anything else may pass, and a bad configuration is not tried again
+      if (!(error instanceof CommandError) || error.exitCode !== 1) throw error
       // a number needs no account
       if (number !== null) return number
       throw new InvalidInputError(`there is no user ${name} on this host, whom the helper is to obey: ${describeError(error)}`, `make it (systemd-sysusers, or: useradd --system ${name}), or correct helper.agentUser in the configuration`)

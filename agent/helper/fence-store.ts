@@ -1,6 +1,7 @@
 import { advance, emptyFence, type FenceOutcome } from '../../protocol/core/fence/step.ts'
 import type { FenceEffect, FenceEvent, FenceRecord } from '../../protocol/core/fence/fence.ts'
-import type { MusubiError } from '../../protocol/core/errors.ts'
+import { MusubiError } from '../../protocol/core/errors.ts'
+import { FENCE_COUNTER_STEP, FENCE_MAX_RECORDS } from '../../protocol/core/limits.ts'
 import { RECORD_VERSION, migrated } from '../../store/ledger/migrations.ts'
 import { createRunner } from '../../store/runner.ts'
 import type { Store, StoreOperation } from '../../store/store.ts'
@@ -17,7 +18,7 @@ export interface FenceClaim { clusterId: string, counter: number, endMs: number 
  * it has seen and the ends it was told, so it refuses what comes late whoever sends it.
  */
 export interface Fence {
-  /** Resolves when the grant is on the disk: now it may be made. @throws MusubiError STALE_COUNTER, RESOURCE_HELD, LEASE_ENDED, STORE_WRITE_FAILED */
+  /** Resolves when the grant is on the disk: now it may be made. @throws MusubiError STALE_COUNTER, RESOURCE_HELD, LEASE_ENDED, COUNTER_TOO_HIGH, FENCE_FULL, STORE_WRITE_FAILED */
   grant (resource: string, claim: FenceClaim): Promise<void>
   /** Resolves when nothing that was decided before can be made any more: now it may be removed. @throws as `grant` */
   revoke (resource: string, clusterId: string, counter: number): Promise<void>
@@ -33,6 +34,19 @@ export interface FenceOptions {
   store: Store
   /** ledger clock, Unix ms */
   now: () => number
+}
+
+type Asked = Extract<FenceEvent, { type: 'grant' | 'revoke' }>
+
+/** @throws MusubiError COUNTER_TOO_HIGH for what would shut out all that is decided later, FENCE_FULL for one resource too many */
+function checkBounds ({ resource, counter }: Asked, { records, floor }: ReturnType<typeof emptyFence>): void {
+  const highest = records.values().reduce((high, record) => Math.max(high, record.counter), floor)
+  if (counter > highest + FENCE_COUNTER_STEP) {
+    throw new MusubiError('COUNTER_TOO_HIGH', `${resource}: counter ${counter} is too far above ${highest}, the highest that was seen`, { hint: 'no ledger gets on so fast: was the agent, or its store, tampered with?' })
+  }
+  if (!records.has(resource) && records.size >= FENCE_MAX_RECORDS) {
+    throw new MusubiError('FENCE_FULL', `${resource}: the fence knows ${records.size} resources already`, { retryable: true, hint: 'what went is forgotten after an hour; what is there: musubi host owned' })
+  }
 }
 
 async function load (store: Store): Promise<ReturnType<typeof emptyFence>> {
@@ -94,7 +108,8 @@ export async function openFence ({ store, now }: FenceOptions): Promise<Fence> {
     return refusal
   }
 
-  async function must (event: FenceEvent): Promise<void> {
+  async function must (event: Asked): Promise<void> {
+    checkBounds(event, state)
     const refusal = await submit(event)
     if (refusal !== null) throw refusal
   }

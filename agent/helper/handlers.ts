@@ -9,12 +9,13 @@ import { readPrivileged } from '../inventory/privileged.ts'
 import { createSource } from '../inventory/source.ts'
 import { runOutside } from '../services/outside.ts'
 import { clusterNamespace, type DesiredObject } from '../../protocol/core/desired.ts'
-import { describeError } from '../../protocol/core/errors.ts'
+import { describeError, InvalidInputError } from '../../protocol/core/errors.ts'
 import { VERSION } from '../../protocol/version.ts'
 import type { HelperClock } from './clock.ts'
 import type { Fence } from './fence-store.ts'
 import type { Hands } from './hands.ts'
 import type { OwnedView } from './owned/owned.ts'
+import { isShared } from './permits.ts'
 import type { CallContext } from './server.ts'
 import { partsOf, type HelperHello, type ParamsOf, type VerbName, type VerbResults } from './wire/verbs.ts'
 
@@ -36,6 +37,12 @@ export type Handlers = { [V in VerbName]: Handler<V> }
 /** IPv4 and ICMP headers, bytes. */
 const ICMP_OVERHEAD = 28
 const PING_MS = 3_000
+
+/** What all clusters share has no holder: a record of one could never be ended. @throws InvalidInputError */
+function mustBeOwned (resource: string): void {
+  const { kind } = partsOf(resource)
+  if (isShared(kind)) throw new InvalidInputError(`a ${kind} belongs to no cluster: the fence has nothing to say of ${resource}`)
+}
 
 /** What the helper does for each verb; parameters are checked before. */
 export function createHandlers ({ config, host, hands, fence, clock, details, owned, hello, log }: HandlerDeps): Handlers {
@@ -71,10 +78,12 @@ export function createHandlers ({ config, host, hands, fence, clock, details, ow
     },
 
     async 'fence-grant' ({ resource, claim }) {
+      mustBeOwned(resource)
       await fence.grant(resource, claim)
       return null
     },
     async 'fence-revoke' ({ resource, clusterId, counter }) {
+      mustBeOwned(resource)
       await fence.revoke(resource, clusterId, counter)
       return null
     },

@@ -21,7 +21,7 @@ import { openFence, type Fence } from './fence-store.ts'
 import { createHands } from './hands.ts'
 import { createHandlers } from './handlers.ts'
 import { createOwned } from './owned/owned.ts'
-import { openDeedRecord, type Deed } from './record.ts'
+import { createRepeated, openDeedRecord, type Deed } from './record.ts'
 import { listenHelper, type Serve } from './server.ts'
 import { VERBS, type VerbName } from './wire/verbs.ts'
 
@@ -86,6 +86,7 @@ export async function startHelper (config: AgentConfig, log: Logger, overrides: 
       throw error
     }
   }
+  const ended = createRepeated(note)
 
   const handlers = createHandlers({
     config, host, hands, fence, clock, log,
@@ -105,7 +106,7 @@ export async function startHelper (config: AgentConfig, log: Logger, overrides: 
   const expire = createExpiry({
     fence, hands, drivers: host.drivers, now: () => clock.now(), log, attended: () => server.agents() > 0,
     removed: async ({ resource, clusterId, counter }, work) => {
-      await recorded({ verb: 'expire', resource, clusterId, counter }, work)
+      await ended({ verb: 'expire', resource, clusterId, counter }, work)
       log.info({ object: resource, clusterId }, 'ended: it had outlived its lease')
     }
   })

@@ -29,7 +29,7 @@ export interface Permits {
 /** As the fence calls an object. */
 export const resourceOf = ({ kind, name }: { kind: ObjectKind, name: string }): string => `${kind} ${name}`
 /** Whether the fence has refused; anything else is trouble with its disk. */
-export const isRefusal = (error: unknown): boolean => ['STALE_COUNTER', 'RESOURCE_HELD', 'LEASE_ENDED'].includes(errorCode(error))
+export const isRefusal = (error: unknown): boolean => ['STALE_COUNTER', 'RESOURCE_HELD', 'LEASE_ENDED', 'COUNTER_TOO_HIGH'].includes(errorCode(error))
 /** The host's tunnel serves all its clusters, and belongs to none. */
 export const isShared = (kind: ObjectKind): boolean => kind === 'tunnel'
 

@@ -1,6 +1,7 @@
 import { mkdir, open, rename, rm, type FileHandle } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { HELPER_RECORD_BYTES, HELPER_RECORDS_KEPT } from '../../protocol/core/limits.ts'
+import { errorCode } from '../../protocol/core/errors.ts'
+import { HELPER_MAX_NAMES, HELPER_RECORD_BYTES, HELPER_RECORDS_KEPT } from '../../protocol/core/limits.ts'
 
 /** One line of the record. */
 export interface Deed {
@@ -90,5 +91,36 @@ export async function openDeedRecord (path: string, maxBytes = HELPER_RECORD_BYT
       await disk.syncing
       await file.close()
     }
+  }
+}
+
+type Note = (deed: Omit<Deed, 'time' | 'boot'>, durable: boolean) => Promise<void>
+
+/**
+ * Puts on record what is tried again and again until it is done: a line when it begins, and one for
+ * each outcome that differs from the one before. With a line for each try, an engine that is away for
+ * hours would push all else out of the record.
+ */
+export function createRepeated (note: Note): (deed: Pick<Deed, 'verb' | 'counter' | 'clusterId'> & { resource: string }, work: () => Promise<void>) => Promise<void> {
+  const before = new Map<string, { counter: number | undefined, outcome: string }>()
+  return async (deed, work) => {
+    const { resource, counter } = deed
+    const last = before.get(resource)
+    const known = last !== undefined && last.counter === counter ? last.outcome : null
+    const started = performance.now()
+    const end = async (outcome: string): Promise<void> => { await note({ ...deed, outcome, ms: Math.round(performance.now() - started) }, true) }
+    if (known === null) await note({ ...deed, outcome: 'begun' }, false)
+    try {
+      await work()
+    } catch (error) {
+      const outcome = errorCode(error)
+      // of what somebody else has removed meanwhile nobody tells this
+      if (before.size >= HELPER_MAX_NAMES) before.clear()
+      before.set(resource, { counter, outcome })
+      if (outcome !== known) await end(outcome)
+      throw error
+    }
+    before.delete(resource)
+    await end('done')
   }
 }

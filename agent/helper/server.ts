@@ -114,13 +114,20 @@ export async function listenHelper (options: HelperServerOptions): Promise<Helpe
     })
     socket.on('data', (chunk: Buffer) => {
       if (socket.writableEnded) return
+      const waited = reader.partial()
+      let whole = false
       try {
-        for (const message of reader.push(chunk)) if (!take(connection, message)) { cut('a message was no request'); return }
+        for (const message of reader.push(chunk)) {
+          whole = true
+          if (!take(connection, message)) { cut('a message was no request'); return }
+        }
       } catch (error) {
         send(connection, { id: null, error: wireError(error) })
         cut(describeError(error))
         return
       }
+      // a message has its time from its first byte on, however many pieces it comes in
+      if (waited && !whole) return
       clearTimeout(late)
       late = reader.partial() ? setTimeout(() => { cut('a message did not come to its end') }, frameMs) : undefined
     })

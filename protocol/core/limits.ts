@@ -279,3 +279,9 @@ export const HELPER_RECORD_BYTES = 8 * 1024 * 1024
 export const HELPER_RECORDS_KEPT = 3
 /** Names in one question what to keep, and lines in one answer of what is there. */
 export const HELPER_MAX_NAMES = 4096
+/** Records of a fence: what is there, and what went within FENCE_KEEP_MS. */
+export const FENCE_MAX_RECORDS = 4 * HELPER_MAX_NAMES
+/** Highest counter of a ledger that a fence hears of: 2,000 changes a second for 4,000 years, and far from where numbers end. */
+export const FENCE_COUNTER_MAX = 2 ** 48
+/** A counter further above all that were seen is none of the same ledger: 50 days of 1,000 changes a second that nobody told. */
+export const FENCE_COUNTER_STEP = 2 ** 32

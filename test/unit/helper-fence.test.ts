@@ -4,8 +4,11 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { openHelperClock } from '../../agent/helper/clock.ts'
+import { openFence } from '../../agent/helper/fence-store.ts'
 import { openDeedRecord, type Deed } from '../../agent/helper/record.ts'
+import { MusubiError } from '../../protocol/core/errors.ts'
 import { END_GUARD_MS } from '../../protocol/core/lease/lease.ts'
+import { FENCE_COUNTER_MAX, FENCE_COUNTER_STEP, FENCE_MAX_RECORDS } from '../../protocol/core/limits.ts'
 import { createMemoryStore } from '../../store/memory.ts'
 import { eventually } from '../model/federation.ts'
 import { startBench } from '../helper-bench.ts'
@@ -52,6 +55,62 @@ t.test('what would not go is tried again', async t => {
   await late.call('noop', {})
   await eventually('it is gone', async () => (await bench.standing()).length === 0)
   t.equal(bench.calls.filter(call => call.startsWith('remove')).length, 3)
+})
+
+t.test('what will not go for hours takes no more lines of the record than what has changed', async t => {
+  const bench = await startBench(t)
+  const client = bench.client({ persistent: false, ledgerMs: () => Date.now() })
+  await client.call('apply', { ...of('domain'), claim: claim(Date.now() + 10_000) })
+  let tries = 0
+  bench.onCall = verb => {
+    if (verb !== 'remove') return
+    tries++
+    if (tries <= 5) throw new Error('libvirt hangs')
+    if (tries <= 10) throw new MusubiError('UNREACHABLE', 'libvirt is away')
+  }
+  const late = bench.client({ persistent: false, ledgerMs: () => Date.now() + 10_000 + END_GUARD_MS })
+  await late.call('noop', {})
+  await eventually('it is gone', async () => (await bench.standing()).length === 0)
+  await bench.helper.stop()
+  const deeds = (await readFile(join(bench.config.helper.stateDir, 'record.jsonl'), 'utf8')).trim().split('\n').map(line => JSON.parse(line) as Deed)
+  t.equal(tries, 11)
+  t.strictSame(deeds.filter(({ verb }) => verb === 'expire').map(({ outcome }) => outcome), ['begun', 'INTERNAL', 'UNREACHABLE', 'done'])
+})
+
+t.test('the fence has no say about what clusters share', async t => {
+  const bench = await startBench(t)
+  const client = bench.client()
+  await t.rejects(client.call('fence-grant', { resource: 'tunnel wg', claim: claim(Date.now() + HOUR_MS) }), { code: 'INVALID_INPUT' })
+  await t.rejects(client.call('fence-revoke', { resource: 'tunnel wg', clusterId: 'c1', counter: 5 }), { code: 'INVALID_INPUT' })
+  t.strictSame(await client.call('fence-records', {}), [])
+})
+
+t.test('a counter that no ledger reaches is refused, and shuts nobody out', async t => {
+  const bench = await startBench(t)
+  const client = bench.client()
+  const { name } = of('domain')
+  await client.call('apply', { ...of('domain'), claim: claim(Date.now() + HOUR_MS, 7) })
+  const revoke = (counter: number) => client.call('fence-revoke', { resource: 'domain a.gone', clusterId: 'c1', counter })
+  await t.rejects(revoke(Number.MAX_SAFE_INTEGER), { code: 'INVALID_INPUT' })
+  await t.rejects(revoke(8 + FENCE_COUNTER_STEP), { code: 'COUNTER_TOO_HIGH', message: /above 7/ })
+  await t.rejects(client.call('fence-grant', { resource: 'domain a.gone', claim: claim(Date.now() + HOUR_MS, FENCE_COUNTER_MAX) }), { code: 'COUNTER_TOO_HIGH' })
+  await t.rejects(client.call('remove', { kind: 'domain', name, claim: { clusterId: 'c1', counter: FENCE_COUNTER_MAX } }), { code: 'COUNTER_TOO_HIGH' })
+  t.strictSame(await bench.standing(), [`domain ${name}`], 'nor is anything removed by it')
+  await revoke(7 + FENCE_COUNTER_STEP)
+  await client.call('apply', { ...of('domain'), claim: claim(Date.now() + HOUR_MS, 8) })
+  t.match(bench.helper.fence.get(`domain ${name}`), { state: 'granted', counter: 8 })
+})
+
+t.test('a fence knows so many resources, and goes on with those', async t => {
+  const store = createMemoryStore()
+  const records = Array.from({ length: FENCE_MAX_RECORDS }, (_, n) => ({ resource: `domain a.n${n}`, state: 'granted', clusterId: 'c1', counter: 5, endMs: HOUR_MS }))
+  await store.batch(records.map(value => ({ type: 'put' as const, key: `fence/record/${value.resource}`, value, version: 1 })), { sync: true })
+  const fence = await openFence({ store, now: () => 1_000 })
+  await t.rejects(fence.grant('domain a.more', claim(HOUR_MS, 6)), { code: 'FENCE_FULL' })
+  await t.rejects(fence.revoke('domain a.more', 'c1', 6), { code: 'FENCE_FULL' })
+  await fence.grant('domain a.n1', claim(HOUR_MS, 6))
+  t.match(fence.get('domain a.n1'), { counter: 6 })
+  t.equal(fence.records().length, FENCE_MAX_RECORDS)
 })
 
 t.test('a helper that is started anew refuses what is stale, as the one before', async t => {

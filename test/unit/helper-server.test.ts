@@ -1,8 +1,9 @@
 /** The helper's socket: who is let in, what is cut off, and that nobody else notices. */
-import { stat } from 'node:fs/promises'
+import { chmod, stat } from 'node:fs/promises'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import type { PeerCredentials } from '../../agent/helper/credentials.ts'
+import { agentAccount, type PeerCredentials } from '../../agent/helper/credentials.ts'
 import { HELPER_MAX_CALLS, HELPER_MAX_CONNECTIONS, HELPER_REQUEST_BYTES } from '../../protocol/core/limits.ts'
 import { eventually } from '../model/federation.ts'
 import { connectRaw, startBench } from '../helper-bench.ts'
@@ -21,6 +22,22 @@ t.test('the kernel says who has connected, and the agent\'s user may ask', async
   t.strictSame(await raw.next(), { id: 1, result: null })
   const { mode } = await stat(socket)
   t.equal(mode & 0o777, 0o660)
+})
+
+t.test('a user who is not there is a bad configuration; a question that failed is asked again', async t => {
+  const path = process.env.PATH ?? ''
+  t.teardown(() => { process.env.PATH = path })
+  const says = async (code: number): Promise<void> => {
+    const dir = t.testdir({ id: `#!/bin/sh\nexit ${code}\n` })
+    await chmod(join(dir, 'id'), 0o755)
+    process.env.PATH = `${dir}:${path}`
+  }
+  await says(1)
+  await t.rejects(agentAccount('musubi-nobody'), { code: 'INVALID_INPUT' })
+  t.strictSame(await agentAccount(64_001), { uid: 64_001, gid: 64_001 }, 'a number needs no account')
+  await says(3)
+  await t.rejects(agentAccount('musubi-nobody'), { code: 'COMMAND_FAILED' })
+  await t.rejects(agentAccount(64_001), { code: 'COMMAND_FAILED' })
 })
 
 t.test('others are told that they may not, and cut off; what they sent is not looked at', async t => {
@@ -107,6 +124,13 @@ t.test('half a message, and a connection without a call, are cut off in time', a
   half.write(Buffer.from([0, 0, 1]))
   t.equal(await half.next(), null)
   t.equal(await idle.next(), null)
+  // a byte now and then is no message either
+  const drip = await connectRaw(t, bench.socket)
+  const dripping = setInterval(() => { drip.write(Buffer.from([0])) }, 40)
+  t.teardown(() => { clearInterval(dripping) })
+  drip.write(Buffer.from([0, 0, 1]))
+  t.equal(await drip.next(), null)
+  clearInterval(dripping)
   // a long call is no idleness
   bench.onCall = async () => { await sleep(600) }
   const busy = await connectRaw(t, bench.socket)

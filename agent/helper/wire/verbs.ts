@@ -7,7 +7,7 @@ import { Compile } from 'typebox/compile'
 import { InvalidInputError } from '../../../protocol/core/errors.ts'
 import { KIND_ORDER, type ObjectKind } from '../../../protocol/core/desired.ts'
 import type { FenceRecord } from '../../../protocol/core/fence/fence.ts'
-import { HELPER_DEADLINE_MAX_MS, HELPER_MAX_NAMES } from '../../../protocol/core/limits.ts'
+import { FENCE_COUNTER_MAX, HELPER_DEADLINE_MAX_MS, HELPER_MAX_NAMES } from '../../../protocol/core/limits.ts'
 import type { Privileged } from '../../inventory/privileged.ts'
 import type { ObservedObject } from '../../drivers/driver.ts'
 import type { Owned, Swept } from '../owned/owned.ts'
@@ -21,7 +21,7 @@ const Kind = Type.Unsafe<ObjectKind>(Type.Union(KIND_ORDER.map(kind => Type.Lite
 const Name = Type.String({ pattern: `^${NAME}$`, maxLength: 128 })
 const Resource = Type.String({ pattern: `^${KIND} ${NAME}$`, maxLength: 160 })
 const ClusterId = Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9-]{0,63}$', maxLength: 64 })
-const Counter = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER })
+const Counter = Type.Integer({ minimum: 0, maximum: FENCE_COUNTER_MAX })
 const Ms = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER })
 const Order = Type.Object({ clusterId: ClusterId, counter: Counter }, closed)
 const Claim = Type.Object({ clusterId: ClusterId, counter: Counter, endMs: Ms }, closed)
