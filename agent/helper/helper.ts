@@ -1,13 +1,14 @@
 import { randomUUID } from 'node:crypto'
 import { mkdir } from 'node:fs/promises'
 import type { Socket } from 'node:net'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { createBootClock } from '../boot-clock.ts'
 import type { AgentConfig } from '../config.ts'
 import { createDetails } from '../details.ts'
 import { createFakeDrivers, createRealDrivers, helperRunDir, kindsOf, type HostDrivers } from '../drivers/registry.ts'
+import { refuseStrangers } from '../owners.ts'
 import type { ServiceManager } from '../services.ts'
 import { bootId } from '../services/proc.ts'
 import { createServices } from '../services/select.ts'
@@ -51,7 +52,7 @@ const STOP_MS = 12_000
  * then the socket. It opens no other socket, and what it does without being asked is to end what has
  * outlived its lease.
  *
- * @throws MusubiError STORE_LOCKED when another helper runs with this folder, LISTEN; InvalidInputError without the agent's user
+ * @throws MusubiError STORE_LOCKED when another helper runs with this folder, LISTEN; InvalidInputError without the agent's user, and for folders that others can change
  */
 export async function startHelper (config: AgentConfig, log: Logger, overrides: HelperOverrides = {}): Promise<Helper> {
   const { socket: socketPath, stateDir, agentUser } = config.helper
@@ -61,6 +62,8 @@ export async function startHelper (config: AgentConfig, log: Logger, overrides: 
   const instance = randomUUID()
   const agent = await agentAccount(agentUser)
   await mkdir(stateDir, { recursive: true, mode: 0o700 })
+  await mkdir(dirname(socketPath), { recursive: true, mode: 0o755 })
+  for (const folder of [stateDir, dirname(socketPath)]) await refuseStrangers(folder)
   const store = await openLevelStore(join(stateDir, 'fence'))
   const clock = await openHelperClock(store, { wall, sinceBoot, bootId: boot })
   const fence = await openFence({ store, now: () => clock.now() })

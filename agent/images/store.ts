@@ -1,8 +1,9 @@
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { readdir, readFile, stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { lstat, readdir, readFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
+import { strangerTo } from '../owners.ts'
 import { MusubiError, describeError } from '../../protocol/core/errors.ts'
 import { IMAGE_FILES, decodeManifest, digestHex, manifestDigest } from './manifest.ts'
 import type { ImageFileName, ImageManifest } from './manifest.ts'
@@ -42,7 +43,7 @@ export interface ImageStore {
   readonly dir: string
   /** All images whose manifest is whole, in the order of their digests; files are not read. */
   list (): Promise<StoredImage[]>
-  /** @throws UnknownImageError, CorruptImageError (manifest only) */
+  /** @throws UnknownImageError, CorruptImageError (manifest only), MusubiError IMAGE_UNSAFE for what others can change, or is a link */
   get (digest: string): Promise<StoredImage>
   /** Reads every file. @throws UnknownImageError, CorruptImageError naming file, expected and found */
   verify (digest: string, signal?: AbortSignal): Promise<StoredImage>
@@ -63,6 +64,7 @@ export function openImageStore (dir: string): ImageStore {
     const found = manifestDigest(encoded)
     if (found !== digest) throw new CorruptImageError(file, digest, found)
     const at = (name: ImageFileName): string => join(imageDir, name)
+    for (const path of [dir, imageDir, file, ...IMAGE_FILES.map(at)]) await mustBeSafe(path)
     return {
       digest,
       dir: imageDir,
@@ -83,7 +85,7 @@ export function openImageStore (dir: string): ImageStore {
       for (const name of IMAGE_FILES) {
         const entry = image.manifest.files.find(file => file.name === name)
         if (entry === undefined) throw new CorruptImageError(image.paths[name], 'an entry in the manifest', 'none')
-        const size = await stat(image.paths[name]).then(info => info.size, ignoreMissing(null))
+        const size = await lstat(image.paths[name]).then(info => info.size, ignoreMissing(null))
         if (size === null) throw new CorruptImageError(image.paths[name], `${entry.sizeBytes} bytes`, 'no file')
         if (size !== entry.sizeBytes) throw new CorruptImageError(image.paths[name], `${entry.sizeBytes} bytes`, `${size} bytes`)
         const found = await fileSha256(image.paths[name], signal)
@@ -99,6 +101,14 @@ export async function fileSha256 (file: string, signal?: AbortSignal): Promise<s
   const hash = createHash('sha256')
   await pipeline(createReadStream(file, { highWaterMark: 1024 * 1024 }), hash, signal === undefined ? {} : { signal })
   return hash.digest('hex')
+}
+
+/** Nodes are served what lies here by a program that may read every file. What is missing is said where it is read. */
+async function mustBeSafe (path: string): Promise<void> {
+  const found = await lstat(path).catch(ignoreMissing(null))
+  if (found === null) return
+  const why = found.isFile() || found.isDirectory() ? strangerTo(found) : 'it is neither a file nor a folder'
+  if (why !== null) throw new MusubiError('IMAGE_UNSAFE', `${path} is not served: ${why}`, { hint: `build the image again, or when it is sound: chown -R root: ${dirname(path)}; chmod -R go-w ${dirname(path)}` })
 }
 
 function ignoreMissing<T> (fallback: T): (error: unknown) => T {

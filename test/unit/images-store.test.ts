@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { mkdir, rm, writeFile } from 'node:fs/promises'
+import { chmod, chown, mkdir, rename, rm, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
 import { encodeManifest, manifestDigest } from '../../agent/images/manifest.ts'
@@ -84,4 +84,30 @@ t.test('a changed manifest is no longer that image', async t => {
   await writeFile(fileOf(dir, digest, 'manifest.json'), '{}')
   await t.rejects(openImageStore(dir).get(digest), { code: 'IMAGE_CORRUPT', message: new RegExp(`expected ${digest}`) })
   t.strictSame(await openImageStore(dir).list(), [])
+})
+
+t.test('an image that others can change is not served, nor a link', { skip: process.getuid?.() !== 0 ? 'needs root to give files away' : false }, async t => {
+  const stranger = 64_321
+  for (const [what, spoil] of [
+    ['a file of somebody else', async image => { await chown(join(image, 'vmlinuz'), stranger, stranger) }],
+    ['a manifest of somebody else', async image => { await chown(join(image, 'manifest.json'), stranger, stranger) }],
+    ['a folder of somebody else', async image => { await chown(image, stranger, stranger) }],
+    ['a file that all can write', async image => { await chmod(join(image, 'initrd.img'), 0o666) }],
+    ['a link to what is sound', async image => {
+      await rename(join(image, 'vmlinuz'), join(image, 'kernel'))
+      await symlink(join(image, 'kernel'), join(image, 'vmlinuz'))
+    }]
+  ] as ReadonlyArray<[string, (image: string) => Promise<void>]>) {
+    const dir = t.testdir()
+    const store = openImageStore(dir)
+    const digest = await putImage(dir, 'quiet')
+    await store.verify(digest)
+    await spoil(join(dir, digest.slice('sha256:'.length)))
+    await t.rejects(store.get(digest), { code: 'IMAGE_UNSAFE', hint: /chown -R root:/ }, what)
+    await t.rejects(store.verify(digest), { code: 'IMAGE_UNSAFE' }, what)
+  }
+  const dir = t.testdir()
+  const digest = await putImage(dir, 'quiet')
+  await chown(dir, stranger, stranger)
+  await t.rejects(openImageStore(dir).get(digest), { code: 'IMAGE_UNSAFE' }, 'a store of somebody else')
 })
