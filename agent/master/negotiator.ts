@@ -198,7 +198,7 @@ export function createNegotiator (deps: NegotiatorDeps): Negotiator {
     } catch (cause) {
       log.warn({ cluster: record.name, error: describeError(cause) }, 'no other host of the site keeps a copy')
     }
-    post({ type: 'copied', clusterId: record.id, copies })
+    post({ type: 'copied', clusterId: record.id, record, copies })
   }
 
   async function amend (clusterId: string, event: (id: string) => MasterEvent): Promise<void> {

@@ -230,7 +230,7 @@ export class World {
       case 'call': this.pending.push(effect); this.sent.push(effect.ask); break
       case 'look': this.submit({ type: 'looked', clusterId: effect.clusterId, sites: this.known(), id: this.newId() }); break
       case 'prepare': this.prepare(effect.record); break
-      case 'copy': this.copies++; this.submit({ type: 'copied', clusterId: effect.record.id, copies: 1 }); break
+      case 'copy': this.copies++; this.submit({ type: 'copied', clusterId: effect.record.id, record: effect.record, copies: 1 }); break
       case 'note': this.notes.push(effect.message); break
       case 'amended': this.amended.push(effect.error); break
       case 'save':

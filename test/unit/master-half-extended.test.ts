@@ -63,7 +63,11 @@ t.test('no lender is told to commit before others of the site know of the decisi
   world.settle()
   world.pass(10_000, 1_000)
   t.notOk(world.sent.slice(before).some(ask => ask.method === 'commit'))
-  world.submit({ type: 'copied', clusterId: ID, copies: 1 })
+  // an answer to what was copied before the decision says nothing
+  world.submit({ type: 'copied', clusterId: ID, record: { ...world.record(), amendment: null }, copies: 1 })
+  world.settle()
+  t.notOk(world.sent.slice(before).some(ask => ask.method === 'commit'))
+  world.submit({ type: 'copied', clusterId: ID, record: world.record(), copies: 1 })
   world.settle()
   t.match(world.record(), { amendment: null, endMs: endMs + HOUR })
   t.end()

@@ -62,7 +62,7 @@ t.test('answers late, doubled, forged or in another order change nothing', t => 
     const before = structuredClone([...world.machine.records])
     world.submit({ type: 'failed', callId: sent.callId, error: new MusubiError('STALE_EPOCH', 'forged') })
     world.submit({ type: 'reply', callId: 9_999, answer: { method: 'activate', reply: { site: 'tokyo' } } })
-    world.submit({ type: 'copied', clusterId: 'unknown', copies: 1 })
+    world.submit({ type: 'copied', clusterId: 'unknown', record: { ...world.record(), id: 'unknown' }, copies: 1 })
     t.same([...world.machine.records], before)
   }
   t.equal(world.record().state, 'active')

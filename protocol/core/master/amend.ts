@@ -142,8 +142,11 @@ function settleInherited (turn: Turn, record: MasterRecord, amendment: ClusterAm
   else if (turn.now > sinceMs + ADOPTED_PATIENCE_MS) reject(turn, record, new UnreachableError('not all lenders say whether they have committed the extension of its former master'))
 }
 
-/** Whether what has just been copied is what this change waits for. */
-export const isCopied = ({ kind, state, document: next }: ClusterAmendment): boolean => kind === 'extend' ? state === 'committing' : state === 'activating' && next !== null
+/** Whether what has just been copied is what this change waits for: the answer to an earlier copy may come after the next one has left. */
+export function isCopied ({ kind, state, id, document: next }: ClusterAmendment, copy: ClusterAmendment | null): boolean {
+  if (copy?.id !== id || copy.state !== state) return false
+  return kind === 'extend' ? state === 'committing' : state === 'activating' && next !== null && copy.document?.version === next.version
+}
 
 /** One site alone is quoted with its own code: a policy's refusal is told as such. */
 function oneOf (record: MasterRecord, round: Round): MusubiError {

@@ -72,8 +72,9 @@ export function prepared (turn: Turn, record: MasterRecord, document: ClusterDoc
   turn.effects.push({ effect: 'copy', record: next })
 }
 
-export function copied (turn: Turn, record: MasterRecord, copies: number): void {
-  if (record.document === null) return
+/** @param copy what the other hosts keep: an answer may come late, and be about what the record was before */
+export function copied (turn: Turn, record: MasterRecord, copy: MasterRecord, copies: number): void {
+  if (record.document === null || copy.document?.version !== record.document.version || copy.epoch !== record.epoch) return
   turn.move(record, 'preparing', 'prepared', {}, `its document is kept by ${copies} other ${copies === 1 ? 'host' : 'hosts'} of the site`)
 }
 

@@ -30,8 +30,8 @@ export type MasterEvent =
   /** answers to `prepare` */
   | { type: 'prepared', clusterId: string, document: ClusterDocument, secrets: readonly Secret[] }
   | { type: 'unprepared', clusterId: string, error: MusubiError }
-  /** answer to `copy`: how many other agents of the site keep the record */
-  | { type: 'copied', clusterId: string, copies: number }
+  /** answer to `copy`: how many other agents of the site keep `record`, which is the one of the effect */
+  | { type: 'copied', clusterId: string, record: MasterRecord, copies: number }
   | { type: 'delete', clusterId: string, reason: string }
   | { type: 'extend', clusterId: string, endMs: number, id: string }
   | { type: 'grow', clusterId: string, count: number, id: string }

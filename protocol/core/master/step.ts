@@ -166,8 +166,8 @@ function handle (turn: Turn, event: MasterEvent): string | null {
       else if (record.state === 'active' && record.amendment?.state === 'activating' && record.amendment.document === null) amend.reject(turn, record, event.error)
     })
     case 'copied': return of(event.clusterId, record => {
-      if (record.state === 'preparing') carry.copied(turn, record, event.copies)
-      else if (record.amendment !== null && amend.isCopied(record.amendment)) turn.work(record.id).amendReady = true
+      if (record.state === 'preparing') carry.copied(turn, record, event.record, event.copies)
+      else if (record.amendment !== null && amend.isCopied(record.amendment, event.record.amendment)) turn.work(record.id).amendReady = true
     })
     case 'delete': return of(event.clusterId, record => { live.remove(turn, record, event.reason) })
     case 'extend': amend.extend(turn, event.clusterId, event.endMs, event.id); return event.clusterId

@@ -275,6 +275,8 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
       const runs = new Set(helper.running().map(one => one.resource))
       const wanted = life.lessor.desired().filter(object => KINDS.has(object.kind))
       if (wanted.length !== runs.size || wanted.some(object => !runs.has(resourceOf(object)))) return false
+      // A question that a restart has interrupted is asked again for a while.
+      if (life.gateway?.list().some(record => record.state === 'asking') === true) return false
       for (const record of life.negotiator?.records() ?? []) {
         if (!['active', 'ended', 'failed', 'superseded'].includes(record.state) || (record.state !== 'superseded' && record.state !== 'active' && record.asked.length > 0) || record.amendment !== null || record.dropped.length > 0) return false
       }

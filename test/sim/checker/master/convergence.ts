@@ -60,6 +60,8 @@ export function convergence (world: World, known: Decisions): Invariant {
         const lease = host?.leases.get(textOf(one, 'leaseId'))
         // A gateway gives back the quota of what has shrunk.
         if (textOf(one, 'kind') === 'quota' || host === undefined || host.malicious || lease?.lost === true || lease?.givenBack === true || isDropped(led?.record, textOf(one, 'leaseId'), textOf(offer, 'offerId'))) continue
+        // Taken over while it was being activated: what did not run by then ends by itself.
+        if (numberOf(led?.record, 'epoch') > 1 && lease?.facts.state === 'ended' && lease.facts.activatedMs === 0) continue
         if (lease === undefined || lease.facts.state !== 'active') { if (lease === undefined || !isNearEnd(lease)) fail(`not all of it: lease ${textOf(one, 'leaseId')} on ${host.name} is ${lease?.facts.state ?? 'not there'} (${lease?.facts.endReason ?? ''})`) }
         else runs(lease, fail)
       }
