@@ -94,6 +94,8 @@ export async function unitsTest (t: Test, host: SystemdHost): Promise<void> {
     }
     const states = async (): Promise<string[]> => ((await resource('agent', 'status')).objects as Array<{ kind: string, state: string }>).map(one => `${one.kind} ${one.state}`).sort()
     await eventually('all objects are there', async () => await sleep(PAUSE_MS, true) && (await states()).join() === 'domain ok,frontend ok,segment ok,volume ok', START_MS)
+    await t.rejects(out(join(TREE_INSIDE, 'packaging', 'uninstall'), 'agent'), { message: /with nobody to end them/ }, 'it is not uninstalled with objects on it')
+    t.equal(await property(HELPER, 'ActiveState'), 'active')
     const before = await running()
     for (const what of [/dnsmasq/, /nginx/, /tgtd/, /^node \d+$/]) t.ok(before.some(one => what.test(one)), String(what))
     t.match(await out('ip', 'netns', 'list'), /^mz-[0-9a-f]{6}/m, 'the host sees namespaces that the helper has named')
@@ -156,6 +158,35 @@ export async function unitsTest (t: Test, host: SystemdHost): Promise<void> {
       t.equal(await property(unit, 'ActiveState'), 'failed')
       t.equal(await property(unit, 'ExecMainStatus'), '2')
     }
+  })
+
+  await t.test('a tree that others can change is not installed', async t => {
+    const tree = '/opt/changed/tree'
+    const install = async (): Promise<string> => await out(`${tree}/packaging/install`, 'agent')
+    await out('mkdir', '-p', `${tree}/node_modules/some`, `${tree}/.cache/lab`)
+    await out('cp', '-r', join(TREE_INSIDE, 'packaging'), tree)
+    await out('chown', 'musubi:', `${tree}/.cache/lab`)
+    await install()
+    await out('chown', 'musubi:', `${tree}/node_modules/some`)
+    await t.rejects(install(), { message: /can change \/opt\/changed\/tree\/node_modules\/some; .*chown -R root:/ })
+    await out('chown', 'root:', `${tree}/node_modules/some`)
+    await out('chmod', 'g+w', `${tree}/packaging/musubi`)
+    await t.rejects(install(), { message: /can change \/opt\/changed\/tree\/packaging\/musubi; / })
+    await out('chmod', 'g-w', `${tree}/packaging/musubi`)
+    await out('chown', 'musubi:', '/opt/changed')
+    await t.rejects(install(), { message: /through \/opt\/changed:/ })
+    await out(join(TREE_INSIDE, 'packaging', 'install'), 'agent')
+  })
+
+  await t.test('what was installed is taken away, but for what it has kept', async t => {
+    const uninstall = join(TREE_INSIDE, 'packaging', 'uninstall')
+    await t.rejects(out(uninstall, 'agent'), { message: /the helper cannot say/ }, 'with a bad configuration nobody knows what is there')
+    t.match(await out(uninstall, '--force', 'agent'), /left as they are: \/var\/lib\/musubi /)
+    await out('test', '-e', '/usr/bin/musubi')
+    await out('musubi', '--version')
+    await out(uninstall, 'coordinator')
+    for (const path of [...UNITS.map(unit => `/etc/systemd/system/${unit}`), '/usr/lib/sysusers.d/musubi-agent.conf', '/usr/lib/tmpfiles.d/musubi-coordinator.conf', '/usr/bin/musubi']) await t.rejects(out('test', '-e', path), path)
+    for (const path of ['/var/lib/musubi/store', '/var/lib/musubi-helper', '/var/lib/musubi-coordinator', '/etc/musubi/agent.yaml']) await out('test', '-e', path)
   })
 
   /** Moves a key to where systemd looks for credentials, as docs/operations.md says. */

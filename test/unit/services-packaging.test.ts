@@ -20,6 +20,6 @@ t.test('the units own the folders that the configurations have by default', asyn
   const closed = ['NoNewPrivileges=yes', 'ProtectSystem=strict', 'Type=notify', 'WatchdogSec=60s']
   await has('musubi-agent.service', 'StateDirectory=musubi', 'RuntimeDirectory=musubi', 'User=musubi', 'CapabilityBoundingSet=', ...closed)
   await has('musubi-coordinator.service', 'StateDirectory=musubi-coordinator', 'RuntimeDirectory=musubi-coordinator', 'User=musubi-coordinator', 'CapabilityBoundingSet=', ...closed)
-  const helper = await has('musubi-helper.service', 'StateDirectory=musubi-helper', 'RuntimeDirectory=musubi-helper', 'RuntimeDirectoryPreserve=yes', 'RestrictAddressFamilies=AF_UNIX AF_NETLINK', 'Environment=MUSUBI_CONFINED=yes', ...closed)
+  const helper = await has('musubi-helper.service', 'StateDirectory=musubi-helper', 'RuntimeDirectory=musubi-helper wireguard', 'RuntimeDirectoryPreserve=yes', 'ReadOnlyPaths=/run', 'RestrictAddressFamilies=AF_UNIX AF_NETLINK', 'Environment=MUSUBI_CONFINED=yes', ...closed)
   t.notMatch(helper, /^User=/m, 'it is root')
 })
