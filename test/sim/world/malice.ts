@@ -5,6 +5,7 @@
  */
 import { buildClusterDocument } from '../../../protocol/core/document.ts'
 import { MusubiError } from '../../../protocol/core/errors.ts'
+import { HOLD_TTL_MS } from '../../../protocol/core/limits.ts'
 import type { ActivateRequest, Held, Offer, Receipt, Request } from '../../../protocol/core/messages.ts'
 import { FRONTEND_RESOURCES, nodeResources, volumeResources } from '../../../protocol/core/placement.ts'
 import { nodeName } from '../../../protocol/core/spread.ts'
@@ -209,6 +210,20 @@ export function createMalice ({ kernel, chance, config, around, endpoints }: { k
     around.network.call(from, () => false, one.to, one.method, { ...one.request, endMs: Number(one.request.endMs) + 30_000 }, 5_000, true).catch(() => undefined)
   }
 
+  const lateness = chance.fork('too late')
+  /** A commit that comes when its hold is over, and the host has not looked at the clock yet. */
+  function tooLate (request: { clusterId: string, offerId: string, ttlMs: number, epoch: number }, from: string, to: string): void {
+    kernel.after((request.ttlMs === 0 ? HOLD_TTL_MS : request.ttlMs) + lateness.between(0, 2_000), () => {
+      const host = around.machines.get([...around.plans.values()].find(plan => plan.peer === to)?.host ?? '')
+      const sender = endpoints.get(from)
+      if (sender === undefined || host?.life?.ready !== true || around.healed()) return
+      const { ledger } = host.life
+      if (ledger.leases(request.clusterId).every(lease => lease.offerId !== request.offerId || lease.state !== 'held' || lease.deadlineMs >= ledger.now())) return
+      around.fault('commit too late')
+      around.network.call(sender, () => false, to, 'hostCommit', { clusterId: request.clusterId, offerId: request.offerId, epoch: request.epoch }, 5_000, true).catch(() => undefined)
+    })
+  }
+
   deeds.push(() => { cheat().catch(() => undefined) }, () => { cheat().catch(() => undefined) }, muddle)
   return {
     act () { if (evil.length > 0 && !around.healed()) chance.pick(deeds)() },
@@ -240,6 +255,7 @@ export function createMalice ({ kernel, chance, config, around, endpoints }: { k
       if (!forged && OF_HOSTS.has(method)) {
         const { clusterId } = request as { clusterId: string }
         const list = said.get(clusterId) ?? []
+        if (method === 'hold' && lateness.chance(0.5)) tooLate(request as Parameters<typeof tooLate>[0], from.peer, to.peer)
         if (list.length < MAX_SAID) said.set(clusterId, [...list, { method, request: request as Record<string, unknown>, from: from.peer, to: to.peer }])
       }
       if (evil.length === 0 || forged) return

@@ -38,9 +38,9 @@ export const negotiationMutants: readonly Mutant[] = [
     why: 'a gateway offers what not all hosts hold'
   },
   {
-    name: 'offer-forgotten', file: 'protocol/core/gateway/place.ts',
-    find: '  // Known before the first hold leaves: after a crash nothing is held that nobody remembers.\n  if (grown', replace: "  if (record === undefined) turn.start(request.clusterId, { kind: 'hold', placing }, [askId], [])\n  if (grown",
-    why: 'a gateway asks its hosts before it remembers that it does'
+    name: 'offer-forgotten', file: 'agent/gateway/gateway.ts',
+    find: "effect.effect === 'save' ? { operation: { type: 'put', key: PREFIX + effect.record.clusterId,", replace: "effect.effect === 'save' ? { operation: { type: 'put', key: PREFIX + effect.record.clusterId + (effect.record.state === 'asking' ? '-asked' : ''),",
+    why: 'a gateway asks its hosts, and does not keep that it does'
   },
   {
     name: 'gateway-obeys-anyone', file: 'protocol/core/gateway/checks.ts',
