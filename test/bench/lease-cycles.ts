@@ -56,6 +56,7 @@ async function * cycles (nodes: number, { full = false }: BenchOptions): AsyncGe
   let client: Client | null = null
   try {
     const [gateway, host] = [federation.agent('g1'), federation.agent('h1')]
+    await host.startHelper()
     await host.start()
     const [own, other] = [federation.kit.member('tokyo/g1'), federation.kit.member('tokyo/h1')]
     client = await startClient({
