@@ -25,6 +25,7 @@ const Chap = Type.Object({ user: text('[A-Za-z0-9][A-Za-z0-9._-]*', 128), secret
 const Port = whole(1, 65_535)
 export const Vni = whole(1, MAX_VNI)
 const WireGuardKey = text('[A-Za-z0-9+/]{43}=', 44)
+const Endpoint = text('([A-Za-z0-9][A-Za-z0-9.-]*|\\[[0-9a-fA-F:.]+\\]):[0-9]{1,5}', 261)
 const LinkName = text('mz[A-Za-z0-9-]+', 15)
 /** Hosts of a site, and gateways of clusters: more than any of them has. */
 const MANY = 4096
@@ -32,8 +33,11 @@ const MANY = 4096
 export const SPECS = {
   volume: Type.Object({ sizeMiB: whole(1, MAX_VOLUME_MIB), iqn: Iqn, portalAddress: Ipv4, chap: Chap, allow: Type.Array(Ipv4, { maxItems: 1024 }) }, closed),
   tunnel: Type.Object({
-    listenPort: Port, address: text(`${IPV4}(/32)?`, 18),
-    peers: Type.Array(Type.Object({ site: Label, publicKey: WireGuardKey, endpoint: text('([A-Za-z0-9][A-Za-z0-9.-]*|\\[[0-9a-fA-F:.]+\\]):[0-9]{1,5}', 261), address: text(`${IPV4}(/32)?`, 18) }, closed), { maxItems: MANY })
+    listenPort: Port, secondPort: Type.Optional(Port), address: text(`${IPV4}(/32)?`, 18), keyEpoch: Type.Optional(whole(0, Number.MAX_SAFE_INTEGER)),
+    peers: Type.Array(Type.Object({
+      site: Label, publicKey: WireGuardKey, endpoint: Endpoint, address: text(`${IPV4}(/32)?`, 18),
+      tracks: Type.Optional(Type.Array(Type.Object({ track: Type.Union([Type.Literal(0), Type.Literal(1)]), publicKey: WireGuardKey, endpoint: Endpoint, draining: Type.Boolean() }, closed), { maxItems: 2 }))
+    }, closed), { maxItems: MANY })
   }, closed),
   segment: Type.Object({
     cluster: Label, vni: Vni,
