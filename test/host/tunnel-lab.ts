@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { tunnelAddressFor } from '../../agent/drivers/network/address.ts'
 import { run } from '../../agent/exec.ts'
 import { startPod } from './network-pod.ts'
+import type { Test } from 'tap'
 import type { Track, TunnelSpec, TunnelTrack } from '../../protocol/core/desired.ts'
 import type { ObservedObject } from '../../agent/drivers/driver.ts'
 import type { Pod, TunnelTimes } from './network-pod.ts'
@@ -135,4 +136,28 @@ export async function settle (lab: TunnelLab, first: Side = 'a', mostMs = 60_000
   }
   const left = await Promise.all((['a', 'b'] as const).map(async (side) => (await lab.gateways[side].observe('tunnel')).map(({ detail }) => detail)))
   throw new Error(`the keys were not exchanged within ${mostMs} ms: ${JSON.stringify(left, null, 1)}`)
+}
+
+/** Exchanges keys of one side, then of the other, so many times in all, under pings both ways: none may be lost. */
+export async function exchanges (t: Test, lab: TunnelLab, count: number): Promise<void> {
+  const { a, b } = lab.gateways
+  const keys = async (): Promise<string[]> => (await Promise.all([a.publicTracks(), b.publicTracks()])).flat().map(({ publicKey }) => publicKey)
+  const stops = [await startPings(a, INNER.b), await startPings(b, INNER.a)]
+  const started = performance.now()
+  const known = new Set(await keys())
+  for (let i = 0; i < count; i++) {
+    const side: Side = i % 2 === 0 ? 'a' : 'b'
+    lab.epochs[side]++
+    await settle(lab, i % 3 === 0 ? side : otherSide(side))
+    for (const key of await keys()) known.add(key)
+  }
+  const ms = performance.now() - started
+  for (const [i, stop] of stops.entries()) {
+    const { sent, lost, doubled } = await stop()
+    t.comment(`${i === 0 ? 'a to b' : 'b to a'}: ${sent} pings, one every ${(ms / sent).toFixed(1)} ms, lost ${lost.length}; ${count} exchanges, ${known.size} keys, ${Math.round(ms / 1000)} s`)
+    t.ok(sent > count * 20, `${sent} pings`)
+    t.strictSame(lost, [], 'none lost')
+    t.equal(doubled, 0, 'none doubled')
+  }
+  t.ok(known.size >= count + 2, `${known.size} keys in all`)
 }

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { checkTunnel, endpointsOf, needsSync, normalEndpoint, parseDump, renderConfig, trackConfig } from '../../agent/drivers/network/tunnel/wireguard.ts'
+import { checkTunnel, endpointsOf, endpointsThatStay, needsSync, normalEndpoint, parseDump, renderConfig, trackConfig } from '../../agent/drivers/network/tunnel/wireguard.ts'
 import type { TunnelSpec } from '../../protocol/core/desired.ts'
 
 const key = (letter: string): string => `${letter.repeat(42)}A=`
@@ -60,6 +60,10 @@ t.test('peers are set again only when something differs', (t) => {
 
   const moved = { endpoint: '198.51.100.9:1234', handshake: NOW - 20 }
   t.notOk(sync({}, dump(moved)), 'a peer that moved is followed')
+  const stays = endpointsThatStay(config({}), parseDump(dump(moved)), endpointsOf(want), NOW)
+  t.strictSame([...stays].sort(), [B, C], 'also when something else is set')
+  t.notMatch(renderConfig(config({}), 'SECRET', stays), /Endpoint/)
+  t.strictSame([...endpointsThatStay(config({}), parseDump(dump({ ...moved, handshake: NOW - 500 })), endpointsOf(want), NOW)], [C])
   t.ok(sync({}, dump({ ...moved, handshake: NOW - 500 })), 'unless it is silent')
   t.ok(sync({}, dump(moved), null), 'or nobody knows what was set')
   t.ok(sync({ peers: [{ ...peer('b', B, 2), endpoint: '192.0.2.77:51820' }, peer('c', C, 3)] }), 'or the spec has a new place for it')

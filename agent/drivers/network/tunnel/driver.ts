@@ -5,12 +5,13 @@ import { run } from '../../../exec.ts'
 import { fingerprint } from '../../../fingerprint.ts'
 import { createRecords, writeWhole } from '../records.ts'
 import { createKeys } from './keys.ts'
-import { bringUp, hasKernel, readTracks, requireUserspace, settle, START_TIMEOUT_MS, tearDown } from './links.ts'
+import { bringUp, hasKernel, readTracks, refreshEndpoints, requireUserspace, settle, START_TIMEOUT_MS, tearDown } from './links.ts'
+import { createLocals } from './locals.ts'
 import { otherTrack, TRACKS, wgInterface } from './names.ts'
 import { createPathMtu } from './path-mtu.ts'
 import { dropTable, renderTable, setTable, tableShape, wantedShape } from './ports.ts'
 import { decide, GRACE_MS, noteQuiet, QUIET_MS, sessionKey, TIDY_MS } from './rotation.ts'
-import { checkTunnel, endpointsOf, hostOf, needsSync, renderConfig, trackConfig } from './wireguard.ts'
+import { checkTunnel, endpointsOf, endpointsThatStay, hostOf, needsSync, renderConfig, trackConfig } from './wireguard.ts'
 import type { Track, TunnelSpec } from '../../../../protocol/core/desired.ts'
 import type { ServiceManager } from '../../../services.ts'
 import type { Driver } from '../../driver.ts'
@@ -44,7 +45,8 @@ interface Seen {
   keys: KeyState
   pairs: Map<Track, KeyPair>
   tracks: Map<Track, TrackSeen>
-  links: LinkState[]
+  /** an address has gone that wireguard-go may still send from */
+  moved: boolean
   table: string
 }
 
@@ -84,11 +86,12 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
   const records = createRecords<TunnelSpec>(join(stateDir, 'tunnels'))
   const keys = createKeys(stateDir)
   const paths = createPathMtu(options.pathMtu)
+  const ownAddresses = createLocals(stateDir)
   /** when bytes last arrived, by session */
   let quiet = new Map<string, { rxBytes: number, sinceMs: number }>()
 
   const read = async (signal: AbortSignal): Promise<Seen> => {
-    const [state, { tracks, links }, table] = await Promise.all([keys.state(), readTracks(services, signal), tableShape(signal)])
+    const [state, { tracks, locals }, table] = await Promise.all([keys.state(), readTracks(services, signal), tableShape(signal)])
     const pairs = new Map<Track, KeyPair>()
     for (const { track } of state.tracks) {
       const pair = await keys.pair(track, signal)
@@ -96,7 +99,8 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
     }
     const nowMs = Date.now()
     quiet = noteQuiet(quiet, new Map([...tracks].flatMap(([track, { wireguard }]) => (wireguard?.peers ?? []).map((peer): [string, number] => [sessionKey(track, peer.publicKey), peer.rxBytes]))), nowMs)
-    return { nowMs, keys: state, pairs, tracks, links, table }
+    const isUserspace = [...tracks.values()].some(({ link }) => link !== undefined && link.kind !== 'wireguard')
+    return { nowMs, keys: state, pairs, tracks, moved: await ownAddresses.look(locals) && isUserspace, table }
   }
 
   /** Sessions by the keys that peers have now; those of former keys do not count. */
@@ -160,13 +164,14 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
     if (decision.open !== null) todo.push(`a key for track ${decision.open} is to be made`)
     if (decision.close !== null) todo.push(`the key of track ${decision.close} is to go`)
     if (decision.draining !== (seen.keys.draining?.track ?? null)) todo.push('what is given up is to be written down')
+    if (seen.moved) todo.push('an address of this host has gone: endpoints are to be set again')
     if (seen.table !== wantedShape(renderTable(spec.address, [spec.listenPort, spec.secondPort]))) todo.push('the filter of the ports differs')
     return { decision, own, configs, mtu, lines, todo }
   }
 
-  const sync = async (track: Track, config: TrackConfig, pair: KeyPair, signal: AbortSignal): Promise<void> => {
+  const sync = async (track: Track, config: TrackConfig, pair: KeyPair, stays: ReadonlySet<string>, signal: AbortSignal): Promise<void> => {
     const file = join(stateDir, `${wgInterface(track)}.conf`)
-    await writeWhole(file, renderConfig(config, pair.privateKey))
+    await writeWhole(file, renderConfig(config, pair.privateKey, stays))
     try {
       // names of endpoints are looked up here: twice is enough, the next pass tries again
       await run('wg', ['syncconf', wgInterface(track), file], { signal, env: { WG_ENDPOINT_RESOLUTION_RETRIES: '2' } })
@@ -193,8 +198,11 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
       const pair = seen.pairs.get(track)
       if (one?.wireguard == null || config === undefined || pair === undefined) continue
       if (one.link?.ipv6 === true || one.rpFilter !== '2') await settle(track)
-      if (needsSync(config, one.wireguard, pair.publicKey, endpointsOf(applied), seen.nowMs / 1000)) await sync(track, config, pair, signal)
+      const facts = [endpointsOf(applied), seen.nowMs / 1000] as const
+      if (needsSync(config, one.wireguard, pair.publicKey, ...facts)) await sync(track, config, pair, endpointsThatStay(config, one.wireguard, ...facts), signal)
+      if (seen.moved) await refreshEndpoints(track, one.wireguard, signal)
     }
+    await ownAddresses.settled()
     if (lines.length > 0) await run('ip', ['-batch', '-'], { signal, input: lines.map((line) => `${line}\n`).join('') })
     // after the routes: until then they may have led there
     for (const track of TRACKS) {

@@ -8,6 +8,7 @@ import { silenceIpv6 } from '../host.ts'
 import { TUNNEL_MTU, WG_INTERFACE } from '../names.ts'
 import { parseLinks, parseRoutes } from '../observed.ts'
 import { hasCode, readIfThere } from '../records.ts'
+import { localAddresses } from './locals.ts'
 import { TRACKS, wgInterface, wgService } from './names.ts'
 import { parseDump } from './wireguard.ts'
 import type { Track } from '../../../../protocol/core/desired.ts'
@@ -48,9 +49,10 @@ const rpFilterFile = (name: string): string => `/proc/sys/net/ipv4/conf/${name}/
 
 const rpFilterOf = async (name: string): Promise<string | null> => (await readIfThere(rpFilterFile(name)))?.trim() ?? null
 
-/** All tracks, all links of the host beside them. */
-export async function readTracks (services: ServiceManager, signal: AbortSignal): Promise<{ tracks: Map<Track, TrackSeen>, links: LinkState[] }> {
-  const found = await links(signal)
+/** All tracks, and the addresses of the host's own links. */
+export async function readTracks (services: ServiceManager, signal: AbortSignal): Promise<{ tracks: Map<Track, TrackSeen>, locals: string[] }> {
+  const json = await runJson('ip', ['-json', '-details', 'address', 'show'], { signal })
+  const found = parseLinks(json)
   const isThere = (track: Track): boolean => found.some(({ name }) => name === wgInterface(track))
   // the whole table: naming an interface that goes just now would be an error
   const routes = TRACKS.some(isThere) ? await runJson('ip', ['-json', 'route', 'show'], { signal }) : []
@@ -60,7 +62,7 @@ export async function readTracks (services: ServiceManager, signal: AbortSignal)
     const [wireguard, service, rpFilter] = await Promise.all([isThere(track) ? askWireGuard(name, signal) : null, services.status(wgService(track)), isThere(track) ? rpFilterOf(name) : null])
     tracks.set(track, { link: found.find((one) => one.name === name), wireguard, routes: parseRoutes(routes, name), service, rpFilter })
   }))
-  return { tracks, links: found }
+  return { tracks, locals: localAddresses(json) }
 }
 
 async function tryKernel (name: string, signal: AbortSignal): Promise<boolean> {
@@ -91,6 +93,12 @@ export async function bringUp (track: Track, services: ServiceManager, signal: A
   }
   signal.throwIfAborted()
   throw new MusubiError('TUNNEL_DOWN', `${name} did not come up within ${START_TIMEOUT_MS} ms`, { retryable: true, hint: `see the log of service ${wgService(track)}` })
+}
+
+/** Sets peers' endpoints to what they are: wireguard-go chooses its own address anew then. */
+export async function refreshEndpoints (track: Track, state: WireGuardState, signal: AbortSignal): Promise<void> {
+  const peers = state.peers.flatMap(({ publicKey, endpoint }) => (endpoint === null ? [] : ['peer', publicKey, 'endpoint', endpoint]))
+  if (peers.length > 0) await run('wg', ['set', wgInterface(track), ...peers], { signal })
 }
 
 /** While keys are exchanged answers may come by the other track than questions went: the strict filter would drop them. */

@@ -53,9 +53,9 @@ const pingHeaders = (address: string): number => (isIPv6(address) ? 48 : 28)
 /** Reads what `ping -M do` says of one packet. */
 export function readPing (output: string, exitCode: number): Answer {
   if (exitCode === 0) return { outcome: 'passed' }
-  const told = /(?:mtu ?[=:] ?(\d+))|Frag needed|Packet too big|message too long/i.exec(output)
-  if (told === null) return { outcome: 'lost' }
-  return { outcome: 'too-big', mtu: told[1] === undefined ? null : Number(told[1]) }
+  const told = /\bmtu ?[=:] ?(\d+)/.exec(output)?.[1]
+  if (told !== undefined) return { outcome: 'too-big', mtu: Number(told) }
+  return /Frag needed|Packet too big|message too long/i.test(output) ? { outcome: 'too-big', mtu: null } : { outcome: 'lost' }
 }
 
 async function pingOnce (address: string, size: number, signal: AbortSignal): Promise<Answer> {

@@ -42,6 +42,8 @@ export function nextSize (answers: ReadonlyMap<number, Answer>, ceiling: number)
   const passed = largestPassed(answers)
   const failed = smallestFailed(answers)
   if (failed - passed <= 1 || passed >= top) return null
+  const first = answers.get(failed)
+  if (passed > 0 && first?.outcome === 'too-big' && first.mtu === passed) return null
   const told = [...answers.values()].map((answer) => (answer.outcome === 'too-big' ? answer.mtu ?? 0 : 0)).filter((mtu) => mtu > passed && mtu < failed && mtu >= TINY)
   if (told.length > 0) return Math.min(...told)
   if (passed === 0) {
@@ -67,5 +69,7 @@ export function conclude (answers: ReadonlyMap<number, Answer>): PathFound {
 export function tunnelMtuFor (paths: ReadonlyArray<{ remote: string, pathMtu: number | null }>): number {
   const inner = paths.map(({ remote, pathMtu }) => (pathMtu === null ? TUNNEL_MTU : pathMtu - tunnelOverhead(remote)))
   if (inner.length > 0 && inner.every((bytes) => bytes >= MAX_TUNNEL_MTU)) return MAX_TUNNEL_MTU
-  return Math.max(MIN_TUNNEL_MTU, Math.min(TUNNEL_MTU, ...inner))
+  // WireGuard fills up to multiples of 16, but not beyond the MTU of its own end: the other end's may be larger
+  const fitting = inner.map((bytes) => (bytes >= TUNNEL_MTU ? TUNNEL_MTU : bytes - bytes % 16))
+  return Math.max(MIN_TUNNEL_MTU, Math.min(TUNNEL_MTU, ...fitting))
 }

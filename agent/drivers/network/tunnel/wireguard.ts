@@ -124,10 +124,15 @@ export function trackConfig (spec: CheckedTunnel, track: Track, keepsAlive: (add
   return { listenPort: track === 0 ? spec.listenPort : spec.secondPort, peers: peers.sort((a, b) => (a.publicKey < b.publicKey ? -1 : 1)) }
 }
 
-/** Text for `wg syncconf`. It holds the private key: a file of mode 0600, removed after use. */
-export function renderConfig (config: TrackConfig, privateKey: string): string {
+/**
+ * Text for `wg syncconf`. It holds the private key: a file of mode 0600, removed after use.
+ *
+ * @param stays public keys of peers that WireGuard has found or followed elsewhere: their endpoints are left as they are
+ */
+export function renderConfig (config: TrackConfig, privateKey: string, stays: ReadonlySet<string> = new Set()): string {
   const peers = config.peers.map((peer) => [
-    '[Peer]', `PublicKey = ${peer.publicKey}`, `AllowedIPs = ${peer.address}/32`, `Endpoint = ${peer.endpoint}`, `PersistentKeepalive = ${peer.keepalive ? KEEPALIVE_SECONDS : 'off'}`, ''
+    '[Peer]', `PublicKey = ${peer.publicKey}`, `AllowedIPs = ${peer.address}/32`, ...(stays.has(peer.publicKey) ? [] : [`Endpoint = ${peer.endpoint}`]),
+    `PersistentKeepalive = ${peer.keepalive ? KEEPALIVE_SECONDS : 'off'}`, ''
   ].join('\n'))
   return ['[Interface]', `PrivateKey = ${privateKey}`, `ListenPort = ${config.listenPort}`, '', ...peers].join('\n')
 }
@@ -151,9 +156,29 @@ export function parseDump (text: string): WireGuardState {
 }
 
 /**
- * Whether `wg syncconf` is needed. A peer's endpoint may rightly differ from the spec: WireGuard
- * follows a peer that moves. It is set again only when the spec says something new, or when that
- * peer has been silent for longer than a session lives.
+ * Whether a peer's endpoint is to be set. It may rightly differ from the spec: WireGuard follows a peer
+ * that moves. It is set again only when the spec says something new, or when that peer has been
+ * silent for longer than a session lives.
+ */
+function isElsewhere (want: TrackPeer, have: PeerState, applied: ReadonlyMap<string, string>, nowSeconds: number): boolean {
+  if (have.endpoint === null) return true
+  if (have.endpoint === want.endpoint) return false
+  const isNew = applied.get(want.publicKey) !== want.endpoint
+  const silent = nowSeconds - have.latestHandshake > SESSION_MAX_SECONDS
+  return isNew || (isIP(hostOf(want.endpoint)) !== 0 && silent)
+}
+
+/** Public keys of peers whose endpoints are right where they are. */
+export function endpointsThatStay (config: TrackConfig, state: WireGuardState, applied: ReadonlyMap<string, string>, nowSeconds: number): Set<string> {
+  const byKey = new Map(state.peers.map((peer) => [peer.publicKey, peer]))
+  return new Set(config.peers.filter((want) => {
+    const have = byKey.get(want.publicKey)
+    return have !== undefined && !isElsewhere(want, have, applied, nowSeconds)
+  }).map(({ publicKey }) => publicKey))
+}
+
+/**
+ * Whether `wg syncconf` is needed.
  *
  * @param applied endpoint by public key of the last `apply`; empty when unknown
  * @param nowSeconds since the epoch
@@ -164,11 +189,7 @@ export function needsSync (config: TrackConfig, state: WireGuardState, publicKey
   return config.peers.some((want) => {
     const have = byKey.get(want.publicKey)
     const keepalive = want.keepalive ? KEEPALIVE_SECONDS : 0
-    if (have === undefined || have.keepaliveSeconds !== keepalive || have.allowedIps.join() !== `${want.address}/32` || have.endpoint === null) return true
-    if (have.endpoint === want.endpoint) return false
-    const isNew = applied.get(want.publicKey) !== want.endpoint
-    const silent = nowSeconds - have.latestHandshake > SESSION_MAX_SECONDS
-    return isNew || (isIP(hostOf(want.endpoint)) !== 0 && silent)
+    return have === undefined || have.keepaliveSeconds !== keepalive || have.allowedIps.join() !== `${want.address}/32` || isElsewhere(want, have, applied, nowSeconds)
   })
 }
 
