@@ -1,5 +1,6 @@
 import t from 'tap'
 import { readPing } from '../../agent/drivers/network/tunnel/path-mtu.ts'
+import { tunnelMtuOf } from '../../agent/drivers/network/tunnel/names.ts'
 import { conclude, nextSize, tunnelMtuFor } from '../../agent/drivers/network/tunnel/path-search.ts'
 import type { Answer, PathFound } from '../../agent/drivers/network/tunnel/path-search.ts'
 
@@ -66,5 +67,12 @@ t.test('the MTU of the tunnel is that of the narrowest path', (t) => {
   t.equal(of([v4, 9000], [v6, 1629]), 1420)
   t.equal(of([v4, 9000], [v4, null]), 1420)
   t.equal(of([v4, 9000], [v4, 1400]), 1328)
+  t.end()
+})
+
+t.test('what others clamp by is what the interfaces have now', (t) => {
+  t.equal(tunnelMtuOf([{ name: 'eth0', mtu: 1280 }]), 1420)
+  t.equal(tunnelMtuOf([{ name: 'eth0', mtu: 1280 }, { name: 'mzwg1', mtu: 1550 }]), 1550)
+  t.equal(tunnelMtuOf([{ name: 'mzwg0', mtu: 1328 }, { name: 'mzwg1', mtu: 1420 }]), 1328)
   t.end()
 })
