@@ -4,7 +4,7 @@ import type { Track } from '../../protocol/core/desired.ts'
 import type { Decision, KeyState, RotatingPeer, RotationOptions, Seen } from '../../agent/drivers/network/tunnel/rotation.ts'
 
 const NOW = 1_000_000_000
-const OPTIONS: RotationOptions = { quietMs: 60_000, graceMs: 3_600_000, tidyMs: 600_000 }
+const OPTIONS: RotationOptions = { quietMs: 60_000, graceMs: 3_600_000, tidyMs: 600_000, settleMs: 1_000 }
 const P = '100.64.0.2'
 const Q = '100.64.0.3'
 
@@ -41,6 +41,8 @@ const table: Array<[what: string, state: string, epoch: number, peers: RotatingP
   ['an old key: the other track gets a new one, nothing moves', '0:1', 2, [peer(P, '0')], [`${P} 0 20`], [`${P} 0`], `open 1; leaving 0; ${P} by 0; alive 0 ${P}`],
   ['the peer has not answered on the new track', '0:1* 1:2', 2, [peer(P, '0')], [`${P} 0 20`], [`${P} 0`], `leaving 0; ${P} by 0; alive 0 ${P}; ${P} still uses track 0, which is being given up`],
   ['it lists the new track, but no handshake yet', '0:1* 1:2', 2, [peer(P, '0 1')], [`${P} 0 20`, `${P} 1 never`], [`${P} 0`], `leaving 0; ${P} by 0; alive 0 ${P}, 1 ${P}; ${P} still uses track 0, which is being given up`],
+  ['a handshake just now: it may be replaced at once', '0:1* 1:2', 2, [peer(P, '0 1')], [`${P} 0 20`, `${P} 1 0`], [`${P} 0`], `leaving 0; ${P} by 0; alive 0 ${P}, 1 ${P}; ${P} still uses track 0, which is being given up`],
+  ['but nothing is waited for when nothing works', '0:1* 1:2', 2, [peer(P, '0 1')], [`${P} 0 200`, `${P} 1 0`], [`${P} 0`], `close 0; leaving 0; ${P} by 1; alive 1 ${P}`],
   ['a handshake: the route moves', '0:1* 1:2', 2, [peer(P, '0 1')], [`${P} 0 20`, `${P} 1 1`], [`${P} 0`], `leaving 0; ${P} by 1; alive 1 ${P}; ${P} still uses track 0, which is being given up`],
   ['the peer still sends on the old one', '0:1* 1:2', 2, [peer(P, '0 1')], [`${P} 0 20/59`, `${P} 1 1`], [`${P} 1`], `leaving 0; ${P} by 1; alive 1 ${P}; ${P} still uses track 0, which is being given up`],
   ['nothing has come on the old one for a while: its key goes', '0:1* 1:2', 2, [peer(P, '0 1')], [`${P} 0 90/60`, `${P} 1 1`], [`${P} 1`], `close 0; leaving 0; ${P} by 1; alive 1 ${P}`],
@@ -121,7 +123,7 @@ t.test('whatever the order of passes, no packet is sent where nobody takes it, a
           return [other.address, { latestHandshake: nowMs / 1000, quietMs: nowMs - (g.quietSince.get(key) ?? nowMs) }]
         }) : []))
       }
-      const d = decide(g.keys, peers, g.epoch, { nowMs, sessions, routes: g.routes }, { quietMs: 20_000, graceMs: Infinity, tidyMs: 30_000 })
+      const d = decide(g.keys, peers, g.epoch, { nowMs, sessions, routes: g.routes }, { quietMs: 20_000, graceMs: Infinity, tidyMs: 30_000, settleMs: 0 })
       g.keys = { ...g.keys, draining: d.draining === null ? null : g.keys.draining?.track === d.draining ? g.keys.draining : { track: d.draining, sinceMs: nowMs } }
       if (d.open !== null) {
         const open = d.open

@@ -10,7 +10,7 @@ import { createLocals } from './locals.ts'
 import { otherTrack, TRACKS, wgInterface } from './names.ts'
 import { createPathMtu } from './path-mtu.ts'
 import { dropTable, renderTable, setTable, tableShape, wantedShape } from './ports.ts'
-import { decide, GRACE_MS, noteQuiet, QUIET_MS, sessionKey, TIDY_MS } from './rotation.ts'
+import { decide, GRACE_MS, noteQuiet, QUIET_MS, sessionKey, SETTLE_MS, TIDY_MS } from './rotation.ts'
 import { checkTunnel, endpointsOf, endpointsThatStay, hostOf, needsSync, renderConfig, trackConfig } from './wireguard.ts'
 import type { Track, TunnelSpec } from '../../../../protocol/core/desired.ts'
 import type { ServiceManager } from '../../../services.ts'
@@ -45,6 +45,8 @@ interface Seen {
   keys: KeyState
   pairs: Map<Track, KeyPair>
   tracks: Map<Track, TrackSeen>
+  /** before the counters were read: how long they have not changed is never overrated */
+  beganMs: number
   /** an address has gone that wireguard-go may still send from */
   moved: boolean
   table: string
@@ -82,7 +84,7 @@ interface Plan {
  */
 export function createTunnelDriver (options: { stateDir: string, services: ServiceManager, rotation?: Partial<RotationOptions>, pathMtu?: Partial<PathMtuOptions> }): TunnelDriver {
   const { stateDir, services } = options
-  const rotation: RotationOptions = { quietMs: QUIET_MS, graceMs: GRACE_MS, tidyMs: TIDY_MS, ...options.rotation }
+  const rotation: RotationOptions = { quietMs: QUIET_MS, graceMs: GRACE_MS, tidyMs: TIDY_MS, settleMs: SETTLE_MS, ...options.rotation }
   const records = createRecords<TunnelSpec>(join(stateDir, 'tunnels'))
   const keys = createKeys(stateDir)
   const paths = createPathMtu(options.pathMtu)
@@ -91,6 +93,7 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
   let quiet = new Map<string, { rxBytes: number, sinceMs: number }>()
 
   const read = async (signal: AbortSignal): Promise<Seen> => {
+    const beganMs = Date.now()
     const [state, { tracks, locals }, table] = await Promise.all([keys.state(), readTracks(services, signal), tableShape(signal)])
     const pairs = new Map<Track, KeyPair>()
     for (const { track } of state.tracks) {
@@ -100,7 +103,7 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
     const nowMs = Date.now()
     quiet = noteQuiet(quiet, new Map([...tracks].flatMap(([track, { wireguard }]) => (wireguard?.peers ?? []).map((peer): [string, number] => [sessionKey(track, peer.publicKey), peer.rxBytes]))), nowMs)
     const isUserspace = [...tracks.values()].some(({ link }) => link !== undefined && link.kind !== 'wireguard')
-    return { nowMs, keys: state, pairs, tracks, moved: await ownAddresses.look(locals) && isUserspace, table }
+    return { nowMs, beganMs, keys: state, pairs, tracks, moved: await ownAddresses.look(locals) && isUserspace, table }
   }
 
   /** Sessions by the keys that peers have now; those of former keys do not count. */
@@ -109,7 +112,7 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
     return [track, new Map(spec.peers.flatMap(({ address, tracks }) => tracks.filter((one) => one.track === track).flatMap(({ publicKey }) => {
       const peer = byKey.get(publicKey)
       const since = quiet.get(sessionKey(track, publicKey))?.sinceMs ?? seen.nowMs
-      return peer === undefined ? [] : [[address, { latestHandshake: peer.latestHandshake, quietMs: seen.nowMs - since }] as const]
+      return peer === undefined ? [] : [[address, { latestHandshake: peer.latestHandshake, quietMs: seen.beganMs - since }] as const]
     })))]
   }))
 

@@ -52,6 +52,8 @@ export interface RotationOptions {
   graceMs: number
   /** a track that nobody needs stays for this long after the last key was made: peers that change their minds cost no more keys than that */
   tidyMs: number
+  /** a session is this old before traffic moves to it: both ends may begin one at once, and which of the two stays is not decided at the first handshake */
+  settleMs: number
 }
 
 /** More than two keep-alives of 25 s: a peer that still uses a track is heard within that time. */
@@ -60,7 +62,9 @@ export const QUIET_MS = 60_000
 export const GRACE_MS = 24 * 3_600_000
 /** Few enough keys per hour that nobody who asks for them is a burden. */
 export const TIDY_MS = 600_000
-const DEFAULTS: RotationOptions = { quietMs: QUIET_MS, graceMs: GRACE_MS, tidyMs: TIDY_MS }
+/** Handshakes are told in whole seconds; an answer that is late by more is sent again after 5 s. */
+export const SETTLE_MS = 2_000
+const DEFAULTS: RotationOptions = { quietMs: QUIET_MS, graceMs: GRACE_MS, tidyMs: TIDY_MS, settleMs: SETTLE_MS }
 
 export interface Decision {
   /** a key is to be made for this track */
@@ -149,7 +153,8 @@ export function decide (state: KeyState, peers: readonly RotatingPeer[], keyEpoc
       const want = wantedTrack(tracks, draining, peer, current, at)
       // who is not ready on the wished track stays where it is, or goes wherever it is heard
       const works = (track: Track | undefined): boolean => track !== undefined && lists(peer, track) !== undefined && at(track)
-      const ready = [want ?? undefined, current, ...tracks].find(works)
+      const isSettled = (track: Track): boolean => track === current || nowSeconds - (session(track, peer.address)?.latestHandshake ?? 0) >= options.settleMs / 1000
+      const ready = [...(want !== null && (isSettled(want) || !works(current)) ? [want] : []), current, ...tracks].find(works)
       // a route there must be, also without a session: what has none would leave by the host's own default route
       const route = ready ?? want ?? current ?? tracks[0]
       if (route === undefined) continue
