@@ -17,6 +17,7 @@ import { createEventLog, type EventLog } from './events.ts'
 import { kindsOf } from './drivers/registry.ts'
 import { tunnelAddressFor } from './drivers/network/address.ts'
 import { createGateway, type Gateway } from './gateway/gateway.ts'
+import { newsOf } from './gateway-news.ts'
 import { createInventory, type HostInventory } from './inventory/inventory.ts'
 import { createHelperClient } from './helper/client/client.ts'
 import { createRemoteHost } from './helper/client/remote.ts'
@@ -102,6 +103,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   const lessor: Lessor = createLessor({
     site: config.site, host: config.name, ledger, reconciler: () => reconciler, details, events, now: ledgerNow, monotonic, sleep: ms => sleep(ms), cordon: availability, fence,
     signGrant: grant => signGrant(key, trust.own().chain, grant),
+    gatewayNews: gateway => newsOf(trust, gateway),
     truth: { ...gatewayTruth, peer: trust.peerId, underlayAddress: config.underlayAddress, tunnelPort: config.tunnelPort, addressOf: name => directory.siteHosts().find(h => h.host === name)?.underlayAddress ?? null }
   })
 
@@ -176,6 +178,8 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   const notifier = createNotifier()
   await notifier.ready(`${config.roles.join(',')} of ${config.site}`)
   log.info({ peerId: mesh.peerId, epoch, roles: config.roles, addresses: mesh.addresses(), ms: Math.round(performance.now() - started) }, 'agent is up')
+  // who is revoked loses its tunnel with the next pass, which is now
+  const stopRevoked = trust.onRevoked(() => { reconciler.trigger() })
   const stopHelper = helper.onConnect(() => {
     reconciler.trigger()
     void probeDrivers()
@@ -259,6 +263,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
       stopInventory()
       stopHelper()
       availability.close()
+      stopRevoked()
       policy?.stop()
       await issuer.stop()
       await directory.leave()

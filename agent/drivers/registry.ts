@@ -9,7 +9,7 @@ import { createCacheDriver } from './cache/driver.ts'
 import { createLibvirtDriver } from './compute/libvirt.ts'
 import { createDirectoryFakeStore, createFakeComputeDriver, createFakeDriver } from './fake.ts'
 import { createSegmentDriver } from './network/segment.ts'
-import { createTunnelDriver } from './network/tunnel.ts'
+import { createTunnelDriver } from './network/tunnel/driver.ts'
 import { createVolumeDriver } from './storage/volume.ts'
 import { KIND_ORDER, type ObjectKind } from '../../protocol/core/desired.ts'
 

@@ -15,7 +15,8 @@ import type { DesiredObject } from '../../protocol/core/desired.ts'
 import { missingReceipts } from '../../protocol/core/document.ts'
 import { ConflictError, InvalidInputError, MusubiError } from '../../protocol/core/errors.ts'
 import { isLive } from '../../protocol/core/lease/lease.ts'
-import type { EpochGrant, Grant, HoldRequest, ReleaseRequest } from '../../protocol/core/messages.ts'
+import type { EpochGrant, GatewayFacts, Grant, HoldRequest, ReleaseRequest } from '../../protocol/core/messages.ts'
+import type { GatewayNews } from '../../protocol/core/plan.ts'
 import type { HostTruth } from '../../protocol/core/verify.ts'
 import { claimProblem, hostCommitProblem, hostExtendProblem, hostKeepAliveProblem, holdProblem, releaseProblem } from '../../protocol/core/verify-request.ts'
 
@@ -39,6 +40,8 @@ export interface LessorDeps {
   cordon?: Pick<Cordon, 'check'>
   /** told at once of what has ended, so that no command from before brings it back */
   fence?: Fence
+  /** what is known of another gateway beyond documents; absent: nothing */
+  gatewayNews?: (gateway: GatewayFacts) => GatewayNews | null
 }
 
 export interface Lessor {
@@ -75,7 +78,7 @@ export interface Lessor {
 export function createLessor (deps: LessorDeps): Lessor {
   const { ledger, events, site, host } = deps
   const self = { site, host }
-  const objects = createHostObjects(self, ledger, deps.reconciler)
+  const objects = createHostObjects(self, ledger, deps.reconciler, deps.gatewayNews)
   const fencing = createFencing(deps.fence, ledger, objects)
   const removal = createRemoval({ host, ledger, objects, fencing, reconciler: deps.reconciler, monotonic: deps.monotonic, sleep: deps.sleep })
 

@@ -4,7 +4,9 @@ import { clusterOf } from '../diff.ts'
 import type { DocumentRecord, Ledger } from '../../store/ledger.ts'
 import type { DesiredObject, ObjectKind } from '../../protocol/core/desired.ts'
 import { describeError } from '../../protocol/core/errors.ts'
-import { desiredFor, mergeTunnels, objectName, TUNNEL_NAME } from '../../protocol/core/plan.ts'
+import { bareAddress } from '../../protocol/core/document.ts'
+import type { GatewayFacts } from '../../protocol/core/messages.ts'
+import { desiredFor, type GatewayNews, mergeTunnels, objectName, TUNNEL_NAME, withNews } from '../../protocol/core/plan.ts'
 import type { Self } from '../../protocol/core/verify.ts'
 
 /** What clusters have on a host, and what they are to have: the ledger says it, the reconciler has seen it. */
@@ -28,7 +30,8 @@ export interface HostObjects {
 /** Objects of a cluster share the beginning of their names. */
 export const prefixOf = (clusterId: string): string => objectName(clusterId, '')
 
-export function createHostObjects (self: Self, ledger: Ledger, reconciler: () => Reconciler): HostObjects {
+/** @param news of gateways of other sites: what they say themselves counts, and who is revoked has no part any more */
+export function createHostObjects (self: Self, ledger: Ledger, reconciler: () => Reconciler, news: (gateway: GatewayFacts) => GatewayNews | null = () => null): HostObjects {
   const isActive = (clusterId: string): boolean => ledger.clusterState(clusterId) === 'active'
 
   /** Objects of a document whose own lease is not active: given back one by one while the cluster lives on. */
@@ -60,7 +63,13 @@ export function createHostObjects (self: Self, ledger: Ledger, reconciler: () =>
 
   return {
     desiredOf,
-    desired: () => mergeTunnels(desiredOf(ledger.activeDocuments().map(record => record.document.id))),
+
+    desired () {
+      const documents = ledger.activeDocuments().map(record => record.document)
+      const others = new Map(documents.flatMap(({ sites }) => sites.filter(one => one.site !== self.site).map(({ gateway }) => [bareAddress(gateway.tunnelAddress), gateway])))
+      const known = new Map([...others].map(([address, gateway]) => [address, news(gateway)]))
+      return withNews(mergeTunnels(desiredOf(documents.map(({ id }) => id))), address => known.get(address) ?? null)
+    },
 
     undecided () {
       const held = new Map<string, string>()

@@ -20,12 +20,44 @@ export interface VolumeSpec {
   allow: string[]
 }
 
-/** The host's one WireGuard interface; peers are the union over all clusters of the host. */
+/**
+ * A gateway may have two WireGuard interfaces at once, one per key: while one key is exchanged for
+ * another, traffic moves from track to track. Sessions are between equal tracks of two gateways.
+ */
+export type Track = 0 | 1
+
+/** One track of a gateway as others see it. */
+export interface TunnelTrack {
+  track: Track
+  publicKey: string
+  /** `host:port`; an IPv6 address stands in brackets */
+  endpoint: string
+  /** true: its owner is about to give it up, traffic is to move to the other one */
+  draining: boolean
+}
+
+export interface TunnelPeer {
+  site: string
+  /** as the cluster's document says: track 0, unless `tracks` are given */
+  publicKey: string
+  endpoint: string
+  /** its address inside the tunnel */
+  address: string
+  /** as that gateway itself says now; this counts, not the document */
+  tracks?: TunnelTrack[]
+}
+
+/** The host's one tunnel; peers are the union over all clusters of the host. */
 export interface TunnelSpec {
+  /** UDP port of track 0 */
   listenPort: number
+  /** UDP port of track 1; by default the next one */
+  secondPort?: number
   /** own address inside the tunnel, a /32 of the federation's tunnel range */
   address: string
-  peers: Array<{ site: string, publicKey: string, endpoint: string, address: string }>
+  /** own keys that were made under a smaller number are exchanged for new ones; 0 by default */
+  keyEpoch?: number
+  peers: TunnelPeer[]
 }
 
 /** The flat layer-2 network of one cluster, as far as this host carries it. */

@@ -1,7 +1,7 @@
 /** From a cluster document to what one host must run. */
 import { parseCidr } from './addresses.ts'
 import {
-  type DesiredObject, type DomainSpec, type ObjectKind, type SegmentSpec, type SpecByKind, type TunnelSpec, hostBridgeName, tapName
+  type DesiredObject, type DomainSpec, type ObjectKind, type SegmentSpec, type SpecByKind, type TunnelSpec, type TunnelTrack, hostBridgeName, tapName
 } from './desired.ts'
 import { bareAddress } from './document.ts'
 import { ConflictError, NotFoundError } from './errors.ts'
@@ -154,4 +154,37 @@ export function mergeTunnels (objects: readonly DesiredObject[]): DesiredObject[
   }
   peers.sort((a, b) => a.address < b.address ? -1 : a.address > b.address ? 1 : 0)
   return [...objects.filter(one => one.kind !== 'tunnel'), object('tunnel', TUNNEL_NAME, { ...last.spec, peers })]
+}
+
+/** What is known of another gateway beyond what documents of clusters say of it. */
+export interface GatewayNews {
+  /** shut out of the federation or its site, for good: nothing is sent to it, nothing is taken from it */
+  revoked: boolean
+  /** its tunnel keys as it says itself; null when it has said nothing */
+  tracks: TunnelTrack[] | null
+}
+
+/**
+ * The same objects with what gateways themselves say, and without those that are shut out: their
+ * tunnels end, and their clusters' segments neither send to them nor take from them.
+ *
+ * @param news by address inside the tunnel, without prefix length; null when nothing is known
+ */
+export function withNews (objects: readonly DesiredObject[], news: (tunnelAddress: string) => GatewayNews | null): DesiredObject[] {
+  const stays = (address: string): boolean => news(bareAddress(address))?.revoked !== true
+  return objects.map(one => {
+    if (one.kind === 'tunnel') {
+      const { spec } = one as DesiredObject<'tunnel'>
+      const peers = spec.peers.filter(peer => stays(peer.address)).map(peer => {
+        const tracks = news(bareAddress(peer.address))?.tracks ?? null
+        return tracks === null ? peer : { ...peer, tracks }
+      })
+      return object('tunnel', one.name, { ...spec, peers })
+    }
+    if (one.kind !== 'segment') return one
+    const { spec } = one as DesiredObject<'segment'>
+    const tunnel = spec.gateway?.tunnel ?? null
+    if (spec.gateway === undefined || tunnel === null) return one
+    return object('segment', one.name, { ...spec, gateway: { ...spec.gateway, tunnel: { ...tunnel, remoteAddresses: tunnel.remoteAddresses.filter(stays) } } })
+  })
 }

@@ -5,7 +5,7 @@ import { hostBridgeName } from '../../protocol/core/desired.ts'
 import { run, runJson } from '../../agent/exec.ts'
 import { driverContract } from '../contract/driver.ts'
 import { segmentSpecs, TUNNEL, UNDERLAY } from './network-lab.ts'
-import { enterPod, podDrivers } from './network-pod.ts'
+import { enterPod, POD_STATE, podDrivers } from './network-pod.ts'
 import type { SegmentSpec, TunnelSpec } from '../../protocol/core/desired.ts'
 
 // drivers work in the namespaces of their process: this file runs itself once more inside its own
@@ -94,6 +94,31 @@ async function tunnel (t: Test): Promise<void> {
     },
     leftovers,
     abortAfterMs: [5, 40, 80, 120, 160]
+  })
+
+  await t.test('an exchange of keys that ends anywhere is finished by the next pass', async (t) => {
+    const signal = (): AbortSignal => AbortSignal.timeout(30_000)
+    // the peer would take either track
+    const tracks = ([0, 1] as const).map((track) => ({ track, publicKey: track === 0 ? first : other, endpoint: `${UNDERLAY.b1}:5182${track}`, draining: false }))
+    const peers = spec.peers.map((peer) => ({ ...peer, tracks }))
+    let last = ''
+    for (const [i, ms] of [5, 30, 60, 90, 120, 160, 200, 260, 320, 400, 500].entries()) {
+      const wish: TunnelSpec = { ...spec, peers, keyEpoch: i + 1 }
+      await podDrivers().tunnel.apply('wg', wish, AbortSignal.timeout(ms)).catch(() => undefined)
+      const driver = podDrivers().tunnel
+      await driver.apply('wg', wish, signal())
+      const [seen] = await driver.observe(signal())
+      t.match(seen, { healthy: true, detail: { tracks: [{ epoch: i + 1, draining: false }] } }, `ended after ${ms} ms`)
+      t.equal((seen?.detail.tracks as unknown[]).length, 1)
+      const [links, files] = [await run('ip', ['-o', 'link', 'show']), await run('find', [POD_STATE, '-name', 'wireguard*'])]
+      t.equal(links.stdout.split('\n').filter((line) => line.includes(': mzwg')).length, 1)
+      t.match(files.stdout, /^\S+\/wireguard(-1)?\.key\n$/, 'one key, and nothing half-written')
+      const key = await driver.publicKey()
+      t.not(key, last)
+      last = key
+    }
+    await podDrivers().tunnel.remove('wg', signal())
+    t.strictSame(await leftovers(), [])
   })
 }
 

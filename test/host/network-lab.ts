@@ -95,7 +95,7 @@ export async function removeNode (pod: Pod, vni: number, index: number): Promise
   await pod.ok(`ip netns delete node-${vni}-${index}`)
 }
 
-/** Everything of a host that a driver could have changed, as text; counters and timers left out. */
+/** Everything of a host that a driver could have changed, as text; counters, timers and what sets have learned left out. */
 export async function picture (pod: Pod): Promise<string> {
   const lines: string[] = []
   const links = async (ns: string[]): Promise<void> => {
@@ -105,7 +105,7 @@ export async function picture (pod: Pod): Promise<string> {
     }
   }
   await links([])
-  lines.push(await pod.ok('ip route show'), await pod.ok('nft -a list ruleset'))
+  lines.push(await pod.ok('ip route show'), await pod.ok('nft -a -t list ruleset'))
   for (const line of (await pod.ok('ip netns list')).split('\n').filter((l) => l !== '').sort()) {
     const ns = line.split(' ')[0] ?? ''
     lines.push(ns)

@@ -10,10 +10,11 @@ import { mkdir } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { createSegmentDriver } from '../../agent/drivers/network/segment.ts'
-import { createTunnelDriver } from '../../agent/drivers/network/tunnel.ts'
+import { createTunnelDriver } from '../../agent/drivers/network/tunnel/driver.ts'
 import { run } from '../../agent/exec.ts'
 import { createPidfileServices } from '../../agent/services/pidfile.ts'
 import type { SegmentCounters } from '../../agent/drivers/network/segment.ts'
+import type { PublicTrack } from '../../agent/drivers/network/tunnel/driver.ts'
 import type { ObservedObject } from '../../agent/drivers/driver.ts'
 import type { RunOptions, RunResult } from '../../agent/exec.ts'
 import type { ObjectKind } from '../../protocol/core/desired.ts'
@@ -22,13 +23,15 @@ import type { ObjectKind } from '../../protocol/core/desired.ts'
 export const POD_STATE = '/run/state'
 const CALL_TIMEOUT_MS = 60_000
 
+export type TunnelTimes = Pick<Parameters<typeof createTunnelDriver>[0], 'rotation' | 'pathMtu'>
+
 /** Drivers as a freshly started agent makes them, over the state folder of the pod. */
-export function podDrivers () {
+export function podDrivers (times: TunnelTimes = {}) {
   const services = createPidfileServices({ dir: `${POD_STATE}/services` })
   return {
     services,
     segment: createSegmentDriver({ stateDir: POD_STATE }),
-    tunnel: createTunnelDriver({ stateDir: POD_STATE, services })
+    tunnel: createTunnelDriver({ stateDir: POD_STATE, services, ...times })
   }
 }
 
@@ -42,14 +45,14 @@ export async function enterPod (): Promise<void> {
 interface Call { id: number, target: 'run' | 'restart' | 'tunnel' | 'segment', method: string, args: unknown[] }
 interface Answer { id: number, value?: unknown, error?: { message: string, code: string } }
 
-async function serve (): Promise<void> {
+async function serve (times: TunnelTimes): Promise<void> {
   await enterPod()
-  let drivers = podDrivers()
+  let drivers = podDrivers(times)
   const signal = (): AbortSignal => AbortSignal.timeout(CALL_TIMEOUT_MS)
   const answer = async ({ target, method, args }: Call): Promise<unknown> => {
     if (target === 'run') return await run(method, args[0] as string[], { ...args[1] as RunOptions, okCodes: Array.from({ length: 256 }, (_, code) => code) })
     if (target === 'restart') {
-      drivers = podDrivers()
+      drivers = podDrivers(times)
       return null
     }
     const [name, spec] = args as [string, never]
@@ -59,6 +62,7 @@ async function serve (): Promise<void> {
       case 'apply': await drivers[target].apply(name, spec, signal()); return null
       case 'remove': await drivers[target].remove(name, signal()); return null
       case 'publicKey': return await tunnel.publicKey()
+      case 'publicTracks': return await tunnel.publicTracks()
       case 'mode': return await tunnel.mode()
       case 'counters': return await segment.counters(name)
       case 'clusterNamespace': return await segment.clusterNamespace(name)
@@ -91,15 +95,16 @@ export interface Pod {
   apply (kind: 'tunnel' | 'segment', name: string, spec: unknown): Promise<void>
   remove (kind: 'tunnel' | 'segment', name: string): Promise<void>
   publicKey (): Promise<string>
+  publicTracks (): Promise<PublicTrack[]>
   counters (name: string): Promise<SegmentCounters | null>
   clusterNamespace (name: string): Promise<string | null>
   stop (): Promise<void>
 }
 
-/** Starts a pod; it has no link but `lo` yet. */
-export async function startPod (): Promise<Pod> {
+/** Starts a pod; it has no link but `lo` yet. @param times of its tunnel driver, where a test cannot wait for the real ones */
+export async function startPod (times: TunnelTimes = {}): Promise<Pod> {
   const unshare = ['--net', '--mount', '--uts', '--pid', '--fork', '--kill-child', '--mount-proc']
-  const child = spawn('unshare', [...unshare, process.execPath, fileURLToPath(import.meta.url), 'serve'], { stdio: ['pipe', 'pipe', 'inherit'] })
+  const child = spawn('unshare', [...unshare, process.execPath, fileURLToPath(import.meta.url), 'serve', JSON.stringify(times)], { stdio: ['pipe', 'pipe', 'inherit'] })
   const waiting = new Map<number, (answer: Answer) => void>()
   let ended = false
   const gone = new Promise<void>((resolve) => child.once('exit', () => {
@@ -138,6 +143,7 @@ export async function startPod (): Promise<Pod> {
     apply: async (kind, name, spec) => { await call(kind, 'apply', name, spec) },
     remove: async (kind, name) => { await call(kind, 'remove', name) },
     publicKey: async () => await call('tunnel', 'publicKey') as string,
+    publicTracks: async () => await call('tunnel', 'publicTracks') as PublicTrack[],
     counters: async (name) => await call('segment', 'counters', name) as SegmentCounters | null,
     clusterNamespace: async (name) => await call('segment', 'clusterNamespace', name) as string | null,
     stop: async () => {
@@ -151,4 +157,4 @@ export async function startPod (): Promise<Pod> {
   return pod
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url) && process.argv[2] === 'serve') await serve()
+if (process.argv[1] === fileURLToPath(import.meta.url) && process.argv[2] === 'serve') await serve(JSON.parse(process.argv[3] ?? '{}') as TunnelTimes)

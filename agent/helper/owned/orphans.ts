@@ -1,4 +1,5 @@
-import { GUARD_TABLE, MSS_TABLE, vniOfHostLink, WG_INTERFACE, WG_SERVICE } from '../../drivers/network/names.ts'
+import { GUARD_TABLE, MSS_TABLE, vniOfHostLink } from '../../drivers/network/names.ts'
+import { TRACKS, TUNNEL_TABLE, wgInterface, wgService } from '../../drivers/network/tunnel/names.ts'
 import { hasCode } from '../../drivers/network/records.ts'
 import { serviceNames as cacheServices } from '../../drivers/cache/plan.ts'
 import type { ObservedObject } from '../../drivers/driver.ts'
@@ -38,14 +39,14 @@ function explained (observed: readonly ObservedObject[]): Record<'link' | 'names
   const namespaces = new Set([...vnis].map(clusterNamespace))
   for (const name of frontends) namespaces.add(name)
   const services = new Set<string>()
-  if (tunnel) services.add(WG_SERVICE)
+  if (tunnel) for (const track of TRACKS) services.add(wgService(track))
   if (observed.some(o => o.kind === 'volume')) services.add('tgtd')
   for (const name of frontends) for (const part of ['dnsmasq', 'nginx']) services.add(`${name}-${part}`)
   if (caches) for (const vni of vnis) for (const name of Object.values(cacheServices(vni))) services.add(name)
   return {
-    link: name => (name === WG_INTERFACE && tunnel) || taps.has(name) || vnis.has(vniOfHostLink(name) ?? -1),
+    link: name => (tunnel && TRACKS.some(track => name === wgInterface(track))) || taps.has(name) || vnis.has(vniOfHostLink(name) ?? -1),
     namespace: name => namespaces.has(name),
-    'nft table': name => vnis.size > 0 && [`inet ${GUARD_TABLE}`, `bridge ${MSS_TABLE}`].includes(name),
+    'nft table': name => (vnis.size > 0 && [`inet ${GUARD_TABLE}`, `bridge ${MSS_TABLE}`].includes(name)) || (tunnel && name === `inet ${TUNNEL_TABLE}`),
     service: name => services.has(name)
   }
 }

@@ -27,6 +27,8 @@ const Chap = Type.Object({ user: text('[A-Za-z0-9][A-Za-z0-9._-]*', 128), secret
 const Port = whole(1, 65_535)
 export const Vni = whole(1, MAX_VNI)
 const WireGuardKey = text('[A-Za-z0-9+/]{43}=', 44)
+/** No name: root would look it up. */
+const Endpoint = text(`(${IPV4}|\\[[0-9a-fA-F:.]+\\]):[0-9]{1,5}`, 64)
 const LinkName = text('mz[A-Za-z0-9-]+', 15)
 /** Hosts of a site, and gateways of clusters: more than any of them has. */
 const MANY = 4096
@@ -34,8 +36,11 @@ const MANY = 4096
 export const SPECS = {
   volume: Type.Object({ sizeMiB: whole(1, MAX_VOLUME_MIB), iqn: Iqn, portalAddress: Ipv4, chap: Chap, allow: Type.Array(Ipv4, { maxItems: 1024 }) }, closed),
   tunnel: Type.Object({
-    listenPort: Port, address: TunnelAddress,
-    peers: Type.Array(Type.Object({ site: Label, publicKey: WireGuardKey, endpoint: text(`(${IPV4}|\\[[0-9a-fA-F:.]+\\]):[0-9]{1,5}`, 261), address: TunnelAddress }, closed), { maxItems: MANY })
+    listenPort: Port, secondPort: Type.Optional(Port), address: TunnelAddress, keyEpoch: Type.Optional(whole(0, Number.MAX_SAFE_INTEGER)),
+    peers: Type.Array(Type.Object({
+      site: Label, publicKey: WireGuardKey, endpoint: Endpoint, address: TunnelAddress,
+      tracks: Type.Optional(Type.Array(Type.Object({ track: Type.Union([Type.Literal(0), Type.Literal(1)]), publicKey: WireGuardKey, endpoint: Endpoint, draining: Type.Boolean() }, closed), { maxItems: 2 }))
+    }, closed), { maxItems: MANY })
   }, closed),
   segment: Type.Object({
     cluster: Label, vni: Vni,
