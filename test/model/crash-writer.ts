@@ -1,5 +1,5 @@
 /**
- * Child of test/unit/store-crash.test.ts: takes and commits leases as fast as it can and prints each
+ * Child of test/unit/store/store-crash.test.ts: takes and commits leases as fast as it can and prints each
  * answer once it has it. It never ends by itself in good time; it is killed.
  */
 import { openLedger } from '../../store/ledger.ts'

@@ -1,5 +1,5 @@
 import type { Invariant } from '../invariant.ts'
-import { type ClusterModel, type HostModel, type World, clusterOf, field, isLive, numberOf, textOf, violated } from '../model.ts'
+import { type ClusterModel, type HostModel, type World, clusterOf, field, isLive, leaseText, numberOf, textOf, violated } from '../model.ts'
 import type { Decisions } from './decisions.ts'
 
 const OF_MASTERS = new Set(['commit', 'activate', 'extend', 'keepAlive', 'release', 'request'])
@@ -95,15 +95,22 @@ export function epochs (world: World, { taken }: Pick<Decisions, 'taken'>): Inva
       if (method === 'request' && textOf(request, 'masterSite') !== caller.site) violated(world, NAME, host.name, `a request in the name of ${textOf(request, 'masterSite')} by ${caller.host} was answered`)
       if (method === 'request' && owner === undefined) owners.set(at, caller.peerId)
       const cluster = clusterOf(world, clusterId)
+      // Of an id that is free again a stranger may make what it likes.
+      if (method === 'request' && owner !== undefined && owner !== caller.peerId && world.hosts.get(caller.host)?.malicious === true) {
+        const left = [...cluster.leases].find(lease => lease.host.site === host.site && lease.facts.masterPeer === owner && isLive(lease) && !lease.lost)
+        if (left !== undefined) violated(world, NAME, host.name, `a request of cluster ${clusterId.slice(0, 8)} by ${caller.host} was answered, and ${leaseText(left.facts)} of ${owner} lives`)
+        owners.set(at, caller.peerId)
+      }
       const fail: (why: string) => never = why => violated(world, NAME, host.name, `${method} of cluster ${clusterId.slice(0, 8)} with epoch ${epoch} by ${caller.host} was answered: ${why}`)
       if (epoch > 0 && epoch < before) violated(world, 'older-epoch', host.name, `${method} of cluster ${clusterId.slice(0, 8)} with epoch ${epoch} by ${caller.host} was answered, ${before} was taken before`)
-      if (caller.peerId !== owner && method !== 'request') {
+      if (caller.peerId !== owners.get(at) && method !== 'request') {
         const holder = cluster.holders.get(epoch)
         if (holder !== caller.peerId) fail(holder === undefined ? 'nobody was granted that epoch' : `its master is ${holder}`)
       }
       const holder = cluster.holders.get(epoch)
       if (epoch > 1 && holder !== undefined && holder !== caller.peerId) fail(`its master is ${holder}`)
-      if (epoch > 1 && holder === undefined && cluster.creator !== '' && method === 'keepAlive' && numberOf(reply, 'epoch') === epoch) fail('no anchor has granted that epoch')
+      const isStrangers = owners.get(at) === caller.peerId && world.hosts.get(caller.host)?.malicious === true
+      if (epoch > 1 && holder === undefined && cluster.creator !== '' && !isStrangers && method === 'keepAlive' && numberOf(reply, 'epoch') === epoch) fail('no anchor has granted that epoch')
       if ((taken.get(at) ?? 0) < epoch && holder === caller.peerId) taken.set(at, epoch)
     },
     diskLost ({ host }) {

@@ -33,6 +33,18 @@ export function releases (world: World, known: Decisions): Invariant {
   const isSaid = (list: readonly Word[], offerId: string, leaseId: string): boolean =>
     list.some(word => (word.offerId === '' || word.offerId === offerId) && (word.leaseIds.length === 0 || word.leaseIds.includes(leaseId)))
 
+  /** All else that a gateway has given for the cluster was released on its master's word. */
+  function isLastWord (gateway: string, { facts: { clusterId, offerId: own } }: LeaseModel): boolean {
+    const list = words.get(`${gateway} ${clusterId}`) ?? []
+    let said = 0
+    for (const { id, facts } of world.clusters.get(clusterId)?.leases ?? []) {
+      if (facts.offerId === own || facts.kind === 'quota' || known.offered.get(`${clusterId}/${facts.offerId}`)?.gateway !== gateway) continue
+      if (!isSaid(list, facts.offerId, id)) return false
+      said++
+    }
+    return said > 0
+  }
+
   function mayGo (gateway: string, lease: LeaseModel): boolean {
     const { facts } = lease
     const given = known.offered.get(`${facts.clusterId}/${facts.offerId}`)
@@ -41,6 +53,8 @@ export function releases (world: World, known: Decisions): Invariant {
     if (revoked.has(facts.clusterId) || isSaid(words.get(key) ?? [], facts.offerId, lease.id)) return true
     // What counts a site's borrowing goes with the last of what was borrowed.
     if (facts.kind === 'quota' && (words.get(key) ?? []).some(word => word.leaseIds.some(id => typeof id === 'string' && lease.host.site === siteOfLease(id, facts.clusterId)))) return true
+    // What is only offered does not live on without the rest.
+    if (facts.state === 'held' && isLastWord(gateway, lease)) return true
     const passed = world.nowMs - lease.countsFromMs
     if (facts.endMs <= world.nowMs + (lease.host.facts?.clockErrorMs ?? 0)) return true
     const isStale = world.nowMs - given.sentMs >= given.ttlMs * (1 - clockRate)

@@ -1,0 +1,104 @@
+import t from 'tap'
+import { checkTunnel, endpointsOf, endpointsThatStay, needsSync, normalEndpoint, parseDump, renderConfig, trackConfig } from '../../../agent/drivers/network/tunnel/wireguard.ts'
+import type { TunnelSpec } from '../../../protocol/core/desired.ts'
+
+const key = (letter: string): string => `${letter.repeat(42)}A=`
+const [OWN, B, C] = [key('a'), key('b'), key('c')]
+const peer = (site: string, publicKey: string, last: number): TunnelSpec['peers'][number] => ({ site, publicKey, endpoint: `192.0.2.${last}:51820`, address: `100.64.0.${last}/32` })
+const spec: TunnelSpec = { listenPort: 51_820, address: '100.64.0.1/32', peers: [peer('c', C, 3), peer('b', B, 2)] }
+const NOW = 1_000_000
+
+/** What `wg` shows after that spec was set; `at` replaces b's endpoint and its last handshake. */
+const dump = (at = { endpoint: '192.0.2.2:51820', handshake: NOW - 20 }): string => [
+  ['secret', OWN, 51_820, 'off'],
+  [B, '(none)', at.endpoint, '100.64.0.2/32', at.handshake, 10, 20, 25],
+  [C, '(none)', '192.0.2.3:51820', '100.64.0.3/32', 0, 0, 0, 25]
+].map((line) => line.join('\t')).join('\n') + '\n'
+
+t.test('the configuration names every peer with its one address, and keeps alive what is in use', (t) => {
+  t.equal(renderConfig(trackConfig(checkTunnel(spec), 0, (address) => address === '100.64.0.2'), 'SECRET'), `[Interface]
+PrivateKey = SECRET
+ListenPort = 51820
+
+[Peer]
+PublicKey = ${B}
+AllowedIPs = 100.64.0.2/32
+Endpoint = 192.0.2.2:51820
+PersistentKeepalive = 25
+
+[Peer]
+PublicKey = ${C}
+AllowedIPs = 100.64.0.3/32
+Endpoint = 192.0.2.3:51820
+PersistentKeepalive = off
+`)
+  t.end()
+})
+
+t.test('the dump is read without the private key', (t) => {
+  const state = parseDump(dump())
+  t.strictSame([state.publicKey, state.listenPort, state.peers.length], [OWN, 51_820, 2])
+  t.strictSame(state.peers[0], { publicKey: B, endpoint: '192.0.2.2:51820', allowedIps: ['100.64.0.2/32'], latestHandshake: NOW - 20, rxBytes: 10, txBytes: 20, keepaliveSeconds: 25 })
+  t.notMatch(JSON.stringify(state), /secret/)
+  t.strictSame(parseDump('(none)\t(none)\t40000\toff\n').peers, [])
+  t.end()
+})
+
+t.test('peers are set again only when something differs', (t) => {
+  const want = checkTunnel(spec)
+  const config = (change: Partial<TunnelSpec>) => trackConfig(checkTunnel({ ...spec, ...change }), 0, () => true)
+  const sync = (change: Partial<TunnelSpec>, text = dump(), applied: typeof want | null = want): boolean =>
+    needsSync(config(change), parseDump(text), OWN, endpointsOf(applied), NOW)
+  t.notOk(sync({}))
+  t.notOk(sync({}, dump(), null), 'after a restart of the agent')
+  t.ok(sync({ listenPort: 1 }))
+  t.ok(sync({ peers: [peer('b', B, 2)] }), 'a peer too many')
+  t.ok(sync({ peers: [...spec.peers, peer('d', key('d'), 4)] }), 'a peer too few')
+  t.ok(sync({ peers: [peer('b', B, 9), peer('c', C, 3)] }), 'another address')
+  t.ok(needsSync(config({}), parseDump(dump()), B, endpointsOf(want), NOW), 'another key')
+  t.ok(needsSync(trackConfig(want, 0, () => false), parseDump(dump()), OWN, endpointsOf(want), NOW), 'a session that may fall asleep')
+
+  const moved = { endpoint: '198.51.100.9:1234', handshake: NOW - 20 }
+  t.notOk(sync({}, dump(moved)), 'a peer that moved is followed')
+  const stays = endpointsThatStay(config({}), parseDump(dump(moved)), endpointsOf(want), NOW)
+  t.strictSame([...stays].sort(), [B, C], 'also when something else is set')
+  t.notMatch(renderConfig(config({}), 'SECRET', stays), /Endpoint/)
+  t.strictSame([...endpointsThatStay(config({}), parseDump(dump({ ...moved, handshake: NOW - 500 })), endpointsOf(want), NOW)], [C])
+  t.ok(sync({}, dump({ ...moved, handshake: NOW - 500 })), 'unless it is silent')
+  t.ok(sync({}, dump(moved), null), 'or nobody knows what was set')
+  t.ok(sync({ peers: [{ ...peer('b', B, 2), endpoint: '192.0.2.77:51820' }, peer('c', C, 3)] }), 'or the spec has a new place for it')
+  t.end()
+})
+
+t.test('a peer is on the tracks that its own gateway lists, whatever the document says', (t) => {
+  const tracks = [{ track: 1 as const, publicKey: C, endpoint: '[2001:DB8:0::1]:51821', draining: false }]
+  const both = checkTunnel({ listenPort: 51_820, address: '100.64.0.1', peers: [{ ...peer('b', B, 2), tracks }] })
+  t.strictSame(trackConfig(both, 0, () => true), { listenPort: 51_820, peers: [] })
+  t.strictSame(trackConfig(both, 1, () => true), { listenPort: 51_821, peers: [{ publicKey: C, endpoint: '[2001:db8::1]:51821', address: '100.64.0.2', keepalive: true }] })
+  t.strictSame([...endpointsOf(both)], [[C, '[2001:db8::1]:51821']])
+  t.equal(checkTunnel({ ...spec, listenPort: 65_535 }).secondPort, 65_534)
+  t.equal(normalEndpoint('gw.example.org:1'), 'gw.example.org:1')
+  t.end()
+})
+
+t.test('bad values are refused before they reach a configuration', (t) => {
+  const bad = (what: RegExp, change: Partial<TunnelSpec>): void => { t.throws(() => checkTunnel({ ...spec, ...change }), { code: 'INVALID_INPUT', message: what }) }
+  bad(/65536 is no UDP port/, { listenPort: 65_536 })
+  bad(/own address/, { address: '100.64.0.1/24' })
+  bad(/is no WireGuard key/, { peers: [{ ...peer('b', B, 2), publicKey: 'x' }] })
+  bad(/is not host:port/, { peers: [{ ...peer('b', B, 2), endpoint: 'h:1\nPostUp = x' }] })
+  bad(/is not host:port/, { peers: [{ ...peer('b', B, 2), endpoint: 'h:99999' }] })
+  bad(/c has the tunnel address 100\.64\.0\.2 of b/, { peers: [peer('b', B, 2), peer('c', C, 2)] })
+  bad(/of this gateway/, { peers: [peer('b', B, 1)] })
+  bad(/one key and different addresses/, { peers: [peer('b', B, 2), peer('b2', B, 3)] })
+  const track = { track: 0 as const, publicKey: B, endpoint: '192.0.2.2:51820', draining: false }
+  bad(/both tracks have the UDP port 51820/, { secondPort: 51_820 })
+  bad(/70000 is no UDP port/, { secondPort: 70_000 })
+  bad(/the key epoch -1 is none/, { keyEpoch: -1 })
+  bad(/track 2 of b is neither 0 nor 1/, { peers: [{ ...peer('b', B, 2), tracks: [{ ...track, track: 2 as never }] }] })
+  bad(/b has two keys on track 0/, { peers: [{ ...peer('b', B, 2), tracks: [track, { ...track, publicKey: C }] }] })
+  bad(/no IPv6 address in its brackets/, { peers: [{ ...peer('b', B, 2), endpoint: '[1:2]:51820' }] })
+  t.equal(checkTunnel({ ...spec, peers: [peer('b', B, 2), peer('b in another cluster', B, 2)] }).peers.length, 1)
+  t.equal(checkTunnel({ ...spec, peers: [{ ...peer('b', B, 2), endpoint: '[2001:db8::1]:51820' }] }).peers.length, 1)
+  t.end()
+})
