@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { isAlive, processRef, type ProcessRef } from '../../../lab/process.ts'
 
-const SUPERVISE = join(import.meta.dirname, '..', 'bench', 'supervise.ts')
+const SUPERVISE = join(import.meta.dirname, '..', '..', 'bench', 'supervise.ts')
 
 /** A bench that makes a folder, says who it is, and then does what is asked. */
 async function start (dir: string, what: string) {
