@@ -279,3 +279,17 @@ export const HELPER_RECORD_BYTES = 8 * 1024 * 1024
 export const HELPER_RECORDS_KEPT = 3
 /** Names in one question what to keep, and lines in one answer of what is there. */
 export const HELPER_MAX_NAMES = 4096
+
+// --- diagnosis ------------------------------------------------------------
+/** Hosts of the site and endpoints that one diagnosis pings; each costs a few programs. */
+export const DIAGNOSE_MAX_REMOTES = 32
+/** Nodes that one diagnosis asks for an answer, at most two of each host: to tell hosts apart, not nodes. */
+export const DIAGNOSE_MAX_NODES = 32
+/** Pings of one question; they are 0.2 s apart. */
+export const DIAGNOSE_MAX_PINGS = 50
+/** A diagnosis ends by then, also where nothing answers. Within HELPER_DEADLINE_MAX_MS. */
+export const DIAGNOSE_MS = 60_000
+/** Of one capture, as a pcap file; in base64 it fits HELPER_REPLY_BYTES twice. */
+export const CAPTURE_MAX_BYTES = 4 * 1024 * 1024
+export const CAPTURE_MAX_FRAMES = 10_000
+export const CAPTURE_MAX_SECONDS = 120
