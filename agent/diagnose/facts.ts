@@ -86,7 +86,7 @@ export interface TunnelFact {
 }
 
 /** On a host that is no gateway: what its bridge gets from the gateway's address by ARP. */
-export interface BridgeFact { link: string, address: string, answered: boolean, mac: string, rttMs: number | null, largestBytes: number | null }
+export interface BridgeFact { link: string, address: string, answered: boolean, mac: string, largestBytes: number | null }
 
 export interface SegmentFacts {
   name: string

@@ -10,6 +10,8 @@ export interface Beside {
   skews: ReadonlyArray<{ site: string, ms: number }>
 }
 
+/** Bytes of IP that every hop of a segment carries. */
+const FULL = 1500
 const REPAIRED = 'the next pass of the agent mends it; if it does not: musubi agent status, journalctl -u musubi-agent'
 const where = (space: string | null, name: string): string => space === null ? name : `${name} in namespace ${space}`
 const showLink = (space: string | null, name: string): string => `ip ${space === null ? '' : `-n ${space} `}link show ${name}`
@@ -17,16 +19,23 @@ const showLink = (space: string | null, name: string): string => `ip ${space ===
 /** What is wrong with one link; null when it is as it should be. A link that is missing is told once, not as its parts. */
 function judgeLink ({ space, name, role, want, have }: LinkFact): Finding | null {
   const at = { where: role, interface: where(space, name) }
-  if (have === null) return found('link-missing', { ...at, what: `${role} ${where(space, name)} is not there`, try: REPAIRED })
+  if (have === null) return found('link-missing', { ...at, what: `${where(space, name)} is not there`, try: REPAIRED })
   if (have.kind !== want.kind || (want.vxlan !== null && (have.vxlan?.id !== want.vxlan.id || have.vxlan.port !== want.vxlan.port || have.vxlan.local !== want.vxlan.local))) {
     const of = (vxlan: LinkFact['want']['vxlan']): string => vxlan === null ? '' : ` with id ${vxlan.id} from ${vxlan.local}:${vxlan.port}`
-    return found('link-wrong', { ...at, address: want.vxlan?.local ?? null, port: want.vxlan?.port ?? null, what: `${role} ${where(space, name)} is ${have.kind === '' ? 'another link' : `a ${have.kind}${of(have.vxlan)}`}, not a ${want.kind}${of(want.vxlan)}`, try: REPAIRED })
+    return found('link-wrong', { ...at, address: want.vxlan?.local ?? null, port: want.vxlan?.port ?? null, what: `${where(space, name)} is ${have.kind === '' ? 'another link' : `a ${have.kind}${of(have.vxlan)}`}, not a ${want.kind}${of(want.vxlan)}`, try: REPAIRED })
   }
-  if (!have.up) return found('link-down', { ...at, what: `${role} ${where(space, name)} is down`, try: `${showLink(space, name).replace('show', 'set')} up; ${REPAIRED}` })
-  if (want.master !== null && have.master !== want.master) return found('link-loose', { ...at, what: `${role} ${where(space, name)} is ${have.master === null ? 'at no bridge' : `at ${have.master}`}, not at ${want.master}`, try: REPAIRED })
-  if (have.mtu < want.mtu) return found('mtu-lowered', { ...at, bytes: have.mtu, what: `${role} ${where(space, name)} has MTU ${have.mtu}, not ${want.mtu}: larger packets are lost in it`, try: `${showLink(space, name).replace('show', 'set')} mtu ${want.mtu}; ${REPAIRED}` })
-  if (want.address !== null && !have.addresses.includes(want.address)) return found('address-missing', { ...at, address: want.address, what: `${role} ${where(space, name)} does not have the address ${want.address}`, try: REPAIRED })
+  if (!have.up) return found('link-down', { ...at, what: `${where(space, name)} is down`, try: `${showLink(space, name).replace('show', 'set')} up; ${REPAIRED}` })
+  if (want.master !== null && have.master !== want.master) return found('link-loose', { ...at, what: `${where(space, name)} is ${have.master === null ? 'at no bridge' : `at ${have.master}`}, not at ${want.master}`, try: REPAIRED })
+  if (have.mtu < want.mtu) return found('mtu-lowered', { ...at, bytes: have.mtu, what: `${where(space, name)} has MTU ${have.mtu}, not ${want.mtu}: larger packets are lost in it`, try: `${showLink(space, name).replace('show', 'set')} mtu ${want.mtu}; ${REPAIRED}` })
+  if (want.address !== null && !have.addresses.includes(want.address)) return found('address-missing', { ...at, address: want.address, what: `${where(space, name)} does not have the address ${want.address}`, try: REPAIRED })
   return null
+}
+
+/** Whether what is wrong with a link comes from another: a port went with its VXLAN, a bridge takes the least MTU of its ports. */
+function follows ({ space, name, want, have }: LinkFact, all: readonly LinkFact[]): boolean {
+  const near = all.filter(other => other.space === space && other.name !== name)
+  if (have === null) return want.kind === 'macvlan' && near.some(other => other.have === null && [name.slice(0, -1), name.replace(/^mzm/, 'mzs')].includes(other.name))
+  return want.kind === 'bridge' && have.mtu < want.mtu && near.some(other => other.have !== null && other.have.master === name && other.have.mtu === have.mtu)
 }
 
 function judgeObjects (facts: SegmentFacts): Finding[] {
@@ -48,7 +57,7 @@ function judgeObjects (facts: SegmentFacts): Finding[] {
   }
   for (const link of facts.links) {
     // without its namespace none of its links is there
-    if (link.space !== null && namespace?.state !== 'ok') continue
+    if ((link.space !== null && namespace?.state !== 'ok') || follows(link, facts.links)) continue
     const finding = judgeLink(link)
     if (finding !== null) findings.push(finding)
   }
@@ -81,23 +90,26 @@ function judgeAnswers (facts: SegmentFacts, { answers }: Beside, before: readonl
   const findings: Finding[] = []
   const told = (address: string): boolean => address !== '' && before.some(finding => finding.address === address)
   const broken = before.some(({ code }) => ['namespace', 'link-missing', 'link-down', 'link-loose', 'link-wrong', 'address-missing', 'udp-dropped-here'].includes(code))
+  // an MTU that is wrong here says why full size passes nowhere
+  const narrow = before.some(({ code }) => code === 'mtu-lowered')
   const tunnelBroken = broken || before.some(({ where, site }) => where === 'tunnel' && site === null)
+  /** something nearer explains all that is wrong with another site */
+  const known = (site: string): boolean => tunnelBroken || before.some(finding => finding.site === site || (finding.code === 'fdb-missing' && finding.address === facts.tunnel?.peers.find(peer => peer.site === site)?.address))
   const gateways = answers.filter(({ kind }) => kind === 'gateway')
-  for (const { name, site, address, echo, largestBytes } of gateways) {
-    const known = before.some(finding => finding.site === site || (finding.code === 'fdb-missing' && finding.address === facts.tunnel?.peers.find(peer => peer.site === site)?.address))
-    if (known || tunnelBroken) continue
+  for (const { name, site, address, largestBytes } of gateways) {
+    if (known(site)) continue
     const at = { where: 'far gateway', site, interface: 'wan0', address, port: 4789 }
     const wanted = facts.tunnel?.peers.find(peer => peer.site === site)
-    if (echo.received === 0) findings.push(found('far-gateway-silent', { ...at, what: `the gateway of ${site} (${name}, ${address} on the segment) does not answer, though the tunnel to it works${wanted === undefined ? '' : ` (${wanted.address})`}: its namespace, its bridge, its VXLAN port 4789 or the entry for this gateway is missing there`, try: `on ${name}: musubi segment doctor ${facts.cluster}` }))
-    else if (largestBytes !== null && largestBytes < 1500) findings.push(found('segment-size', { ...at, bytes: largestBytes, what: `only packets of up to ${largestBytes} bytes get to the gateway of ${site} (${address}), not 1500`, try: `on ${name}: musubi segment doctor ${facts.cluster}` }))
+    if (largestBytes === null) findings.push(found('far-gateway-silent', { ...at, what: `the gateway of ${site} (${name}, ${address} on the segment) does not answer, though the tunnel to it works${wanted === undefined ? '' : ` (${wanted.address})`}: its namespace, its bridge, its VXLAN port 4789 or the entry for this gateway is missing there`, try: `on ${name}: musubi segment doctor ${facts.cluster}` }))
+    else if (largestBytes < FULL && !narrow) findings.push(found('segment-size', { ...at, bytes: largestBytes, what: `only packets of up to ${largestBytes} bytes get to the gateway of ${site} (${address}), not 1500`, try: `on ${name}: musubi segment doctor ${facts.cluster}` }))
   }
   const nodes = answers.filter(({ kind }) => kind === 'node')
   for (const host of new Set(nodes.map(node => `${node.site}/${node.host}`))) {
     const here = nodes.filter(node => `${node.site}/${node.host}` === host)
     const [first] = here
-    if (first === undefined || broken || told(first.underlayAddress) || before.some(({ site }) => site === first.site) || findings.some(({ site }) => site === first.site)) continue
-    const far = gateways.some(({ site }) => site === first.site)
-    const silent = here.filter(({ echo }) => echo.received === 0)
+    const far = gateways.some(({ site }) => site === first?.site)
+    if (first === undefined || broken || told(first.underlayAddress) || (far && (known(first.site) || findings.some(({ site }) => site === first.site)))) continue
+    const silent = here.filter(({ largestBytes }) => largestBytes === null)
     const names = silent.map(({ name, address }) => `${name} (${address})`).join(', ')
     const at = { where: far ? 'far host' : 'node', site: far ? first.site : null, interface: far ? null : 'site0', address: first.address, port: first.underlayAddress === '' ? null : facts.site.port }
     const underlay = facts.reach.find(({ what, address }) => what === 'site-host' && address === first.underlayAddress)
@@ -106,7 +118,7 @@ function judgeAnswers (facts: SegmentFacts, { answers }: Beside, before: readonl
     } else if (silent.length > 0) {
       findings.push(found('node-silent', { ...at, severity: 'warning', what: `${names} on ${first.host} ${silent.length === 1 ? 'does' : 'do'} not answer, though the way there works as far as can be seen`, try: `is it up? musubi cluster show ${facts.cluster}; on ${first.host}: musubi segment doctor ${facts.cluster}` }))
     }
-    const small = here.find(({ largestBytes }) => largestBytes !== null && largestBytes < 1500)
+    const small = narrow ? undefined : here.find(({ largestBytes }) => largestBytes !== null && largestBytes < FULL)
     if (small !== undefined) findings.push(found('segment-size', { ...at, address: small.address, bytes: small.largestBytes, what: `only packets of up to ${small.largestBytes ?? 0} bytes get to ${small.name} (${small.address}), not 1500`, try: `the MTU of its interface, and on ${first.host}: musubi segment doctor ${facts.cluster}` }))
   }
   return findings
@@ -116,7 +128,7 @@ function judgeBridge ({ bridge, site, cluster }: SegmentFacts, before: readonly 
   if (bridge === null || before.length > 0) return []
   const at = { where: 'gateway', interface: bridge.link, address: bridge.address, port: site.port }
   if (!bridge.answered) return [found('gateway-silent', { ...at, what: `the gateway's address ${bridge.address} gives no answer to ARP from ${bridge.link}, though ${site.remoteAddresses.join(', ')} ${site.remoteAddresses.length === 1 ? 'answers' : 'answer'} on the underlay: UDP ${site.port} is dropped on the way or by the gateway's filter, or its namespace is gone`, try: `on the gateway: musubi segment doctor ${cluster}; nft list ruleset | grep ${site.port}` })]
-  if (bridge.largestBytes !== null && bridge.largestBytes < 1500) return [found('segment-size', { ...at, bytes: bridge.largestBytes, what: `a frame of 1500 bytes does not get from ${bridge.link} to the gateway (${bridge.address}), a small one does`, try: 'the MTU of every switch between the hosts of this site: 1550 bytes, or fragments that are not dropped' })]
+  if (bridge.largestBytes !== null && bridge.largestBytes < FULL) return [found('segment-size', { ...at, bytes: bridge.largestBytes, what: `a frame of 1500 bytes does not get from ${bridge.link} to the gateway (${bridge.address}), a small one does`, try: 'the MTU of every switch between the hosts of this site: 1550 bytes, or fragments that are not dropped' })]
   return []
 }
 
@@ -131,7 +143,9 @@ export function judge (facts: SegmentFacts, beside: Beside): Finding[] {
   }
   // without the underlay nothing else can work
   if (findings.some(({ code }) => code === 'underlay-address' || code === 'underlay-down')) return findings
-  findings.push(...judgeInSite(facts), ...judgeTunnel(facts, beside.skews))
+  findings.push(...judgeInSite(facts))
+  // a tunnel whose port is shut by this host itself has no other fault that could be told
+  if (!findings.some(({ code, where }) => code === 'udp-dropped-here' && where === 'tunnel')) findings.push(...judgeTunnel(facts, beside.skews))
   findings.push(...judgeAnswers(facts, beside, findings), ...judgeBridge(facts, findings))
   return findings
 }

@@ -9,9 +9,9 @@ export function seenLines (facts: SegmentFacts, answers: readonly AnswerFact[]):
   return [
     `underlay   ${site.localAddress} on ${underlay === null ? 'no link' : `${underlay.link}, MTU ${underlay.mtu}`}`,
     `segment    VNI ${facts.vni}, in-site id ${site.segmentId} at UDP ${site.port}; ${namespace === null ? 'no gateway' : `namespace ${namespace.name}`}; ${facts.links.filter(({ have }) => have?.up === true).length} of ${facts.links.length} links up, ${facts.chains.filter(({ state }) => state === 'ok').length} of ${facts.chains.length} chains as they should be`,
-    ...facts.reach.map(({ what, address, port, site, echo, largestBytes }) => `${what === 'endpoint' ? `to ${site ?? ''}` : 'in site'}  ${address} UDP ${port}, underlay ${times(echo)}${size(largestBytes)}`),
+    ...facts.reach.map(({ what, address, port, site, echo, largestBytes }) => `${what === 'endpoint' ? 'endpoint ' : 'in site  '}  ${site === null ? '' : `of ${site} `}${address} UDP ${port}, underlay ${times(echo)}${size(largestBytes)}`),
     ...tunnel === null ? [] : tunnel.peers.map(peer => `tunnel     to ${peer.site} ${peer.address} through ${tunnel.interface}${tunnel.have === null ? '' : ` (${tunnel.have.mode})`}, ${times(peer.echo)}${size(peer.largestBytes)}; handshake ${peer.latestHandshake === 0 ? 'never' : `${facts.nowSeconds - peer.latestHandshake} s ago`}, endpoint ${peer.endpoint ?? 'none'}`),
-    ...bridge === null ? [] : [`gateway    ${bridge.address} by ARP from ${bridge.link}: ${bridge.answered ? `${bridge.rttMs ?? 0} ms${size(bridge.largestBytes)}` : 'no answer'}`],
+    ...bridge === null ? [] : [`gateway    ${bridge.address} by ARP from ${bridge.link}: ${bridge.answered ? `answered${size(bridge.largestBytes)}` : 'no answer'}`],
     ...answers.map(({ kind, name, site, address, echo, largestBytes }) => `${kind.padEnd(9)}  ${name} of ${site} ${address}, ${times(echo)}${size(largestBytes)}`)
   ]
 }

@@ -71,7 +71,8 @@ export async function largestPassing (passes: (bytes: number) => Promise<boolean
 
 /** `largestPassing` by pings. */
 export async function largestEcho (request: Omit<EchoRequest, 'bytes' | 'count'>, max: number, signal: AbortSignal): Promise<number | null> {
-  return await largestPassing(async bytes => (await echo({ ...request, bytes, count: 1 }, signal)).received > 0 || (await echo({ ...request, bytes, count: 1 }, signal)).received > 0, max)
+  // two of each: one that is lost for another reason must not count as a size
+  return await largestPassing(async bytes => (await echo({ ...request, bytes, count: 2 }, signal)).received > 0, max)
 }
 
 /** One byte to a port by a connected socket; what ICMP says to it comes back as an error of the socket. */
@@ -98,14 +99,13 @@ const ARP = 'my ($dev, $mac, $ip, $bytes) = @ARGV; socket(my $s, 17, 3, unpack("
   ' my $f = pack("H12", "f" x 12) . $m . pack("n n n C C n", 0x0806, 1, 0x0800, 6, 4, 1) . $m . "\\0" x 10 . $t; $f .= "\\0" x ($bytes + 14 - length $f);' +
   // select says how much of its time is left (Linux does): a clock that needs no module
   ' for (1..3) { my $left = 0.4; defined syswrite($s, $f) or next; for (;;) { vec(my $r = "", fileno($s), 1) = 1; (my $n, $left) = select($r, undef, undef, $left); last if $n < 1;' +
-  ' sysread($s, my $b, 65536); next if length $b < 42 || unpack("x20 n", $b) != 2 || substr($b, 28, 4) ne $t; printf "%s %.3f", join(":", unpack("(H2)6", substr $b, 22, 6)), (0.4 - $left) * 1000; exit } } print "-"'
+  ' sysread($s, my $b, 65536); next if length $b < 42 || unpack("x20 n", $b) != 2 || substr($b, 28, 4) ne $t; print join(":", unpack("(H2)6", substr $b, 22, 6)); exit } } print "-"'
 
-/** @param link bridge in the host's own namespace  @param bytes of the frame's payload, 46..1500  @returns null when nobody answers */
-export async function arpAnswer (link: string, mac: string, address: string, bytes: number, signal: AbortSignal): Promise<{ mac: string, rttMs: number } | null> {
+/** @param link bridge in the host's own namespace  @param bytes of the frame's payload, 46..1500  @returns MAC of who answers, null when nobody does */
+export async function arpAnswer (link: string, mac: string, address: string, bytes: number, signal: AbortSignal): Promise<string | null> {
   try {
     const { stdout } = await runOutside('perl', ['-e', ARP, link, mac, address, String(bytes)], { signal, timeoutMs: START_MS + 2_000 })
-    const [, found, ms] = /^([0-9a-f:]{17}) ([\d.]+)$/.exec(stdout.trim()) ?? []
-    return found === undefined ? null : { mac: found, rttMs: Number(ms) }
+    return /^[0-9a-f:]{17}$/.exec(stdout.trim())?.[0] ?? null
   } catch (error) {
     // a bridge that is down or gone: told by its link
     if (error instanceof CommandError && !signal.aborted) return null

@@ -169,5 +169,5 @@ async function askByBridge (vni: number, address: string, host: SpaceState, sign
   if (link === undefined) return null
   const small = await arpAnswer(link.name, link.mac, address, 46, signal)
   const full = small === null ? null : await arpAnswer(link.name, link.mac, address, INNER_MTU, signal)
-  return { link: link.name, address, answered: small !== null, mac: small?.mac ?? '', rttMs: small?.rttMs ?? null, largestBytes: small === null ? null : full === null ? 46 : INNER_MTU }
+  return { link: link.name, address, answered: small !== null, mac: small ?? '', largestBytes: small === null ? null : full === null ? 46 : INNER_MTU }
 }
