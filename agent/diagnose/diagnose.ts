@@ -1,5 +1,5 @@
 import type { HelperClient } from '../helper/client/client.ts'
-import type { DiagnosisResource, PingBody, PingResource } from '../../protocol/api.ts'
+import type { DiagnosisResource, HopResource, PingBody, PingResource } from '../../protocol/api.ts'
 import { ConflictError, NotFoundError } from '../../protocol/core/errors.ts'
 import { DIAGNOSE_MAX_NODES } from '../../protocol/core/limits.ts'
 import type { ClusterDocument } from '../../protocol/core/messages.ts'
@@ -35,6 +35,12 @@ export interface DiagnoseDeps {
   documents: () => readonly ClusterDocument[]
   /** clocks of other sites of a cluster, ms ahead of this host's */
   skews: (clusterId: string) => ReadonlyArray<{ site: string, ms: number }>
+}
+
+/** `tunnel at b1 (mzwg0, 100.64.0.3, UDP 51820): no answer` */
+function stopText ({ hop, host, interface: link, to, port, why }: HopResource): string {
+  const place = [link, to, port === null ? '' : `UDP ${port}`].filter(word => word !== '')
+  return `${hop}${host === '' ? '' : ` at ${host}`}${place.length === 0 ? '' : ` (${place.join(', ')})`}: ${why}`
 }
 
 export function createDiagnose ({ site, host, helper, documents, skews }: DiagnoseDeps): Diagnose {
@@ -91,7 +97,7 @@ export function createDiagnose ({ site, host, helper, documents, skews }: Diagno
         const facts = await look(document)
         const hops = await pathHops({ from: a, to: b, self: site, gateways: membersOf(document).filter(({ kind }) => kind === 'gateway'), facts, ask: asker(document, count ?? 3) })
         const stop = stopOf(hops)
-        return { ...base, ok: stop === null, ends: [], hops, stopsAt: stop === null ? null : stop.hop, why: stop === null ? '' : `${stop.hop}${stop.host === '' ? '' : ` at ${stop.host}`}: ${stop.why}` }
+        return { ...base, ok: stop === null, ends: [], hops, stopsAt: stop === null ? null : stop.hop, why: stop === null ? '' : stopText(stop) }
       }
       // the own end of the way is this gateway itself; what is neither here is asked, both of them
       const targets = [a, b].filter((member, i, all) => !(member.kind === 'gateway' && member.site === site) && (member.site !== site || all.every(other => other.site === site)) && all.findIndex(other => other.address === member.address) === i)

@@ -8,7 +8,9 @@ import { clusterNamespace } from '../../protocol/core/desired.ts'
 import type { ClusterDocument, GatewayFacts } from '../../protocol/core/messages.ts'
 import { addNode, HOSTS, segmentSpecs, startLab, TUNNEL, tunnelSpecs, UNDERLAY, type HostName, type Lab } from './network-lab.ts'
 import type { Pod } from './network-pod.ts'
+import { eventually } from '../contract/services.ts'
 
+const CLI = fileURLToPath(new URL('../../cli/main.ts', import.meta.url))
 const ASK = fileURLToPath(new URL('diagnose-ask.ts', import.meta.url))
 const VNI = 0x101
 const NS = clusterNamespace(VNI)
@@ -190,8 +192,39 @@ t.test('a broken segment', { skip: process.getuid?.() === 0 ? false : 'needs roo
     await a2.ok('ip link set dev eth0 up')
   })
 
+  await t.test('root takes frames by the helper, into a file of its own, and that is on record', async t => { await captureByCli(t, lab) })
   await t.test('frames are taken where they pass, of what was asked for, and no more', async t => { await captures(t, lab) })
 })
+
+async function captureByCli (t: Test, lab: Lab): Promise<void> {
+  const { b1 } = lab.hosts
+  const cli = async (...args: string[]): Promise<{ exitCode: number, stdout: string, stderr: string }> => await b1.run(process.execPath, [CLI, ...args, '-c', '/run/agent.yaml'], { timeoutMs: 60_000 })
+  const file = JSON.stringify({
+    name: 'b1', site: 'osaka', roles: ['gateway', 'compute'], listen: ['/ip4/127.0.0.1/tcp/0'], underlayAddress: UNDERLAY.b1, segmentIds: { from: 1, to: 9 }, stateDir: '/run/agent', runDir: '/run/musubi',
+    helper: { socket: '/run/h/helper.sock', stateDir: '/run/helper', agentUser: 64_007 }
+  })
+  await b1.ok('tee /run/agent.yaml', { input: file })
+  await b1.ok('mkdir /run/helper')
+  // the records that the pod's drivers keep
+  await b1.ok('ln -s /run/state /run/helper/network')
+  // it ends with the pod
+  b1.run(process.execPath, [CLI, 'helper', 'run', '-c', '/run/agent.yaml'], { timeoutMs: 120_000 }).catch(() => undefined)
+  await eventually('the helper answers', async () => (await cli('host', 'owned')).exitCode === 0, 60_000)
+  const capture = cli('segment', 'capture', 'c1', '--port', 'wan', '--proto', 'icmp', '--count', '3', '-w', '/run/x.pcap', '--json')
+  let done = false
+  const ended = capture.finally(() => { done = true })
+  while (!done) await b1.run('ping', ['-c', '1', '-W', '1', '10.42.255.1'], { netns: NS })
+  const { exitCode, stdout, stderr } = await ended
+  t.equal(exitCode, 0, stderr)
+  t.strictSame(JSON.parse(stdout), { space: NS, link: 'wan0', frames: 3, file: '/run/x.pcap' })
+  t.match(await b1.ok('stat -c %a /run/x.pcap'), /^600\n/)
+  t.match((await b1.run('tcpdump', ['-n', '-r', '/run/x.pcap'])).stdout, /10\.42\.255\.2 > 10\.42\.255\.1: ICMP echo request/)
+  t.not((await cli('segment', 'capture', 'c1', '-w', '/run/x.pcap')).exitCode, 0, 'a file that is there is not written over')
+  t.match(await cli('segment', 'capture', 'nobodys'), { exitCode: 1, stderr: /carries no segment of "nobodys"[^]*c1/ })
+  t.match(await cli('segment', 'capture', 'c1', '--proto', 'tcp or udp'), { exitCode: 2, stderr: /--proto must be one of/ })
+  t.match(await cli('segment', 'capture', 'c1', '--host', '10.0.0.1 or host 10.0.0.2'), { exitCode: 2 })
+  t.match(await b1.ok('cat /run/helper/record.jsonl'), /"verb":"segment-capture","resource":"segment c1"/)
+}
 
 async function captures (t: Test, lab: Lab): Promise<void> {
   const { a1, b1 } = lab.hosts
