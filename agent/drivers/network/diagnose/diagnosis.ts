@@ -56,7 +56,7 @@ export function createDiagnosis ({ stateDir }: { stateDir: string }): Diagnosis 
       if (answer.received > 0 || !largest) return { echo: answer, largestBytes: answer.received > 0 ? bytes : null }
       // that nobody is there at all is told by a small one, and soon
       const small = await echo({ ...from, bytes: SMALL_BYTES, count: 2 }, signal)
-      return { echo: small.received > 0 ? { ...answer, rttMs: small.rttMs } : answer, largestBytes: small.received > 0 ? await largestEcho(from, bytes, signal) : null }
+      return { echo: small.received > 0 ? { ...answer, rttMs: small.rttMs } : answer, largestBytes: small.received > 0 ? await largestEcho(from, bytes, small, signal) : null }
     },
     capture: async (name, request, signal) => await capture((await find(name)).spec, request, signal)
   }

@@ -9,6 +9,8 @@ const overhead = (address: string): number => isIPv6(address) ? 48 : 28
 export const SMALL_BYTES = 84
 const SPACING_MS = 200
 const WAIT_MS = 1_000
+/** Least time that an answer gets on a machine that has other things to do. */
+const WAIT_LEAST_MS = 300
 /** Start of a program in a unit of its own, on a busy machine. */
 const START_MS = 5_000
 /** Sizes that are tried at once: 1,416 bytes between the smallest and 1500 are told apart in four rounds. */
@@ -21,6 +23,8 @@ export interface EchoRequest {
   /** of the IP packet, which must not be broken up on the way */
   bytes: number
   count: number
+  /** how long the last answer is waited for */
+  waitMs?: number
 }
 
 /** Reads what `ping -n` prints. */
@@ -38,9 +42,9 @@ export function parseEcho (stdout: string, stderr: string, bytes: number): Echo 
 }
 
 /** Pings; nobody's answer is an answer, too. @throws CommandError when it could not be tried */
-export async function echo ({ netns, address, bytes, count }: EchoRequest, signal: AbortSignal): Promise<Echo> {
-  const argv = ['-n', '-c', String(count), '-i', String(SPACING_MS / 1000), '-W', String(WAIT_MS / 1000), '-M', 'do', '-s', String(bytes - overhead(address)), address]
-  const { stdout, stderr } = await runOutside('ping', argv, { signal, timeoutMs: START_MS + count * (SPACING_MS + WAIT_MS), okCodes: [1, 2], ...(netns === undefined ? {} : { netns }) })
+export async function echo ({ netns, address, bytes, count, waitMs = WAIT_MS }: EchoRequest, signal: AbortSignal): Promise<Echo> {
+  const argv = ['-n', '-c', String(count), '-i', String(SPACING_MS / 1000), '-W', String(waitMs / 1000), '-M', 'do', '-s', String(bytes - overhead(address)), address]
+  const { stdout, stderr } = await runOutside('ping', argv, { signal, timeoutMs: START_MS + count * (SPACING_MS + waitMs), okCodes: [1, 2], ...(netns === undefined ? {} : { netns }) })
   return parseEcho(stdout, stderr, bytes)
 }
 
@@ -69,10 +73,15 @@ export async function largestPassing (passes: (bytes: number) => Promise<boolean
   return low
 }
 
-/** `largestPassing` by pings. */
-export async function largestEcho (request: Omit<EchoRequest, 'bytes' | 'count'>, max: number, signal: AbortSignal): Promise<number | null> {
+/**
+ * `largestPassing` by pings, for an address that has answered small ones.
+ *
+ * @param small its answers: how long it takes tells how long to wait for larger ones
+ */
+export async function largestEcho (request: Omit<EchoRequest, 'bytes' | 'count' | 'waitMs'>, max: number, small: Echo, signal: AbortSignal): Promise<number | null> {
+  const waitMs = Math.min(WAIT_MS, Math.max(WAIT_LEAST_MS, Math.ceil((small.rttMs?.max ?? WAIT_MS) * 4)))
   // two of each: one that is lost for another reason must not count as a size
-  return await largestPassing(async bytes => (await echo({ ...request, bytes, count: 2 }, signal)).received > 0, max)
+  return await largestPassing(async bytes => bytes === SMALL_BYTES || (await echo({ ...request, bytes, count: 2, waitMs }, signal)).received > 0, max)
 }
 
 /** One byte to a port by a connected socket; what ICMP says to it comes back as an error of the socket. */

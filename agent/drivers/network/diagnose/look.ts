@@ -117,7 +117,7 @@ async function lookAtUnderlay ({ site, gateway }: SegmentSpec, tunnel: TunnelSpe
   return await Promise.all(targets.slice(0, DIAGNOSE_MAX_REMOTES).map(async target => {
     const { address, port, wantBytes } = target
     const [small, udp] = await Promise.all([echo({ address, bytes: SMALL_BYTES, count: COUNT }, signal), udpAnswer(address, port, signal)])
-    return { ...target, echo: small, udp, largestBytes: small.received === 0 ? null : await largestEcho({ address }, wantBytes, signal) }
+    return { ...target, echo: small, udp, largestBytes: small.received === 0 ? null : await largestEcho({ address }, wantBytes, small, signal) }
   }))
 }
 
@@ -153,7 +153,7 @@ async function lookAtTunnel (spec: TunnelSpec, members: readonly string[], host:
     have: link === undefined ? null : { up: link.up, mtu: link.mtu, addresses: link.ipv4, mode: link.kind === 'wireguard' ? 'kernel' : 'userspace' },
     peers: await Promise.all(peers.map(async ({ site, publicKey, endpoint, address }): Promise<PeerFact> => {
       const answer = await echo({ address, bytes: SMALL_BYTES, count: COUNT }, signal)
-      const largestBytes = answer.received === 0 ? null : await largestEcho({ address }, TUNNEL_MTU, signal)
+      const largestBytes = answer.received === 0 ? null : await largestEcho({ address }, TUNNEL_MTU, answer, signal)
       // read after the pings: they make WireGuard shake hands
       const found = (state === null ? null : await readWireGuard(signal))?.peers.find(peer => peer.publicKey === publicKey)
       return {
