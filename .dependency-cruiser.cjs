@@ -7,10 +7,10 @@ module.exports = {
     { name: 'store-below-daemons', severity: 'error', from: { path: '^store' }, to: { path: '^(agent|coordinator|cli|lab)' } },
     { name: 'agent-not-coordinator', severity: 'error', from: { path: '^agent' }, to: { path: '^(coordinator|cli|lab)' } },
     { name: 'coordinator-not-agent', severity: 'error', from: { path: '^coordinator' }, to: { path: '^(agent|cli|lab)' } },
-    { name: 'cli-only-protocol', severity: 'error', comment: 'these load the daemons and what makes their keys, by dynamic import', from: { path: '^cli', pathNot: '^cli/commands/(daemons|coordinator|site|lease)\\.ts$' }, to: { path: '^(store|agent|coordinator|lab)' } },
+    { name: 'cli-only-protocol', severity: 'error', comment: 'these load the daemons and what makes their keys, by dynamic import', from: { path: '^cli', pathNot: '^cli/commands/(daemons|coordinator|site|lease|segment)\\.ts$' }, to: { path: '^(store|agent|coordinator|lab)' } },
     { name: 'nothing-imports-tests', severity: 'error', from: { pathNot: '^test' }, to: { path: '^test' } },
     { name: 'one-schema-library', severity: 'error', from: {}, to: { path: 'node_modules/(zod|joi|yup|io-ts|valibot)' } },
-    { name: 'one-door-to-processes', severity: 'error', from: { pathNot: '^(agent/exec\\.ts|agent/services|cli/commands/cluster\\.ts|lab|test|protocol/wire/generate\\.ts)' }, to: { path: '(^child_process$|node_modules/execa)' } },
+    { name: 'one-door-to-processes', severity: 'error', from: { pathNot: '^(agent/exec\\.ts|agent/services|cli/commands/(cluster|segment)\\.ts|lab|test|protocol/wire/generate\\.ts)' }, to: { path: '(^child_process$|node_modules/execa)' } },
     { name: 'no-cycles', severity: 'error', from: {}, to: { circular: true, viaOnly: { dependencyTypesNot: ['type-only'] } } }
   ],
   options: {

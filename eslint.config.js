@@ -41,7 +41,7 @@ export default tseslint.config(
   },
   {
     // the doors to child processes: services outlive the agent, the CLI hands the terminal over, tests and lab start processes to kill them
-    files: ['agent/exec.ts', 'agent/services/**/*.ts', 'cli/commands/cluster.ts', 'lab/**/*.ts', 'test/**/*.ts', 'protocol/wire/generate.ts'],
+    files: ['agent/exec.ts', 'agent/services/**/*.ts', 'cli/commands/cluster.ts', 'cli/commands/segment.ts', 'lab/**/*.ts', 'test/**/*.ts', 'protocol/wire/generate.ts'],
     rules: { 'no-restricted-imports': 'off' }
   },
   {

@@ -12,6 +12,7 @@ import { createLeaseView } from './api/leases.ts'
 import { metricsOf } from './api/figures.ts'
 import { addAgentRoutes } from './api/routes.ts'
 import { createCordon, createHostCordon, type Cordon } from './cordon.ts'
+import { createDiagnose } from './diagnose/diagnose.ts'
 import { createDirectory, type Directory } from './directory.ts'
 import { createEventLog, type EventLog } from './events.ts'
 import { kindsOf } from './drivers/registry.ts'
@@ -162,6 +163,9 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   const gateways = (): string[] => directory.siteHosts().filter(h => h.roles.includes('gateway')).map(h => h.host)
   addAgentRoutes(api, {
     view, events, master, gateways, policy, issuer: isGateway ? issuer : null,
+    diagnose: config.drivers === 'fake' ? null : createDiagnose({
+      site: config.site, host: config.name, helper, documents: () => ledger.activeDocuments().map(({ document }) => document), skews: id => masterSkew(ledger, gateway, id)
+    }),
     cordonHost: createHostCordon({ host: config.name, isGateway, cordon, call, hosts: () => directory.hosts().filter(h => h.state !== 'dead'), gateways })
   })
 
@@ -285,6 +289,13 @@ function isGatewayBy (trust: Trust, peer: string, site: string, name: string, cl
   } catch {
     return false
   }
+}
+
+/** How far the clock of a cluster's master is ahead of this host's, where it is another site's. */
+function masterSkew (ledger: Ledger, gateway: Gateway | null, clusterId: string): Array<{ site: string, ms: number }> {
+  const site = ledger.documents.get(clusterId)?.document.masterSite
+  const behindMs = gateway?.skewMs(clusterId) ?? null
+  return site === undefined || behindMs === null ? [] : [{ site, ms: -behindMs }]
 }
 
 /** Told when nothing can be made or removed here. */

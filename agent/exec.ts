@@ -32,6 +32,8 @@ export interface RunOptions {
   cwd?: string
   /** exit codes other than 0 that are an answer, not a failure */
   okCodes?: readonly number[]
+  /** standard output is no text: one character for each byte (latin1) */
+  binary?: boolean
 }
 
 export interface RunResult { stdout: string, stderr: string, exitCode: number }
@@ -67,6 +69,7 @@ export async function run (file: string, args: readonly string[], options: RunOp
     timeout: options.timeoutMs ?? COMMAND_TIMEOUT_MS,
     maxBuffer: COMMAND_MAX_OUTPUT_BYTES,
     stripFinalNewline: false,
+    ...(options.binary === true ? { encoding: 'latin1' as const } : {}),
     env: { LC_ALL: 'C', ...options.env },
     ...(options.input === undefined ? { stdin: 'ignore' as const } : { input: options.input }),
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),

@@ -4,6 +4,7 @@ import { addCoordinatorCommands } from './commands/coordinator.ts'
 import { addDaemonCommands, addOwnedCommands } from './commands/daemons.ts'
 import { addHostCommands } from './commands/host.ts'
 import { addLeaseCommands } from './commands/lease.ts'
+import { addSegmentCommands } from './commands/segment.ts'
 import { addSiteCommands } from './commands/site.ts'
 import { addViewCommands } from './commands/views.ts'
 import { bashCompletion } from './completion.ts'
@@ -17,7 +18,7 @@ const CANNOT_WORK = new Set([
   'NO_CERTIFICATE', 'BAD_CERTIFICATE', 'OTHER_FEDERATION', 'CERTIFICATE_EXPIRED', 'CERTIFICATE_REVOKED'
 ])
 
-/** Exit codes: 0 done, 1 the request failed, 2 bad usage or bad input, 3 doctor or fsck found something, 4 nobody answered. */
+/** Exit codes: 0 done, 1 the request failed, 2 bad usage or bad input, 3 doctor, ping or fsck found something, 4 nobody answered. */
 function exitCodeOf (error: unknown): number {
   if (!(error instanceof MusubiError)) return 1
   if (CANNOT_WORK.has(error.code)) return 2
@@ -46,13 +47,14 @@ Examples:
   musubi lease list                         what this host has promised
   source <(musubi completion)               completion for bash
 
-Exit codes: 0 done, 1 refused or failed, 2 bad usage or input, 3 doctor or fsck found something, 4 nobody answered`)
+Exit codes: 0 done, 1 refused or failed, 2 bad usage or input, 3 doctor, ping or fsck found something, 4 nobody answered`)
   addDaemonCommands(program)
   addSiteCommands(program)
   addOwnedCommands(addHostCommands(program))
   addCoordinatorCommands(program)
   addClusterCommands(program)
   addLeaseCommands(program)
+  addSegmentCommands(program)
   addViewCommands(program)
   program.command('completion').description('print the completion script for bash')
     .action(() => { process.stdout.write(`${bashCompletion(program)}\n`) })

@@ -10,6 +10,13 @@ export function wholeNumber (text: string, option: string): number {
   return Number(text)
 }
 
+/** A whole number within bounds. @throws InvalidInputError naming the option and the bounds */
+export function wholeOf (text: string, option: string, min: number, max: number): number {
+  const number = wholeNumber(text, option)
+  if (number < min || number > max) throw new InvalidInputError(`${option} must be from ${min} to ${max}, not ${number}`)
+  return number
+}
+
 /**
  * `64GiB`, `1.5TiB`, `768MiB` or `768` in MiB.
  * @throws InvalidInputError naming the option, when the unit is another or it is no whole number of MiB

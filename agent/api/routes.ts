@@ -5,7 +5,9 @@ import type { Master } from '../master/master.ts'
 import type { Api } from '../../protocol/rest/server.ts'
 import { metricsText } from './metrics.ts'
 import { addAmendmentRoutes, addLeaseRoutes } from './lease-routes.ts'
+import { addSegmentRoutes } from './segment-routes.ts'
 import { addSiteRoutes } from './site-routes.ts'
+import type { Diagnose } from '../diagnose/diagnose.ts'
 import type { Policy } from '../policy/policy.ts'
 import type { SiteIssuer } from '../site/issuer.ts'
 import { MusubiError } from '../../protocol/core/errors.ts'
@@ -25,6 +27,8 @@ export interface RouteDeps {
   policy: Pick<Policy, 'get' | 'set'> | null
   /** null on a host that is no gateway */
   issuer: Pick<SiteIssuer, 'invite' | 'invitations' | 'withdraw' | 'revoke'> | null
+  /** left out, or null, with pretended drivers: there are no segments */
+  diagnose?: Diagnose | null
   cordonHost: (host: string, cordoned: boolean, reason: string) => Promise<CordonResource>
 }
 
@@ -67,6 +71,7 @@ export function addAgentRoutes (api: Api, deps: RouteDeps): void {
     return await reply.status(202).send(await master().remove(request.params.name))
   })
   addAmendmentRoutes(api, master)
+  addSegmentRoutes(api, { diagnose: deps.diagnose ?? null })
   api.get('/v1/clusters/:name/nodes/:node/console', {
     schema: { summary: 'how to get a shell on a node', params: Type.Object({ name: Type.String({ maxLength: 64 }), node: Type.String({ maxLength: 64 }) }), response: { 200: ConsoleSchema } }
   }, request => view.console(master().record(request.params.name), request.params.node))

@@ -36,6 +36,8 @@ const NEEDS: readonly ProgramNeed[] = [
   { programs: ['dnsmasq'], debianPackage: 'dnsmasq-base', roles: GATEWAY, purpose: 'frontends cannot serve DHCP and TFTP' },
   { programs: ['perl'], debianPackage: 'perl', roles: GATEWAY, purpose: 'the cache cannot be watched over' },
   { programs: ['ping'], debianPackage: 'iputils-ping', roles: GATEWAY, purpose: 'nodes cannot be seen to answer' },
+  { programs: ['ping'], debianPackage: 'iputils-ping', roles: COMPUTE, purpose: 'segments cannot be looked into (musubi segment doctor)', severity: 'warning' },
+  { programs: ['tcpdump'], debianPackage: 'tcpdump', roles: BOTH, purpose: 'frames of segments cannot be taken (musubi segment capture)', severity: 'warning' },
   { programs: ['ssh-keygen'], debianPackage: 'openssh-client', roles: GATEWAY, purpose: 'clusters get no key to log in with' },
   { programs: ['mmdebstrap'], debianPackage: 'mmdebstrap', roles: GATEWAY, purpose: BUILD, severity: 'warning' },
   { programs: ['mksquashfs'], debianPackage: 'squashfs-tools', roles: GATEWAY, purpose: BUILD, severity: 'warning' },

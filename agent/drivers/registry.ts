@@ -8,6 +8,7 @@ import { createFrontendDriver } from './boot/frontend.ts'
 import { createCacheDriver } from './cache/driver.ts'
 import { createLibvirtDriver } from './compute/libvirt.ts'
 import { createDirectoryFakeStore, createFakeComputeDriver, createFakeDriver } from './fake.ts'
+import { createDiagnosis, type Diagnosis } from './network/diagnose/diagnosis.ts'
 import { createSegmentDriver } from './network/segment.ts'
 import { createTunnelDriver } from './network/tunnel/driver.ts'
 import { createVolumeDriver } from './storage/volume.ts'
@@ -28,6 +29,8 @@ export interface HostDrivers {
   details: DetailSources
   /** public half of this gateway's tunnel key; made on first use */
   tunnelPublicKey: () => Promise<string>
+  /** not there with pretended drivers: they have no segments */
+  diagnosis?: Diagnosis
 }
 
 /** The kinds that this host has drivers for: all that its roles need. */
@@ -62,7 +65,8 @@ export function createRealDrivers (config: AgentConfig, services: ServiceManager
       segmentCounters: name => segment.counters(name),
       ...(kinds.includes('domain') ? { domainStats: () => domain.stats() } : {})
     },
-    tunnelPublicKey: () => tunnel.publicKey()
+    tunnelPublicKey: () => tunnel.publicKey(),
+    diagnosis: createDiagnosis({ stateDir: dir('network') })
   }
 }
 

@@ -25,11 +25,14 @@ export async function peerCredentials (socket: Socket): Promise<PeerCredentials>
 /** What the user of a connection may ask for; null: nothing. */
 export type Admit = (peer: PeerCredentials) => ReadonlySet<Access> | null
 
-/** The agent's user may ask for everything; root for what changes nothing that a lease stands behind. */
+/**
+ * The agent's user may ask for everything but what passes between guests; root for that, and for what
+ * changes nothing that a lease stands behind.
+ */
 export function createAdmit (agentUid: number): Admit {
-  const all: ReadonlySet<Access> = new Set(['read', 'clean', 'change'])
-  const looking: ReadonlySet<Access> = new Set(['read', 'clean'])
-  return ({ uid }) => uid === agentUid ? all : uid === 0 ? looking : null
+  const agent: ReadonlySet<Access> = new Set(['read', 'clean', 'change', ...(agentUid === 0 ? ['watch'] as const : [])])
+  const root: ReadonlySet<Access> = new Set(['read', 'clean', 'watch'])
+  return ({ uid }) => uid === agentUid ? agent : uid === 0 ? root : null
 }
 
 /** The user that the agent runs as. @throws InvalidInputError when there is none of that name */

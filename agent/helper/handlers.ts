@@ -9,7 +9,7 @@ import { readPrivileged } from '../inventory/privileged.ts'
 import { createSource } from '../inventory/source.ts'
 import { runOutside } from '../services/outside.ts'
 import { clusterNamespace, type DesiredObject } from '../../protocol/core/desired.ts'
-import { describeError, InvalidInputError } from '../../protocol/core/errors.ts'
+import { describeError, InvalidInputError, NotFoundError } from '../../protocol/core/errors.ts'
 import { VERSION } from '../../protocol/version.ts'
 import type { HelperClock } from './clock.ts'
 import type { Fence } from './fence-store.ts'
@@ -47,6 +47,10 @@ function mustBeOwned (resource: string): void {
 /** What the helper does for each verb; parameters are checked before. */
 export function createHandlers ({ config, host, hands, fence, clock, details, owned, hello, log }: HandlerDeps): Handlers {
   const source = createSource('/')
+  const diagnosis = (): NonNullable<HostDrivers['diagnosis']> => {
+    if (host.diagnosis === undefined) throw new NotFoundError('this host has no drivers for segments', 'see drivers in its configuration')
+    return host.diagnosis
+  }
   const accelerator = config.accelerator === undefined ? {} : { accelerator: config.accelerator }
   return {
     hello ({ ledgerMs }, { fromAgent }) {
@@ -109,6 +113,10 @@ export function createHandlers ({ config, host, hands, fence, clock, details, ow
         throw error
       }
     },
+
+    'segment-look': ({ name, gatewayAddress }, { signal }) => diagnosis().look(name, gatewayAddress ?? null, signal),
+    'segment-echo': (asked, { signal }) => diagnosis().echo(asked, signal),
+    'segment-capture': ({ name, port, count, seconds, snapBytes, filter }, { signal }) => diagnosis().capture(name, { port, count, seconds, snapBytes, filter }, signal),
 
     inventory: (_params, { signal }) => readPrivileged({
       source, ...accelerator, emulator: async () => await source.program(EMULATOR) !== null,

@@ -110,7 +110,7 @@ export async function listenHelper (options: HelperServerOptions): Promise<Helpe
       clearTimeout(late)
       connections.delete(connection)
       // What changes something goes on: half of it would have to be mended by whoever asks next.
-      for (const { controller, access } of calls.values()) if (access === 'read') controller.abort(new MusubiError('STOPPED', 'whoever asked has gone', { retryable: true }))
+      for (const { controller, access } of calls.values()) if (access === 'read' || access === 'watch') controller.abort(new MusubiError('STOPPED', 'whoever asked has gone', { retryable: true }))
     })
     socket.on('data', (chunk: Buffer) => {
       if (socket.writableEnded) return
@@ -194,7 +194,7 @@ export async function listenHelper (options: HelperServerOptions): Promise<Helpe
     const fromAgent = connection.allowed.has('change')
     if (!connection.allowed.has(access)) {
       log.warn({ verb, pid: connection.peer.pid, uid: connection.peer.uid }, 'refused')
-      throw new MusubiError('HELPER_REFUSED', `user ${connection.peer.uid} may not ask the helper for ${verb}`, { hint: 'only the agent may; its user is helper.agentUser in the configuration' })
+      throw new MusubiError('HELPER_REFUSED', `user ${connection.peer.uid} may not ask the helper for ${verb}`, { hint: access === 'watch' ? 'only root may' : 'only the agent may; its user is helper.agentUser in the configuration' })
     }
     return await serve(verb, checkParams(verb, params), { signal: controller.signal, fromAgent })
   }

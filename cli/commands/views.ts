@@ -9,14 +9,6 @@ import type { AgentStatus, ClusterResource, EventResource } from '../../protocol
 export function addViewCommands (program: Command): void {
   addSearch(program, 'the view of this agent', agentEndpoint)
 
-  const segment = program.command('segment').description('the flat networks of clusters')
-  segment.command('list').description('VNI and in-site id of each cluster')
-    .addHelpText('after', '\nExample:\n  musubi segment list')
-    .action(async (_o: object, command: Command) => {
-      show(await call<ClusterResource[]>(agentEndpoint(command), 'GET', '/v1/clusters'), wantsJson(command), clusters =>
-        table(['cluster', 'vni', 'cidr', 'in-site ids', 'mtu', 'state'], clusters.map(c => [c.name, String(c.segment.vni), c.cidr, Object.entries(c.segment.ids).map(([s, id]) => `${s}=${id}`).join(' '), String(c.segment.mtuInner), c.state])))
-    })
-
   const cache = program.command('cache').description('what the transparent caches saved')
   cache.command('status').description('requests, hits and bytes of each cache')
     .addHelpText('after', '\nExample:\n  musubi cache status')

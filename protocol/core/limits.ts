@@ -285,3 +285,17 @@ export const FENCE_MAX_RECORDS = 4 * HELPER_MAX_NAMES
 export const FENCE_COUNTER_MAX = 2 ** 48
 /** A counter further above all that were seen is none of the same ledger: 50 days of 1,000 changes a second that nobody told. */
 export const FENCE_COUNTER_STEP = 2 ** 32
+
+// --- diagnosis ------------------------------------------------------------
+/** Hosts of the site and endpoints that one diagnosis pings; each costs a few programs. */
+export const DIAGNOSE_MAX_REMOTES = 32
+/** Nodes that one diagnosis asks for an answer, at most two of each host: to tell hosts apart, not nodes. */
+export const DIAGNOSE_MAX_NODES = 32
+/** Pings of one question; they are 0.2 s apart. */
+export const DIAGNOSE_MAX_PINGS = 50
+/** A diagnosis ends by then, also where nothing answers. Within HELPER_DEADLINE_MAX_MS. */
+export const DIAGNOSE_MS = 60_000
+/** Of one capture, as a pcap file; in base64 it fits HELPER_REPLY_BYTES twice. */
+export const CAPTURE_MAX_BYTES = 4 * 1024 * 1024
+export const CAPTURE_MAX_FRAMES = 10_000
+export const CAPTURE_MAX_SECONDS = 120

@@ -13,6 +13,7 @@ const whole = (minimum: number, maximum: number) => Type.Integer({ minimum, maxi
 const closed = { additionalProperties: false } as const
 
 export const Ipv4 = text(IPV4, 15)
+export const Ipv6 = text('[0-9a-fA-F]{0,4}(:[0-9a-fA-F]{0,4}){2,7}', 39)
 /** As `tunnelAddressFor` gives them out: what else is routed into the tunnel is the host's own traffic. */
 const TunnelAddress = text(`100\\.(6[4-9]|[7-9][0-9]|1[01][0-9]|12[0-7])\\.${OCTET}\\.${OCTET}(/32)?`, 18)
 const Cidr = text(`${IPV4}/([1-9]|[12][0-9]|3[0-2])`, 18)

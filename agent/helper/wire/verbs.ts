@@ -7,11 +7,13 @@ import { Compile } from 'typebox/compile'
 import { InvalidInputError } from '../../../protocol/core/errors.ts'
 import { KIND_ORDER, type ObjectKind } from '../../../protocol/core/desired.ts'
 import type { FenceRecord } from '../../../protocol/core/fence/fence.ts'
-import { FENCE_COUNTER_MAX, HELPER_DEADLINE_MAX_MS, HELPER_MAX_NAMES } from '../../../protocol/core/limits.ts'
+import { CAPTURE_MAX_FRAMES, CAPTURE_MAX_SECONDS, DIAGNOSE_MAX_PINGS, DIAGNOSE_MS, FENCE_COUNTER_MAX, HELPER_DEADLINE_MAX_MS, HELPER_MAX_NAMES } from '../../../protocol/core/limits.ts'
 import type { Privileged } from '../../inventory/privileged.ts'
+import type { Echo, SegmentFacts } from '../../diagnose/facts.ts'
 import type { ObservedObject } from '../../drivers/driver.ts'
+import { CAPTURE_PROTOCOLS, type Captured } from '../../drivers/network/diagnose/capture.ts'
 import type { Owned, Swept } from '../owned/owned.ts'
-import { Ipv4, SPECS, Vni } from './specs.ts'
+import { Ipv4, Ipv6, SPECS, Vni } from './specs.ts'
 
 const closed = { additionalProperties: false } as const
 const KIND = `(${KIND_ORDER.join('|')})`
@@ -33,8 +35,8 @@ const ApplyByKind = Object.fromEntries(KIND_ORDER.map(kind => [kind, Type.Object
   claim: Type.Union([Claim, Type.Null()])
 }, closed)])) as unknown as { [K in ObjectKind]: TSchema }
 
-/** `change`: only the agent's user may ask; `clean`: also root; `read`: likewise. */
-export type Access = 'read' | 'clean' | 'change'
+/** `change`: only the agent's user may ask; `clean`: also root; `read`: likewise; `watch`: only root, as it shows what guests say. */
+export type Access = 'read' | 'clean' | 'change' | 'watch'
 
 interface Verb { access: Access, params: TSchema, deadlineMs: number }
 
@@ -59,6 +61,26 @@ export const VERBS = {
   'tunnel-key': { access: 'change', params: Nothing, deadlineMs: LOOK_MS },
   /** whether somebody on a segment answers; `size`: of the inner IP packet, not to be broken up */
   'segment-ping': { access: 'change', params: Type.Object({ vni: Vni, address: Ipv4, size: Type.Optional(Type.Integer({ minimum: 68, maximum: 9_000 })) }, closed), deadlineMs: 10_000 },
+  /** what there is of a segment, by its object's name or its cluster's; it sends some packets to members of it */
+  'segment-look': { access: 'read', params: Type.Object({ name: Name, gatewayAddress: Type.Optional(Ipv4) }, closed), deadlineMs: DIAGNOSE_MS },
+  /** pings of a member; `largest`: also the largest size up to `bytes` that passes */
+  'segment-echo': {
+    access: 'read', deadlineMs: DIAGNOSE_MS, params: Type.Object({
+      name: Name, where: Type.Union([Type.Literal('segment'), Type.Literal('tunnel'), Type.Literal('underlay')]), address: Type.Union([Ipv4, Ipv6]),
+      bytes: Type.Integer({ minimum: 84, maximum: 9_000 }), count: Type.Integer({ minimum: 1, maximum: DIAGNOSE_MAX_PINGS }), largest: Type.Boolean()
+    }, closed)
+  },
+  /** frames of guests, as a pcap file */
+  'segment-capture': {
+    access: 'watch', deadlineMs: HELPER_DEADLINE_MAX_MS, params: Type.Object({
+      kind: Type.Literal('segment'), name: Name, port: Type.Union([Type.Literal('node'), Type.Literal('site'), Type.Literal('wan')]),
+      count: Type.Integer({ minimum: 1, maximum: CAPTURE_MAX_FRAMES }), seconds: Type.Integer({ minimum: 1, maximum: CAPTURE_MAX_SECONDS }), snapBytes: Type.Integer({ minimum: 64, maximum: 9_216 }),
+      filter: Type.Object({
+        host: Type.Optional(Type.Union([Ipv4, Ipv6])), port: Type.Optional(Type.Integer({ minimum: 1, maximum: 65_535 })),
+        proto: Type.Optional(Type.Unsafe<typeof CAPTURE_PROTOCOLS[number]>(Type.Union(CAPTURE_PROTOCOLS.map(proto => Type.Literal(proto)))))
+      }, closed)
+    }, closed)
+  },
   /** of the inventory only what nobody else may read */
   inventory: { access: 'read', params: Nothing, deadlineMs: LOOK_MS },
   owned: { access: 'read', params: Nothing, deadlineMs: LOOK_MS },
@@ -96,6 +118,9 @@ export interface VerbResults {
   detail: Record<string, unknown>
   'tunnel-key': string
   'segment-ping': { ok: boolean, why: string }
+  'segment-look': SegmentFacts
+  'segment-echo': { echo: Echo, largestBytes: number | null }
+  'segment-capture': Captured
   inventory: Privileged
   owned: Owned
   sweep: Swept

@@ -37,6 +37,9 @@ const callOf = (verb: VerbName, counter: number): object => {
     case 'fence-gone': return { resource: RESOURCE, counter }
     case 'detail': return { kind: 'domain', name: domain.name }
     case 'segment-ping': return { vni: 1, address: '10.42.255.2' }
+    case 'segment-look': return { name: 'demo' }
+    case 'segment-echo': return { name: 'demo', where: 'segment', address: '10.42.255.2', bytes: 1500, count: 1, largest: false }
+    case 'segment-capture': return { kind: 'segment', name: 'demo', port: 'node', count: 1, seconds: 1, snapBytes: 64, filter: {} }
     case 'sweep': return { keep: [], dryRun: false }
     default: return {}
   }
@@ -107,11 +110,14 @@ t.test('the kernel tells users apart', { skip: root ? false : 'needs root to be 
     for (const [i, verb] of VERB_NAMES.entries()) {
       const answer = answers.find(one => one.id === i + 1)
       if (VERBS[verb].access === 'change') t.equal(answer?.error?.code, 'HELPER_REFUSED', verb)
+      // pretended drivers have no segments: asked they were
+      else if (verb.startsWith('segment-')) t.equal(answer?.error?.code, 'NOT_FOUND', verb)
       else t.equal(answer?.error, undefined, verb)
     }
     t.strictSame(await observed(), [])
   })
-  await t.test('the agent may do everything', async t => {
+  await t.test('the agent may do everything but listen to guests', async t => {
+    t.match(await talkAs(AGENT, AGENT, path, ['segment-capture'], 1), [{ id: 1, error: { code: 'HELPER_REFUSED', hint: 'only root may' } }])
     const [answer] = await talkAs(AGENT, AGENT, path, ['apply'], 1) as Reply[]
     t.strictSame(answer, { id: 1, result: null })
     t.match(await observed(), [{ name: domain.name }])

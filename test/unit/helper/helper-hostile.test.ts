@@ -39,6 +39,9 @@ const CALLS: ReadonlyArray<{ verb: VerbName, params: object }> = [
   { verb: 'fence-gone', params: { resource: 'domain 01234567.n1', counter: 1 } },
   { verb: 'detail', params: { kind: 'cache', name: '01234567.cache' } },
   { verb: 'segment-ping', params: { vni: 1, address: '10.42.255.2' } },
+  { verb: 'segment-look', params: { name: '01234567.segment', gatewayAddress: '10.42.255.1' } },
+  { verb: 'segment-echo', params: { name: '01234567.segment', where: 'segment', address: '10.42.255.2', bytes: 1500, count: 1, largest: false } },
+  { verb: 'segment-capture', params: { kind: 'segment', name: '01234567.segment', port: 'wan', count: 1, seconds: 1, snapBytes: 64, filter: { host: '10.42.1.1', proto: 'tcp' } } },
   { verb: 'sweep', params: { keep: ['tunnel wg'], dryRun: true } }
 ]
 

@@ -1,0 +1,173 @@
+import { clusterNamespace, hostBridgeName, tapName } from '../../../../protocol/core/desired.ts'
+import type { SegmentSpec, TunnelSpec } from '../../../../protocol/core/desired.ts'
+import { DIAGNOSE_MAX_REMOTES } from '../../../../protocol/core/limits.ts'
+import type { BridgeFact, ChainFact, DropFact, LinkFact, PeerFact, ReachFact, SegmentFacts, TunnelFact } from '../../../diagnose/facts.ts'
+import { CommandError, run, runJson } from '../../../exec.ts'
+import { chainKey, chainMarks } from '../filter.ts'
+import { listNamespaces, readHost } from '../host.ts'
+import { DEFAULT_UNDERLAY_MTU, hostPortName, hostVethName, hostVxlanName, INNER, INNER_MTU, SITE_VXLAN_PORT, TUNNEL_MTU, WG_INTERFACE } from '../names.ts'
+import { parseRoutes, type LinkState, type SpaceState } from '../observed.ts'
+import { planSegment, type LinkPlan } from '../plan.ts'
+import { readSpaces } from '../spaces.ts'
+import { bareAddress, checkTunnel, parseDump, type WireGuardState } from '../wireguard.ts'
+import { arpAnswer, echo, largestEcho, SMALL_BYTES, udpAnswer } from './echo.ts'
+import { dropsOf } from './ruleset.ts'
+
+const KERNEL_MS = 10_000
+/** A user-space WireGuard that does not answer within this hangs. */
+const WIREGUARD_MS = 5_000
+/** Outer packet of a full one in the tunnel over IPv4: 1420, padded to 16, and 60 of headers. */
+const TUNNEL_OUTER_BYTES = 1_484
+const COUNT = 3
+
+/** What a host was asked to carry: the segment, and the tunnel if it is a gateway. */
+export interface Asked { name: string, spec: SegmentSpec, tunnel: TunnelSpec | null }
+
+/** Address and port of `host:port` with a numeric host. */
+export function splitEndpoint (endpoint: string): { address: string, port: number } {
+  const at = endpoint.lastIndexOf(':')
+  return { address: endpoint.slice(0, at).replace(/^\[|\]$/g, ''), port: Number(endpoint.slice(at + 1)) }
+}
+
+function rolesOf (vni: number): Map<string, string> {
+  return new Map([
+    [hostBridgeName(vni), 'host bridge'], [hostVethName(vni), 'way to the cluster\'s namespace'], [hostVxlanName(vni), 'in-site VXLAN'], [hostPortName(vni), 'in-site port of the bridge'],
+    [INNER.bridge, 'bridge'], [INNER.hostPort, 'way to the host bridge'], [INNER.siteVxlan, 'in-site VXLAN'], [INNER.sitePort, 'in-site port of the bridge'],
+    [INNER.wanVxlan, 'inter-site VXLAN'], [INNER.wanPort, 'inter-site port of the bridge']
+  ])
+}
+
+function linkFact (want: LinkPlan, space: string | null, have: readonly LinkState[], roles: Map<string, string>): LinkFact {
+  const found = have.find(({ name }) => name === want.name)
+  const vxlan = (of: { id: number, local: string, port: number } | undefined): LinkFact['want']['vxlan'] => of === undefined ? null : { id: of.id, local: of.local, port: of.port }
+  return {
+    space, name: want.name, role: roles.get(want.name) ?? want.kind,
+    want: { kind: want.kind, mtu: want.mtu, master: want.master ?? null, address: want.address ?? null, vxlan: vxlan(want.vxlan) },
+    have: found === undefined ? null : { kind: found.kind ?? '', up: found.up, mtu: found.mtu, master: found.master ?? null, addresses: found.ipv4, vxlan: vxlan(found.vxlan) }
+  }
+}
+
+/** Everything that one host can tell of a segment, its packets included. Changes nothing. */
+export async function lookAtSegment ({ name, spec, tunnel: tunnelSpec }: Asked, gatewayAddress: string | null, signal: AbortSignal): Promise<SegmentFacts> {
+  const { vni, site } = spec
+  const [host, namespaces] = await Promise.all([readHost(signal), listNamespaces()])
+  const underlay = host.links.find(({ ipv4 }) => ipv4.some(address => address.split('/')[0] === site.localAddress)) ?? null
+  const underlayMtu = underlay === null || Number.isNaN(underlay.mtu) ? DEFAULT_UNDERLAY_MTU : underlay.mtu
+  const plan = planSegment(name, spec, underlayMtu)
+  const spaces = await readSpaces([...namespaces.values()], signal)
+  const own = namespaces.has(vni) ? spaces.get(clusterNamespace(vni)) ?? null : null
+  const inner: SpaceState | null = own === null || own === 'broken' || own instanceof Error ? null : own
+  const space = plan.cluster?.namespace ?? null
+  const roles = rolesOf(vni)
+  const held: Array<{ space: string | null, want: NonNullable<typeof plan.cluster> | typeof plan.host, have: SpaceState | null }> = [
+    { space: null, want: plan.host, have: host }, ...(plan.cluster === null ? [] : [{ space, want: plan.cluster, have: inner }])
+  ]
+
+  const chains = held.flatMap(({ space, want, have }) => want.chains.map((chain): ChainFact => {
+    const found = have?.chains.find(one => chainKey(one) === chainKey(chain))
+    const state = found === undefined ? 'missing' : found.marks.join(' ') === chainMarks(chain).join(' ') ? 'ok' : 'changed'
+    return { space, table: `${chain.family} ${chain.table}`, name: chain.name, state }
+  }))
+  const floods = held.flatMap(({ space, want, have }) => want.links.flatMap(({ name: link, vxlan }) => {
+    const missing = vxlan?.remotes.filter(remote => have?.floods.get(link)?.has(remote) !== true) ?? []
+    return missing.length === 0 || have?.links.some(one => one.name === link) !== true ? [] : [{ space, link, missing }]
+  }))
+
+  const [tunnel, reach, drops, bridge] = await Promise.all([
+    spec.gateway?.tunnel === undefined || spec.gateway.tunnel === null || tunnelSpec === null ? null : lookAtTunnel(checkTunnel(tunnelSpec), spec.gateway.tunnel.remoteAddresses, host, signal),
+    lookAtUnderlay(spec, tunnelSpec, underlayMtu, signal),
+    lookForDrops(spec, tunnelSpec, signal),
+    spec.gateway !== undefined || gatewayAddress === null ? null : askByBridge(vni, gatewayAddress, host, signal)
+  ])
+  return {
+    name, cluster: spec.cluster, vni, nowSeconds: Math.floor(Date.now() / 1000),
+    site: { segmentId: site.segmentId, port: SITE_VXLAN_PORT, localAddress: site.localAddress, remoteAddresses: [...site.remoteAddresses] },
+    underlay: underlay === null ? null : { link: underlay.name, up: underlay.up, mtu: underlay.mtu },
+    namespace: space === null ? null : { name: space, state: own === null ? 'missing' : own === 'broken' ? 'broken' : own instanceof Error ? 'unread' : 'ok' },
+    links: held.flatMap(({ space, want, have }) => [...want.links.map(link => linkFact(link, space, have?.links ?? [], roles)), ...(space === null ? tapsOf(vni, host) : [])]),
+    floods, chains, drops, idUsers: idUsers(spec, host, namespaces, spaces), tunnel, reach, bridge
+  }
+}
+
+/** Taps have no plan here: they are as they should be when they are ports of the bridge and up. */
+function tapsOf (vni: number, host: SpaceState): LinkFact[] {
+  const prefix = tapName(vni, 0).slice(0, -2)
+  return host.links.filter(({ name }) => name.startsWith(prefix)).map(({ name, kind = '', up, mtu, master = null, ipv4 }) => ({
+    space: null, name, role: 'tap of a node', want: { kind, mtu: INNER_MTU, master: hostBridgeName(vni), address: null, vxlan: null }, have: { kind, up, mtu, master, addresses: ipv4, vxlan: null }
+  }))
+}
+
+function idUsers (spec: SegmentSpec, host: SpaceState, namespaces: Map<number, string>, spaces: Awaited<ReturnType<typeof readSpaces>>): SegmentFacts['idUsers'] {
+  const own = new Set([hostVxlanName(spec.vni), `${clusterNamespace(spec.vni)} ${INNER.siteVxlan}`])
+  const all: Array<{ space: string | null, links: readonly LinkState[] }> = [{ space: null, links: host.links }]
+  for (const name of namespaces.values()) {
+    const found = spaces.get(name)
+    if (found !== undefined && found !== null && found !== 'broken' && !(found instanceof Error)) all.push({ space: name, links: found.links })
+  }
+  return all.flatMap(({ space, links }) => links.flatMap(({ name, vxlan }) =>
+    vxlan === undefined || vxlan.id !== spec.site.segmentId || vxlan.port !== SITE_VXLAN_PORT || own.has(space === null ? name : `${space} ${name}`) ? [] : [{ space, link: name, id: vxlan.id, port: vxlan.port }]))
+}
+
+async function lookAtUnderlay ({ site, gateway }: SegmentSpec, tunnel: TunnelSpec | null, mtu: number, signal: AbortSignal): Promise<ReachFact[]> {
+  const members = new Set(gateway?.tunnel?.remoteAddresses ?? [])
+  const targets: Array<Pick<ReachFact, 'what' | 'address' | 'port' | 'site' | 'wantBytes'>> = [
+    ...site.remoteAddresses.map(address => ({ what: 'site-host' as const, address, port: SITE_VXLAN_PORT, site: null, wantBytes: mtu })),
+    ...(tunnel?.peers ?? []).filter(({ address }) => members.has(bareAddress(address))).map(peer => ({ what: 'endpoint' as const, ...splitEndpoint(peer.endpoint), site: peer.site, wantBytes: Math.min(mtu, TUNNEL_OUTER_BYTES) }))
+  ]
+  return await Promise.all(targets.slice(0, DIAGNOSE_MAX_REMOTES).map(async target => {
+    const { address, port, wantBytes } = target
+    const [small, udp] = await Promise.all([echo({ address, bytes: SMALL_BYTES, count: COUNT }, signal), udpAnswer(address, port, signal)])
+    return { ...target, echo: small, udp, largestBytes: small.received === 0 ? null : await largestEcho({ address }, wantBytes, small, signal) }
+  }))
+}
+
+async function lookForDrops (spec: SegmentSpec, tunnel: TunnelSpec | null, signal: AbortSignal): Promise<DropFact[]> {
+  const flows = [
+    ...(spec.site.remoteAddresses.length === 0 ? [] : [{ port: SITE_VXLAN_PORT, addresses: [spec.site.localAddress, ...spec.site.remoteAddresses] }]),
+    ...(spec.gateway?.tunnel == null || tunnel === null ? [] : [...new Set([tunnel.listenPort, ...tunnel.peers.map(({ endpoint }) => splitEndpoint(endpoint).port)])].map(port => ({
+      port, addresses: [spec.site.localAddress, ...tunnel.peers.map(({ endpoint }) => splitEndpoint(endpoint).address)]
+    })))
+  ]
+  return dropsOf(await runJson('nft', ['-j', 'list', 'ruleset'], { signal, timeoutMs: KERNEL_MS }), flows)
+}
+
+async function readWireGuard (signal: AbortSignal): Promise<WireGuardState | null> {
+  try {
+    return parseDump((await run('wg', ['show', WG_INTERFACE, 'dump'], { signal, timeoutMs: WIREGUARD_MS })).stdout)
+  } catch (error) {
+    if (error instanceof CommandError && !signal.aborted) return null
+    throw error
+  }
+}
+
+async function lookAtTunnel (spec: TunnelSpec, members: readonly string[], host: SpaceState, signal: AbortSignal): Promise<TunnelFact> {
+  const link = host.links.find(({ name }) => name === WG_INTERFACE)
+  const [state, routes] = await Promise.all([
+    link === undefined ? null : readWireGuard(signal),
+    runJson('ip', ['-json', 'route', 'show'], { signal, timeoutMs: KERNEL_MS })
+  ])
+  const routed = new Set(parseRoutes(routes, WG_INTERFACE))
+  const peers = spec.peers.filter(({ address }) => members.includes(address)).slice(0, DIAGNOSE_MAX_REMOTES)
+  return {
+    interface: WG_INTERFACE, wantMtu: TUNNEL_MTU, wantAddress: spec.address, wantPort: spec.listenPort, listenPort: state?.listenPort ?? null,
+    have: link === undefined ? null : { up: link.up, mtu: link.mtu, addresses: link.ipv4, mode: link.kind === 'wireguard' ? 'kernel' : 'userspace' },
+    peers: await Promise.all(peers.map(async ({ site, publicKey, endpoint, address }): Promise<PeerFact> => {
+      const answer = await echo({ address, bytes: SMALL_BYTES, count: COUNT }, signal)
+      const largestBytes = answer.received === 0 ? null : await largestEcho({ address }, TUNNEL_MTU, answer, signal)
+      // read after the pings: they make WireGuard shake hands
+      const found = (state === null ? null : await readWireGuard(signal))?.peers.find(peer => peer.publicKey === publicKey)
+      return {
+        site, address, wantEndpoint: endpoint, endpoint: found?.endpoint ?? null, present: found !== undefined, routed: routed.has(address),
+        latestHandshake: found?.latestHandshake ?? 0, rxBytes: found?.rxBytes ?? 0, txBytes: found?.txBytes ?? 0, echo: answer, largestBytes
+      }
+    }))
+  }
+}
+
+async function askByBridge (vni: number, address: string, host: SpaceState, signal: AbortSignal): Promise<BridgeFact | null> {
+  const link = host.links.find(({ name }) => name === hostBridgeName(vni))
+  if (link === undefined) return null
+  const small = await arpAnswer(link.name, link.mac, address, 46, signal)
+  const full = small === null ? null : await arpAnswer(link.name, link.mac, address, INNER_MTU, signal)
+  return { link: link.name, address, answered: small !== null, mac: small ?? '', largestBytes: small === null ? null : full === null ? 46 : INNER_MTU }
+}
