@@ -4,7 +4,7 @@ import { clusterNamespace, type SegmentSpec, type TunnelSpec } from '../../../..
 import { ConflictError, NotFoundError } from '../../../../protocol/core/errors.ts'
 import type { Echo, SegmentFacts } from '../../../diagnose/facts.ts'
 import { createRecords } from '../records.ts'
-import { bareAddress } from '../wireguard.ts'
+import { bareAddress } from '../tunnel/wireguard.ts'
 import { capture, type Captured, type CaptureRequest } from './capture.ts'
 import { echo, largestEcho, SMALL_BYTES } from './echo.ts'
 import { lookAtSegment, splitEndpoint, type Asked } from './look.ts'

@@ -6,10 +6,11 @@ import { CommandError, run, runJson } from '../../../exec.ts'
 import { chainKey, chainMarks } from '../filter.ts'
 import { listNamespaces, readHost } from '../host.ts'
 import { DEFAULT_UNDERLAY_MTU, hostPortName, hostVethName, hostVxlanName, INNER, INNER_MTU, SITE_VXLAN_PORT, TUNNEL_MTU, WG_INTERFACE } from '../names.ts'
+import { MAX_TUNNEL_MTU, MIN_TUNNEL_MTU } from '../tunnel/path-search.ts'
 import { parseRoutes, type LinkState, type SpaceState } from '../observed.ts'
 import { planSegment, type LinkPlan } from '../plan.ts'
 import { readSpaces } from '../spaces.ts'
-import { bareAddress, checkTunnel, parseDump, type WireGuardState } from '../wireguard.ts'
+import { bareAddress, checkTunnel, parseDump, type WireGuardState } from '../tunnel/wireguard.ts'
 import { arpAnswer, echo, largestEcho, SMALL_BYTES, udpAnswer } from './echo.ts'
 import { dropsOf } from './ruleset.ts'
 
@@ -147,13 +148,15 @@ async function lookAtTunnel (spec: TunnelSpec, members: readonly string[], host:
     runJson('ip', ['-json', 'route', 'show'], { signal, timeoutMs: KERNEL_MS })
   ])
   const routed = new Set(parseRoutes(routes, WG_INTERFACE))
+  // The driver fits it to the narrowest path; what is outside of that it has not set.
+  const wantMtu = link !== undefined && link.mtu >= MIN_TUNNEL_MTU && link.mtu <= MAX_TUNNEL_MTU ? link.mtu : TUNNEL_MTU
   const peers = spec.peers.filter(({ address }) => members.includes(address)).slice(0, DIAGNOSE_MAX_REMOTES)
   return {
-    interface: WG_INTERFACE, wantMtu: TUNNEL_MTU, wantAddress: spec.address, wantPort: spec.listenPort, listenPort: state?.listenPort ?? null,
+    interface: WG_INTERFACE, wantMtu, wantAddress: spec.address, wantPort: spec.listenPort, listenPort: state?.listenPort ?? null,
     have: link === undefined ? null : { up: link.up, mtu: link.mtu, addresses: link.ipv4, mode: link.kind === 'wireguard' ? 'kernel' : 'userspace' },
     peers: await Promise.all(peers.map(async ({ site, publicKey, endpoint, address }): Promise<PeerFact> => {
       const answer = await echo({ address, bytes: SMALL_BYTES, count: COUNT }, signal)
-      const largestBytes = answer.received === 0 ? null : await largestEcho({ address }, TUNNEL_MTU, answer, signal)
+      const largestBytes = answer.received === 0 ? null : await largestEcho({ address }, wantMtu, answer, signal)
       // read after the pings: they make WireGuard shake hands
       const found = (state === null ? null : await readWireGuard(signal))?.peers.find(peer => peer.publicKey === publicKey)
       return {

@@ -1,9 +1,9 @@
 /** One fault at a time, as data: which finding it gives, where, at which address, port and size, and that nothing else is told. */
 import t, { type Test } from 'tap'
-import type { AnswerFact, Echo, LinkFact, PeerFact, ReachFact, SegmentFacts, TunnelFact } from '../../agent/diagnose/facts.ts'
-import { judge } from '../../agent/diagnose/judge.ts'
-import { documentWith, memberCalled } from '../../agent/diagnose/members.ts'
-import type { ClusterDocument } from '../../protocol/core/messages.ts'
+import type { AnswerFact, Echo, LinkFact, PeerFact, ReachFact, SegmentFacts, TunnelFact } from '../../../agent/diagnose/facts.ts'
+import { judge } from '../../../agent/diagnose/judge.ts'
+import { documentWith, memberCalled } from '../../../agent/diagnose/members.ts'
+import type { ClusterDocument } from '../../../protocol/core/messages.ts'
 
 const NOW = 1_800_000_000
 const NS = 'mz-000101'

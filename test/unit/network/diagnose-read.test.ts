@@ -1,11 +1,11 @@
 /** What ping and nft print, read; sizes that pass, found; where a way stops, told. */
 import t from 'tap'
-import { stopOf } from '../../agent/diagnose/path.ts'
-import { captureLink, filterWords, framesIn } from '../../agent/drivers/network/diagnose/capture.ts'
-import { largestPassing, parseEcho } from '../../agent/drivers/network/diagnose/echo.ts'
-import { dropsOf } from '../../agent/drivers/network/diagnose/ruleset.ts'
-import { diagnosisText, pingText } from '../../cli/render/segment.ts'
-import type { HopResource } from '../../protocol/api.ts'
+import { stopOf } from '../../../agent/diagnose/path.ts'
+import { captureLink, filterWords, framesIn } from '../../../agent/drivers/network/diagnose/capture.ts'
+import { largestPassing, parseEcho } from '../../../agent/drivers/network/diagnose/echo.ts'
+import { dropsOf } from '../../../agent/drivers/network/diagnose/ruleset.ts'
+import { diagnosisText, pingText } from '../../../cli/render/segment.ts'
+import type { HopResource } from '../../../protocol/api.ts'
 
 t.test('ping: times, losses, what was said', t => {
   t.strictSame(parseEcho('PING 10.0.0.1\n64 bytes from 10.0.0.1: icmp_seq=1 ttl=64 time=0.5 ms\n64 bytes from 10.0.0.1: icmp_seq=2 ttl=64 time=1.5 ms\n\n--- statistics ---\n3 packets transmitted, 2 received, 33% packet loss, time 403ms\n', '', 84),
