@@ -3,11 +3,14 @@ import { hostBridgeName, tapName } from '../../protocol/core/desired.ts'
 import { tunnelAddressFor } from '../../agent/drivers/network/address.ts'
 import { run } from '../../agent/exec.ts'
 import { startPod } from './network-pod.ts'
-import type { SegmentSpec, TunnelSpec } from '../../protocol/core/desired.ts'
+import type { SegmentMember, SegmentSpec, TunnelSpec } from '../../protocol/core/desired.ts'
 import type { Pod } from './network-pod.ts'
 
-export type HostName = 'a1' | 'a2' | 'b1'
+export type GatewayName = 'a1' | 'b1'
+export type HostName = GatewayName | 'a2'
 export const HOSTS: readonly HostName[] = ['a1', 'a2', 'b1']
+export const GATEWAYS: readonly GatewayName[] = ['a1', 'b1']
+const isGateway = (host: HostName): host is GatewayName => GATEWAYS.some((one) => one === host)
 export const UNDERLAY: Record<HostName, string> = { a1: '10.77.0.1', a2: '10.77.0.2', b1: '10.77.0.3' }
 export const TUNNEL: Record<'a1' | 'b1', string> = { a1: tunnelAddressFor('gateway of a'), b1: tunnelAddressFor('gateway of b') }
 
@@ -56,26 +59,61 @@ export async function tunnelSpecs (lab: Lab): Promise<Record<'a1' | 'b1', Tunnel
   return { a1: spec('a1', 'b1'), b1: spec('b1', 'a1') }
 }
 
-/** A cluster over both sites, 10.42.0.0/16 like every other; the site ids differ from site to site. */
-export function segmentSpecs (cluster: string, vni: number, siteIds: { a: number, b: number }): Record<HostName, SegmentSpec> {
-  const site = (host: HostName): SegmentSpec['site'] => {
-    const members = HOSTS.filter((other) => other.startsWith(host.slice(0, 1)))
-    return {
-      segmentId: host === 'b1' ? siteIds.b : siteIds.a,
+/** Where the nodes of every cluster are: the same numbers and addresses in each. */
+export const PLACES: Record<HostName, { index: number, address: string }> = {
+  a1: { index: 0, address: '10.42.1.1' }, a2: { index: 1, address: '10.42.1.2' }, b1: { index: 2, address: '10.42.2.1' }
+}
+/** MAC of a node, the same in every cluster. */
+export const macOf = (index: number): string => `52:54:00:00:01:0${index}`
+/** The frontend of every cluster, at the gateway of site a; who wants it makes `fe0`. */
+export const FRONTEND = { mac: '52:54:00:00:00:01', address: '10.42.0.1' } as const
+
+const siteOf = (host: HostName): string => host.slice(0, 1)
+
+/** Everybody on the segment, as one host sees them. */
+function membersOf (vni: number, self: HostName): SegmentMember[] {
+  const place = (host: HostName): Pick<SegmentMember, 'where' | 'via'> => {
+    if (host === self) return { where: 'host' }
+    if (siteOf(host) === siteOf(self)) return { where: 'site', via: UNDERLAY[host] }
+    return isGateway(self) ? { where: 'remote', via: TUNNEL[isGateway(host) ? host : 'a1'] } : { where: 'remote', via: UNDERLAY.a1 }
+  }
+  return [
+    { role: 'frontend', ...FRONTEND, ...place('a1') },
+    ...GATEWAYS.map((host): SegmentMember => ({ role: 'gateway', ...gatewayOf(vni, host), ...place(host) })),
+    ...HOSTS.map((host): SegmentMember => {
+      const { index, address } = PLACES[host]
+      return { role: 'node', mac: macOf(index), address, ...place(host), ...(host === self ? { tap: tapName(vni, index) } : {}) }
+    })
+  ]
+}
+
+const gatewayOf = (vni: number, host: GatewayName): { mac: string, address: string } => {
+  const last = GATEWAYS.indexOf(host) + 1
+  return { mac: `02:00:00:00:0${last}:${(vni & 0xff).toString(16).padStart(2, '0')}`, address: `10.42.255.${last}` }
+}
+
+/** A cluster over all sites, 10.42.0.0/16 like every other; the site ids differ from site to site. */
+export function segmentSpecs (cluster: string, vni: number, siteIds: Record<string, number>): Record<HostName, SegmentSpec> {
+  const spec = (host: HostName): SegmentSpec => {
+    const site = {
+      segmentId: siteIds[siteOf(host)] ?? 0,
       localAddress: UNDERLAY[host],
-      remoteAddresses: members.filter((other) => other !== host).map((other) => UNDERLAY[other])
+      remoteAddresses: HOSTS.filter((other) => siteOf(other) === siteOf(host) && other !== host).map((other) => UNDERLAY[other])
     }
+    const own: SegmentSpec = { cluster, vni, site, compute: true, known: { antiSpoof: true, members: membersOf(vni, host) } }
+    if (!isGateway(host)) return own
+    const { mac, address } = gatewayOf(vni, host)
+    const remoteAddresses = GATEWAYS.filter((other) => other !== host).map((other) => TUNNEL[other])
+    return { ...own, gateway: { address: `${address}/16`, bridgeMac: mac, tunnel: { localAddress: TUNNEL[host], remoteAddresses } } }
   }
-  const gateway = (own: 'a1' | 'b1', peer: 'a1' | 'b1', last: number): NonNullable<SegmentSpec['gateway']> => ({
-    address: `10.42.255.${last}/16`,
-    bridgeMac: `02:00:00:00:0${last}:${(vni & 0xff).toString(16).padStart(2, '0')}`,
-    tunnel: { localAddress: TUNNEL[own], remoteAddresses: [TUNNEL[peer]] }
-  })
-  return {
-    a1: { cluster, vni, site: site('a1'), compute: true, gateway: gateway('a1', 'b1', 1) },
-    a2: { cluster, vni, site: site('a2'), compute: true },
-    b1: { cluster, vni, site: site('b1'), compute: true, gateway: gateway('b1', 'a1', 2) }
-  }
+  return Object.fromEntries(HOSTS.map((host) => [host, spec(host)])) as Record<HostName, SegmentSpec>
+}
+
+/** As where a frontend gives out addresses that nobody else knows. */
+export function withoutKnown (spec: SegmentSpec): SegmentSpec {
+  const rest = { ...spec }
+  delete rest.known
+  return rest
 }
 
 /** A virtual machine's place: a namespace whose interface hangs on a tap's name at the host bridge. Its name is that namespace. */
@@ -85,6 +123,7 @@ export async function addNode (pod: Pod, vni: number, index: number, address: st
   await pod.ok(`ip netns add ${ns}`)
   await pod.ok(`ip link add name ${tap} type veth peer name eth0 netns ${ns}`)
   await pod.ok(`ip link set dev ${tap} master ${hostBridgeName(vni)} up`)
+  await pod.ok(`ip -n ${ns} link set dev eth0 address ${macOf(index)}`)
   await pod.ok(`ip -n ${ns} address add ${address}/16 broadcast + dev eth0`)
   await pod.ok(`ip -n ${ns} link set dev eth0 up`)
   return ns
