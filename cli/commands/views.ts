@@ -4,7 +4,7 @@ import { call, events } from '../client.ts'
 import { agentEndpoint, untilInterrupted, wantsJson } from '../context.ts'
 import { bytes, show, table } from '../output.ts'
 import { statusText } from '../render.ts'
-import type { AgentStatus, ClusterResource, EventResource } from '../../protocol/api.ts'
+import type { AgentStatus, ClusterResource, EventResource, SegmentPlanResource } from '../../protocol/api.ts'
 
 export function addViewCommands (program: Command): void {
   addSearch(program, 'the view of this agent', agentEndpoint)
@@ -15,6 +15,15 @@ export function addViewCommands (program: Command): void {
     .action(async (_o: object, command: Command) => {
       show(await call<ClusterResource[]>(agentEndpoint(command), 'GET', '/v1/clusters'), wantsJson(command), clusters =>
         table(['cluster', 'vni', 'cidr', 'in-site ids', 'mtu', 'state'], clusters.map(c => [c.name, String(c.segment.vni), c.cidr, Object.entries(c.segment.ids).map(([s, id]) => `${s}=${id}`).join(' '), String(c.segment.mtuInner), c.state])))
+    })
+
+  segment.command('plan <name>').description('what each host is to have of a segment: links, entries, filters')
+    .option('--host <host>', 'of one host only')
+    .addHelpText('after', '\nIt follows from the document of the cluster that the agent has; nothing is looked at. What differs on a\nhost is mended by its agent, and shown by `musubi agent status`.\n\nExamples:\n  musubi segment plan demo\n  musubi segment plan demo --host tokyo-1')
+    .action(async (name: string, o: { host?: string }, command: Command) => {
+      const query = o.host === undefined ? '' : `?host=${encodeURIComponent(o.host)}`
+      show(await call<SegmentPlanResource>(agentEndpoint(command), 'GET', `/v1/clusters/${encodeURIComponent(name)}/segment${query}`), wantsJson(command), ({ hosts }) =>
+        hosts.map(({ host, site, gateway, plan }) => `${host} (${site}${gateway ? ', gateway' : ''})\n${plan}`).join('\n').trimEnd())
     })
 
   const cache = program.command('cache').description('what the transparent caches saved')

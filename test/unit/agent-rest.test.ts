@@ -19,7 +19,7 @@ import { host, startFederation, wanted } from '../model/federation.ts'
 
 const log = pino({ level: 'silent' })
 const nothing = (): never => { throw new Error('not asked for in this test') }
-const view: AgentView = { status: nothing, hosts: () => [], host: nothing, metrics: nothing, sites: () => [], leases: () => Promise.resolve([]), lease: nothing, history: nothing, revoke: nothing, console: nothing }
+const view: AgentView = { status: nothing, hosts: () => [], host: nothing, metrics: nothing, sites: () => [], leases: () => Promise.resolve([]), lease: nothing, history: nothing, revoke: nothing, console: nothing, segmentPlan: nothing }
 
 /** Paths of unix sockets are short. */
 async function shortDir (t: Test): Promise<string> {

@@ -48,21 +48,22 @@ export function hostPortChains ({ vni, known }: SegmentSpec, uplink: string): Fi
   if (known === undefined) return [chain('ports', vni, FIRST, switching(taps)), local]
   const { members, antiSpoof } = known
   const nodes = members.flatMap(({ mac, address, tap }) => tap === undefined ? [] : [{ mac, address, tap: named(tap) }])
-  const away = members.filter(({ tap }) => tap === undefined)
   const frontend = members.find(({ role }) => role === 'frontend')
   // 0.0.0.0: asking for an address (RFC 2131), or whether somebody has it (RFC 5227)
   const sources = nodes.flatMap(({ mac, address, tap }) => [address, '0.0.0.0'].map((ip) => ({ mac, ip, tap })))
+  // guests of a node may have any MAC but those of members
+  const ways = nodes.length === 0 ? '' : `iifname . ether saddr != ${set(nodes.map(({ tap, mac }) => `${tap} . ${mac}`))} `
   const own = nodes.length === 0
     ? [`${taps} drop`]
     : [
-        `${taps} iifname . ether saddr != ${set(nodes.map(({ tap, mac }) => `${tap} . ${mac}`))} drop`,
+        `${taps} ${ways}drop`,
         `${taps} ether type arp iifname . arp saddr ether . arp saddr ip != ${set(sources.map(({ tap, mac, ip }) => `${tap} . ${mac} . ${ip}`))} drop`,
         `${taps} ether type ip iifname . ip saddr != ${set(sources.map(({ tap, ip }) => `${tap} . ${ip}`))} drop`
       ]
   return [
     chain('ports', vni, FIRST, [
       ...switching(taps),
-      ...(antiSpoof ? own : away.length === 0 ? [] : [`${taps} ether saddr ${macs(away)} drop`]),
+      ...(antiSpoof ? own : members.length === 0 ? [] : [`${taps} ether saddr ${macs(members)} ${ways}drop`]),
       ...(nodes.length === 0 ? [] : [`${up} ether saddr ${set(nodes.map(({ mac }) => mac))} drop`]),
       ...servers(taps),
       ...servers(frontend === undefined ? up : `${up} ether saddr != ${frontend.mac}`),
