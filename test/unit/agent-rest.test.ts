@@ -57,6 +57,20 @@ t.test('a host that is no gateway sends people to one that is', async t => {
   t.match((await alone.inject('/v1/clusters/demo')).json(), { hint: /no gateway of this site is known/ })
 })
 
+t.test('the plan of a segment is told on any host, of one host or of all', async t => {
+  const asked: unknown[] = []
+  const segmentPlan: AgentView['segmentPlan'] = (cluster, host) => {
+    asked.push([cluster, host])
+    if (cluster !== 'demo') throw new NotFoundError(`no ${cluster}`)
+    return { cluster, vni: 7, version: 1, hosts: [{ site: 'tokyo', host: host ?? 'tokyo-1', gateway: true, plan: 'VNI 7\n' }] }
+  }
+  const server = await api(t, { view: { ...view, segmentPlan } })
+  t.match((await server.inject('/v1/clusters/demo/segment?host=tokyo-2')).json(), { vni: 7, hosts: [{ host: 'tokyo-2', plan: 'VNI 7\n' }] })
+  t.equal((await server.inject('/v1/clusters/other/segment')).statusCode, 404)
+  t.equal((await server.inject('/v1/clusters/demo/segment?host=')).statusCode, 400)
+  t.strictSame(asked, [['demo', 'tokyo-2'], ['other', undefined]])
+})
+
 t.test('what is not there and what is not understood', async t => {
   const server = await api(t)
   t.match((await server.inject('/v2/nothing')).json(), { status: 404, code: 'NOT_FOUND', detail: /GET \/v2\/nothing/, hint: /openapi/ })
