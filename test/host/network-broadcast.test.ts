@@ -36,9 +36,9 @@ function checksum (header: string): string {
   return hex4(~sum & 0xffff)
 }
 
-function udp (from: string, to: string, source: number, destination: number, body = marked): string {
+function udp (from: string, to: string, source: number, destination: number, body = marked, protocol = '11'): string {
   const bytes = body.length / 2
-  const head = (sum: string): string => `4500${hex4(28 + bytes)}000000004011${sum}${hexIp(from)}${hexIp(to)}`
+  const head = (sum: string): string => `4500${hex4(28 + bytes)}0000000040${protocol}${sum}${hexIp(from)}${hexIp(to)}`
   return head(checksum(head('0000'))) + hex4(source) + hex4(destination) + hex4(8 + bytes) + '0000' + body
 }
 
@@ -171,7 +171,7 @@ t.test('broadcasts of two clusters with equal subnets, ids and MACs over three s
   const plain = ethernet(ALL, mac, '0800', udp(ip, '10.42.255.255', 7000, 7000))
 
   await t.test('attacks of a node get nowhere', async (t) => {
-    t.strictSame(await arrives(a2, attacker, [plain]), [1, 1, 1], 'an honest frame does')
+    t.strictSame(await arrives(a2, attacker, [plain, ethernet(bare(macOf(0)), mac, '0800', udp(ip, PLACES.a1.address, 7000, 7000, marked, '06'))]), [2, 1, 1], 'honest frames do')
     const router = ethernet('333300000001', mac, '86dd', icmpv6(134, NODES_ALL))
     const attacks: Record<string, string[]> = {
       'a DHCP server of its own': [ethernet(ALL, mac, '0800', udp(ip, '255.255.255.255', 67, 68)), ethernet(bare(macOf(2)), mac, '0800', udp(ip, PLACES.b1.address, 67, 68))],
@@ -180,6 +180,7 @@ t.test('broadcasts of two clusters with equal subnets, ids and MACs over three s
       'spanning tree': [ethernet('0180c2000000', mac, '0027', `424203${marked}`), ethernet('0180c200000e', mac, '88cc', marked)],
       'the MAC of the frontend, of another node, of nobody': [FRONTEND.mac, macOf(2), '06:00:00:00:00:01'].map((from) => ethernet(ALL, from, '0800', udp(ip, '10.42.255.255', 7000, 7000))),
       'ARP in the name of others': [arp(2, mac, FRONTEND.address, ip), arp(1, mac, PLACES.b1.address, PLACES.a1.address), arp(2, FRONTEND.mac, FRONTEND.address, ip)].map((body) => ethernet(ALL, mac, '0806', body)),
+      'TCP of others': [[FRONTEND.mac, ip], [mac, FRONTEND.address]].map(([from = '', source = '']) => ethernet(bare(macOf(0)), from, '0800', udp(source, PLACES.a1.address, 7000, 7000, marked, '06'))),
       'the address of others': [FRONTEND.address, '10.42.255.1', '192.0.2.1'].map((from) => ethernet(ALL, mac, '0800', udp(from, '10.42.255.255', 7000, 7000)))
     }
     for (const [what, frames] of Object.entries(attacks)) t.strictSame(await arrives(a2, attacker, frames), [0, 0, 0], what)

@@ -31,6 +31,12 @@ const macs = (members: readonly SegmentMember[]): string => set(members.map(({ m
 const chain = (use: 'ports' | 'local', vni: number, hook: string, rules: string[]): FilterChain =>
   ({ family: 'bridge', table: MSS_TABLE, name: chainName(use, vni), base: `type filter hook ${hook}`, rules })
 
+/**
+ * Bulk first: what is TCP between known members, and comes where it may, needs no other look. The type is read
+ * from the frame: of a tagged one it is that of the tag. No other rule here is about TCP.
+ */
+const bulk = (type: string, from: string, to: readonly SegmentMember[]): string => `ether type ${type} meta l4proto tcp ether daddr ${macs(to)} ${from} accept`
+
 /** Before the clamp and before the cache's interception: what is dropped is seen by neither. */
 const FIRST = 'prerouting priority -330'
 
@@ -60,8 +66,11 @@ export function hostPortChains ({ vni, known }: SegmentSpec, uplink: string): Fi
         `${taps} ether type arp iifname . arp saddr ether . arp saddr ip != ${set(sources.map(({ tap, mac, ip }) => `${tap} . ${mac} . ${ip}`))} drop`,
         `${taps} ether type ip iifname . ip saddr != ${set(sources.map(({ tap, ip }) => `${tap} . ${ip}`))} drop`
       ]
+  const away = members.filter(({ tap }) => tap === undefined)
   return [
     chain('ports', vni, FIRST, [
+      ...(antiSpoof && nodes.length > 0 ? [bulk('ip', `iifname . ether saddr . ip saddr ${set(nodes.map(({ tap, mac, address }) => `${tap} . ${mac} . ${address}`))}`, members)] : []),
+      ...(away.length === 0 ? [] : [bulk('{ ip, ip6 }', `${up} ether saddr ${macs(away)}`, members)]),
       ...switching(taps),
       ...(antiSpoof ? own : members.length === 0 ? [] : [`${taps} ether saddr ${macs(members)} ${ways}drop`]),
       ...(nodes.length === 0 ? [] : [`${up} ether saddr ${set(nodes.map(({ mac }) => mac))} drop`]),
@@ -96,6 +105,7 @@ export function clusterPortChains ({ vni, known, compute, gateway }: SegmentSpec
   })
   return [
     chain('ports', vni, FIRST, [
+      ...(ways.length === 0 ? [] : [bulk('{ ip, ip6 }', `iifname . ether saddr ${set(ways)}`, members)]),
       ...switching(all),
       ...(members.length === 0 ? [] : [`ether saddr ${macs(members)} ${ways.length === 0 ? '' : `iifname . ether saddr != ${set(ways)} `}drop`]),
       // its own MAC by another port was dropped just now
