@@ -6,6 +6,7 @@ import type { Logger } from 'pino'
 import { createAvailability, HELPER_ASK_MS } from './availability.ts'
 import { createBootClock } from './boot-clock.ts'
 import { hostCapacity, type AgentConfig } from './config.ts'
+import { segmentPlans } from './api/segments.ts'
 import { consoleOf, type AgentView } from './api/view.ts'
 import { certificateOf } from './api/host.ts'
 import { createLeaseView } from './api/leases.ts'
@@ -334,6 +335,7 @@ function makeView ({ config, mesh, directory, ledger, reconciler, events, gatewa
     host: name => directory.host(name),
     metrics: () => metricsOf({ mesh, directory, ledger, issuer, cordon, started }),
     sites: () => directory.sites(),
+    segmentPlan: (name, host) => segmentPlans(ledger.documents.list().map(record => record.document), name, host),
     ...createLeaseView({ host: config.name, ledger, events, skewMs: id => gateway?.skewMs(id) ?? null }),
     console: (record, node) => {
       if (builder === null) throw new MusubiError('NOT_A_GATEWAY', 'this host is no gateway')

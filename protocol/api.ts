@@ -322,6 +322,16 @@ export const ProblemSchema = Type.Object({
 })
 export type Problem = Static<typeof ProblemSchema>
 
+/** What hosts have of a cluster's segment, from its document; nothing is looked at. */
+export const SegmentPlanSchema = Type.Object({
+  cluster: text('cluster'), vni: count('id of the segment'), version: count('of the document that this follows from'),
+  hosts: Type.Array(Type.Object({
+    site: text('site'), host: text('host'), gateway: Type.Boolean(),
+    plan: Type.String({ description: 'links, forwarding and neighbour entries, settings of the kernel and nftables chains, one fact a line', maxLength: 1024 * 1024 })
+  }))
+})
+export type SegmentPlanResource = Static<typeof SegmentPlanSchema>
+
 export const ConsoleSchema = Type.Object({
   node: text('node'), ip: text('address'), namespace: text('network namespace of the frontend'), keyFile: text('private key on the master gateway'),
   argv: Type.Array(Type.String(), { description: 'command that opens a shell on the node, to be run as root on the master gateway' })

@@ -13,7 +13,7 @@ import type { SiteIssuer } from '../site/issuer.ts'
 import { MusubiError } from '../../protocol/core/errors.ts'
 import { searchSites } from '../../protocol/core/search.ts'
 import {
-  AgentStatusSchema, ClusterSchema, ConsoleSchema, CordonBodySchema, CordonSchema, EventSchema, HostDetailSchema, HostSchema, type CordonResource, SearchResultSchema, SearchSchema, SiteSchema
+  AgentStatusSchema, ClusterSchema, ConsoleSchema, CordonBodySchema, CordonSchema, EventSchema, HostDetailSchema, HostSchema, type CordonResource, SearchResultSchema, SearchSchema, SegmentPlanSchema, SiteSchema
 } from '../../protocol/api.ts'
 
 export interface RouteDeps {
@@ -72,6 +72,12 @@ export function addAgentRoutes (api: Api, deps: RouteDeps): void {
   })
   addAmendmentRoutes(api, master)
   addSegmentRoutes(api, { diagnose: deps.diagnose ?? null })
+  api.get('/v1/clusters/:name/segment', {
+    schema: {
+      summary: 'what hosts are to have of the segment of a cluster', params: ByName,
+      querystring: Type.Object({ host: Type.Optional(Type.String({ minLength: 1, maxLength: 64 })) }), response: { 200: SegmentPlanSchema }
+    }
+  }, request => view.segmentPlan(request.params.name, request.query.host))
   api.get('/v1/clusters/:name/nodes/:node/console', {
     schema: { summary: 'how to get a shell on a node', params: Type.Object({ name: Type.String({ maxLength: 64 }), node: Type.String({ maxLength: 64 }) }), response: { 200: ConsoleSchema } }
   }, request => view.console(master().record(request.params.name), request.params.node))

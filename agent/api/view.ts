@@ -1,7 +1,7 @@
 import type { ClusterRecord } from '../master/record.ts'
 import type { LeaseView } from './leases.ts'
 import type { AgentMetrics } from './metrics.ts'
-import type { AgentStatus, ConsoleResource, HostDetail, HostResource, SiteResource } from '../../protocol/api.ts'
+import type { AgentStatus, ConsoleResource, HostDetail, HostResource, SegmentPlanResource, SiteResource } from '../../protocol/api.ts'
 import { frontendNamespace } from '../../protocol/core/desired.ts'
 import { ConflictError, NotFoundError } from '../../protocol/core/errors.ts'
 
@@ -13,6 +13,8 @@ export interface AgentView extends LeaseView {
   host (name: string): HostDetail
   sites (): SiteResource[]
   metrics (): AgentMetrics
+  /** See `segmentPlans`. @throws NotFoundError */
+  segmentPlan (cluster: string, host?: string): SegmentPlanResource
   console (record: ClusterRecord, node: string): ConsoleResource
 }
 

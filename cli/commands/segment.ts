@@ -6,7 +6,7 @@ import { agentEndpoint, wantsJson } from '../context.ts'
 import { show, table } from '../output.ts'
 import { wholeOf } from '../quantity.ts'
 import { diagnosisText, pingText } from '../render/segment.ts'
-import type { ClusterResource, DiagnosisResource, PingBody, PingResource } from '../../protocol/api.ts'
+import type { ClusterResource, DiagnosisResource, PingBody, PingResource, SegmentPlanResource } from '../../protocol/api.ts'
 import { InvalidInputError, MusubiError } from '../../protocol/core/errors.ts'
 import { CAPTURE_MAX_FRAMES, CAPTURE_MAX_SECONDS, DIAGNOSE_MAX_PINGS } from '../../protocol/core/limits.ts'
 
@@ -20,6 +20,15 @@ export function addSegmentCommands (program: Command): void {
     .action(async (_o: object, command: Command) => {
       show(await call<ClusterResource[]>(agentEndpoint(command), 'GET', '/v1/clusters'), wantsJson(command), clusters =>
         table(['cluster', 'vni', 'cidr', 'in-site ids', 'mtu', 'state'], clusters.map(c => [c.name, String(c.segment.vni), c.cidr, Object.entries(c.segment.ids).map(([s, id]) => `${s}=${id}`).join(' '), String(c.segment.mtuInner), c.state])))
+    })
+
+  segment.command('plan <name>').description('what each host is to have of a segment: links, entries, filters')
+    .option('--host <host>', 'of one host only')
+    .addHelpText('after', '\nIt follows from the document of the cluster that the agent has; nothing is looked at. What differs on a\nhost is mended by its agent, and shown by `musubi agent status`.\n\nExamples:\n  musubi segment plan demo\n  musubi segment plan demo --host tokyo-1')
+    .action(async (name: string, o: { host?: string }, command: Command) => {
+      const query = o.host === undefined ? '' : `?host=${encodeURIComponent(o.host)}`
+      show(await call<SegmentPlanResource>(agentEndpoint(command), 'GET', `/v1/clusters/${encodeURIComponent(name)}/segment${query}`), wantsJson(command), ({ hosts }) =>
+        hosts.map(({ host, site, gateway, plan }) => `${host} (${site}${gateway ? ', gateway' : ''})\n${plan}`).join('\n').trimEnd())
     })
 
   segment.command('ping <from> <to>').description('full-size pings over a segment; with --path each hop, and where it stops')

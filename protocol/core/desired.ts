@@ -75,6 +75,28 @@ export interface SegmentSpec {
     bridgeMac: string
     tunnel: { localAddress: string, remoteAddresses: string[] } | null
   }
+  /** Whose addresses are known; absent where a frontend gives them out by itself: then broadcasts are all there is. */
+  known?: SegmentKnown
+}
+
+export interface SegmentKnown {
+  /** true: a node sends from its own MAC and IPv4 address only */
+  antiSpoof: boolean
+  members: SegmentMember[]
+}
+
+/** One station of a segment whose addresses are known, as one host sees it. */
+export interface SegmentMember {
+  role: 'node' | 'frontend' | 'gateway'
+  mac: string
+  /** IPv4 on the segment, without prefix length */
+  address: string
+  /** `host`: on this host; `site`: on another host of the own site; `remote`: at another site */
+  where: 'host' | 'site' | 'remote'
+  /** underlay address of the next host on the way, or tunnel address of the far gateway; absent on this host */
+  via?: string
+  /** of a node on this host: its tap */
+  tap?: string
 }
 
 /** The built-in frontend: DHCP, DNS, TFTP by dnsmasq and HTTP by nginx, in a namespace of its own. */

@@ -214,6 +214,19 @@ export const MAX_MEMORY_MIB_PER_NODE = 4 * 1024 * 1024
 export const MAX_VOLUME_MIB = 16 * 1024 * 1024
 /** Each is a byte of every address there, and a gateway with its certificates in the document: 64 of them take half of MAX_MESSAGE_BYTES. */
 export const MAX_SITES_PER_CLUSTER = 64
+/** Stations of a segment whose addresses are known: nodes, a gateway for each site, the frontend. */
+export const MAX_SEGMENT_MEMBERS = MAX_NODES_PER_CLUSTER + MAX_SITES_PER_CLUSTER + 1
+/**
+ * Frames per second that one node may have copied to everybody: a node that boots sends some tens in all, an
+ * interactive one a few. Each is copied to every host of the site and to every other site, so 200 of 300 bytes
+ * from one node among ten sites are 4 Mbit/s of the gateway's WAN.
+ */
+export const FLOOD_PER_SECOND = 200
+/** At once: all nodes of a large cluster that ask for one name in the same moment. */
+export const FLOOD_BURST = 400
+/** The same for all that comes to a gateway through one port, whatever the hosts behind it let through: ten nodes at their limit. */
+export const PORT_FLOOD_PER_SECOND = 2_000
+export const PORT_FLOOD_BURST = 4_000
 export const MAX_SPEC_BYTES = 256 * 1024
 export const MAX_VNI = 0xff_ffff
 /** Clusters that one master keeps alive; each has a loop, a status and up to a message's worth of record. */

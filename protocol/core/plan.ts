@@ -1,7 +1,7 @@
 /** From a cluster document to what one host must run. */
 import { parseCidr } from './addresses.ts'
 import {
-  type DesiredObject, type DomainSpec, type ObjectKind, type SegmentSpec, type SpecByKind, type TunnelSpec, type TunnelTrack, hostBridgeName, tapName
+  type DesiredObject, type DomainSpec, type ObjectKind, type SegmentMember, type SegmentSpec, type SpecByKind, type TunnelSpec, type TunnelTrack, hostBridgeName, tapName
 } from './desired.ts'
 import { bareAddress } from './document.ts'
 import { ConflictError, NotFoundError } from './errors.ts'
@@ -54,8 +54,38 @@ function tunnel ({ document, site, member }: View): DesiredObject[] {
   })]
 }
 
-function segment ({ document, site, member, nodes }: View): DesiredObject[] {
-  if (!member.gateway && nodes.length === 0) return []
+/**
+ * Everybody on the segment, as one host sees them. Between sites frames take the gateways: a host that
+ * is none sends all that is elsewhere to its own.
+ */
+function segmentMembers (document: ClusterDocument, site: MemberSite, self: MemberHost): SegmentMember[] {
+  const underlayOf = (name: string): string => site.hosts.find(host => host.host === name)?.underlayAddress ?? site.gateway.underlayAddress
+  const place = (at: string, host: string): Pick<SegmentMember, 'where' | 'via'> => {
+    if (at === site.site) return host === self.host ? { where: 'host' } : { where: 'site', via: underlayOf(host) }
+    const far = document.sites.find(one => one.site === at)?.gateway.tunnelAddress ?? ''
+    return { where: 'remote', via: self.gateway ? bareAddress(far) : site.gateway.underlayAddress }
+  }
+  const { frontend: fe } = document
+  return [
+    { role: 'frontend', mac: fe.mac, address: fe.ip, ...place(fe.site, fe.host) },
+    ...document.sites.map(({ site: at, gateway, gatewayMac, gatewayAddress }): SegmentMember => ({ role: 'gateway', mac: gatewayMac, address: gatewayAddress, ...place(at, gateway.host) })),
+    ...document.nodes.map(({ site: at, host, mac, ip, index }): SegmentMember => {
+      const there = place(at, host)
+      return { role: 'node', mac, address: ip, ...there, ...(there.where === 'host' ? { tap: tapName(document.vni, index) } : {}) }
+    })
+  ]
+}
+
+/** What one host has of a cluster's segment; null when it carries none of it. */
+export function segmentFor (document: ClusterDocument, self: { site: string, host: string }): SegmentSpec | null {
+  const site = document.sites.find(one => one.site === self.site)
+  const member = site?.hosts.find(one => one.host === self.host)
+  return site === undefined || member === undefined ? null : segmentSpec(document, site, member)
+}
+
+function segmentSpec (document: ClusterDocument, site: MemberSite, member: MemberHost): SegmentSpec | null {
+  const nodes = document.nodes.filter(node => node.site === site.site && node.host === member.host)
+  if (!member.gateway && nodes.length === 0) return null
   const carries = (host: MemberHost): boolean => host.gateway || document.nodes.some(node => node.site === site.site && node.host === host.host)
   const spec: SegmentSpec = {
     cluster: document.name,
@@ -65,7 +95,9 @@ function segment ({ document, site, member, nodes }: View): DesiredObject[] {
       localAddress: member.underlayAddress,
       remoteAddresses: site.hosts.filter(host => host.host !== member.host && carries(host)).map(host => host.underlayAddress).sort()
     },
-    compute: nodes.length > 0
+    compute: nodes.length > 0,
+    // The built-in frontend gives every node the address that the document says, and no other.
+    ...(document.frontend.mode === 'builtin' ? { known: { antiSpoof: true, members: segmentMembers(document, site, member) } } : {})
   }
   if (member.gateway) {
     const others = document.sites.filter(other => other.site !== site.site)
@@ -77,7 +109,12 @@ function segment ({ document, site, member, nodes }: View): DesiredObject[] {
         : { localAddress: bareAddress(site.gateway.tunnelAddress), remoteAddresses: others.map(other => bareAddress(other.gateway.tunnelAddress)).sort() }
     }
   }
-  return [object('segment', objectName(document.id, 'segment'), spec)]
+  return spec
+}
+
+function segment ({ document, site, member }: View): DesiredObject[] {
+  const spec = segmentSpec(document, site, member)
+  return spec === null ? [] : [object('segment', objectName(document.id, 'segment'), spec)]
 }
 
 const withPrefix = (document: ClusterDocument, ip: string): string => `${ip}/${parseCidr(document.cidr)?.prefixLength ?? 16}`

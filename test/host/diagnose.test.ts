@@ -6,7 +6,7 @@ import { diagnosisText, pingText } from '../../cli/render/segment.ts'
 import type { DiagnosisResource } from '../../protocol/api.ts'
 import { clusterNamespace } from '../../protocol/core/desired.ts'
 import type { ClusterDocument, GatewayFacts } from '../../protocol/core/messages.ts'
-import { addNode, HOSTS, segmentSpecs, startLab, TUNNEL, tunnelSpecs, UNDERLAY, type HostName, type Lab } from './network-lab.ts'
+import { addNode, segmentSpecs, startLab, TUNNEL, tunnelSpecs, UNDERLAY, type HostName, type Lab } from './network-lab.ts'
 import type { Pod } from './network-pod.ts'
 import { eventually } from '../contract/services.ts'
 
@@ -16,7 +16,10 @@ const VNI = 0x101
 const NS = clusterNamespace(VNI)
 const ID = '01234567-0000-4000-8000-000000000000'
 const SEGMENT = '01234567.segment'
-const SITE_OF: Record<HostName, string> = { a1: 'tokyo', a2: 'tokyo', b1: 'osaka' }
+/** Those of the lab's two sites. */
+type Here = Exclude<HostName, 'c1'>
+const HERE: readonly Here[] = ['a1', 'a2', 'b1']
+const SITE_OF: Record<Here, string> = { a1: 'tokyo', a2: 'tokyo', b1: 'osaka' }
 const NODES = [['a1', 0, 'c1-tokyo-001', '10.42.1.1'], ['a2', 1, 'c1-tokyo-002', '10.42.1.2'], ['b1', 2, 'c1-osaka-003', '10.42.2.1']] as const
 
 t.setTimeout(240_000)
@@ -25,7 +28,7 @@ function documentOf (): ClusterDocument {
   const gateway = (host: 'a1' | 'b1'): GatewayFacts => ({ host, peer: host, underlayAddress: UNDERLAY[host], tunnelPublicKey: '', tunnelEndpoint: `${UNDERLAY[host]}:51820`, tunnelAddress: TUNNEL[host], chain: [] })
   const site = (name: string, own: 'a1' | 'b1', last: number): ClusterDocument['sites'][number] => ({
     site: name, segmentId: 7, gateway: gateway(own), gatewayAddress: `10.42.255.${last}`, gatewayMac: '', cache: false, leaseId: '',
-    hosts: HOSTS.filter(host => SITE_OF[host] === name).map(host => ({ host, peer: host, underlayAddress: UNDERLAY[host], gateway: host === own }))
+    hosts: HERE.filter(host => SITE_OF[host] === name).map(host => ({ host, peer: host, underlayAddress: UNDERLAY[host], gateway: host === own }))
   })
   const [first, ...others] = NODES
   return {
@@ -38,7 +41,7 @@ function documentOf (): ClusterDocument {
 }
 
 /** The agent's part, with the pod's helper behind it. */
-function diagnoseOn (lab: Lab, host: HostName): Diagnose {
+function diagnoseOn (lab: Lab, host: Here): Diagnose {
   const ask = async (question: object): Promise<never> => {
     const { stdout, stderr } = await lab.hosts[host].run(process.execPath, [ASK, JSON.stringify(question)], { timeoutMs: 90_000 })
     if (stdout === '') throw new Error(stderr)
@@ -65,26 +68,26 @@ t.test('a broken segment', { skip: process.getuid?.() === 0 ? false : 'needs roo
   const tunnels = await tunnelSpecs(lab)
   // the lab calls sites by their gateways
   for (const [own, peer] of [['a1', 'b1'], ['b1', 'a1']] as const) for (const one of tunnels[own].peers) one.site = SITE_OF[peer]
-  const repair = async (...hosts: HostName[]): Promise<void> => {
+  const repair = async (...hosts: Here[]): Promise<void> => {
     for (const host of hosts) {
       await lab.hosts[host].apply('segment', SEGMENT, specs[host])
       if (host !== 'a2') await lab.hosts[host].apply('tunnel', 'wg', tunnels[host])
     }
   }
-  await repair(...HOSTS)
+  await repair(...HERE)
   for (const [host, index, , address] of NODES) await addNode(lab.hosts[host], VNI, index, address)
   const at = { a1: diagnoseOn(lab, 'a1'), a2: diagnoseOn(lab, 'a2'), b1: diagnoseOn(lab, 'b1') }
   const drop = async (pod: Pod, rule: string): Promise<void> => { await pod.ok('nft -f -', { input: `table inet site_rules {\n  chain c {\n    type filter hook ${rule}\n  }\n}\n` }) }
   const undrop = async (pod: Pod): Promise<void> => { await pod.ok('nft delete table inet site_rules') }
   const say = (text: string): void => { if (process.env.SHOW !== undefined) process.stderr.write(`${text}\n\n`) }
-  const doctor = async (host: HostName): Promise<DiagnosisResource> => {
+  const doctor = async (host: Here): Promise<DiagnosisResource> => {
     const found = await at[host].doctor('c1')
     say(diagnosisText(found))
     return found
   }
 
   await t.test('whole, nothing is wrong on any host, and full size passes every hop', async t => {
-    for (const host of HOSTS) t.match(await doctor(host), { ok: true, findings: [], gateway: host !== 'a2' }, host)
+    for (const host of HERE) t.match(await doctor(host), { ok: true, findings: [], gateway: host !== 'a2' }, host)
     t.match((await doctor('a2')).seen.at(-1), /10\.42\.255\.1 by ARP from mzb000101: answered, up to 1500 bytes/)
     const path = await at.a1.ping({ from: 'c1-tokyo-002', to: 'c1-osaka-003', path: true })
     say(pingText(path))

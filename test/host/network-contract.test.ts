@@ -4,7 +4,7 @@ import type { Test } from 'tap'
 import { hostBridgeName } from '../../protocol/core/desired.ts'
 import { run, runJson } from '../../agent/exec.ts'
 import { driverContract } from '../contract/driver.ts'
-import { segmentSpecs, TUNNEL, UNDERLAY } from './network-lab.ts'
+import { macOf, segmentSpecs, TUNNEL, UNDERLAY, withoutKnown } from './network-lab.ts'
 import { enterPod, POD_STATE, podDrivers } from './network-pod.ts'
 import type { SegmentSpec, TunnelSpec } from '../../protocol/core/desired.ts'
 
@@ -50,7 +50,7 @@ const foreign = {
 async function segments (t: Test): Promise<void> {
   const spec = segmentSpecs('c1', VNI, { a: 7, b: 8 })
   const second: SegmentSpec = segmentSpecs('c2', VNI + 1, { a: 8, b: 9 }).a2
-  const changed: SegmentSpec = { ...spec.a1, site: { ...spec.a1.site, segmentId: 99, remoteAddresses: [] }, gateway: { address: '10.42.255.9/16', bridgeMac: '02:00:00:00:00:99', tunnel: null } }
+  const changed: SegmentSpec = { ...withoutKnown(spec.a1), site: { ...spec.a1.site, segmentId: 99, remoteAddresses: [] }, gateway: { address: '10.42.255.9/16', bridgeMac: '02:00:00:00:00:99', tunnel: null } }
   const ns = 'mz-000201'
   await driverContract(t, {
     make: () => podDrivers().segment,
@@ -62,6 +62,8 @@ async function segments (t: Test): Promise<void> {
       'the veth is gone': command('ip link delete dev mzh000201'),
       'the host bridge is gone': command(`ip link delete dev ${hostBridgeName(VNI)}`),
       'the guard is gone': command('nft delete chain inet mz_guard guard_000201'),
+      'a known member is gone': command(`bridge -n ${ns} fdb delete ${macOf(2)} dev wan0m master`),
+      'nobody is answered any more': command(`ip neighbour flush nud permanent dev ${hostBridgeName(VNI)}`),
       'a link is of another kind': async () => {
         await command(`ip -n ${ns} link delete dev wan0`)()
         await command(`ip -n ${ns} link add name wan0 type bridge`)()

@@ -3,22 +3,29 @@ import { hostBridgeName, tapName } from '../../protocol/core/desired.ts'
 import { tunnelAddressFor } from '../../agent/drivers/network/address.ts'
 import { run } from '../../agent/exec.ts'
 import { startPod } from './network-pod.ts'
-import type { SegmentSpec, TunnelSpec } from '../../protocol/core/desired.ts'
+import type { SegmentMember, SegmentSpec, TunnelSpec } from '../../protocol/core/desired.ts'
 import type { Pod } from './network-pod.ts'
 
-export type HostName = 'a1' | 'a2' | 'b1'
+export type GatewayName = 'a1' | 'b1' | 'c1'
+export type HostName = GatewayName | 'a2'
+/** Two sites, as most tests have them. */
 export const HOSTS: readonly HostName[] = ['a1', 'a2', 'b1']
-export const UNDERLAY: Record<HostName, string> = { a1: '10.77.0.1', a2: '10.77.0.2', b1: '10.77.0.3' }
-export const TUNNEL: Record<'a1' | 'b1', string> = { a1: tunnelAddressFor('gateway of a'), b1: tunnelAddressFor('gateway of b') }
+/** Three sites. */
+export const MORE_HOSTS: readonly HostName[] = [...HOSTS, 'c1']
+const isGateway = (host: HostName): host is GatewayName => host.endsWith('1')
+const gatewaysOf = (hosts: readonly HostName[]): GatewayName[] => hosts.filter(isGateway)
+export const UNDERLAY: Record<HostName, string> = { a1: '10.77.0.1', a2: '10.77.0.2', b1: '10.77.0.3', c1: '10.77.0.4' }
+export const TUNNEL: Record<GatewayName, string> = { a1: tunnelAddressFor('gateway of a'), b1: tunnelAddressFor('gateway of b'), c1: tunnelAddressFor('gateway of c') }
 
 export interface Lab {
   underlay: Pod
+  /** those that were asked for */
   hosts: Record<HostName, Pod>
   stop (): Promise<void>
 }
 
-/** a1 and b1 are gateways of the sites a and b, a2 is a compute host of a; the underlay is a switch with MTU 1500. */
-export async function startLab (): Promise<Lab> {
+/** a1, b1 and c1 are gateways of the sites a, b and c, a2 is a compute host of a; the underlay is a switch with MTU 1500. */
+export async function startLab (names: readonly HostName[] = HOSTS): Promise<Lab> {
   const pods: Pod[] = []
   const stop = async (): Promise<void> => { await Promise.all(pods.map(async (pod) => { await pod.stop() })) }
   try {
@@ -27,11 +34,11 @@ export async function startLab (): Promise<Lab> {
       pods.push(pod)
       return pod
     }
-    const [underlay, a1, a2, b1] = await Promise.all([start(), start(), start(), start()])
-    const hosts = { a1, a2, b1 }
+    const [underlay, ...started] = await Promise.all([start(), ...names.map(start)])
+    const hosts = Object.fromEntries(names.map((name, n) => [name, started[n]])) as Record<HostName, Pod>
     await underlay.ok('ip link add name switch type bridge stp_state 0 forward_delay 0 mcast_snooping 0')
     await underlay.ok('ip link set dev switch up')
-    for (const name of HOSTS) {
+    for (const name of names) {
       // only from outside the pods are both namespaces in sight
       await run('nsenter', ['--net', '--target', String(underlay.pid), 'ip', 'link', 'add', 'name', `to-${name}`, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', String(hosts[name].pid)])
       await underlay.ok(`ip link set dev to-${name} master switch up`)
@@ -45,37 +52,73 @@ export async function startLab (): Promise<Lab> {
   }
 }
 
-/** One tunnel between the two gateways. */
-export async function tunnelSpecs (lab: Lab): Promise<Record<'a1' | 'b1', TunnelSpec>> {
-  const keys = { a1: await lab.hosts.a1.publicKey(), b1: await lab.hosts.b1.publicKey() }
-  const spec = (own: 'a1' | 'b1', peer: 'a1' | 'b1'): TunnelSpec => ({
+/** A tunnel from each gateway to all others. */
+export async function tunnelSpecs (lab: Lab, hosts: readonly HostName[] = HOSTS): Promise<Record<GatewayName, TunnelSpec>> {
+  const gateways = gatewaysOf(hosts)
+  const keys = new Map(await Promise.all(gateways.map(async (name) => [name, await lab.hosts[name].publicKey()] as const)))
+  const spec = (own: GatewayName): TunnelSpec => ({
     listenPort: 51_820,
     address: TUNNEL[own],
-    peers: [{ site: peer, publicKey: keys[peer], endpoint: `${UNDERLAY[peer]}:51820`, address: TUNNEL[peer] }]
+    peers: gateways.filter((name) => name !== own).map((name) => ({ site: name, publicKey: keys.get(name) ?? '', endpoint: `${UNDERLAY[name]}:51820`, address: TUNNEL[name] }))
   })
-  return { a1: spec('a1', 'b1'), b1: spec('b1', 'a1') }
+  return Object.fromEntries(gateways.map((name) => [name, spec(name)])) as Record<GatewayName, TunnelSpec>
 }
 
-/** A cluster over both sites, 10.42.0.0/16 like every other; the site ids differ from site to site. */
-export function segmentSpecs (cluster: string, vni: number, siteIds: { a: number, b: number }): Record<HostName, SegmentSpec> {
-  const site = (host: HostName): SegmentSpec['site'] => {
-    const members = HOSTS.filter((other) => other.startsWith(host.slice(0, 1)))
-    return {
-      segmentId: host === 'b1' ? siteIds.b : siteIds.a,
+/** Where the nodes of every cluster are: the same numbers and addresses in each. */
+export const PLACES: Record<HostName, { index: number, address: string }> = {
+  a1: { index: 0, address: '10.42.1.1' }, a2: { index: 1, address: '10.42.1.2' }, b1: { index: 2, address: '10.42.2.1' }, c1: { index: 3, address: '10.42.3.1' }
+}
+/** MAC of a node, the same in every cluster. */
+export const macOf = (index: number): string => `52:54:00:00:01:0${index}`
+/** The frontend of every cluster, at the gateway of site a; who wants it makes `fe0`. */
+export const FRONTEND = { mac: '52:54:00:00:00:01', address: '10.42.0.1' } as const
+
+const siteOf = (host: HostName): string => host.slice(0, 1)
+
+/** Everybody on the segment, as one host sees them. */
+function membersOf (vni: number, self: HostName, hosts: readonly HostName[]): SegmentMember[] {
+  const place = (host: HostName): Pick<SegmentMember, 'where' | 'via'> => {
+    if (host === self) return { where: 'host' }
+    if (siteOf(host) === siteOf(self)) return { where: 'site', via: UNDERLAY[host] }
+    return isGateway(self) ? { where: 'remote', via: TUNNEL[isGateway(host) ? host : 'a1'] } : { where: 'remote', via: UNDERLAY.a1 }
+  }
+  return [
+    { role: 'frontend', ...FRONTEND, ...place('a1') },
+    ...gatewaysOf(hosts).map((host): SegmentMember => ({ role: 'gateway', ...gatewayOf(vni, host), ...place(host) })),
+    ...hosts.map((host): SegmentMember => {
+      const { index, address } = PLACES[host]
+      return { role: 'node', mac: macOf(index), address, ...place(host), ...(host === self ? { tap: tapName(vni, index) } : {}) }
+    })
+  ]
+}
+
+const gatewayOf = (vni: number, host: GatewayName): { mac: string, address: string } => {
+  const last = gatewaysOf(MORE_HOSTS).indexOf(host) + 1
+  return { mac: `02:00:00:00:0${last}:${(vni & 0xff).toString(16).padStart(2, '0')}`, address: `10.42.255.${last}` }
+}
+
+/** A cluster over all sites, 10.42.0.0/16 like every other; the site ids differ from site to site. */
+export function segmentSpecs (cluster: string, vni: number, siteIds: Record<string, number>, hosts: readonly HostName[] = HOSTS): Record<HostName, SegmentSpec> {
+  const spec = (host: HostName): SegmentSpec => {
+    const site = {
+      segmentId: siteIds[siteOf(host)] ?? 0,
       localAddress: UNDERLAY[host],
-      remoteAddresses: members.filter((other) => other !== host).map((other) => UNDERLAY[other])
+      remoteAddresses: hosts.filter((other) => siteOf(other) === siteOf(host) && other !== host).map((other) => UNDERLAY[other])
     }
+    const own: SegmentSpec = { cluster, vni, site, compute: true, known: { antiSpoof: true, members: membersOf(vni, host, hosts) } }
+    if (!isGateway(host)) return own
+    const { mac, address } = gatewayOf(vni, host)
+    const remoteAddresses = gatewaysOf(hosts).filter((other) => other !== host).map((other) => TUNNEL[other])
+    return { ...own, gateway: { address: `${address}/16`, bridgeMac: mac, tunnel: { localAddress: TUNNEL[host], remoteAddresses } } }
   }
-  const gateway = (own: 'a1' | 'b1', peer: 'a1' | 'b1', last: number): NonNullable<SegmentSpec['gateway']> => ({
-    address: `10.42.255.${last}/16`,
-    bridgeMac: `02:00:00:00:0${last}:${(vni & 0xff).toString(16).padStart(2, '0')}`,
-    tunnel: { localAddress: TUNNEL[own], remoteAddresses: [TUNNEL[peer]] }
-  })
-  return {
-    a1: { cluster, vni, site: site('a1'), compute: true, gateway: gateway('a1', 'b1', 1) },
-    a2: { cluster, vni, site: site('a2'), compute: true },
-    b1: { cluster, vni, site: site('b1'), compute: true, gateway: gateway('b1', 'a1', 2) }
-  }
+  return Object.fromEntries(hosts.map((host) => [host, spec(host)])) as Record<HostName, SegmentSpec>
+}
+
+/** As where a frontend gives out addresses that nobody else knows. */
+export function withoutKnown (spec: SegmentSpec): SegmentSpec {
+  const rest = { ...spec }
+  delete rest.known
+  return rest
 }
 
 /** A virtual machine's place: a namespace whose interface hangs on a tap's name at the host bridge. Its name is that namespace. */
@@ -85,6 +128,7 @@ export async function addNode (pod: Pod, vni: number, index: number, address: st
   await pod.ok(`ip netns add ${ns}`)
   await pod.ok(`ip link add name ${tap} type veth peer name eth0 netns ${ns}`)
   await pod.ok(`ip link set dev ${tap} master ${hostBridgeName(vni)} up`)
+  await pod.ok(`ip -n ${ns} link set dev eth0 address ${macOf(index)}`)
   await pod.ok(`ip -n ${ns} address add ${address}/16 broadcast + dev eth0`)
   await pod.ok(`ip -n ${ns} link set dev eth0 up`)
   return ns

@@ -2,7 +2,7 @@ import { writeFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { CommandError, run, runJson } from '../../agent/exec.ts'
-import { parseChains, parseFloods, parseLinks } from '../../agent/drivers/network/observed.ts'
+import { parseChains, parseFloods, parseForwards, parseLinks, parseNeighbours } from '../../agent/drivers/network/observed.ts'
 import { readSpaces } from '../../agent/drivers/network/spaces.ts'
 import { clusterNamespace } from '../../protocol/core/desired.ts'
 import { SPACES_PER_LOOK } from '../../protocol/core/limits.ts'
@@ -30,7 +30,11 @@ const ok = async (command: string, input?: string): Promise<string> => {
 /** What the programs of the system say of a namespace. */
 async function told (ns: string): Promise<SpaceAnswer> {
   const chains = await runJson('nft', ['-j', 'list', 'table', 'bridge', 'mz_mss'], { netns: ns })
-  return { links: parseLinks(await runJson('ip', ['-n', ns, '-json', '-details', 'address', 'show'])), floods: parseFloods(await runJson('bridge', ['-n', ns, '-json', 'fdb', 'show'])), chains: parseChains(chains) }
+  const forwards = await runJson('bridge', ['-n', ns, '-json', 'fdb', 'show'])
+  return {
+    links: parseLinks(await runJson('ip', ['-n', ns, '-json', '-details', 'address', 'show'])), floods: parseFloods(forwards), forwards: parseForwards(forwards),
+    neighbours: parseNeighbours(await runJson('ip', ['-n', ns, '-json', 'neighbour', 'show', 'nud', 'permanent'])), chains: parseChains(chains)
+  }
 }
 
 async function manyAtOnce (): Promise<void> {
@@ -83,7 +87,7 @@ async function manyAtOnce (): Promise<void> {
   })
 
   await t.test('one that holds too much is not read, and is no other one\'s trouble', async (t) => {
-    const entry = (verb: string, n: number): string => `fdb ${verb} 02:00:00:00:${(n >> 8).toString(16)}:${(n & 255).toString(16)} dev wan0 dst 100.64.0.9`
+    const entry = (verb: string, n: number): string => `fdb ${verb} 06:00:00:00:${(n >> 8).toString(16)}:${(n & 255).toString(16)} dev wan0 dst 100.64.0.9`
     const crowd = (verb: string, kind: string): string => Array.from({ length: CROWD }, (_, n) => `${entry(verb, n)}${kind}\n`).join('')
     await ok(`bridge -n ${second} -batch -`, crowd('add', ''))
     const found = await readSpaces(names, signal())

@@ -1,6 +1,6 @@
 import t from 'tap'
 import { clusterNamespace, hostBridgeName } from '../../protocol/core/desired.ts'
-import { addNode, counted, HOSTS, picture, removeNode, segmentSpecs, startLab, TUNNEL, tunnelSpecs, UNDERLAY } from './network-lab.ts'
+import { addNode, counted, HOSTS, macOf, picture, removeNode, segmentSpecs, startLab, TUNNEL, tunnelSpecs, UNDERLAY, withoutKnown } from './network-lab.ts'
 import type { Pod } from './network-pod.ts'
 import type { HostName, Lab } from './network-lab.ts'
 
@@ -130,7 +130,7 @@ t.test('segments of two clusters with equal subnets over two sites', { skip: pro
       return await counted(a1, 'forged', node)
     }
     t.equal(await sent(), 0, 'on the underlay from a host of another site')
-    await a1.apply('segment', 'c1', { ...specs.c1.a1, gateway: { ...specs.c1.a1.gateway, tunnel: { localAddress: TUNNEL.a1, remoteAddresses: [] } } })
+    await a1.apply('segment', 'c1', { ...withoutKnown(specs.c1.a1), gateway: { ...specs.c1.a1.gateway, tunnel: { localAddress: TUNNEL.a1, remoteAddresses: [] } } })
     await forge(b1, TUNNEL.b1, TUNNEL.a1, 4789, C1, 7003)
     await reaches(b1, nodeOf(C2, 'b1'), ipOf('a1'))
     t.equal(await counted(a1, 'forged', node), 0, 'in the tunnel from a gateway that has no part in the cluster')
@@ -190,6 +190,18 @@ t.test('segments of two clusters with equal subnets over two sites', { skip: pro
     ['a foreign flood entry', 'b1', `bridge -n ${inner} fdb append 00:00:00:00:00:00 dev site0 dst 10.77.0.99`],
     ['a deleted bridge in the cluster namespace', 'b1', `ip -n ${inner} link delete dev br0`],
     ['a port that sends frames back', 'b1', `ip -n ${inner} link set dev wan0m type bridge_slave hairpin on`],
+    ['a known member that nobody knows', 'b1', `bridge -n ${inner} fdb delete ${macOf(0)} dev wan0`],
+    ['a known member behind somebody else', 'b1', `bridge -n ${inner} fdb replace ${macOf(1)} dev wan0 dst 100.64.9.9`],
+    ['a way that another frame can take along', 'b1', `bridge -n ${inner} fdb replace ${macOf(0)} dev wan0m master static`],
+    ['a way of somebody else', 'b1', `bridge -n ${inner} fdb add 06:00:00:00:00:01 dev site0m master static`],
+    ['a lost neighbour', 'b1', `ip -n ${inner} neighbour delete 10.42.1.1 dev br0`],
+    ['a false neighbour', 'b1', `ip -n ${inner} neighbour replace 10.42.1.1 lladdr 06:00:00:00:00:01 nud permanent dev br0`],
+    ['a neighbour of somebody else', 'b1', `ip -n ${inner} neighbour add 10.42.9.9 lladdr 06:00:00:00:00:01 nud permanent dev br0`],
+    ['a port that asks instead of answering', 'b1', `ip -n ${inner} link set dev wan0m type bridge_slave neigh_suppress off`],
+    ['a bridge without IPv6', 'b1', `ip netns exec ${inner} sysctl -qw net.ipv6.conf.br0.disable_ipv6=1`],
+    ['a host bridge that was down for a moment', 'b1', `ip link set dev ${hostBridgeName(C1)} down`],
+    ['a host bridge that forgot its neighbours', 'a2', `ip neighbour flush nud permanent dev ${hostBridgeName(C1)}`],
+    ['ports that let in everything', 'a2', 'nft flush chain bridge mz_mss ports_000101'],
     ['a port that is down', 'b1', `ip -n ${inner} link set dev site0m down`],
     ['a lost address', 'b1', `ip -n ${inner} address flush dev br0`],
     ['a deleted clamp', 'b1', `ip netns exec ${inner} nft flush table bridge mz_mss`],
@@ -258,7 +270,7 @@ t.test('segments of two clusters with equal subnets over two sites', { skip: pro
     await bad(/no IPv4 address of a site host/, { site: { segmentId: 1, localAddress: '10.0.0.1 dev eth0', remoteAddresses: [] } })
     await bad(/neither compute nor gateway/, { compute: false })
     await t.rejects(a2.apply('segment', 'c9', specs.c1.a2), { code: 'CONFLICT', message: /VNI 257 is c1's/ })
-    await t.rejects(a2.apply('segment', 'c9', { ...specs.c1.a2, vni: 0x109 }), { code: 'CONFLICT', message: /segment id \d+ is c1's/ })
+    await t.rejects(a2.apply('segment', 'c9', { ...withoutKnown(specs.c1.a2), vni: 0x109 }), { code: 'CONFLICT', message: /segment id \d+ is c1's/ })
     await t.rejects(a1.apply('tunnel', 'wg', { ...tunnels.a1, listenPort: 0 }), { code: 'INVALID_INPUT', message: /0 is no UDP port/ })
     await t.rejects(a1.apply('tunnel', 'other', tunnels.a1), { code: 'NOT_FOUND' })
     t.strictSame(await healthy(a2, 'segment'), [['c1', true], ['c2', true]])

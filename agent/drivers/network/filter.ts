@@ -1,5 +1,5 @@
 import { fingerprint } from '../../fingerprint.ts'
-import { chainName, GUARD_TABLE, INNER_MTU, MSS_TABLE, SITE_VXLAN_PORT, WAN_VXLAN_PORT, WG_INTERFACE } from './names.ts'
+import { chainName, GUARD_TABLE, INNER_MTU, MSS_TABLE, SITE_VXLAN_PORT, WAN_VXLAN_PORT, WG_PREFIX } from './names.ts'
 import type { SegmentSpec } from '../../../protocol/core/desired.ts'
 
 /** One base chain of nftables; segments share a table, never a chain. */
@@ -43,8 +43,8 @@ export function guardChain (vni: number, site: SegmentSpec['site'], tunnel: NonN
     if (members.length > 0) rules.push(`${frames} ${from} ip saddr ${set(members)} accept`)
     rules.push(`${frames} drop`)
   }
-  guard(SITE_VXLAN_PORT, site.segmentId, `iifname != "${WG_INTERFACE}"`, site.remoteAddresses)
-  if (tunnel !== null) guard(WAN_VXLAN_PORT, vni, `iifname "${WG_INTERFACE}"`, tunnel.remoteAddresses)
+  guard(SITE_VXLAN_PORT, site.segmentId, `iifname != "${WG_PREFIX}*"`, site.remoteAddresses)
+  if (tunnel !== null) guard(WAN_VXLAN_PORT, vni, `iifname "${WG_PREFIX}*"`, tunnel.remoteAddresses)
   return { family: 'inet', table: GUARD_TABLE, name: chainName('guard', vni), base: 'type filter hook input priority -10', rules }
 }
 

@@ -1,8 +1,8 @@
-import { readdir, writeFile } from 'node:fs/promises'
+import { access, readdir, writeFile } from 'node:fs/promises'
 import { CommandError, run, runJson } from '../../exec.ts'
 import { GUARD_TABLE, MSS_TABLE, vniOfNamespace } from './names.ts'
 import { hasCode } from './records.ts'
-import { parseChains, parseFloods, parseLinks } from './observed.ts'
+import { parseChains, parseFloods, parseForwards, parseLinks, parseNeighbours } from './observed.ts'
 import type { ChainState, SpaceState } from './observed.ts'
 import type { Step } from './steps.ts'
 import { runOutside } from '../../services/outside.ts'
@@ -24,17 +24,18 @@ async function listChains (family: string, table: string, signal: AbortSignal): 
   }
 }
 
-/** Links, flood entries and chains of the host's own namespace. */
+/** Links, permanent entries and chains of the host's own namespace. */
 export async function readHost (signal: AbortSignal): Promise<SpaceState> {
   const options = { signal, timeoutMs: KERNEL_TIMEOUT_MS }
-  const [links, floods, guard, mss] = await Promise.all([
+  const [links, forwards, neighbours, guard, mss] = await Promise.all([
     runJson('ip', ['-json', '-details', 'address', 'show'], options),
     // what was learnt from frames is none of ours, and guests decide how much of it there is
-    runJson('bridge', ['-json', 'fdb', 'show', 'state', 'permanent'], options),
+    runJson('bridge', ['-json', 'fdb', 'show', 'state', 'permanent', 'state', 'static'], options),
+    runJson('ip', ['-json', 'neighbour', 'show', 'nud', 'permanent'], options),
     listChains('inet', GUARD_TABLE, signal),
     listChains('bridge', MSS_TABLE, signal)
   ])
-  return { links: parseLinks(links), floods: parseFloods(floods), chains: [...guard, ...mss] }
+  return { links: parseLinks(links), floods: parseFloods(forwards), forwards: parseForwards(forwards), neighbours: parseNeighbours(neighbours), chains: [...guard, ...mss] }
 }
 
 /** Names of clusters' namespaces, with their VNI. A name need not lead to a namespace. */
@@ -63,6 +64,12 @@ export async function silenceIpv6 (links: readonly string[]): Promise<void> {
   }
 }
 
+/** Whether this kernel has IPv6 at all. */
+export const hasIpv6 = async (): Promise<boolean> => await access('/proc/sys/net/ipv6/conf').then(() => true, () => false)
+
+/** IPv6 is on, and the link neither has an address nor takes one: what `addrgenmode none` leaves open is closed here. */
+const SILENT = { accept_ra: '0', autoconf: '0', disable_ipv6: '0' } as const
+
 /** Runs steps in order; stops at the first that fails. @throws CommandError */
 export async function runSteps (steps: readonly Step[], signal: AbortSignal): Promise<void> {
   for (const step of steps) {
@@ -90,6 +97,10 @@ async function runStep (step: Step, options: { signal: AbortSignal, timeoutMs: n
       return
     case 'nft':
       await run('nft', ['-f', '-'], { ...options, input: step.text, ...(step.ns === null ? {} : { netns: step.ns }) })
+      return
+    case 'silent-ipv6':
+      if (step.ns !== null) await run('sysctl', ['-qw', ...Object.entries(SILENT).map(([key, value]) => `net.ipv6.conf.${step.link}.${key}=${value}`)], { ...options, netns: step.ns })
+      else for (const [key, value] of Object.entries(SILENT)) await writeFile(`/proc/sys/net/ipv6/conf/${step.link}/${key}`, value)
       return
     case 'no-ipv6':
       if (step.ns === null) await silenceIpv6(step.links ?? [])

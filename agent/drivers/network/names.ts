@@ -4,6 +4,8 @@
  */
 import { PREFIX } from '../../../protocol/core/desired.ts'
 
+/** What the names of WireGuard interfaces begin with: there are two while keys are exchanged. */
+export const WG_PREFIX = `${PREFIX}wg`
 /** The host's WireGuard interface. */
 export const WG_INTERFACE = `${PREFIX}wg0`
 /** Service name of wireguard-go where the kernel has no WireGuard. */
@@ -26,7 +28,7 @@ export const DEFAULT_UNDERLAY_MTU = 1500
 
 /** nftables table in the host's namespace: who may send VXLAN to us. */
 export const GUARD_TABLE = `${PREFIX}_guard`
-/** nftables bridge table, in the namespace of the VXLAN ports: MSS clamp. */
+/** nftables bridge table, in the namespaces of bridges: MSS clamp, and what ports let pass. */
 export const MSS_TABLE = `${PREFIX}_mss`
 
 /** Names inside a cluster's namespace; these need no prefix, the namespace has it. */
@@ -41,14 +43,20 @@ export const INNER = {
 
 const hex6 = (vni: number): string => vni.toString(16).padStart(6, '0')
 
+/**
+ * MAC of a host's bridge: one that is not said follows from the ports, and each time that a tap comes or goes and
+ * changes it, the kernel forgets all neighbours. It sends no frame, so it may be the same on every host.
+ */
+export const hostBridgeMac = (vni: number): string => `02:6d:7a:${(hex6(vni).match(/../g) ?? []).join(':')}`
+
 /** Host end of the veth between host bridge and cluster namespace. */
 export const hostVethName = (vni: number): string => `${PREFIX}h${hex6(vni)}`
 /** In-site VXLAN on a host that is no gateway. */
 export const hostVxlanName = (vni: number): string => `${PREFIX}s${hex6(vni)}`
 /** Bridge port over that VXLAN. */
 export const hostPortName = (vni: number): string => `${PREFIX}m${hex6(vni)}`
-/** nftables chain of one segment; `use` tells guard, inbound and outbound clamp apart. */
-export const chainName = (use: 'guard' | 'in' | 'out', vni: number): string => `${use}_${hex6(vni)}`
+/** nftables chain of one segment; `use` tells guard, inbound and outbound clamp, what ports let in, and what is for the host itself apart. */
+export const chainName = (use: 'guard' | 'in' | 'out' | 'ports' | 'local', vni: number): string => `${use}_${hex6(vni)}`
 /** What `observe` calls a segment whose name is lost. */
 export const orphanName = (vni: number): string => `orphan-${hex6(vni)}`
 
@@ -72,9 +80,12 @@ export function vniOfNamespace (name: string): number | null {
 
 /** VNI of one of our nftables chains, or null. */
 export function vniOfChain (name: string): number | null {
-  const match = /^(?:guard|in|out)_([0-9a-f]{6})$/.exec(name)
+  const match = /^(?:guard|in|out|ports|local)_([0-9a-f]{6})$/.exec(name)
   return match?.[1] === undefined ? null : Number.parseInt(match[1], 16)
 }
+
+/** Port of the cluster's bridge that the frontend's driver makes. */
+export const FRONTEND_PORT = 'fe0'
 
 /** Prefix of the taps of a segment (`tapName` of the shared contract, without the index). */
 export const tapPrefix = (vni: number): string => `${PREFIX}t${hex6(vni)}`

@@ -4,11 +4,12 @@
  * are those of linux/rtnetlink.h, if_link.h, if_addr.h, neighbour.h, netfilter/nf_tables.h and of libnftnl's udata.h.
  */
 import { endianness } from 'node:os'
-import { addFlood } from './observed.ts'
+import { canonicalIpv6 } from './broadcast/entries.ts'
+import { addFlood, addForward, addNeighbour } from './observed.ts'
 import type { ChainState, LinkState, SpaceState } from './observed.ts'
 
 /** The lists of one namespace, each as the messages that the kernel sent. */
-export interface SpaceLists { links: Buffer, addresses: Buffer, floods: Buffer, chains: Buffer, rules: Buffer }
+export interface SpaceLists { links: Buffer, addresses: Buffer, forwards: Buffer, neighbours: Buffer, chains: Buffer, rules: Buffer }
 
 type Attributes = ReadonlyMap<number, Buffer>
 
@@ -17,11 +18,11 @@ const LINK = { new: 16, headBytes: 16, address: 1, name: 3, mtu: 4, lower: 5, ma
 const INFO = { kind: 1, data: 2, slaveData: 5 } as const
 const VXLAN = { id: 1, local: 4, learning: 7, port: 15 } as const
 const BRIDGE = { stp: 5, snooping: 23 } as const
-const HAIRPIN = 4
+const PORT = { hairpin: 4, suppress: 32 } as const
 const MACVLAN_MODE = 1
 const MACVLAN_MODES: Readonly<Record<number, string>> = { 1: 'private', 2: 'vepa', 4: 'bridge', 8: 'passthru', 16: 'source' }
 const ADDRESS = { new: 20, headBytes: 8, address: 1, local: 2, inet: 2, inet6: 10 } as const
-const NEIGHBOUR = { new: 28, headBytes: 12, destination: 1, mac: 2 } as const
+const NEIGHBOUR = { new: 28, headBytes: 12, destination: 1, mac: 2, master: 9, isPermanent: 0x80, isSticky: 0x40 } as const
 const CHAIN = { new: 10 << 8 | 3, headBytes: 4, table: 1, name: 3 } as const
 const RULE = { new: 10 << 8 | 6, table: 1, chain: 2, userData: 7, comment: 0 } as const
 const FAMILIES: Readonly<Record<number, string>> = { 1: 'inet', 2: 'ip', 3: 'arp', 5: 'netdev', 7: 'bridge', 10: 'ip6' }
@@ -37,8 +38,7 @@ const padded = (bytes: number): number => (bytes + 3) & ~3
 
 const hexOf = (bytes: Buffer): string[] => [...bytes].map((byte) => byte.toString(16).padStart(2, '0'))
 const mac = (bytes: Buffer | undefined): string => bytes === undefined ? '' : hexOf(bytes).join(':')
-/** Of IPv6 the plain form: such an address is only ever one that does not belong. */
-const ip = (bytes: Buffer | undefined): string => bytes === undefined ? '' : bytes.length === 4 ? [...bytes].join('.') : hexOf(bytes).join('').replaceAll(/(....)(?=.)/g, '$1:')
+const ip = (bytes: Buffer | undefined): string => bytes === undefined ? '' : bytes.length === 4 ? [...bytes].join('.') : canonicalIpv6(hexOf(bytes).join('').replaceAll(/(....)(?=.)/g, '$1:'))
 
 function attributes (bytes: Buffer | undefined): Attributes {
   const found = new Map<number, Buffer>()
@@ -78,6 +78,7 @@ function parseLinks (links: Buffer, addresses: Buffer): { links: LinkState[], na
       const info = attributes(attrs.get(LINK.info))
       const kind = text(info.get(INFO.kind))
       const data = attributes(info.get(INFO.data))
+      const port = attributes(info.get(INFO.slaveData))
       // a number of another namespace's link means nothing here
       const lower = attrs.has(LINK.lowerElsewhere) ? undefined : names.get(u32(attrs.get(LINK.lower)))
       return {
@@ -94,7 +95,8 @@ function parseLinks (links: Buffer, addresses: Buffer): { links: LinkState[], na
         vxlan: kind === 'vxlan' ? { id: u32(data.get(VXLAN.id)), local: ip(data.get(VXLAN.local)), port: portOf(data.get(VXLAN.port)), learning: u8(data.get(VXLAN.learning)) === 1 } : undefined,
         macvlanMode: kind === 'macvlan' ? MACVLAN_MODES[u32(data.get(MACVLAN_MODE))] : undefined,
         bridge: kind === 'bridge' ? { stp: u32(data.get(BRIDGE.stp)) !== 0, snooping: u8(data.get(BRIDGE.snooping)) !== 0 } : undefined,
-        hairpin: u8(attributes(info.get(INFO.slaveData)).get(HAIRPIN)) === 1
+        hairpin: u8(port.get(PORT.hairpin)) === 1,
+        suppress: u8(port.get(PORT.suppress)) === 1
       }
     })
   }
@@ -126,8 +128,18 @@ function parseChains (chains: Buffer, rules: Buffer, table: string): ChainState[
 export function parseSpace (lists: SpaceLists, table: string): SpaceState {
   const { links, names } = parseLinks(lists.links, lists.addresses)
   const floods: SpaceState['floods'] = new Map()
-  for (const { head, attrs } of messages(lists.floods, NEIGHBOUR.new, NEIGHBOUR.headBytes)) {
-    addFlood(floods, mac(attrs.get(NEIGHBOUR.mac)), names.get(u32(head, 4)), attrs.has(NEIGHBOUR.destination) ? ip(attrs.get(NEIGHBOUR.destination)) : undefined)
+  const forwards: SpaceState['forwards'] = new Map()
+  const neighbours: SpaceState['neighbours'] = new Map()
+  for (const { head, attrs } of messages(lists.forwards, NEIGHBOUR.new, NEIGHBOUR.headBytes)) {
+    const link = names.get(u32(head, 4))
+    const [to, remote] = [mac(attrs.get(NEIGHBOUR.mac)), attrs.has(NEIGHBOUR.destination) ? ip(attrs.get(NEIGHBOUR.destination)) : undefined]
+    const isLocal = (u16(head, 8) & NEIGHBOUR.isPermanent) !== 0
+    addFlood(floods, to, link, remote)
+    addForward(forwards, { mac: to, link, remote, onPort: !isLocal && attrs.has(NEIGHBOUR.master), sticky: ((head[10] ?? 0) & NEIGHBOUR.isSticky) !== 0 })
   }
-  return { links, floods, chains: parseChains(lists.chains, lists.rules, table) }
+  for (const { head, attrs } of messages(lists.neighbours, NEIGHBOUR.new, NEIGHBOUR.headBytes)) {
+    if ((u16(head, 8) & NEIGHBOUR.isPermanent) === 0 || !attrs.has(NEIGHBOUR.mac)) continue
+    addNeighbour(neighbours, names.get(u32(head, 4)), ip(attrs.get(NEIGHBOUR.destination)), mac(attrs.get(NEIGHBOUR.mac)))
+  }
+  return { links, floods, forwards, neighbours, chains: parseChains(lists.chains, lists.rules, table) }
 }

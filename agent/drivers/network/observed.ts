@@ -1,4 +1,5 @@
 /** Pure readers of what `ip -json`, `bridge -json` and `nft -json` print. Unknown shapes read as absent. */
+import { canonicalIpv6 } from './broadcast/entries.ts'
 
 /** One link as the kernel has it. */
 export interface LinkState {
@@ -19,6 +20,8 @@ export interface LinkState {
   macvlanMode: string | undefined
   bridge: { stp: boolean, snooping: boolean } | undefined
   hairpin: boolean
+  /** port of a bridge that answers for those behind it */
+  suppress: boolean
 }
 
 /** One chain of ours and the comments of its rules, in order. */
@@ -29,8 +32,14 @@ export interface SpaceState {
   links: LinkState[]
   /** per VXLAN link: the remotes that unknown frames are copied to */
   floods: Map<string, Set<string>>
+  /** per link: permanent ways to single MACs; `sticky` or `static` on a port of a bridge, else the far end of a VXLAN */
+  forwards: Map<string, Map<string, string>>
+  /** per link: MACs of permanent neighbours by address */
+  neighbours: Map<string, Map<string, string>>
   chains: ChainState[]
 }
+
+const NOBODY = '00:00:00:00:00:00'
 
 type Fields = Record<string, unknown>
 
@@ -60,7 +69,8 @@ function parseLink (link: Fields): LinkState | null {
     vxlan: kind === 'vxlan' ? { id: number(data.id), local: text(data.local) ?? '', port: number(data.port), learning: data.learning === true } : undefined,
     macvlanMode: kind === 'macvlan' ? text(data.mode) : undefined,
     bridge: kind === 'bridge' ? { stp: data.stp_state !== 0, snooping: data.mcast_snooping !== 0 } : undefined,
-    hairpin: fields(info.info_slave_data).hairpin === true
+    hairpin: fields(info.info_slave_data).hairpin === true,
+    suppress: fields(info.info_slave_data).neigh_suppress === true
   }
 }
 
@@ -71,9 +81,59 @@ export function parseLinks (json: unknown): LinkState[] {
 
 /** Takes up one forwarding entry, if it is one of those that unknown frames follow. */
 export function addFlood (floods: SpaceState['floods'], mac: unknown, link: string | undefined, remote: string | undefined): void {
-  if (mac !== '00:00:00:00:00:00' || link === undefined || remote === undefined) return
+  if (mac !== NOBODY || link === undefined || remote === undefined) return
   const remotes = floods.get(link) ?? new Set<string>()
   floods.set(link, remotes.add(remote))
+}
+
+/** Adds to a map of maps. */
+function put (maps: Map<string, Map<string, string>>, link: string, key: string, value: string): void {
+  const found = maps.get(link) ?? new Map<string, string>()
+  maps.set(link, found.set(key, value))
+}
+
+/** One permanent forwarding entry as both readers see it. */
+export interface ForwardFound {
+  mac: string | undefined
+  link: string | undefined
+  remote: string | undefined
+  /** of a bridge, and not the MAC of one of its own ports */
+  onPort: boolean
+  sticky: boolean
+}
+
+/** Takes up one forwarding entry, if it is a way to a single MAC that somebody has put there. */
+export function addForward (forwards: SpaceState['forwards'], { mac, link, remote, onPort, sticky }: ForwardFound): void {
+  if (mac === undefined || mac === NOBODY || link === undefined) return
+  if (remote !== undefined) put(forwards, link, mac, remote)
+  else if (onPort) put(forwards, link, mac, sticky ? 'sticky' : 'static')
+}
+
+/** Takes up one permanent neighbour. */
+export function addNeighbour (neighbours: SpaceState['neighbours'], link: string | undefined, address: string | undefined, mac: string | undefined): void {
+  if (link !== undefined && address !== undefined && mac !== undefined) put(neighbours, link, canonicalIpv6(address), mac)
+}
+
+/** `bridge -json fdb show state permanent state static` */
+export function parseForwards (json: unknown): SpaceState['forwards'] {
+  const forwards: SpaceState['forwards'] = new Map()
+  for (const entry of list(json)) {
+    if (entry.state !== 'permanent' && entry.state !== 'static') continue // learnt
+    addForward(forwards, {
+      mac: text(entry.mac), link: text(entry.ifname), remote: text(entry.dst),
+      onPort: entry.state === 'static' && entry.master !== undefined, sticky: Array.isArray(entry.flags) && entry.flags.includes('sticky')
+    })
+  }
+  return forwards
+}
+
+/** `ip -json neighbour show nud permanent` */
+export function parseNeighbours (json: unknown): SpaceState['neighbours'] {
+  const neighbours: SpaceState['neighbours'] = new Map()
+  for (const entry of list(json)) {
+    if (Array.isArray(entry.state) && entry.state.includes('PERMANENT')) addNeighbour(neighbours, text(entry.dev), text(entry.dst), text(entry.lladdr))
+  }
+  return neighbours
 }
 
 /** `bridge -json fdb show`: the all-zero entries of VXLAN links. */

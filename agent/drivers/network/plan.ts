@@ -2,9 +2,12 @@ import { isIPv4 } from 'node:net'
 import { clusterNamespace, hostBridgeName } from '../../../protocol/core/desired.ts'
 import { InvalidInputError } from '../../../protocol/core/errors.ts'
 import { MAX_VNI } from '../../../protocol/core/limits.ts'
+import { clusterPortChains, hostPortChains } from './broadcast/chains.ts'
+import { checkKnown, clusterEntries, hostEntries } from './broadcast/entries.ts'
 import { guardChain, mssChains } from './filter.ts'
-import { aliasOf, hostPortName, hostVethName, hostVxlanName, INNER, INNER_MTU, SITE_VXLAN_PORT, TUNNEL_MTU, WAN_VXLAN_PORT } from './names.ts'
+import { aliasOf, hostBridgeMac, hostPortName, hostVethName, hostVxlanName, INNER, INNER_MTU, SITE_VXLAN_PORT, TUNNEL_MTU, WAN_VXLAN_PORT } from './names.ts'
 import type { SegmentSpec } from '../../../protocol/core/desired.ts'
+import type { ForwardPlan, NeighbourPlan } from './broadcast/entries.ts'
 import type { FilterChain } from './filter.ts'
 
 /** One link as it should be. A veth's inner end is a link of its own, see `SegmentPlan.veth`. */
@@ -21,11 +24,22 @@ export interface LinkPlan {
   /** lower link of a macvlan, in the same namespace */
   lower?: string
   vxlan?: { id: number, local: string, port: number, remotes: string[] }
+  /** port of a bridge: requests for members behind it are answered instead of sent out by it (`neigh_suppress`) */
+  suppress?: boolean
+  /** bridge: IPv6 without an address, as the kernel has neighbours only where IPv6 is on; all other links have none */
+  ipv6?: 'silent'
 }
+
+/** What all VXLAN links have: frames are larger than the way (`df unset`), checked (`udpcsum`), and tell where unknown senders are. */
+export const VXLAN_FIXED = 'df unset udpcsum learning'
 
 /** What one network namespace should hold of one segment. */
 export interface SpacePlan {
   links: LinkPlan[]
+  /** permanent forwarding entries of known members; other permanent ones on these links go */
+  forwards: ForwardPlan[]
+  /** permanent neighbour entries of known members; other permanent ones on bridges go */
+  neighbours: NeighbourPlan[]
   chains: FilterChain[]
 }
 
@@ -61,6 +75,7 @@ export function checkSegment (name: string, spec: SegmentSpec): void {
   for (const address of [spec.site.localAddress, ...spec.site.remoteAddresses]) check(isIPv4(address), `${address} is no IPv4 address of a site host`)
   check(!spec.site.remoteAddresses.includes(spec.site.localAddress), `${spec.site.localAddress} is its own remote host`)
   check(spec.compute || spec.gateway !== undefined, 'a host that is neither compute nor gateway carries no segment')
+  checkKnown(spec)
   const gateway = spec.gateway
   if (gateway === undefined) return
   const [address, prefix, rest] = gateway.address.split('/')
@@ -79,25 +94,32 @@ export function checkSegment (name: string, spec: SegmentSpec): void {
  * came from one remote is never sent to another, as a bridge sends nothing back through the port it
  * came from and every remote is behind the same port.
  */
-function vxlanPort (names: { vxlan: string, port: string, bridge: string }, vxlan: NonNullable<LinkPlan['vxlan']>): LinkPlan[] {
+function vxlanPort (names: { vxlan: string, port: string, bridge: string }, vxlan: NonNullable<LinkPlan['vxlan']>, suppress: boolean): LinkPlan[] {
   return [
     { name: names.vxlan, kind: 'vxlan', mtu: INNER_MTU, vxlan: { ...vxlan, remotes: [...new Set(vxlan.remotes)].sort() } },
-    { name: names.port, kind: 'macvlan', mtu: INNER_MTU, lower: names.vxlan, master: names.bridge }
+    { name: names.port, kind: 'macvlan', mtu: INNER_MTU, lower: names.vxlan, master: names.bridge, suppress }
   ]
 }
 
 /**
  * The whole desired state of one segment on this host.
  *
+ * Requests are answered on the way out of a host and on the way out of a site. Not on a gateway's port into
+ * its site: the kernel answers nothing that came in by such a port, and nodes of the site ask through it.
+ *
  * @param underlayMtu MTU in bytes of the link that has `spec.site.localAddress`
+ * @param ipv6 false: this kernel has none
+ * @param tunnelMtu MTU in bytes of what goes between sites now, see `tunnelMtuOf`
  */
-export function planSegment (name: string, spec: SegmentSpec, underlayMtu: number): SegmentPlan {
+export function planSegment (name: string, spec: SegmentSpec, underlayMtu: number, ipv6 = true, tunnelMtu = TUNNEL_MTU): SegmentPlan {
   checkSegment(name, spec)
   const { vni, gateway } = spec
   const bridge = hostBridgeName(vni)
   const site = { id: spec.site.segmentId, local: spec.site.localAddress, port: SITE_VXLAN_PORT, remotes: spec.site.remoteAddresses }
   const guard = guardChain(vni, spec.site, gateway?.tunnel ?? null)
-  const hostBridge: LinkPlan[] = spec.compute ? [{ name: bridge, kind: 'bridge', mtu: INNER_MTU, alias: aliasOf(name) }] : []
+  const answers = (spec.known?.members.length ?? 0) > 0
+  const silent = answers && ipv6 ? { ipv6: 'silent' as const } : {}
+  const hostBridge: LinkPlan[] = spec.compute ? [{ name: bridge, kind: 'bridge', mtu: INNER_MTU, mac: hostBridgeMac(vni), alias: aliasOf(name), ...silent }] : []
   const tapBridge = spec.compute ? bridge : null
 
   if (gateway === undefined) {
@@ -105,8 +127,9 @@ export function planSegment (name: string, spec: SegmentSpec, underlayMtu: numbe
     return {
       vni,
       host: {
-        links: [...hostBridge, ...vxlanPort(names, site)],
-        chains: [guard, ...mssChains(vni, [{ port: names.port, mtu: underlayMtu }])]
+        links: [...hostBridge, ...vxlanPort(names, site, answers)],
+        ...hostEntries(spec, { bridge, uplink: names.port, vxlan: names.vxlan }, ipv6),
+        chains: [guard, ...hostPortChains(spec, names.port), ...mssChains(vni, [{ port: names.port, mtu: underlayMtu }])]
       },
       cluster: null,
       veth: false,
@@ -114,29 +137,35 @@ export function planSegment (name: string, spec: SegmentSpec, underlayMtu: numbe
     }
   }
 
-  const veth: LinkPlan = { name: INNER.hostPort, kind: 'veth', mtu: INNER_MTU, master: INNER.bridge }
+  const veth: LinkPlan = { name: INNER.hostPort, kind: 'veth', mtu: INNER_MTU, master: INNER.bridge, suppress: false }
+  const uplink = hostVethName(vni)
   const wan = gateway.tunnel === null ? [] : vxlanPort(
     { vxlan: INNER.wanVxlan, port: INNER.wanPort, bridge: INNER.bridge },
-    { id: vni, local: gateway.tunnel.localAddress, port: WAN_VXLAN_PORT, remotes: gateway.tunnel.remoteAddresses }
+    { id: vni, local: gateway.tunnel.localAddress, port: WAN_VXLAN_PORT, remotes: gateway.tunnel.remoteAddresses }, answers
   )
   return {
     vni,
     host: {
-      links: spec.compute ? [...hostBridge, { ...veth, name: hostVethName(vni), master: bridge }] : [],
-      chains: [guard]
+      links: spec.compute ? [...hostBridge, { ...veth, name: uplink, master: bridge, suppress: answers }] : [],
+      ...hostEntries(spec, { bridge, uplink, vxlan: null }, ipv6),
+      chains: [guard, ...(spec.compute ? hostPortChains(spec, uplink) : [])]
     },
     cluster: {
       namespace: clusterNamespace(vni),
       links: [
-        { name: INNER.bridge, kind: 'bridge', mtu: INNER_MTU, mac: gateway.bridgeMac.toLowerCase(), address: gateway.address, alias: aliasOf(name) },
-        ...vxlanPort({ vxlan: INNER.siteVxlan, port: INNER.sitePort, bridge: INNER.bridge }, site),
+        { name: INNER.bridge, kind: 'bridge', mtu: INNER_MTU, mac: gateway.bridgeMac.toLowerCase(), address: gateway.address, alias: aliasOf(name), ...silent },
+        ...vxlanPort({ vxlan: INNER.siteVxlan, port: INNER.sitePort, bridge: INNER.bridge }, site, false),
         ...wan,
         ...(spec.compute ? [veth] : [])
       ],
-      chains: mssChains(vni, [
-        { port: INNER.sitePort, mtu: underlayMtu },
-        ...(gateway.tunnel === null ? [] : [{ port: INNER.wanPort, mtu: TUNNEL_MTU }])
-      ])
+      ...clusterEntries(spec, ipv6),
+      chains: [
+        ...clusterPortChains(spec),
+        ...mssChains(vni, [
+          { port: INNER.sitePort, mtu: underlayMtu },
+          ...(gateway.tunnel === null ? [] : [{ port: INNER.wanPort, mtu: tunnelMtu }])
+        ])
+      ]
     },
     veth: spec.compute,
     tapBridge

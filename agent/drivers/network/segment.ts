@@ -3,12 +3,13 @@ import { clusterNamespace } from '../../../protocol/core/desired.ts'
 import { ConflictError, type MusubiError } from '../../../protocol/core/errors.ts'
 import { CommandError, run } from '../../exec.ts'
 import { fingerprint } from '../../fingerprint.ts'
-import { listNamespaces, readHost, runSteps } from './host.ts'
+import { hasIpv6, listNamespaces, readHost, runSteps } from './host.ts'
 import { DEFAULT_UNDERLAY_MTU, INNER, nameOfAlias, orphanName, vniOfChain, vniOfHostLink, vniOfOrphan } from './names.ts'
 import { parseCounters } from './observed.ts'
 import { checkSegment, planSegment } from './plan.ts'
 import { createRecords } from './records.ts'
 import { readSpaces } from './spaces.ts'
+import { tunnelMtuOf } from './tunnel/names.ts'
 import { removalSteps, segmentSteps } from './steps.ts'
 import type { SegmentSpec } from '../../../protocol/core/desired.ts'
 import type { Driver, ObservedObject } from '../driver.ts'
@@ -115,18 +116,20 @@ export function createSegmentDriver (options: { stateDir: string }): SegmentDriv
       }
       await attempt('cannot make segments', ['ip', '-batch', '-'], [
         'link add name b type bridge', 'link add name x type vxlan id 1 dstport 4789 df unset udpcsum',
-        'link add name m link x type macvlan mode passthru', 'link set dev m master b', 'link add name v type veth peer name w'
+        'link add name m link x type macvlan mode passthru', 'link set dev m master b', 'link set dev m type bridge_slave neigh_suppress on', 'link add name v type veth peer name w'
       ].map((line) => `${line}\n`).join(''))
       await attempt('cannot filter segments', ['nft', '-f', '-'], [
         'add table bridge t', 'add chain bridge t c { type filter hook prerouting priority -310; policy accept; }',
         'add rule bridge t c ether type ip tcp flags & syn == syn tcp option maxseg size > 1330 tcp option maxseg size set 1330',
+        'add chain bridge t p { type filter hook prerouting priority -330; policy accept; }', 'add rule bridge t p ether type arp iifname . arp saddr ether . arp saddr ip != { "a" . 02:00:00:00:00:01 . 10.0.0.1 } drop',
+        'add rule bridge t p icmpv6 type nd-router-advert drop', 'add rule bridge t p iifname "a" limit rate over 200/second burst 400 packets drop',
         'add table inet t', 'add chain inet t c { type filter hook input priority -10; policy accept; }', 'add rule inet t c udp dport 4789 @th,96,24 1 drop'
       ].map((line) => `${line}\n`).join(''))
       return missing
     },
 
     async observe (signal) {
-      const [specs, { host, clusters }] = await Promise.all([records.all(), readAll(signal)])
+      const [specs, { host, clusters }, ipv6] = await Promise.all([records.all(), readAll(signal), hasIpv6()])
       const nameByVni = new Map([...specs].map(([name, { vni }]) => [vni, name]))
       const objects: ObservedObject[] = []
       const vnis = [...new Set([...nameByVni.keys(), ...present(host, clusters)])]
@@ -137,7 +140,7 @@ export function createSegmentDriver (options: { stateDir: string }): SegmentDriv
         const observed: Observed = { host, cluster: known(found) }
         const name = nameByVni.get(vni) ?? nameOnHost(vni, host, observed.cluster) ?? orphanName(vni)
         const spec = specs.get(name)
-        const steps = spec === undefined || unread !== null ? null : segmentSteps(planSegment(name, spec, underlayMtu(host, spec.site.localAddress)), observed)
+        const steps = spec === undefined || unread !== null ? null : segmentSteps(planSegment(name, spec, underlayMtu(host, spec.site.localAddress), ipv6, tunnelMtuOf(host.links)), observed)
         objects.push({
           kind: 'segment',
           name,
@@ -161,7 +164,7 @@ export function createSegmentDriver (options: { stateDir: string }): SegmentDriv
         if (before !== undefined && before.vni !== spec.vni) await removeVni(before.vni, signal)
         await records.put(name, spec)
         const observed = await readOne(spec.vni, signal)
-        await runSteps(segmentSteps(planSegment(name, spec, underlayMtu(observed.host, spec.site.localAddress)), observed), signal)
+        await runSteps(segmentSteps(planSegment(name, spec, underlayMtu(observed.host, spec.site.localAddress), await hasIpv6(), tunnelMtuOf(observed.host.links)), observed), signal)
       })
     },
 

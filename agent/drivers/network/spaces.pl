@@ -1,9 +1,9 @@
 #!/usr/bin/perl
 # usage: spaces.pl SPACE_BYTES ALL_BYTES TABLE NAMESPACE...
 # Enters one named network namespace after the other and has the kernel list its links, addresses, permanent
-# forwarding entries, and the chains and rules of one table of the family `bridge`. It reads of the answers
+# forwarding entries, permanent neighbours, and the chains and rules of one table of the family `bridge`. It reads of the answers
 # only where each ends; spaces.ts does the rest. One line for each namespace: its name, a state, and
-# `read`: the five lists in hexadecimal; `failed`: why; `gone`: no such name; `broken`: the name leads to no
+# `read`: the six lists in hexadecimal; `failed`: why; `gone`: no such name; `broken`: the name leads to no
 # namespace; `later`: did not fit. What is wrong with one namespace is in its own line, and in no other.
 # No modules but Config: loading one takes longer than looking into a namespace.
 use strict;
@@ -13,7 +13,7 @@ use constant { CLONE_NEWNET => 0x40000000, O_NONBLOCK => 04000, ENOENT => 2 };
 use constant { AF_NETLINK => 16, SOCK_RAW => 3, NETLINK_ROUTE => 0, NETLINK_NETFILTER => 12, SOL_SOCKET => 1, SO_RCVTIMEO => 20 };
 use constant { NLMSG_ERROR => 2, NLMSG_DONE => 3, NLM_F_DUMP_INTR => 0x10, REQUEST_DUMP => 0x301, HEADER_BYTES => 16 };
 use constant { RTM_GETLINK => 18, RTM_GETADDR => 22, RTM_GETNEIGH => 30, NFT_MSG_GETCHAIN => 10 << 8 | 4, NFT_MSG_GETRULE => 10 << 8 | 7 };
-use constant { IFLA_EXT_MASK => 29, SKIP_STATISTICS => 8, NUD_PERMANENT => 0x80, BRIDGE => 7, NFTA_TABLE => 1 };
+use constant { IFLA_EXT_MASK => 29, SKIP_STATISTICS => 8, NUD_PERMANENT => 0x80, NUD_NOARP => 0x40, BRIDGE => 7, NFTA_TABLE => 1 };
 # of a list that changed while it was read; the kernel says so
 use constant TRIES => 5;
 
@@ -35,6 +35,7 @@ my @lists = (
   [NETLINK_ROUTE, RTM_GETLINK, pack('x16') . attribute(IFLA_EXT_MASK, pack 'L', SKIP_STATISTICS)],
   [NETLINK_ROUTE, RTM_GETADDR, pack('x8')],
   [NETLINK_ROUTE, RTM_GETNEIGH, pack('C x11', BRIDGE)],
+  [NETLINK_ROUTE, RTM_GETNEIGH, pack('x12')],
   [NETLINK_NETFILTER, NFT_MSG_GETCHAIN, pack('C x3', BRIDGE)],
   [NETLINK_NETFILTER, NFT_MSG_GETRULE, pack('C x3', BRIDGE) . attribute(NFTA_TABLE, "$table\0")]
 );
@@ -62,7 +63,7 @@ sub ask {
       }
       return $changed ? undef : $list if $kind == NLMSG_DONE;
       # what was learnt from frames is none of ours, and guests decide how much of it there is
-      next if $type == RTM_GETNEIGH && !((unpack 'x24 S', $message) & NUD_PERMANENT);
+      next if $type == RTM_GETNEIGH && !((unpack 'x24 S', $message) & (NUD_PERMANENT | NUD_NOARP));
       $list .= $message;
       die "it holds too much\n" if length $list > $room;
     }

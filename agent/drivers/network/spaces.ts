@@ -20,16 +20,17 @@ function parseLine (name: string, state: string, rest: readonly string[]): { ans
     case 'gone': return { answer: null }
     case 'broken': return { answer: 'broken' }
     case 'read': {
-      const [links = '', addresses = '', floods = '', chains = '', rules = ''] = rest
+      const [links = '', addresses = '', forwards = '', neighbours = '', chains = '', rules = ''] = rest
       const bytes = (hex: string): Buffer => Buffer.from(hex, 'hex')
-      return { answer: parseSpace({ links: bytes(links), addresses: bytes(addresses), floods: bytes(floods), chains: bytes(chains), rules: bytes(rules) }, MSS_TABLE) }
+      const lists = { links: bytes(links), addresses: bytes(addresses), forwards: bytes(forwards), neighbours: bytes(neighbours), chains: bytes(chains), rules: bytes(rules) }
+      return { answer: parseSpace(lists, MSS_TABLE) }
     }
     default: return { answer: new CommandError(['look into', name], undefined, '', rest.join(' ')) }
   }
 }
 
 /**
- * Links, flood entries and chains of clusters' namespaces. However many they are, one process is started for
+ * Links, permanent entries and chains of clusters' namespaces. However many they are, one process is started for
  * every 64: it enters them and asks the kernel itself, as three programs for each would take most of a pass.
  *
  * @param names of namespaces, as `clusterNamespace` makes them

@@ -1,6 +1,8 @@
 import { clusterNamespace } from '../../../protocol/core/desired.ts'
+import { answerSteps } from './broadcast/steps.ts'
 import { chainKey, chainMarks, renderChains, renderRemoval } from './filter.ts'
 import { hostVethName, INNER, tapPrefix, vniOfChain, vniOfHostLink } from './names.ts'
+import { VXLAN_FIXED } from './plan.ts'
 import type { LinkPlan, SegmentPlan, SpacePlan } from './plan.ts'
 import type { LinkState, SpaceState } from './observed.ts'
 
@@ -13,6 +15,8 @@ export type Step =
   | { do: 'nft', ns: string | null, text: string }
   /** no IPv6 of the host's own: on one link, or (link null) on all present and future ones */
   | { do: 'no-ipv6', ns: string | null, links: string[] | null }
+  /** IPv6 without an address, see `LinkPlan.ipv6`; the link has `addrgenmode none` already */
+  | { do: 'silent-ipv6', ns: string | null, link: string }
 
 /** The host, as far as one segment is concerned. */
 export interface Observed {
@@ -21,8 +25,8 @@ export interface Observed {
   cluster: SpaceState | 'broken' | null
 }
 
-const EMPTY: SpaceState = { links: [], floods: new Map(), chains: [] }
-const NO_SPACE: SpacePlan = { links: [], chains: [] }
+const EMPTY: SpaceState = { links: [], floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [] }
+const NO_SPACE: SpacePlan = { links: [], forwards: [], neighbours: [], chains: [] }
 
 /** A link that cannot be changed into what is wanted, only made again. */
 function isWrong (want: LinkPlan, have: LinkState): boolean {
@@ -61,7 +65,8 @@ function createLine (link: LinkPlan, plan: SegmentPlan): string | null {
       const { id, local, port } = link.vxlan ?? { id: 0, local: '', port: 0 }
       // made from the host's namespace into the cluster's: the device lives there, its socket stays here
       const into = plan.cluster?.links.includes(link) === true ? ` netns ${plan.cluster.namespace}` : ''
-      return `${base}${into} type vxlan id ${id} local ${local} dstport ${port} df unset udpcsum learning`
+      // The host's own stack sees broadcasts on it too, and would answer ARP for the bridge's address with another MAC.
+      return `${base}${into} arp off type vxlan id ${id} local ${local} dstport ${port} ${VXLAN_FIXED}`
     }
     case 'veth': return null
   }
@@ -78,7 +83,10 @@ function configLines (link: LinkPlan, have: LinkState | undefined): string[] {
     set(have.bridge?.snooping === true, 'type bridge mcast_snooping 0')
     set(link.master !== undefined && have.master === link.master && have.hairpin, 'type bridge_slave hairpin off')
   }
-  set(link.master !== undefined && have?.master !== link.master, `master ${link.master ?? ''}`)
+  const joins = link.master !== undefined && have?.master !== link.master
+  set(joins, `master ${link.master ?? ''}`)
+  // a port's flags are those of its membership: with another bridge they begin anew
+  set(link.suppress !== undefined && (joins ? false : have?.suppress === true) !== link.suppress, `type bridge_slave neigh_suppress ${link.suppress === true ? 'on' : 'off'}`)
   set(have?.up !== true, 'up')
   if (link.address !== undefined) {
     // deletion first: an older address of the same subnet is primary and takes the newer ones along
@@ -149,7 +157,8 @@ export function segmentSteps (plan: SegmentPlan, observed: Observed): Step[] {
   }
   // `lo` comes up after this step: while it is down, the step may have been missed
   const loopbackUp = inner.links.find(({ name }) => name === 'lo')?.up === true
-  if (ns !== null && (!loopbackUp || inner.links.some((link) => link.ipv6))) steps.push({ do: 'no-ipv6', ns, links: null })
+  const muted = !loopbackUp || inner.links.some((link) => link.ipv6)
+  if (ns !== null && muted) steps.push({ do: 'no-ipv6', ns, links: null })
 
   steps.push(...filterSteps(vni, plan.host, observed.host, null))
   if (ns !== null) steps.push(...filterSteps(vni, cluster ?? NO_SPACE, inner, ns))
@@ -163,15 +172,18 @@ export function segmentSteps (plan: SegmentPlan, observed: Observed): Step[] {
   const quiet = [...host.make.map(({ name }) => name), ...talking]
   if (quiet.length > 0) steps.push({ do: 'no-ipv6', ns: null, links: quiet })
 
+  const changed = (links: readonly LinkPlan[], diff: LinkDiff): string[] => links.filter((link) => configLines(link, diff.keep.get(link.name)).length > 0).map(({ name }) => name)
   const configure = (links: readonly LinkPlan[], diff: LinkDiff): string[] => links.flatMap((link) => configLines(link, diff.keep.get(link.name)))
   const innerMade = create(space.make.filter(({ kind }) => kind !== 'vxlan'))
   const innerFloods = floodLines(cluster?.links ?? [], space, inner)
   if (ns !== null && innerFloods.length > 0) steps.push({ do: 'bridge', ns, lines: innerFloods })
   const loopback = loopbackUp ? [] : ['link set dev lo up']
   if (ns !== null) ip(ns, [...loopback, ...innerMade, ...configure(cluster?.links ?? [], space)])
+  if (ns !== null) steps.push(...answerSteps(cluster ?? NO_SPACE, space.keep, inner, ns, new Set(muted ? cluster?.links.map(({ name }) => name) : changed(cluster?.links ?? [], space))))
   const hostFloods = floodLines(plan.host.links, host, observed.host)
   if (hostFloods.length > 0) steps.push({ do: 'bridge', ns: null, lines: hostFloods })
   ip(null, configure(plan.host.links, host))
+  steps.push(...answerSteps(plan.host, host.keep, observed.host, null, new Set([...quiet, ...changed(plan.host.links, host)])))
   // a tap may vanish at any moment, with its machine
   ip(null, strayTaps(plan, observed.host, host), true)
   return steps

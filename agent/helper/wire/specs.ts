@@ -4,7 +4,7 @@
  */
 import Type from 'typebox'
 import type { ObjectKind } from '../../../protocol/core/desired.ts'
-import { MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_SITES_PER_CLUSTER, MAX_VCPUS_PER_NODE, MAX_VNI, MAX_VOLUMES_PER_CLUSTER, MAX_VOLUME_MIB } from '../../../protocol/core/limits.ts'
+import { MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_SEGMENT_MEMBERS, MAX_SITES_PER_CLUSTER, MAX_VCPUS_PER_NODE, MAX_VNI, MAX_VOLUMES_PER_CLUSTER, MAX_VOLUME_MIB } from '../../../protocol/core/limits.ts'
 
 const OCTET = '(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])'
 const IPV4 = `${OCTET}\\.${OCTET}\\.${OCTET}\\.${OCTET}`
@@ -47,6 +47,13 @@ export const SPECS = {
     cluster: Label, vni: Vni,
     site: Type.Object({ segmentId: Vni, localAddress: Ipv4, remoteAddresses: Type.Array(Ipv4, { maxItems: MANY }) }, closed),
     compute: Type.Boolean(),
+    known: Type.Optional(Type.Object({
+      antiSpoof: Type.Boolean(),
+      members: Type.Array(Type.Object({
+        role: Type.Union([Type.Literal('node'), Type.Literal('frontend'), Type.Literal('gateway')]),
+        mac: Mac, address: Ipv4, where: Type.Union([Type.Literal('host'), Type.Literal('site'), Type.Literal('remote')]), via: Type.Optional(Ipv4), tap: Type.Optional(LinkName)
+      }, closed), { maxItems: MAX_SEGMENT_MEMBERS })
+    }, closed)),
     gateway: Type.Optional(Type.Object({
       address: Cidr, bridgeMac: Mac,
       tunnel: Type.Union([Type.Object({ localAddress: Ipv4, remoteAddresses: Type.Array(Ipv4, { maxItems: MAX_SITES_PER_CLUSTER }) }, closed), Type.Null()])

@@ -100,7 +100,7 @@ const nothing = (): never => { throw new Error('not asked for in this test') }
 async function api (t: Test, view: Partial<LeaseView>, master: Partial<NonNullable<RouteDeps['master']>> | null = null): Promise<Api> {
   const server = await createApi({ title: 'test', description: 'test', logger: pino({ level: 'silent' }) })
   addAgentRoutes(server, {
-    view: { status: nothing, hosts: nothing, host: nothing, metrics: nothing, sites: nothing, console: nothing, leases: nothing, lease: nothing, history: nothing, revoke: nothing, ...view },
+    view: { status: nothing, hosts: nothing, host: nothing, metrics: nothing, sites: nothing, console: nothing, segmentPlan: nothing, leases: nothing, lease: nothing, history: nothing, revoke: nothing, ...view },
     events: createEventLog(() => 0), master: master as RouteDeps['master'], gateways: () => ['tokyo-1'], policy: null, issuer: null, cordonHost: nothing
   })
   t.teardown(() => server.close())

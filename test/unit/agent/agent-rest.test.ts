@@ -19,7 +19,7 @@ import { host, startFederation, wanted } from '../../model/federation.ts'
 
 const log = pino({ level: 'silent' })
 const nothing = (): never => { throw new Error('not asked for in this test') }
-const view: AgentView = { status: nothing, hosts: () => [], host: nothing, metrics: nothing, sites: () => [], leases: () => Promise.resolve([]), lease: nothing, history: nothing, revoke: nothing, console: nothing }
+const view: AgentView = { status: nothing, hosts: () => [], host: nothing, metrics: nothing, sites: () => [], leases: () => Promise.resolve([]), lease: nothing, history: nothing, revoke: nothing, console: nothing, segmentPlan: nothing }
 
 /** Paths of unix sockets are short. */
 async function shortDir (t: Test): Promise<string> {
@@ -55,6 +55,20 @@ t.test('a host that is no gateway sends people to one that is', async t => {
   t.same((await server.inject('/v1/clusters')).json(), [])
   const alone = await api(t, { gateways: () => [] })
   t.match((await alone.inject('/v1/clusters/demo')).json(), { hint: /no gateway of this site is known/ })
+})
+
+t.test('the plan of a segment is told on any host, of one host or of all', async t => {
+  const asked: unknown[] = []
+  const segmentPlan: AgentView['segmentPlan'] = (cluster, host) => {
+    asked.push([cluster, host])
+    if (cluster !== 'demo') throw new NotFoundError(`no ${cluster}`)
+    return { cluster, vni: 7, version: 1, hosts: [{ site: 'tokyo', host: host ?? 'tokyo-1', gateway: true, plan: 'VNI 7\n' }] }
+  }
+  const server = await api(t, { view: { ...view, segmentPlan } })
+  t.match((await server.inject('/v1/clusters/demo/segment?host=tokyo-2')).json(), { vni: 7, hosts: [{ host: 'tokyo-2', plan: 'VNI 7\n' }] })
+  t.equal((await server.inject('/v1/clusters/other/segment')).statusCode, 404)
+  t.equal((await server.inject('/v1/clusters/demo/segment?host=')).statusCode, 400)
+  t.strictSame(asked, [['demo', 'tokyo-2'], ['other', undefined]])
 })
 
 t.test('what is not there and what is not understood', async t => {

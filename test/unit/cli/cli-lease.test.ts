@@ -39,7 +39,7 @@ async function agent (t: Test, leases: Partial<LeaseView>, master: Partial<Maste
   const dir = await mkdtemp(join(tmpdir(), 'mzl-'))
   const api = await createApi({ title: 'test', description: 'test', logger: pino({ level: 'silent' }) })
   addAgentRoutes(api, {
-    view: { status: nothing, hosts: () => [], host: nothing, metrics: nothing, sites: () => [], console: nothing, leases: nothing, lease: nothing, history: nothing, revoke: nothing, ...leases },
+    view: { status: nothing, hosts: () => [], host: nothing, metrics: nothing, sites: () => [], console: nothing, segmentPlan: nothing, leases: nothing, lease: nothing, history: nothing, revoke: nothing, ...leases },
     events: createEventLog(() => 0), master: master as Master, gateways: () => [], policy: null, issuer: null, cordonHost: nothing
   })
   const socket = join(dir, 's')

@@ -5,7 +5,7 @@ import type { DesiredObject, DomainSpec, ObjectKind, SpecByKind, TunnelSpec } fr
 import { type DocumentInput, buildClusterDocument, missingReceipts, uuidFrom } from '../../../protocol/core/document.ts'
 import type { ClusterDocument, Offer, Secret } from '../../../protocol/core/messages.ts'
 import { type HostCapacity, siteCapacityOf } from '../../../protocol/core/placement.ts'
-import { desiredFor, mergeTunnels } from '../../../protocol/core/plan.ts'
+import { desiredFor, mergeTunnels, segmentFor } from '../../../protocol/core/plan.ts'
 import type { ClusterSpec } from '../../../protocol/core/spec.ts'
 import { placeAmongSites } from '../../../protocol/core/spread.ts'
 import { facts, offerFor, spec } from '../../model/fixtures.ts'
@@ -113,14 +113,26 @@ t.test('what each host must run', t => {
   t.strictSame(of('tsukuba', 'tokyo-1'), [], 'a host of that name at another site')
   t.strictSame(of('nara', 'x'), [])
 
-  t.strictSame(specOf(of('tokyo', 'tokyo-1'), 'segment'), {
+  t.match(specOf(of('tokyo', 'tokyo-1'), 'segment'), {
     cluster: 'demo', vni: 0x0a0b0c, site: { segmentId: 1000, localAddress: '192.0.2.1', remoteAddresses: ['192.0.2.2'] }, compute: true,
     gateway: { address: '10.42.255.1/16', bridgeMac: '52:54:0b:0c:ff:01', tunnel: { localAddress: '100.64.0.1', remoteAddresses: ['100.64.0.2'] } }
   }, 'a storage host is no end of the in-site segment')
-  t.strictSame(specOf(of('tokyo', 'tokyo-2'), 'segment'), {
+  t.match(specOf(of('tokyo', 'tokyo-2'), 'segment'), {
     cluster: 'demo', vni: 0x0a0b0c, site: { segmentId: 1000, localAddress: '192.0.2.2', remoteAddresses: ['192.0.2.1'] }, compute: true
   })
   t.equal(specOf(of('tsukuba', 'tsukuba-1'), 'segment').compute, false)
+  const known = (site: string, name: string): string[] => (specOf(of(site, name), 'segment').known?.members ?? []).map(({ role, address, where, via, tap }) => [role, address, where, via ?? tap ?? ''].join(' ').trimEnd())
+  t.strictSame(known('tokyo', 'tokyo-1'), [
+    'frontend 10.42.0.1 host', 'gateway 10.42.255.1 host', 'gateway 10.42.255.2 remote 100.64.0.2',
+    'node 10.42.1.1 host mzt0a0b0c01', 'node 10.42.1.2 site 192.0.2.2', 'node 10.42.2.3 remote 100.64.0.2', 'node 10.42.2.4 remote 100.64.0.2'
+  ])
+  t.strictSame(known('tsukuba', 'tsukuba-2').slice(0, 5), [
+    'frontend 10.42.0.1 remote 192.0.2.11', 'gateway 10.42.255.1 remote 192.0.2.11', 'gateway 10.42.255.2 site 192.0.2.11', 'node 10.42.1.1 remote 192.0.2.11', 'node 10.42.1.2 remote 192.0.2.11'
+  ], 'a host that is no gateway reaches other sites by its own')
+  t.strictSame(segmentFor(document, { site: 'tsukuba', host: 'tsukuba-2' }), specOf(of('tsukuba', 'tsukuba-2'), 'segment'))
+  t.equal(segmentFor(document, { site: 'tokyo', host: 'tokyo-3' }), null, 'it carries no segment')
+  const external = { ...document, frontend: { ...document.frontend, mode: 'external' } }
+  t.equal(segmentFor(external, { site: 'tokyo', host: 'tokyo-1' })?.known, undefined, 'a frontend that gives out addresses of its own makes them unknown')
   t.strictSame(specOf(of('tsukuba', 'tsukuba-1'), 'tunnel'), {
     listenPort: 51820, address: '100.64.0.2', peers: [{ site: 'tokyo', publicKey: 'key-tokyo', endpoint: '192.0.2.1:51820', address: '100.64.0.1' }]
   })

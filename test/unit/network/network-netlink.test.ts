@@ -29,6 +29,8 @@ const message = (type: number, head: Buffer, ...attrs: Buffer[]): Buffer => {
 const link = (index: number, name: string, up: boolean, ...attrs: Buffer[]): Buffer => message(16, Buffer.concat([u32(0), u32(index), u32(up ? 1 : 0), u32(0)]), attr(3, word(name)), ...attrs)
 const address = (family: number, bits: number, index: number, ...attrs: Buffer[]): Buffer => message(20, Buffer.concat([Buffer.from([family, bits, 0, 0]), u32(index)]), ...attrs)
 const flood = (index: number, mac: string, ...attrs: Buffer[]): Buffer => message(28, Buffer.concat([Buffer.from([7, 0, 0, 0]), u32(index), u16(0x80), u16(0)]), attr(2, Buffer.from(mac, 'hex')), ...attrs)
+const forward = (index: number, mac: string, state: number, flags: number, ...attrs: Buffer[]): Buffer => message(28, Buffer.concat([Buffer.from([7, 0, 0, 0]), u32(index), u16(state), u8(flags), u8(0)]), attr(2, Buffer.from(mac, 'hex')), ...attrs)
+const neighbour = (family: number, index: number, state: number, ...attrs: Buffer[]): Buffer => message(28, Buffer.concat([Buffer.from([family, 0, 0, 0]), u32(index), u16(state), u16(0)]), ...attrs)
 const chain = (table: string, name: string): Buffer => message(0xa03, Buffer.from([7, 0, 0, 0]), attr(1, word(table)), attr(3, word(name)))
 const comment = (text: string): Buffer => Buffer.from([0, text.length + 1, ...Buffer.from(`${text}\0`)])
 const rule = (table: string, of: string, ...attrs: Buffer[]): Buffer => message(0xa06, Buffer.from([7, 0, 0, 0]), attr(1, word(table)), attr(2, word(of)), ...attrs)
@@ -38,50 +40,57 @@ const lists: SpaceLists = {
     link(1, 'lo', true, attr(4, u32(65_536)), attr(1, Buffer.alloc(6))),
     link(5, 'br0', true, attr(4, u32(1500)), attr(1, Buffer.from('0200000000aa', 'hex')), attr(20, word('mz:c1')), attr(18 | 0x8000, attr(1, word('bridge')), attr(2, attr(5, u32(0)), attr(23, u8(1))))),
     link(6, 'site0', false, attr(4, u32(1500)), attr(37, u32(0)), attr(5, u32(5)), attr(18, attr(1, word('vxlan')), attr(2, attr(1, u32(7)), attr(4, Buffer.from([10, 0, 0, 1])), attr(7, u8(1)), attr(15, Buffer.from([0x12, 0xb6]))))),
-    link(7, 'site0m', true, attr(5, u32(6)), attr(10, u32(5)), attr(18, attr(1, word('macvlan')), attr(2, attr(1, u32(8))), attr(4, word('bridge')), attr(5, attr(4, u8(1)))))
+    link(7, 'site0m', true, attr(5, u32(6)), attr(10, u32(5)), attr(18, attr(1, word('macvlan')), attr(2, attr(1, u32(8))), attr(4, word('bridge')), attr(5, attr(4, u8(1)), attr(32, u8(1)))))
   ]),
   addresses: Buffer.concat([
     address(2, 16, 5, attr(1, Buffer.from([10, 42, 255, 1])), attr(2, Buffer.from([10, 42, 255, 1]))),
     address(10, 64, 6, attr(1, Buffer.alloc(16, 1)))
   ]),
-  floods: Buffer.concat([
+  forwards: Buffer.concat([
     flood(6, '000000000000', attr(1, Buffer.from([10, 0, 0, 2]))), flood(6, '000000000000', attr(1, Buffer.from([10, 0, 0, 3]))),
-    flood(6, '000000000000', attr(1, Buffer.from('fd000000000000000000000000000001', 'hex'))), flood(6, '020000000001', attr(1, Buffer.from([10, 0, 0, 4]))), flood(5, '000000000000'), flood(99, '000000000000', attr(1, Buffer.from([10, 0, 0, 5])))
+    flood(6, '000000000000', attr(1, Buffer.from('fd000000000000000000000000000001', 'hex'))), flood(6, '020000000001', attr(1, Buffer.from([10, 0, 0, 4]))), flood(5, '000000000000'), flood(99, '000000000000', attr(1, Buffer.from([10, 0, 0, 5]))),
+    forward(7, '020000000002', 0x40, 0x40, attr(9, u32(5))), forward(7, '020000000003', 0x40, 0, attr(9, u32(5))), forward(7, '020000000004', 0x80, 0, attr(9, u32(5))), forward(7, '333300000001', 0x80, 2)
+  ]),
+  neighbours: Buffer.concat([
+    neighbour(2, 5, 0x80, attr(1, Buffer.from([10, 42, 1, 1])), attr(2, Buffer.from('020000000001', 'hex'))), neighbour(10, 5, 0x80, attr(1, Buffer.from('fe80000000000000005054fffe000001', 'hex')), attr(2, Buffer.from('020000000001', 'hex'))),
+    neighbour(10, 5, 0x40, attr(1, Buffer.from('ff020000000000000000000000000001', 'hex')), attr(2, Buffer.from('333300000001', 'hex'))), neighbour(2, 5, 0x80, attr(1, Buffer.from([10, 42, 1, 2])))
   ]),
   chains: Buffer.concat([chain(TABLE, 'in_000201'), chain(TABLE, 'out_000201'), chain('other', 'in_000202')]),
   rules: Buffer.concat([rule(TABLE, 'in_000201', attr(4, attr(1, attr(1, word('payload')))), attr(7, comment('a.0'))), rule(TABLE, 'in_000201'), rule(TABLE, 'in_000201', attr(7, Buffer.from([9, 1, 5]), comment('a.2'))), rule('other', 'in_000201', attr(7, comment('b.0')))])
 }
-const none: SpaceLists = { links: Buffer.alloc(0), addresses: Buffer.alloc(0), floods: Buffer.alloc(0), chains: Buffer.alloc(0), rules: Buffer.alloc(0) }
+const none: SpaceLists = { links: Buffer.alloc(0), addresses: Buffer.alloc(0), forwards: Buffer.alloc(0), neighbours: Buffer.alloc(0), chains: Buffer.alloc(0), rules: Buffer.alloc(0) }
 
 t.test('what the kernel answers is read', (t) => {
-  const plain = { mac: '', master: undefined, lower: undefined, alias: undefined, ipv4: [], ipv6: false, vxlan: undefined, macvlanMode: undefined, bridge: undefined, hairpin: false }
-  const { links, floods, chains } = parseSpace(lists, TABLE)
+  const plain = { mac: '', master: undefined, lower: undefined, alias: undefined, ipv4: [], ipv6: false, vxlan: undefined, macvlanMode: undefined, bridge: undefined, hairpin: false, suppress: false }
+  const { links, floods, forwards, neighbours, chains } = parseSpace(lists, TABLE)
   t.strictSame(links, [
     { ...plain, name: 'lo', kind: undefined, up: true, mtu: 65_536, mac: '00:00:00:00:00:00' },
     { ...plain, name: 'br0', kind: 'bridge', up: true, mtu: 1500, mac: '02:00:00:00:00:aa', alias: 'mz:c1', ipv4: ['10.42.255.1/16'], bridge: { stp: false, snooping: true } },
     // its lower link is one of another namespace, whatever its number
     { ...plain, name: 'site0', kind: 'vxlan', up: false, mtu: 1500, ipv6: true, vxlan: { id: 7, local: '10.0.0.1', port: 4790, learning: true } },
-    { ...plain, name: 'site0m', kind: 'macvlan', up: true, mtu: Number.NaN, lower: 'site0', master: 'br0', macvlanMode: 'passthru', hairpin: true }
+    { ...plain, name: 'site0m', kind: 'macvlan', up: true, mtu: Number.NaN, lower: 'site0', master: 'br0', macvlanMode: 'passthru', hairpin: true, suppress: true }
   ])
-  t.strictSame(floods, new Map([['site0', new Set(['10.0.0.2', '10.0.0.3', 'fd00:0000:0000:0000:0000:0000:0000:0001'])]]))
+  t.strictSame(floods, new Map([['site0', new Set(['10.0.0.2', '10.0.0.3', 'fd00::1'])]]))
+  t.strictSame(forwards, new Map([['site0', new Map([['02:00:00:00:00:01', '10.0.0.4']])], ['site0m', new Map([['02:00:00:00:00:02', 'sticky'], ['02:00:00:00:00:03', 'static']])]]), 'own MACs of ports and groups are none')
+  t.strictSame(neighbours, new Map([['br0', new Map([['10.42.1.1', '02:00:00:00:00:01'], ['fe80::50:54ff:fe00:1', '02:00:00:00:00:01']])]]))
   t.strictSame(chains, [{ family: 'bridge', table: TABLE, name: 'in_000201', marks: ['a.0', '', 'a.2'] }, { family: 'bridge', table: TABLE, name: 'out_000201', marks: [] }])
-  t.strictSame(parseSpace(none, TABLE), { links: [], floods: new Map(), chains: [] })
+  t.strictSame(parseSpace(none, TABLE), { links: [], floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [] })
   t.end()
 })
 
 t.test('what is cut off anywhere reads as less, and never as an error', (t) => {
   const whole = parseSpace(lists, TABLE)
-  for (const key of ['links', 'addresses', 'floods', 'chains', 'rules'] as const) {
+  for (const key of ['links', 'addresses', 'forwards', 'neighbours', 'chains', 'rules'] as const) {
     for (let bytes = 0; bytes < lists[key].length; bytes++) {
-      const { links, chains, floods } = parseSpace({ ...lists, [key]: lists[key].subarray(0, bytes) }, TABLE)
-      if (links.length > whole.links.length || chains.length > whole.chains.length || floods.size > whole.floods.size) t.fail(`more out of ${bytes} bytes of ${key}`)
+      const { links, chains, floods, forwards, neighbours } = parseSpace({ ...lists, [key]: lists[key].subarray(0, bytes) }, TABLE)
+      if (links.length > whole.links.length || chains.length > whole.chains.length || floods.size > whole.floods.size || forwards.size > whole.forwards.size || neighbours.size > whole.neighbours.size) t.fail(`more out of ${bytes} bytes of ${key}`)
     }
   }
   t.end()
 })
 
 t.test('any bytes can be read', (t) => {
-  fc.assert(fc.property(fc.constantFrom('links', 'addresses', 'floods', 'chains', 'rules'), fc.array(fc.tuple(fc.nat(700), fc.nat(255)), { maxLength: 20 }), fc.uint8Array({ maxLength: 200 }), (key, changes, bytes) => {
+  fc.assert(fc.property(fc.constantFrom('links', 'addresses', 'forwards', 'neighbours', 'chains', 'rules'), fc.array(fc.tuple(fc.nat(700), fc.nat(255)), { maxLength: 20 }), fc.uint8Array({ maxLength: 200 }), (key, changes, bytes) => {
     const changed = Buffer.from(lists[key])
     for (const [at, value] of changes) changed[at % changed.length] = value
     parseSpace({ ...lists, [key]: changed }, TABLE)

@@ -20,7 +20,7 @@ const gateway: SegmentSpec = {
   gateway: { address: '10.42.255.1/16', bridgeMac: '02:00:00:00:00:AA', tunnel: { localAddress: '100.64.0.1', remoteAddresses: ['100.64.0.3', '100.64.0.2'] } }
 }
 
-const nothing = (): SpaceState => ({ links: [], floods: new Map(), chains: [] })
+const nothing = (): SpaceState => ({ links: [], floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [] })
 
 /** Steps as text, one command a line; filters by their size only. */
 function show (steps: readonly Step[]): string[] {
@@ -29,6 +29,7 @@ function show (steps: readonly Step[]): string[] {
     switch (step.do) {
       case 'ip': case 'bridge': return step.lines.map((line) => `${where}: ${step.do} ${line}`)
       case 'nft': return [`${where}: nft ${step.text.split('\n').filter((line) => line.startsWith('add rule')).length} rules`]
+      case 'silent-ipv6': return [`${where}: silent-ipv6 ${step.link}`]
       case 'no-ipv6': return [`${where}: no-ipv6 ${step.links?.join(' ') ?? 'all'}`]
       default: return [`${where}: ${step.do}`]
     }
@@ -37,9 +38,9 @@ function show (steps: readonly Step[]): string[] {
 
 t.test('a compute host gets a bridge and a port over the in-site VXLAN', (t) => {
   t.strictSame(show(segmentSteps(planSegment('c1', compute, 1500), { host: nothing(), cluster: null })), [
-    'host: nft 6 rules',
-    'host: ip link add name mzb000abc mtu 1500 type bridge stp_state 0 forward_delay 0 mcast_snooping 0',
-    'host: ip link add name mzs000abc mtu 1500 type vxlan id 7 local 10.0.0.2 dstport 4790 df unset udpcsum learning',
+    'host: nft 10 rules',
+    'host: ip link add name mzb000abc mtu 1500 address 02:6d:7a:00:0a:bc type bridge stp_state 0 forward_delay 0 mcast_snooping 0',
+    'host: ip link add name mzs000abc mtu 1500 arp off type vxlan id 7 local 10.0.0.2 dstport 4790 df unset udpcsum learning',
     'host: ip link add name mzm000abc mtu 1500 link mzs000abc type macvlan mode passthru',
     'host: no-ipv6 mzb000abc mzs000abc mzm000abc',
     'host: bridge fdb append 00:00:00:00:00:00 dev mzs000abc dst 10.0.0.1',
@@ -56,11 +57,11 @@ t.test('a gateway gets a namespace, with VXLANs whose sockets stay outside', (t)
   t.strictSame(show(segmentSteps(planSegment('c1', gateway, 1500), { host: nothing(), cluster: null })), [
     'mz-000abc: netns-add',
     'mz-000abc: no-ipv6 all',
-    'host: nft 4 rules',
-    'mz-000abc: nft 8 rules',
-    'host: ip link add name mzb000abc mtu 1500 type bridge stp_state 0 forward_delay 0 mcast_snooping 0',
-    'host: ip link add name site0 mtu 1500 netns mz-000abc type vxlan id 7 local 10.0.0.1 dstport 4790 df unset udpcsum learning',
-    'host: ip link add name wan0 mtu 1500 netns mz-000abc type vxlan id 2748 local 100.64.0.1 dstport 4789 df unset udpcsum learning',
+    'host: nft 8 rules',
+    'mz-000abc: nft 11 rules',
+    'host: ip link add name mzb000abc mtu 1500 address 02:6d:7a:00:0a:bc type bridge stp_state 0 forward_delay 0 mcast_snooping 0',
+    'host: ip link add name site0 mtu 1500 netns mz-000abc arp off type vxlan id 7 local 10.0.0.1 dstport 4790 df unset udpcsum learning',
+    'host: ip link add name wan0 mtu 1500 netns mz-000abc arp off type vxlan id 2748 local 100.64.0.1 dstport 4789 df unset udpcsum learning',
     'host: ip link add name mzh000abc type veth peer name host0 netns mz-000abc',
     'host: no-ipv6 mzb000abc mzh000abc',
     'mz-000abc: bridge fdb append 00:00:00:00:00:00 dev site0 dst 10.0.0.2',
@@ -104,12 +105,12 @@ function built (): SpaceState {
   const plan = planSegment('c1', compute, 1500)
   const links = parseLinks([
     { ifname: 'eth0', mtu: 1500, flags: ['UP'], addr_info: [{ family: 'inet', local: '10.0.0.2', prefixlen: 24 }] },
-    { ifname: 'mzb000abc', mtu: 1500, flags: ['UP'], ifalias: 'mz:c1', linkinfo: { info_kind: 'bridge', info_data: { stp_state: 0, mcast_snooping: 0 } } },
+    { ifname: 'mzb000abc', address: '02:6d:7a:00:0a:bc', mtu: 1500, flags: ['UP'], ifalias: 'mz:c1', linkinfo: { info_kind: 'bridge', info_data: { stp_state: 0, mcast_snooping: 0 } } },
     { ifname: 'mzs000abc', mtu: 1500, flags: ['UP'], linkinfo: { info_kind: 'vxlan', info_data: { id: 7, local: '10.0.0.2', port: 4790, learning: true } } },
     { ifname: 'mzm000abc', mtu: 1500, flags: ['UP'], link: 'mzs000abc', master: 'mzb000abc', linkinfo: { info_kind: 'macvlan', info_data: { mode: 'passthru' }, info_slave_data: { hairpin: false } } }
   ])
   const chains = plan.host.chains.map((chain) => ({ family: chain.family, table: chain.table, name: chain.name, marks: chainMarks(chain) }))
-  return { links, floods: parseFloods([{ mac: '00:00:00:00:00:00', ifname: 'mzs000abc', dst: '10.0.0.1' }]), chains }
+  return { links, floods: parseFloods([{ mac: '00:00:00:00:00:00', ifname: 'mzs000abc', dst: '10.0.0.1' }]), forwards: new Map(), neighbours: new Map(), chains }
 }
 
 t.test('only what is missing is done', (t) => {
@@ -129,7 +130,7 @@ t.test('only what is missing is done', (t) => {
   t.strictSame(steps(() => undefined, { ...compute, site: { ...compute.site, segmentId: 8 } }), [
     'host: ip link delete dev mzs000abc',
     'host: nft 2 rules',
-    'host: ip link add name mzs000abc mtu 1500 type vxlan id 8 local 10.0.0.2 dstport 4790 df unset udpcsum learning',
+    'host: ip link add name mzs000abc mtu 1500 arp off type vxlan id 8 local 10.0.0.2 dstport 4790 df unset udpcsum learning',
     'host: ip link add name mzm000abc mtu 1500 link mzs000abc type macvlan mode passthru',
     'host: no-ipv6 mzs000abc mzm000abc',
     'host: bridge fdb append 00:00:00:00:00:00 dev mzs000abc dst 10.0.0.1',
@@ -180,9 +181,9 @@ t.test('the guard lets in the members of this cluster only', (t) => {
     'flush chain inet mz_guard guard_000abc',
     'delete chain inet mz_guard guard_000abc',
     'add chain inet mz_guard guard_000abc { type filter hook input priority -10; policy accept; }',
-    'add rule inet mz_guard guard_000abc udp dport 4790 @th,96,24 7 iifname != "mzwg0" ip saddr { 10.0.0.2, 10.0.0.3 } accept comment "*.0"',
+    'add rule inet mz_guard guard_000abc udp dport 4790 @th,96,24 7 iifname != "mzwg*" ip saddr { 10.0.0.2, 10.0.0.3 } accept comment "*.0"',
     'add rule inet mz_guard guard_000abc udp dport 4790 @th,96,24 7 drop comment "*.1"',
-    'add rule inet mz_guard guard_000abc udp dport 4789 @th,96,24 2748 iifname "mzwg0" ip saddr { 100.64.0.2, 100.64.0.3 } accept comment "*.2"',
+    'add rule inet mz_guard guard_000abc udp dport 4789 @th,96,24 2748 iifname "mzwg*" ip saddr { 100.64.0.2, 100.64.0.3 } accept comment "*.2"',
     'add rule inet mz_guard guard_000abc udp dport 4789 @th,96,24 2748 drop comment "*.3"',
     ''
   ].join('\n'))

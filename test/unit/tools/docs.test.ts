@@ -101,7 +101,7 @@ t.test('the routes in the documents are those of the servers', async t => {
   const unused = (): never => { throw new NotFoundError('no route is called here') }
   const agent = await routesOf(api => {
     addAgentRoutes(api, {
-      view: { status: unused, hosts: unused, host: unused, metrics: unused, sites: unused, leases: unused, lease: unused, history: unused, revoke: unused, console: unused },
+      view: { status: unused, hosts: unused, host: unused, metrics: unused, sites: unused, leases: unused, lease: unused, history: unused, revoke: unused, console: unused, segmentPlan: unused },
       events: { add: unused, list: unused, subscribe: unused }, master: null, gateways: () => [], policy: null, issuer: null, cordonHost: unused
     })
   })

@@ -4,8 +4,9 @@ import { DIAGNOSE_MAX_REMOTES } from '../../../../protocol/core/limits.ts'
 import type { BridgeFact, ChainFact, DropFact, LinkFact, PeerFact, ReachFact, SegmentFacts, TunnelFact } from '../../../diagnose/facts.ts'
 import { CommandError, run, runJson } from '../../../exec.ts'
 import { chainKey, chainMarks } from '../filter.ts'
-import { listNamespaces, readHost } from '../host.ts'
+import { hasIpv6, listNamespaces, readHost } from '../host.ts'
 import { DEFAULT_UNDERLAY_MTU, hostPortName, hostVethName, hostVxlanName, INNER, INNER_MTU, SITE_VXLAN_PORT, TUNNEL_MTU, WG_INTERFACE } from '../names.ts'
+import { tunnelMtuOf } from '../tunnel/names.ts'
 import { MAX_TUNNEL_MTU, MIN_TUNNEL_MTU } from '../tunnel/path-search.ts'
 import { parseRoutes, type LinkState, type SpaceState } from '../observed.ts'
 import { planSegment, type LinkPlan } from '../plan.ts'
@@ -51,10 +52,10 @@ function linkFact (want: LinkPlan, space: string | null, have: readonly LinkStat
 /** Everything that one host can tell of a segment, its packets included. Changes nothing. */
 export async function lookAtSegment ({ name, spec, tunnel: tunnelSpec }: Asked, gatewayAddress: string | null, signal: AbortSignal): Promise<SegmentFacts> {
   const { vni, site } = spec
-  const [host, namespaces] = await Promise.all([readHost(signal), listNamespaces()])
+  const [host, namespaces, ipv6] = await Promise.all([readHost(signal), listNamespaces(), hasIpv6()])
   const underlay = host.links.find(({ ipv4 }) => ipv4.some(address => address.split('/')[0] === site.localAddress)) ?? null
   const underlayMtu = underlay === null || Number.isNaN(underlay.mtu) ? DEFAULT_UNDERLAY_MTU : underlay.mtu
-  const plan = planSegment(name, spec, underlayMtu)
+  const plan = planSegment(name, spec, underlayMtu, ipv6, tunnelMtuOf(host.links))
   const spaces = await readSpaces([...namespaces.values()], signal)
   const own = namespaces.has(vni) ? spaces.get(clusterNamespace(vni)) ?? null : null
   const inner: SpaceState | null = own === null || own === 'broken' || own instanceof Error ? null : own
