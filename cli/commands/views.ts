@@ -4,7 +4,7 @@ import { call, events } from '../client.ts'
 import { agentEndpoint, untilInterrupted, wantsJson } from '../context.ts'
 import { bytes, show, table } from '../output.ts'
 import { statusText } from '../render.ts'
-import type { AgentStatus, ClusterResource, EventResource, SegmentPlanResource } from '../../protocol/api.ts'
+import type { AgentStatus, ClusterResource, EventResource } from '../../protocol/api.ts'
 
 export function addViewCommands (program: Command): void {
   addSearch(program, 'the view of this agent', agentEndpoint)

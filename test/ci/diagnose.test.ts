@@ -6,12 +6,12 @@ import { diagnosisText, pingText } from '../../cli/render/segment.ts'
 import type { DiagnosisResource } from '../../protocol/api.ts'
 import { clusterNamespace } from '../../protocol/core/desired.ts'
 import type { ClusterDocument, GatewayFacts } from '../../protocol/core/messages.ts'
-import { addNode, segmentSpecs, startLab, TUNNEL, tunnelSpecs, UNDERLAY, type HostName, type Lab } from './network-lab.ts'
-import type { Pod } from './network-pod.ts'
+import { addNode, segmentSpecs, startLab, TUNNEL, tunnelSpecs, UNDERLAY, type HostName, type Lab } from '../host/network-lab.ts'
+import type { Pod } from '../host/network-pod.ts'
 import { eventually } from '../contract/services.ts'
 
 const CLI = fileURLToPath(new URL('../../cli/main.ts', import.meta.url))
-const ASK = fileURLToPath(new URL('diagnose-ask.ts', import.meta.url))
+const ASK = fileURLToPath(new URL('../host/diagnose-ask.ts', import.meta.url))
 const VNI = 0x101
 const NS = clusterNamespace(VNI)
 const ID = '01234567-0000-4000-8000-000000000000'

@@ -1,9 +1,9 @@
 import t from 'tap'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { counted } from './network-lab.ts'
-import { addVxlan, answers, INNER, otherSide, settle, startPings, startTunnelLab, TUNNELS, V4, V6 } from './tunnel-lab.ts'
-import type { Side } from './tunnel-lab.ts'
-import type { Pod } from './network-pod.ts'
+import { counted } from '../host/network-lab.ts'
+import { addVxlan, answers, INNER, otherSide, settle, startPings, startTunnelLab, TUNNELS, V4, V6 } from '../host/tunnel-lab.ts'
+import type { Side } from '../host/tunnel-lab.ts'
+import type { Pod } from '../host/network-pod.ts'
 
 t.setTimeout(240_000)
 

@@ -4,9 +4,9 @@ import { FLOOD_BURST, FLOOD_PER_SECOND } from '../../protocol/core/limits.ts'
 import { clusterNamespace, hostBridgeName, tapName } from '../../protocol/core/desired.ts'
 import { hostBridgeMac } from '../../agent/drivers/network/names.ts'
 import { ipv6Of } from '../../agent/drivers/network/broadcast/entries.ts'
-import { addNode, counted, FRONTEND, macOf, MORE_HOSTS, PLACES, segmentSpecs, startLab, TUNNEL, tunnelSpecs, UNDERLAY } from './network-lab.ts'
-import type { HostName } from './network-lab.ts'
-import type { Pod } from './network-pod.ts'
+import { addNode, counted, FRONTEND, macOf, MORE_HOSTS, PLACES, segmentSpecs, startLab, TUNNEL, tunnelSpecs, UNDERLAY } from '../host/network-lab.ts'
+import type { HostName } from '../host/network-lab.ts'
+import type { Pod } from '../host/network-pod.ts'
 
 t.setTimeout(300_000)
 
