@@ -157,9 +157,15 @@ export function * running (state: ReadonlyLedgerState): Generator<Lease> {
   }
 }
 
-/** Until when the id of an ended segment rests; 0 when it need not, as it was never more than held. */
-export const restsUntil = (lease: Lease): number =>
-  lease.kind !== 'segment' || lease.commitToken === 0 ? 0 : Math.max(lease.endedMs + ID_QUARANTINE_MS, lease.deadlineMs)
+/**
+ * Until when the id of an ended segment rests; 0 when it need not, as it was never more than held. While
+ * nobody has seen that this host itself has let go, a helper that could not may run it until its end.
+ */
+export function restsUntil (lease: Lease): number {
+  if (lease.kind !== 'segment' || lease.commitToken === 0) return 0
+  const lastMs = lease.activatedMs > 0 && !lease.vacated ? lease.endMs + END_GUARD_MS : 0
+  return Math.max(lease.endedMs + ID_QUARANTINE_MS, lease.deadlineMs, lastMs)
+}
 
 /**
  * Segment ids that cannot be given out. What was only held was never plugged in and need not rest;

@@ -2,7 +2,7 @@
 import t from 'tap'
 import { zero } from '../../../protocol/core/capacity.ts'
 import { MusubiError } from '../../../protocol/core/errors.ts'
-import { ID_QUARANTINE_MS, type LedgerState, emptyLedger } from '../../../protocol/core/lease/lease.ts'
+import { END_GUARD_MS, ID_QUARANTINE_MS, type LedgerState, emptyLedger } from '../../../protocol/core/lease/lease.ts'
 import { type LeaseEvent, step } from '../../../protocol/core/lease/step.ts'
 import { ACTIVATE_TTL_MS, MAX_TERM_MS } from '../../../protocol/core/limits.ts'
 import { holdRequest, item } from '../../model/fixtures.ts'
@@ -32,6 +32,35 @@ t.test('who commits and never activates does not take ids from a gateway for the
   t.match(send(segment('good')), { ok: false, error: { code: 'NO_CAPACITY' } }, 'they rest for a while')
   now += ID_QUARANTINE_MS
   t.match(send(segment('good')), { ok: true, answer: { segmentId: 100 } })
+  t.end()
+})
+
+t.test('an id that this host itself has not let go of rests until nothing can use it any more', t => {
+  const HOUR = 3_600_000
+  let state: LedgerState = emptyLedger('g1', zero(), { from: 100, to: 100 })
+  let now = T0
+  const send = (event: LeaseEvent): ReturnType<typeof step>['result'] => {
+    const next = step(state, event, now)
+    state = next.state
+    return next.result
+  }
+  const segment = (name: string): LeaseEvent => ({
+    type: 'hold', requester: 'peer1',
+    request: holdRequest({ key: name, offerId: name, clusterId: name, startMs: now, endMs: now + HOUR, items: [item(`s-${name}`, { kind: 'segment', resources: zero() })] })
+  })
+  send(segment('first'))
+  const committed = send({ type: 'commit', clusterId: 'first', offerId: 'first' })
+  t.ok(send({ type: 'activate', clusterId: 'first', receipts: committed.ok ? committed.answer.receipts : [] }).ok)
+  now += 1000
+  t.ok(send({ type: 'release', clusterId: 'first', reason: 'deleted' }).ok)
+  now += 2 * ID_QUARANTINE_MS
+  t.match(send(segment('second')), { ok: false, error: { code: 'NO_CAPACITY' } }, 'released, and the helper has not said that it is gone')
+  const before = state
+  t.ok(send({ type: 'vacate', clusterId: 'first' }).ok)
+  t.match(send(segment('second')), { ok: true, answer: { segmentId: 100 } }, 'gone')
+  state = before
+  now = T0 + HOUR + END_GUARD_MS + 1
+  t.match(send(segment('second')), { ok: true, answer: { segmentId: 100 } }, 'over')
   t.end()
 })
 

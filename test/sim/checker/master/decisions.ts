@@ -37,6 +37,8 @@ export function decisions (world: World, known: Decisions): Invariant {
   const NAME = 'decision-first'
   const firstAsked = new Map<string, number>()
   const askedAt = new Map<string, number>()
+  /** when a record was last seen to be safe: by host and cluster */
+  const writtenMs = new Map<string, number>()
   const deleted = new Set<string>()
   const insisted = new Set<string>()
 
@@ -46,6 +48,7 @@ export function decisions (world: World, known: Decisions): Invariant {
     const key = `${host} ${clusterId}`
     const before = known.records.get(key)
     known.records.set(key, record)
+    writtenMs.set(key, world.nowMs)
     const state = textOf(record, 'state')
     const where = host
     if (before !== undefined) {
@@ -195,7 +198,9 @@ export function decisions (world: World, known: Decisions): Invariant {
     const fail: (why: string) => never = why => violated(world, 'receipts-of-all', call.from, `an activation of cluster ${clusterId.slice(0, 8)} leaves for ${call.to}: ${why}`)
     if (record === undefined || record === null) fail('its disk has no record of the cluster')
     const state = textOf(record, 'state')
-    if (state !== 'activating' && state !== 'active') fail(`its disk says ${state}`)
+    // Two decisions may become safe in one write: what the first one wanted leaves, and the second is said after it.
+    const isSuperseded = state === 'releasing' && writtenMs.get(`${call.from} ${clusterId}`) === world.nowMs
+    if (state !== 'activating' && state !== 'active' && !isSuperseded) fail(`its disk says ${state}`)
     const receipts = new Map(listOf(call.request, 'receipts').map(receipt => [textOf(receipt, 'leaseId'), numberOf(receipt, 'token')]))
     for (const id of documentLeases(field(call.request, 'document'))) {
       const token = receipts.get(id)

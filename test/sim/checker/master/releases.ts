@@ -50,6 +50,8 @@ export function releases (world: World, known: Decisions): Invariant {
     const given = known.offered.get(`${facts.clusterId}/${facts.offerId}`)
     if (given === undefined || given.gateway !== gateway || lease.lost) return true
     const key = `${gateway} ${facts.clusterId}`
+    // Strangers may do with their own what they like, also under an id that somebody else has had.
+    if (world.byPeer.get(facts.masterPeer)?.malicious === true) return true
     if (revoked.has(facts.clusterId) || isSaid(words.get(key) ?? [], facts.offerId, lease.id)) return true
     // What counts a site's borrowing goes with the last of what was borrowed.
     if (facts.kind === 'quota' && (words.get(key) ?? []).some(word => word.leaseIds.some(id => typeof id === 'string' && lease.host.site === siteOfLease(id, facts.clusterId)))) return true
