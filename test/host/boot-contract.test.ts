@@ -114,7 +114,7 @@ async function contract (): Promise<void> {
       ...await daemons(),
       ...(await run('ip', ['netns', 'list'])).stdout.split('\n').filter(line => line.startsWith('mzf-')),
       ...(await run('ip', ['-n', clusterNamespace(VNI), '-o', 'link', 'show', 'type', 'veth'])).stdout.split('\n').filter(line => line !== ''),
-      ...(await run('find', [STATE, '-mindepth', '1', '-not', '-path', `${STATE}/services`])).stdout.split('\n').filter(line => line !== '')
+      ...(await run('find', [STATE, '-mindepth', '1', '-not', '-path', `${STATE}/services`, '-not', '-name', '.key'])).stdout.split('\n').filter(line => line !== '')
     ],
     abortAfterMs: [5, 30, 80, 200, 500]
   })

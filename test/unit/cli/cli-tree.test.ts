@@ -58,7 +58,7 @@ t.test('completion follows the tree, at every depth', async t => {
   t.same(await complete('host', 'cordon', 'tokyo-2', '--'), ['--reason'])
   t.same(await complete('lease', ''), ['list', 'show', 'history', 'revoke', 'fsck'])
   t.same(await complete('lease', 'revoke', 'demo', '--'), ['--reason', '--yes'])
-  t.same(await complete('segment', ''), ['list', 'ping', 'doctor', 'capture'])
+  t.same(await complete('segment', ''), ['list', 'plan', 'ping', 'doctor', 'capture'])
   t.same(await complete('segment', 'ping', 'a', 'b', '--p'), ['--path'])
   t.same(await complete('cluster', 'adopt', 'demo', '--f'), ['--force'])
   t.same(await complete('no', 'such', 'sit'), ['site'], 'what is no command does not get in the way')
