@@ -85,8 +85,9 @@ async function startPlace (t: Test): Promise<Place> {
   start('agent', 'c1')
   await until('all of it', PATIENCE_MS, async () => {
     const ask = <T>(socketPath: string, path: string): Promise<T[]> => call<T[]>({ socketPath, what: 'agent' }, 'GET', path).catch(() => [])
-    const [hosts, others, sites] = await Promise.all([ask<object>(place.socket, '/v1/hosts'), ask<object>(place.other, '/v1/hosts'), ask<SiteResource>(place.coordinator, '/v1/sites')])
-    return hosts.length === 2 && others.length === 2 && sites[0]?.hosts === 2
+    const [hosts, others, sites] = await Promise.all([ask<HostResource>(place.socket, '/v1/hosts'), ask<HostResource>(place.other, '/v1/hosts'), ask<SiteResource>(place.coordinator, '/v1/sites')])
+    // a host offers nothing before it has heard its helper
+    return hosts.length === 2 && others.length === 2 && [...hosts, ...others].every(({ free }) => free.vcpus > 0) && sites[0]?.hosts === 2
   }, { everyMs: 50 })
   return place
 }
