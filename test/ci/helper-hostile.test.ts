@@ -7,12 +7,12 @@ import { readFile } from 'node:fs/promises'
 import fc from 'fast-check'
 import t from 'tap'
 import { Compile } from 'typebox/compile'
-import { run } from '../../../agent/exec.ts'
-import { checkParams, isVerb, readRequest, VERBS, type VerbName } from '../../../agent/helper/wire/verbs.ts'
-import { errorCode } from '../../../protocol/core/errors.ts'
-import type { DesiredObject } from '../../../protocol/core/desired.ts'
-import { SAMPLES } from '../../helper-samples.ts'
-import { watchDoors } from '../../watched-doors.ts'
+import { run } from '../../agent/exec.ts'
+import { checkParams, isVerb, readRequest, VERBS, type VerbName } from '../../agent/helper/wire/verbs.ts'
+import { errorCode } from '../../protocol/core/errors.ts'
+import type { DesiredObject } from '../../protocol/core/desired.ts'
+import { SAMPLES } from '../helper-samples.ts'
+import { watchDoors } from '../watched-doors.ts'
 
 const STRINGS = 10_000
 const SEED = 5

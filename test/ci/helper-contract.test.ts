@@ -12,8 +12,8 @@ import { clusterNamespace, frontendNamespace, type CacheSpec, type FrontendSpec,
 import { driverContract } from '../contract/driver.ts'
 import { driverOverSocket } from '../contract/helper-driver.ts'
 import { eventually } from '../contract/services.ts'
-import { HELPER_SERVICES, startHelperHost } from './helper-host.ts'
-import { enterPod } from './network-pod.ts'
+import { HELPER_SERVICES, startHelperHost } from '../host/helper-host.ts'
+import { enterPod } from '../host/network-pod.ts'
 
 const INSIDE = 'inside'
 const IMAGES = '/run/images'

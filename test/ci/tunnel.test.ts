@@ -1,5 +1,5 @@
 import t from 'tap'
-import { addVxlan, answers, exchanges, INNER, settle, startPings, startTunnelLab } from './tunnel-lab.ts'
+import { addVxlan, answers, exchanges, INNER, settle, startPings, startTunnelLab } from '../host/tunnel-lab.ts'
 
 t.setTimeout(240_000)
 
