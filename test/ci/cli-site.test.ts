@@ -100,6 +100,7 @@ t.test('a coordinator, a site, a host: by tokens', { timeout: 170_000 }, async t
 
   const hosts = async (at: string): Promise<string[]> => (await get<HostResource[]>(at, '/v1/hosts')).map(h => `${h.host} ${h.state} ${h.path ?? '-'}`)
   await eventually('both hosts see each other', async () => (await hosts('gw1')).join() === 'gw1 alive self,host2 alive direct' && (await hosts('host2')).join() === 'gw1 alive direct,host2 alive self', PATIENCE_MS)
+  await eventually('host2 has heard its helper, and offers what it has', async () => (await json<HostDetail>('gw1', 'host', 'show', 'host2')).free.vcpus === 4, PATIENCE_MS)
   const detail = await json<HostDetail>('gw1', 'host', 'show', 'host2')
   t.match(detail, { host: 'host2', path: 'direct', certificate: { site: 'tokyo', name: 'host2', roles: ['compute'] }, promised: { vcpus: 0 }, total: { vcpus: 4 } })
   const status = await get<AgentStatus>('host2', '/v1/status')
