@@ -3,7 +3,7 @@ import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
-import { createAvailability, HELPER_ASK_MS } from './availability.ts'
+import { createAvailability, HELPER_ASK_MS, HELPER_FIRST_MS } from './availability.ts'
 import { createBootClock } from './boot-clock.ts'
 import { hostCapacity, type AgentConfig } from './config.ts'
 import { segmentPlans } from './api/segments.ts'
@@ -172,6 +172,8 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
 
   await mesh.start()
   membership.follow(mesh)
+  // a helper that is there answers at once: what is said first is not that nothing is free
+  await helper.ready(AbortSignal.timeout(HELPER_FIRST_MS)).catch(() => undefined)
   directory.start()
   await availability.tick() // what is advertised from now on is told anew when it changes
   await issuer.start()

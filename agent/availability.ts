@@ -10,6 +10,9 @@ export const HELPER_BLIND_MS = 15_000
 /** How often the helper is asked whether it is there, and how long it has for that. */
 export const HELPER_ASK_MS = 5_000
 
+/** How long a starting agent waits for its helper before it tells others what is free. */
+export const HELPER_FIRST_MS = 2_000
+
 /** Whether anything could be made on this host, were it promised. What is promised already is not touched by it. */
 export interface Availability {
   /** Why nothing new is promised; null: it is. */

@@ -82,7 +82,7 @@ export async function makeFederation (sites: readonly SitePlan[], config: Readon
   process.once('exit', shoot)
   const complete = async (agent: RealAgent): Promise<boolean> => {
     const seen = await agent.get<SiteResource[]>('/v1/sites').catch(() => [])
-    return sites.every(site => seen.some(s => s.site === site.name && s.state === 'alive' && s.hosts === site.hosts.length))
+    return sites.every(site => seen.some(s => s.site === site.name && s.state === 'alive' && s.hosts === site.hosts.length && s.free.vcpus === s.total.vcpus))
   }
   return {
     dir, kit, agents,

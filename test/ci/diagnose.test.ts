@@ -6,7 +6,7 @@ import { diagnosisText, pingText } from '../../cli/render/segment.ts'
 import type { DiagnosisResource } from '../../protocol/api.ts'
 import { clusterNamespace } from '../../protocol/core/desired.ts'
 import type { ClusterDocument, GatewayFacts } from '../../protocol/core/messages.ts'
-import { addNode, segmentSpecs, startLab, TUNNEL, tunnelSpecs, UNDERLAY, type HostName, type Lab } from '../host/network-lab.ts'
+import { addNode, segmentSpecs, startLab, TUNNEL, tunnelSpecs, UNDERLAY, withoutKnown, type HostName, type Lab } from '../host/network-lab.ts'
 import type { Pod } from '../host/network-pod.ts'
 import { eventually } from '../contract/services.ts'
 
@@ -64,7 +64,9 @@ t.test('a broken segment', { skip: process.getuid?.() === 0 ? false : 'needs roo
   const lab = await startLab()
   t.teardown(async () => { await lab.stop() })
   const { a1, a2, b1 } = lab.hosts
-  const specs = segmentSpecs('c1', VNI, { a: 7, b: 9 })
+  // of members that are not known, so that the gateway itself has to answer a host's ARP
+  const all = segmentSpecs('c1', VNI, { a: 7, b: 9 })
+  const specs = { a1: withoutKnown(all.a1), a2: withoutKnown(all.a2), b1: withoutKnown(all.b1) }
   const tunnels = await tunnelSpecs(lab)
   // the lab calls sites by their gateways
   for (const [own, peer] of [['a1', 'b1'], ['b1', 'a1']] as const) for (const one of tunnels[own].peers) one.site = SITE_OF[peer]

@@ -14,7 +14,7 @@ const C1 = 0x101
 const C2 = 0x102
 const CLUSTERS = [['c1', C1], ['c2', C2]] as const
 const GATEWAYS = ['a1', 'b1', 'c1'] as const
-const TOOL = fileURLToPath(new URL('./frames.pl', import.meta.url))
+const TOOL = fileURLToPath(new URL('../host/frames.pl', import.meta.url))
 const MARK = 'a-marked-frame--'
 const ALL = 'ffffffffffff'
 const nodeOf = (vni: number, host: HostName): string => `node-${vni}-${PLACES[host].index}`

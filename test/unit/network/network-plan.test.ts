@@ -38,7 +38,7 @@ function show (steps: readonly Step[]): string[] {
 
 t.test('a compute host gets a bridge and a port over the in-site VXLAN', (t) => {
   t.strictSame(show(segmentSteps(planSegment('c1', compute, 1500), { host: nothing(), cluster: null })), [
-    'host: nft 10 rules',
+    'host: nft 11 rules',
     'host: ip link add name mzb000abc mtu 1500 address 02:6d:7a:00:0a:bc type bridge stp_state 0 forward_delay 0 mcast_snooping 0',
     'host: ip link add name mzs000abc mtu 1500 arp off type vxlan id 7 local 10.0.0.2 dstport 4790 df unset udpcsum learning',
     'host: ip link add name mzm000abc mtu 1500 link mzs000abc type macvlan mode passthru',
@@ -57,7 +57,7 @@ t.test('a gateway gets a namespace, with VXLANs whose sockets stay outside', (t)
   t.strictSame(show(segmentSteps(planSegment('c1', gateway, 1500), { host: nothing(), cluster: null })), [
     'mz-000abc: netns-add',
     'mz-000abc: no-ipv6 all',
-    'host: nft 8 rules',
+    'host: nft 9 rules',
     'mz-000abc: nft 11 rules',
     'host: ip link add name mzb000abc mtu 1500 address 02:6d:7a:00:0a:bc type bridge stp_state 0 forward_delay 0 mcast_snooping 0',
     'host: ip link add name site0 mtu 1500 netns mz-000abc arp off type vxlan id 7 local 10.0.0.1 dstport 4790 df unset udpcsum learning',

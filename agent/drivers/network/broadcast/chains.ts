@@ -50,7 +50,8 @@ const FIRST = 'prerouting priority -330'
 export function hostPortChains ({ vni, known }: SegmentSpec, uplink: string): FilterChain[] {
   const taps = `iifname "${tapPrefix(vni)}*"`
   const up = `iifname ${named(uplink)}`
-  const local = chain('local', vni, 'input priority 0', [`${taps} drop`, `${up} drop`])
+  // answers alone may come in: diagnosis asks by ARP whether the gateway is there, and answers nobody itself
+  const local = chain('local', vni, 'input priority 0', [`${taps} drop`, `${up} ether type arp arp operation reply accept`, `${up} drop`])
   if (known === undefined) return [chain('ports', vni, FIRST, switching(taps)), local]
   const { members, antiSpoof } = known
   const nodes = members.flatMap(({ mac, address, tap }) => tap === undefined ? [] : [{ mac, address, tap: named(tap) }])

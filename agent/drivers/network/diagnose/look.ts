@@ -79,7 +79,8 @@ export async function lookAtSegment ({ name, spec, tunnel: tunnelSpec }: Asked, 
     spec.gateway?.tunnel === undefined || spec.gateway.tunnel === null || tunnelSpec === null ? null : lookAtTunnel(checkTunnel(tunnelSpec), spec.gateway.tunnel.remoteAddresses, host, signal),
     lookAtUnderlay(spec, tunnelSpec, underlayMtu, signal),
     lookForDrops(spec, tunnelSpec, signal),
-    spec.gateway !== undefined || gatewayAddress === null ? null : askByBridge(vni, gatewayAddress, host, signal)
+    // who is known is answered for at home: that proves nothing of the way
+    spec.gateway !== undefined || gatewayAddress === null || spec.known?.members.some(({ address }) => address === gatewayAddress) === true ? null : askByBridge(vni, gatewayAddress, host, signal)
   ])
   return {
     name, cluster: spec.cluster, vni, nowSeconds: Math.floor(Date.now() / 1000),
