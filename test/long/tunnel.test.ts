@@ -11,5 +11,5 @@ t.test(`${count} exchanges of tunnel keys lose no ping`, { timeout: 3_590_000, s
   await settle(lab)
   await addVxlan(lab)
   t.ok(await answers(lab.gateways.a, INNER.b), 'frames pass')
-  await exchanges(t, lab, count, Number.POSITIVE_INFINITY)
+  await exchanges(t, lab, count)
 })
