@@ -3,9 +3,8 @@
  * Exit code 1 and a seed that replays exactly when an invariant is broken.
  */
 import { availableParallelism } from 'node:os'
-import { parseArgs } from 'node:util'
 import { Worker } from 'node:worker_threads'
-import { describeError } from '../../protocol/core/errors.ts'
+import { argumentsOf, whole } from './arguments.ts'
 import { MIN_COMPETING, MIN_EVENTS, MIN_SITES, mergeTotals, noTotals, runSeed, type Totals } from './run.ts'
 import { allRows } from './world/coverage.ts'
 import { REAL_CODEC_EVERY } from './world/plain.ts'
@@ -30,29 +29,7 @@ Exit code 1 when one is violated.
   npm run sim -- --seeds 10000           many schedules
   npm run sim -- --seed 4711 --trace     one of them again, with its history`
 
-const options = { seeds: { type: 'string' }, seed: { type: 'string' }, trace: { type: 'boolean' }, jobs: { type: 'string' }, all: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } } as const
-
-const { values } = (() => {
-  try {
-    return parseArgs({ options })
-  } catch (error) {
-    console.error(`${describeError(error)}\n\n${USAGE}`)
-    return process.exit(2)
-  }
-})()
-if (values.help === true) {
-  console.log(USAGE)
-  process.exit(0)
-}
-
-function whole (text: string | undefined, name: string, fallback: number, least: number): number {
-  const value = text === undefined ? fallback : Number(text)
-  if (!Number.isSafeInteger(value) || value < least) {
-    console.error(`--${name} is a whole number from ${least}, not ${text ?? ''}`)
-    process.exit(2)
-  }
-  return value
-}
+const values = argumentsOf(USAGE, { seeds: { type: 'string' }, seed: { type: 'string' }, trace: { type: 'boolean' }, jobs: { type: 'string' }, all: { type: 'boolean' } })
 
 const seed = whole(values.seed, 'seed', 1, 0)
 const seeds = whole(values.seeds, 'seeds', values.seed === undefined ? 1_000 : 1, 1)

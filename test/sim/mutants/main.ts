@@ -7,8 +7,7 @@ import { spawn } from 'node:child_process'
 import { cp, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
-import { describeError } from '../../../protocol/core/errors.ts'
+import { argumentsOf, whole } from '../arguments.ts'
 import { diskMutants } from './list/disk.ts'
 import { gatewayMutants } from './list/gateway.ts'
 import { helperMutants } from './list/helper.ts'
@@ -42,30 +41,10 @@ Exit code 1 when one survives, or a patch does not apply any more.
   --seed S     the first of them, default 1
   --jobs J     how many at once, default one for each core`
 
-const options = { only: { type: 'string', multiple: true }, jobs: { type: 'string' }, seeds: { type: 'string' }, seed: { type: 'string' }, list: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } } as const
-
-const { values } = (() => {
-  try {
-    return parseArgs({ options })
-  } catch (error) {
-    console.error(`${describeError(error)}\n\n${USAGE}`)
-    return process.exit(2)
-  }
-})()
-if (values.help === true) {
-  console.log(USAGE)
-  process.exit(0)
-}
-
-function whole (text: string | undefined, name: string, fallback: number): number {
-  const value = text === undefined ? fallback : Number(text)
-  if (Number.isSafeInteger(value) && value >= 1) return value
-  console.error(`--${name} is a whole number from 1, not ${text ?? ''}`)
-  process.exit(2)
-}
-const jobs = whole(values.jobs, 'jobs', availableParallelism())
-const seeds = whole(values.seeds, 'seeds', 5_000)
-const seed = whole(values.seed, 'seed', 1)
+const values = argumentsOf(USAGE, { only: { type: 'string', multiple: true }, jobs: { type: 'string' }, seeds: { type: 'string' }, seed: { type: 'string' }, list: { type: 'boolean' } })
+const jobs = whole(values.jobs, 'jobs', availableParallelism(), 1)
+const seeds = whole(values.seeds, 'seeds', 5_000, 1)
+const seed = whole(values.seed, 'seed', 1, 1)
 
 const unknown = (values.only ?? []).filter(name => !all.some(mutant => mutant.name === name))
 if (unknown.length > 0) {
