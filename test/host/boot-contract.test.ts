@@ -96,6 +96,14 @@ async function contract (): Promise<void> {
       'dnsmasq is dead': end('dnsmasq'),
       'nginx is dead': end('nginx'),
       'the namespace is gone': ip('netns', 'delete', frontendNamespace(VNI)),
+      'the name of its namespace leads nowhere': async () => {
+        await run('ip', ['netns', 'delete', frontendNamespace(VNI)])
+        await writeFile(`/run/netns/${frontendNamespace(VNI)}`, '')
+      },
+      'the name of its namespace is a pipe': async () => {
+        await run('ip', ['netns', 'delete', frontendNamespace(VNI)])
+        await run('mkfifo', [`/run/netns/${frontendNamespace(VNI)}`])
+      },
       'its link is gone': ip('-n', frontendNamespace(VNI), 'link', 'delete', 'eth0'),
       'its port left the bridge': ip('-n', clusterNamespace(VNI), 'link', 'set', 'fe0', 'nomaster'),
       'its address is gone': ip('-n', frontendNamespace(VNI), '-4', 'address', 'flush', 'dev', 'eth0'),

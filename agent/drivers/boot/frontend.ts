@@ -123,7 +123,7 @@ export function createFrontendDriver (options: FrontendDriverOptions): FrontendD
           detail: { namespace: frontendNamespace(spec.vni), cluster: spec.cluster, nodes: spec.nodes.length, faults: wrong }
         })
       }
-      for (const namespace of await frontendNamespaces(signal)) {
+      for (const namespace of await frontendNamespaces()) {
         if (!known.has(namespace)) observed.push({ kind: 'frontend', name: namespace, fingerprint: null, healthy: false, detail: { namespace, faults: ['it has no record'] } })
       }
       return observed

@@ -2,6 +2,7 @@ import { clusterNamespace, frontendNamespace } from '../../../protocol/core/desi
 import type { FrontendSpec } from '../../../protocol/core/desired.ts'
 import { MusubiError } from '../../../protocol/core/errors.ts'
 import { run, runJson } from '../../exec.ts'
+import { namespaceNames, namespaceState } from '../../netns.ts'
 import { runOutside } from '../../services/outside.ts'
 
 /** Port of the frontend on the cluster's bridge; its peer is `eth0` in the frontend's namespace. */
@@ -16,18 +17,13 @@ interface LinkInfo {
   addr_info?: Array<{ local?: string, prefixlen?: number }>
 }
 
-/** Frontend namespaces on this host, whoever made them. */
-export async function frontendNamespaces (signal: AbortSignal): Promise<string[]> {
-  const names = await namespaces(signal)
-  return names.filter(name => /^mzf-[0-9a-f]{6}$/.test(name))
-}
-
-async function namespaces (signal: AbortSignal): Promise<string[]> {
-  const listed = await runJson('ip', ['-json', 'netns', 'list'], { signal })
-  return Array.isArray(listed) ? listed.map((entry: { name?: unknown }) => String(entry.name)) : []
+/** Frontend namespaces on this host, whoever made them; a name need not lead to a namespace. */
+export async function frontendNamespaces (): Promise<string[]> {
+  return (await namespaceNames()).filter(name => /^mzf-[0-9a-f]{6}$/.test(name))
 }
 
 async function links (namespace: string, signal: AbortSignal): Promise<LinkInfo[]> {
+  if (await namespaceState(namespace) !== 'present') return []
   const listed = await runJson('ip', ['-n', namespace, '-json', 'addr', 'show'], { signal, okCodes: [1] }).catch(() => null)
   return Array.isArray(listed) ? listed as LinkInfo[] : []
 }
@@ -60,18 +56,20 @@ export async function linkFaults (spec: FrontendSpec, signal: AbortSignal): Prom
 export async function ensureLinks (spec: FrontendSpec, beforeFresh: () => Promise<void>, signal: AbortSignal): Promise<void> {
   const cluster = clusterNamespace(spec.vni)
   const own = frontendNamespace(spec.vni)
-  const present = await namespaces(signal)
-  const outside = present.includes(cluster) ? await links(cluster, signal) : []
+  const outside = await links(cluster, signal)
   if (!outside.some(link => link.ifname === BRIDGE)) {
     throw new MusubiError('SEGMENT_MISSING', `frontend ${spec.name}: no bridge ${BRIDGE} in namespace ${cluster}`, {
       retryable: true, hint: 'the segment of the cluster comes first'
     })
   }
-  const eth0 = present.includes(own) ? (await links(own, signal)).find(link => link.ifname === 'eth0') : undefined
+  const before = await namespaceState(own)
+  const eth0 = (await links(own, signal)).find(link => link.ifname === 'eth0')
   const fresh = eth0 === undefined || !outside.some(link => link.ifname === PORT)
   if (fresh) {
     await beforeFresh()
-    if (!present.includes(own)) await runOutside('ip', ['netns', 'add', own], { signal })
+    // an `ip netns add` that was ended half-way leaves a name that leads nowhere
+    if (before === 'broken') await runOutside('ip', ['netns', 'del', own], { signal })
+    if (before !== 'present') await runOutside('ip', ['netns', 'add', own], { signal })
     // half a pair, or a port whose other end went with a namespace that still lives in a process
     if (eth0 !== undefined) await run('ip', ['-n', own, 'link', 'del', 'eth0'], { signal })
     else await deletePort(spec.vni, signal)
@@ -100,8 +98,9 @@ function advertisedAddress (vni: number): string {
 /** Removes namespace and port; processes that were left in the namespace are ended. Idempotent. */
 export async function removeLinks (namespace: string, signal: AbortSignal): Promise<void> {
   const vni = Number.parseInt(namespace.slice('mzf-'.length), 16)
-  if ((await namespaces(signal)).includes(namespace)) {
-    const { stdout } = await run('ip', ['netns', 'pids', namespace], { signal, okCodes: [1, 255] })
+  const state = await namespaceState(namespace)
+  if (state !== 'absent') {
+    const { stdout } = state === 'broken' ? { stdout: '' } : await run('ip', ['netns', 'pids', namespace], { signal, okCodes: [1, 255] })
     for (const pid of stdout.split('\n').map(Number).filter(value => value > 1)) endProcess(pid)
     await runOutside('ip', ['netns', 'del', namespace], { signal })
   }
@@ -111,7 +110,6 @@ export async function removeLinks (namespace: string, signal: AbortSignal): Prom
 
 async function deletePort (vni: number, signal: AbortSignal): Promise<void> {
   const cluster = clusterNamespace(vni)
-  if (!(await namespaces(signal)).includes(cluster)) return
   if (!(await links(cluster, signal)).some(link => link.ifname === PORT)) return
   // it may go by itself between the two calls
   await run('ip', ['-n', cluster, 'link', 'del', PORT], { signal, okCodes: [1] })

@@ -1,5 +1,6 @@
-import { access, readdir, writeFile } from 'node:fs/promises'
+import { access, writeFile } from 'node:fs/promises'
 import { CommandError, run, runJson } from '../../exec.ts'
+import { namespaceNames } from '../../netns.ts'
 import { GUARD_TABLE, MSS_TABLE, vniOfNamespace } from './names.ts'
 import { hasCode } from './records.ts'
 import { parseChains, parseFloods, parseForwards, parseLinks, parseNeighbours } from './observed.ts'
@@ -9,9 +10,6 @@ import { runOutside } from '../../services/outside.ts'
 
 /** Every call here touches only the kernel: what takes longer than this hangs. */
 const KERNEL_TIMEOUT_MS = 10_000
-
-/** Where `ip netns` keeps names of namespaces. */
-const NAMES_DIR = '/run/netns'
 
 const inside = (ns: string | null): string[] => (ns === null ? [] : ['-n', ns])
 
@@ -41,12 +39,7 @@ export async function readHost (signal: AbortSignal): Promise<SpaceState> {
 /** Names of clusters' namespaces, with their VNI. A name need not lead to a namespace. */
 export async function listNamespaces (): Promise<Map<number, string>> {
   const found = new Map<number, string>()
-  // not `ip netns list`: it opens all names, and waits at one that is a pipe
-  const names = await readdir(NAMES_DIR).catch((error: unknown) => {
-    if (hasCode(error, 'ENOENT')) return []
-    throw error
-  })
-  for (const name of names.sort()) {
+  for (const name of await namespaceNames()) {
     const vni = vniOfNamespace(name)
     if (vni !== null) found.set(vni, name)
   }

@@ -5,6 +5,7 @@ import { serviceNames as cacheServices } from '../../drivers/cache/plan.ts'
 import type { ObservedObject } from '../../drivers/driver.ts'
 import type { Strays } from '../../drivers/registry.ts'
 import { CommandError, run, runJson } from '../../exec.ts'
+import { namespaceNames } from '../../netns.ts'
 import type { ServiceManager } from '../../services.ts'
 import { runOutside } from '../../services/outside.ts'
 import { clusterNamespace, PREFIX } from '../../../protocol/core/desired.ts'
@@ -64,7 +65,7 @@ export function orphansOf (found: Found, observed: readonly ObservedObject[]): O
 /** Looks at links, namespaces, tables, services and strays of this host. */
 export async function findOrphans ({ observed, services, strays }: Surroundings, signal: AbortSignal): Promise<Orphan[]> {
   const [links, namespaces, tables, running, others] = await Promise.all([
-    hostLinks(signal), hostNamespaces(signal), hostTables(signal), services.list(), Promise.all(strays.map(async one => (await one.list(signal)).map(name => `${one.what} ${name}`)))
+    hostLinks(signal), hostNamespaces(), hostTables(signal), services.list(), Promise.all(strays.map(async one => (await one.list(signal)).map(name => `${one.what} ${name}`)))
   ])
   return orphansOf({ links, namespaces, tables, services: running.map(({ name }) => name), strays: others.flat() }, await observed())
 }
@@ -74,9 +75,8 @@ async function hostLinks (signal: AbortSignal): Promise<string[]> {
   return (rows ?? []).map(({ ifname }) => ifname ?? '').filter(name => new RegExp(`^${PREFIX}([bhsm][0-9a-f]{6}|t[0-9a-f]{8,12}|wg[0-9]+)$`).test(name))
 }
 
-async function hostNamespaces (signal: AbortSignal): Promise<string[]> {
-  const result = await unlessMissing(() => run('ip', ['netns', 'list'], { signal }))
-  return (result?.stdout ?? '').split('\n').map(line => line.split(' ')[0] ?? '').filter(name => new RegExp(`^${PREFIX}f?-[0-9a-f]{6}$`).test(name))
+async function hostNamespaces (): Promise<string[]> {
+  return (await namespaceNames()).filter(name => new RegExp(`^${PREFIX}f?-[0-9a-f]{6}$`).test(name))
 }
 
 async function hostTables (signal: AbortSignal): Promise<string[]> {
