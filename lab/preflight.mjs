@@ -59,6 +59,9 @@ export const REQUIREMENTS = [
   { needs: 'iperf3', package: 'iperf3', targets: ['test', 'bench'] },
   { needs: 'serf', package: 'serf', targets: ['bench'] },
   { needs: 'etcd', package: 'etcd-server', targets: ['bench'] },
+  { needs: 'openvpn', package: 'openvpn', targets: ['bench'] },
+  { needs: 'tincd', package: 'tinc', targets: ['bench'] },
+  { needs: 'supernode', package: 'n2n', targets: ['bench'] },
   { needs: 'systemd-nspawn', package: 'systemd-container', targets: ['test'] }
 ]
 

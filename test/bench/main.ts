@@ -15,6 +15,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Readonly<Record<string, Ben
   }),
   leases: async () => (await import('./leases.ts')).benches,
   helper: async () => (await import('./helper.ts')).benches,
+  network: async () => (await import('./network.ts')).benches,
   cache: async () => (await import('./cache.ts')).benches
 }
 

@@ -1,9 +1,9 @@
-import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { FLOOD_BURST, FLOOD_PER_SECOND } from '../../protocol/core/limits.ts'
 import { clusterNamespace, hostBridgeName, tapName } from '../../protocol/core/desired.ts'
 import { hostBridgeMac } from '../../agent/drivers/network/names.ts'
 import { ipv6Of } from '../../agent/drivers/network/broadcast/entries.ts'
+import { ALL, arp, bare, ethernet, hex4, icmpv6, LINK_LOCAL, MARK, marked, NODES_ALL, send, shout, udp, watch } from '../host/frames.ts'
 import { addNode, counted, FRONTEND, macOf, MORE_HOSTS, PLACES, segmentSpecs, startLab, TUNNEL, tunnelSpecs, UNDERLAY } from '../host/network-lab.ts'
 import type { HostName } from '../host/network-lab.ts'
 import type { Pod } from '../host/network-pod.ts'
@@ -14,49 +14,7 @@ const C1 = 0x101
 const C2 = 0x102
 const CLUSTERS = [['c1', C1], ['c2', C2]] as const
 const GATEWAYS = ['a1', 'b1', 'c1'] as const
-const TOOL = fileURLToPath(new URL('../host/frames.pl', import.meta.url))
-const MARK = 'a-marked-frame--'
-const ALL = 'ffffffffffff'
 const nodeOf = (vni: number, host: HostName): string => `node-${vni}-${PLACES[host].index}`
-const hexIp = (ip: string): string => ip.split('.').map((byte) => Number(byte).toString(16).padStart(2, '0')).join('')
-const bare = (mac: string): string => mac.replaceAll(':', '')
-const hex4 = (value: number): string => value.toString(16).padStart(4, '0')
-const marked = Buffer.from(MARK).toString('hex')
-
-// --- frames, in hexadecimal -------------------------------------------------------------------
-const ethernet = (to: string, from: string, type: string, body: string): string => to + bare(from) + type + body
-const arp = (operation: number, mac: string, ip: string, target: string): string => `0001080006040001${bare(mac)}${hexIp(ip)}000000000000${hexIp(target)}`.replace('06040001', `0604${hex4(operation)}`) + marked
-
-/** Checksum of IPv4 headers (RFC 1071). */
-function checksum (header: string): string {
-  const bytes = Buffer.from(header, 'hex')
-  let sum = 0
-  for (let i = 0; i < bytes.length; i += 2) sum += bytes.readUInt16BE(i)
-  while (sum > 0xffff) sum = (sum & 0xffff) + (sum >>> 16)
-  return hex4(~sum & 0xffff)
-}
-
-function udp (from: string, to: string, source: number, destination: number, body = marked, protocol = '11'): string {
-  const bytes = body.length / 2
-  const head = (sum: string): string => `4500${hex4(28 + bytes)}0000000040${protocol}${sum}${hexIp(from)}${hexIp(to)}`
-  return head(checksum(head('0000'))) + hex4(source) + hex4(destination) + hex4(8 + bytes) + '0000' + body
-}
-
-const LINK_LOCAL = 'fe80000000000000505400fffe000102'
-const icmpv6 = (type: number, to: string): string => `60000000${hex4(8 + MARK.length)}3aff${LINK_LOCAL}${to}${type.toString(16).padStart(2, '0')}000000 00000000`.replaceAll(' ', '') + marked
-const NODES_ALL = 'ff020000000000000000000000000001'
-
-/** Sends raw frames out of a namespace's eth0. @returns how many */
-async function send (pod: Pod, netns: string, frames: readonly string[], count = frames.length, perSecond = 1000): Promise<number> {
-  const [link] = JSON.parse(await pod.ok('ip -json link show dev eth0', { netns })) as Array<{ ifindex: number }>
-  return Number(await pod.ok(`perl ${TOOL} send eth0 ${link?.ifindex ?? 0} ${count} ${perSecond}`, { netns, input: `${frames.join('\n')}\n` }))
-}
-
-/** How many marked frames come in at a namespace's eth0 within some seconds. */
-async function watch (pod: Pod, netns: string, seconds: number): Promise<number> {
-  const [link] = JSON.parse(await pod.ok('ip -json link show dev eth0', { netns })) as Array<{ ifindex: number }>
-  return Number((await pod.ok(`perl ${TOOL} count eth0 ${link?.ifindex ?? 0} ${seconds} ${MARK}`, { netns })).trim().split('\n').at(-1))
-}
 
 /** nft text of a table that counts what leaves by the tunnel; `@th` begins at the outer UDP header, see `udp` for what is inside. */
 const wanCounters = `table inet wan {
@@ -69,10 +27,6 @@ ${GATEWAYS.map((name) => `    oifname "mzwg0" ip daddr ${TUNNEL[name]} udp dport
   }
 }
 `
-
-/** Paced well below what a node may have copied to everybody. */
-const shout = (port: number, count: number): string =>
-  `const s = require('node:dgram').createSocket('udp4'); s.bind(0, () => { s.setBroadcast(true); let left = ${count}; const t = setInterval(() => { for (let i = 0; i < 8 && left > 0; i++, left--) s.send('x', ${port}, '10.42.255.255'); if (left === 0) { clearInterval(t); setTimeout(() => s.close(), 200) } }, 50) })`
 
 t.test('broadcasts of two clusters with equal subnets, ids and MACs over three sites', { skip: process.getuid?.() === 0 ? false : 'needs root' }, async (t) => {
   const lab = await startLab(MORE_HOSTS)
