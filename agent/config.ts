@@ -85,7 +85,7 @@ export async function loadAgentConfig (path: string): Promise<AgentConfig> {
 export const secondPortOf = ({ tunnelPort, tunnelSecondPort }: Pick<AgentConfig, 'tunnelPort' | 'tunnelSecondPort'>): number => tunnelSecondPort ?? defaultSecondPort(tunnelPort)
 
 /** Where tunnels of this host end, as documents and records carry it. */
-export const tunnelEndpointOf = (config: AgentConfig): string => formatEndpoints(tunnelAddressesOf(config), config.tunnelPort)
+export const tunnelEndpointOf = (config: Pick<AgentConfig, 'tunnelAddresses' | 'underlayAddress' | 'tunnelPort'>): string => formatEndpoints(tunnelAddressesOf(config), config.tunnelPort)
 export const tunnelAddressesOf = ({ tunnelAddresses, underlayAddress }: Pick<AgentConfig, 'tunnelAddresses' | 'underlayAddress'>): string[] =>
   (tunnelAddresses ?? [underlayAddress]).map(text => normalAddress(text)?.address ?? text)
 

@@ -34,11 +34,11 @@ export interface Tunnels {
 }
 
 export interface TunnelsOptions {
-  config: AgentConfig
+  config: Pick<AgentConfig, 'name' | 'site' | 'underlayAddress' | 'tunnelPort' | 'tunnelSecondPort' | 'tunnelAddresses' | 'tunnelKeyMaxAgeHours'>
   store: Store
   records: Pick<Records, 'view' | 'onChange'>
   trust: Pick<Trust, 'roleOf' | 'revocations' | 'federation' | 'peerId'>
-  events: EventLog
+  events: Pick<EventLog, 'add'>
   log: { info (facts: object, message: string): void, warn (facts: object, message: string): void }
   /** wall clock, Unix ms */
   now: () => number
