@@ -104,9 +104,9 @@ export async function createTrackBook (options: TrackBookOptions): Promise<Track
   }
 
   const end = records.onChange((kind, peer) => {
-    if (kind === 'site' && take(peer) && named().some(one => one.peer === peer)) options.onChange()
+    // a federation has many gateways: what the others say is read when a document names them
+    if (kind === 'site' && named().some(one => one.peer === peer) && take(peer)) options.onChange()
   })
-  for (const { peer } of records.view('site')) take(peer)
 
   const isStranger = ({ peer, site, host }: Pick<NamedGateway, 'site' | 'host' | 'peer'>): boolean => {
     const said = heard.get(peer)
@@ -116,6 +116,7 @@ export async function createTrackBook (options: TrackBookOptions): Promise<Track
   return {
     tracksOf (gateway) {
       noteDocuments()
+      take(gateway.peer)
       const said = heard.get(gateway.peer)
       // a document that gives somebody else's key to a gateway that was never heard: no key at all
       if (said === undefined) return named().filter(one => one.peer === gateway.peer).every(one => holds(gateway.peer, one.tunnelPublicKey)) ? null : []
@@ -127,7 +128,10 @@ export async function createTrackBook (options: TrackBookOptions): Promise<Track
       })
     },
 
-    keysOf: peer => heard.get(peer)?.tracks.map(({ publicKey }) => publicKey) ?? null,
+    keysOf (peer) {
+      take(peer)
+      return heard.get(peer)?.tracks.map(({ publicKey }) => publicKey) ?? null
+    },
 
     unheard () {
       const live = new Set(records.view('site').filter(({ body }) => body.tunnel.length > 0).map(({ peer }) => peer))
@@ -148,6 +152,7 @@ export async function createTrackBook (options: TrackBookOptions): Promise<Track
 
     async tick () {
       const wanted = new Set(named().map(({ peer }) => peer))
+      for (const peer of wanted) if (!heard.has(peer)) take(peer)
       const changes = [...wanted].flatMap(peer => {
         const kept = heard.get(peer)
         const text = kept === undefined ? '' : essence(kept)

@@ -15,6 +15,8 @@ import type { Trust } from '../../protocol/mesh/trust/trust.ts'
 import type { Store } from '../../store/store.ts'
 
 const HOUR_MS = 3_600_000
+/** A document that is newer is taken in by the next pass. */
+const NAMED_MS = 500
 
 /** All that a gateway's agent knows of tunnels: its own keys, and what others say of theirs. */
 export interface Tunnels {
@@ -56,7 +58,13 @@ export async function createTunnels (options: TunnelsOptions): Promise<Tunnels> 
   const { config, store, records, trust, events, log } = options
   const endpoint = tunnelEndpointOf(config)
 
-  const named = (): NamedGateway[] => options.documents().filter(({ sites }) => sites.some(one => one.site === config.site && one.gateway.host === config.name))
+  /** Asked for many times in one pass, and who has no live certificates is looked up by signatures each time. */
+  let list: { atMs: number, gateways: NamedGateway[] } | null = null
+  const named = (): NamedGateway[] => {
+    if (list === null || performance.now() - list.atMs > NAMED_MS) list = { atMs: performance.now(), gateways: readNamed() }
+    return list.gateways
+  }
+  const readNamed = (): NamedGateway[] => options.documents().filter(({ sites }) => sites.some(one => one.site === config.site && one.gateway.host === config.name))
     .flatMap(({ sites }) => sites.filter(({ site, gateway }) => site !== config.site && !newsOf(trust, gateway, site, null).revoked)
       .map(({ site, gateway: { host, peer, tunnelPublicKey } }) => ({ site, host, peer, tunnelPublicKey })))
 
