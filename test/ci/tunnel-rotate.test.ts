@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { startLab, type Lab } from '../../lab/lab.ts'
 import { until } from '../../lab/process.ts'
-import type { RotationResource, TunnelResource } from '../../protocol/api.ts'
+import type { DiagnosisResource, RotationResource, TunnelResource } from '../../protocol/api.ts'
 import { call } from '../../cli/client.ts'
 import { tinyImage } from '../helper-pod.ts'
 
@@ -56,6 +56,10 @@ t.test('keys of a running tunnel', { skip: process.getuid?.() === 0 ? false : 'n
   t.equal(inUse(after[1])?.publicKey, fresh?.publicKey, 'the far gateway took it from the record')
   t.equal(after[0].tracks.find(({ track }) => track === 0)?.draining ?? true, true, 'the former one is given up, or gone')
   t.match((await lab.musubi(MASTER, ['tunnel', 'show'])).stdout, /Keys of epoch 1/)
+  // its node does not boot, which is found; its tunnel is well, though it is another interface than it was
+  const { findings, seen } = await call<DiagnosisResource>(api, 'POST', '/v1/segments/far/diagnosis')
+  t.strictSame(findings.filter(({ where }) => where === 'tunnel').map(({ code }) => code), [])
+  t.ok(seen.some(line => line.startsWith('tunnel') && line.includes('mzwg1')), seen.join('\n'))
 
   const { stdout } = await pings
   const [, sent = 0, received = -1] = (/(\d+) packets transmitted, (\d+) received/.exec(stdout) ?? []).map(Number)

@@ -247,7 +247,7 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
       })),
       peers: TRACKS.flatMap((track) => (seen.tracks.get(track)?.wireguard?.peers ?? []).map((peer) => {
         const of = spec?.peers.find(({ tracks }) => tracks.some((one) => one.track === track && one.publicKey === peer.publicKey))
-        return { site: of?.site ?? null, address: of?.address ?? null, track, inUse: of !== undefined && planned?.decision.routes.get(of.address) === track, ...peer, ...(of === undefined ? {} : paths.of(of.address)) }
+        return { site: of?.site ?? null, address: of?.address ?? null, track, inUse: of !== undefined && seen.tracks.get(track)?.routes.includes(of.address) === true, ...peer, ...(of === undefined ? {} : paths.of(of.address)) }
       })),
       waiting: planned?.decision.waiting ?? [],
       ...(problems.length === 0 ? {} : { problems }),
