@@ -1,6 +1,7 @@
 import type { HostCapacity } from '../protocol/core/placement.ts'
 import { siteCapacityOf, type SiteCapacity } from '../protocol/core/placement.ts'
 import { clampToZero, sum, zero, type Resources } from '../protocol/core/capacity.ts'
+import type { TunnelTrack } from '../protocol/core/desired.ts'
 import { MAX_FEATURES } from '../protocol/core/limits.ts'
 import type { HostAd, SiteAd } from '../protocol/wire/gen/types.ts'
 
@@ -19,6 +20,8 @@ export interface SiteTerms {
   maxTermMs: number
   /** this gateway relays for gateways that nobody can reach */
   relay: boolean
+  /** this gateway's tunnel keys as others are to know them; empty before the helper has told */
+  tunnel: readonly TunnelTrack[]
 }
 
 const union = (lists: ReadonlyArray<readonly string[]>): string[] => [...new Set(lists.flat())].sort()
@@ -28,7 +31,7 @@ const union = (lists: ReadonlyArray<readonly string[]>): string[] => [...new Set
  * names. A cordoned host counts as a host and in the total; it lends nothing, so neither what it has
  * free nor its features and roles are offered.
  */
-export function foldSite (site: string, gateway: { host: string, addresses: string[] }, ads: readonly HostAd[], version: string, terms: SiteTerms = { priceMilli: 0, maxTermMs: 0, relay: false }): SiteAd {
+export function foldSite (site: string, gateway: { host: string, addresses: string[] }, ads: readonly HostAd[], version: string, terms: SiteTerms = { priceMilli: 0, maxTermMs: 0, relay: false, tunnel: [] }): SiteAd {
   const open = ads.filter(ad => !ad.cordoned)
   const capacity = siteCapacityOf(site, open.map(hostCapacityOf))
   return {
@@ -36,7 +39,7 @@ export function foldSite (site: string, gateway: { host: string, addresses: stri
     total: sum(ads.map(ad => orZero(ad.total))), free: sum(open.map(ad => clampToZero(orZero(ad.free)))),
     freeByHost: capacity.freeByHost.map(r => ({ ...r })), volumeFreeMib: Math.max(0, ...capacity.volumeFreeByHost), version,
     features: union(open.map(ad => ad.features)).slice(0, MAX_FEATURES), roles: union(open.map(ad => ad.roles)),
-    priceMilli: terms.priceMilli, maxTermMs: terms.maxTermMs, relay: terms.relay
+    priceMilli: terms.priceMilli, maxTermMs: terms.maxTermMs, relay: terms.relay, tunnel: terms.tunnel.map(track => ({ ...track }))
   }
 }
 

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { createAvailability, HELPER_ASK_MS, HELPER_FIRST_MS } from './availability.ts'
 import { createBootClock } from './boot-clock.ts'
-import { hostCapacity, type AgentConfig } from './config.ts'
+import { hostCapacity, tunnelEndpointOf, type AgentConfig } from './config.ts'
 import { segmentPlans } from './api/segments.ts'
 import { consoleOf, type AgentView } from './api/view.ts'
 import { certificateOf } from './api/host.ts'
@@ -37,6 +37,7 @@ import { bootId } from './services/proc.ts'
 import { loadIdentity } from './site/identity.ts'
 import { createSiteIssuer, type SiteIssuer } from './site/issuer.ts'
 import { callerOf, callPeerOf, logFor, serveAgent } from './serve.ts'
+import { createTunnels, type Tunnels } from './tunnel/tunnels.ts'
 import type { Resources } from '../protocol/core/capacity.ts'
 import { describeError, MusubiError } from '../protocol/core/errors.ts'
 import { MASTERLESS_MS, PUBLISH_COALESCE_MS } from '../protocol/core/limits.ts'
@@ -105,8 +106,8 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   const lessor: Lessor = createLessor({
     site: config.site, host: config.name, ledger, reconciler: () => reconciler, details, events, now: ledgerNow, monotonic, sleep: ms => sleep(ms), cordon: availability, fence,
     signGrant: grant => signGrant(key, trust.own().chain, grant),
-    gatewayNews: gateway => newsOf(trust, gateway),
-    truth: { ...gatewayTruth, peer: trust.peerId, underlayAddress: config.underlayAddress, tunnelPort: config.tunnelPort, addressOf: name => directory.siteHosts().find(h => h.host === name)?.underlayAddress ?? null }
+    tunnels: { news: (gateway, site) => tunnels?.truth.news(gateway, site) ?? newsOf(trust, gateway, site, null), own: () => tunnels?.truth.own() ?? {} },
+    truth: { ...gatewayTruth, peer: trust.peerId, underlayAddress: config.underlayAddress, tunnelEndpoint: tunnelEndpointOf(config), heardKeys: peer => tunnels?.heardKeys(peer) ?? null, addressOf: name => directory.siteHosts().find(h => h.host === name)?.underlayAddress ?? null }
   })
 
   const mesh = await createMesh({
@@ -114,7 +115,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     ...(config.announce === undefined ? {} : { announce: config.announce })
   })
   let found: HostInventory | null = null
-  const directory = createDirectory({ mesh, epoch, config, ledger, total, now, log, cordoned: () => cordon.get().cordoned, blind: () => availability.blind() !== null, inventory: () => found === null ? null : { inventory: found, features: found.features }, maxTermMs: () => policy?.maxTermMs() ?? 0 })
+  const directory = createDirectory({ mesh, epoch, config, ledger, total, now, log, cordoned: () => cordon.get().cordoned, blind: () => availability.blind() !== null, inventory: () => found === null ? null : { inventory: found, features: found.features }, maxTermMs: () => policy?.maxTermMs() ?? 0, tunnel: () => tunnels?.tracks() ?? [] })
   const call = callPeerOf(mesh)
   const isGateway = config.roles.includes('gateway')
   const policy: Policy | null = isGateway ? await createPolicy({ site: config.site, host: config.name, store, records: directory.records, roleOf: peer => mesh.roleOf(peer), onChange: () => { directory.changed() }, log }) : null
@@ -122,6 +123,12 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     config, stateDir: config.stateDir, key, store, trustStore: membership.trustStore, trust, mesh, log, now,
     hostNames: () => directory.hosts().map(h => ({ name: h.host, peerId: h.peerId, roles: h.roles, alive: h.state !== 'dead' }))
   })
+  const tunnels: Tunnels | null = isGateway
+    ? await createTunnels({
+      config, store, records: directory.records, trust, events, log, now, documents: () => ledger.activeDocuments().map(({ document }) => document), helperTracks: () => host.tunnelTracks(),
+      observe: async signal => await host.observers.tunnel?.observe(signal) ?? [], advertise: () => { directory.changed() }, trigger: () => { reconciler.trigger() }
+    })
+    : null
   const copies = createCopies({
     call, log, table: ledger.table<Copy>('copy'), now: ledgerNow,
     targets: () => directory.hosts().filter(h => h.state !== 'dead' && h.peerId !== mesh.peerId).map(h => ({ host: h.host, peer: h.peerId, gateway: h.roles.includes('gateway') }))
@@ -134,8 +141,8 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
       site: config.site, call, store, events, log, now: ledgerNow, newId: randomUUID, cordon: availability, ...(policy === null ? {} : { policy }),
       siteHosts: () => directory.siteHosts(),
       facts: async () => ({
-        host: config.name, peer: mesh.peerId, underlayAddress: config.underlayAddress, tunnelPublicKey: await host.tunnelPublicKey(),
-        tunnelEndpoint: `${config.underlayAddress}:${config.tunnelPort}`, tunnelAddress: tunnelAddressFor(mesh.peerId),
+        host: config.name, peer: mesh.peerId, underlayAddress: config.underlayAddress, tunnelPublicKey: await keyForOffers(),
+        tunnelEndpoint: tunnelEndpointOf(config), tunnelAddress: tunnelAddressFor(mesh.peerId),
         chain: chainToText(trust.own().chain)
       }),
       holderOf: (grant, of) => {
@@ -143,6 +150,11 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
         return { epoch: granted, peer: holder }
       }
     })
+  }
+
+  async function keyForOffers (): Promise<string> {
+    if (tunnels === null) throw new MusubiError('NOT_A_GATEWAY', 'this host is no gateway')
+    return await tunnels.currentKey()
   }
 
   function makeMaster (): { master: Master, builder: Builder } {
@@ -159,11 +171,11 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
 
   serveAgent(mesh, { lessor, gateway, copies, cordon, site: config.site, callerOf: ctx => callerOf(ctx), sites: () => directory.siteAds() })
   const problems: string[] = []
-  const view = makeView({ config, mesh, directory, ledger, reconciler, events, gateway, builder, epoch, total, started, issuer, cordon, problems: () => [...helpless(helper.problem(), availability.blind()), ...unkept(ledger), ...membership.problems(), ...issuer.problems(), ...shutOut(mesh), ...problems] })
+  const view = makeView({ config, mesh, directory, ledger, reconciler, events, gateway, builder, epoch, total, started, issuer, cordon, problems: () => [...helpless(helper.problem(), availability.blind()), ...unkept(ledger), ...membership.problems(), ...issuer.problems(), ...shutOut(mesh), ...tunnels?.problems() ?? [], ...problems] })
   const api = await createApi({ title: 'Musubi agent', description: `agent of host ${config.name} at site ${config.site}`, logger: log })
   const gateways = (): string[] => directory.siteHosts().filter(h => h.roles.includes('gateway')).map(h => h.host)
   addAgentRoutes(api, {
-    view, events, master, gateways, policy, issuer: isGateway ? issuer : null,
+    view, events, master, gateways, policy, tunnels, issuer: isGateway ? issuer : null,
     diagnose: config.drivers === 'fake' ? null : createDiagnose({
       site: config.site, host: config.name, helper, documents: () => ledger.activeDocuments().map(({ document }) => document), skews: id => masterSkew(ledger, gateway, id)
     }),
@@ -187,11 +199,14 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   log.info({ peerId: mesh.peerId, epoch, roles: config.roles, addresses: mesh.addresses(), ms: Math.round(performance.now() - started) }, 'agent is up')
   // who is revoked loses its tunnel with the next pass, which is now
   const stopRevoked = trust.onRevoked(() => { reconciler.trigger() })
+  const lookAtKeys = (): void => { tunnels?.tick().catch((error: unknown) => { log.warn({ error: describeError(error) }, 'the keys of tunnels could not be looked at') }) }
   const stopHelper = helper.onConnect(() => {
     reconciler.trigger()
+    lookAtKeys()
     void probeDrivers()
   })
   void probeDrivers()
+  lookAtKeys()
   const stopInventory = readInventory()
 
   async function probeDrivers (): Promise<void> {
@@ -250,6 +265,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
       // in a loop of its own: a removal that hangs must not keep leases from ending
       every(TICK_MS, 'ended clusters could not be vacated', () => lessor.vacate()),
       every(COPIES_TICK_MS, 'old copies could not be dropped', () => copies.tick()),
+      every(GATEWAY_TICK_MS, 'the keys of tunnels could not be looked at', () => tunnels?.tick() ?? Promise.resolve()),
       every(GATEWAY_TICK_MS, 'the gateway could not be ticked', () => gateway?.tick() ?? Promise.resolve())
     ]
     return () => {
@@ -271,6 +287,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
       stopHelper()
       availability.close()
       stopRevoked()
+      tunnels?.stop()
       policy?.stop()
       await issuer.stop()
       await directory.leave()

@@ -4,12 +4,17 @@ import Type, { type Static } from 'typebox'
 import { loadConfigFile } from '../protocol/config-file.ts'
 import { InvalidInputError } from '../protocol/core/errors.ts'
 import type { Resources } from '../protocol/core/capacity.ts'
-import { DEFAULT_VOLUMES } from '../protocol/core/limits.ts'
+import { isUnderlayAddress, formatEndpoints, normalAddress } from '../protocol/core/endpoints.ts'
+import { DEFAULT_VOLUMES, TUNNEL_KEY_MAX_HOURS } from '../protocol/core/limits.ts'
+import { SITE_VXLAN_PORT, WAN_VXLAN_PORT } from './drivers/network/names.ts'
+import { defaultSecondPort } from './drivers/network/tunnel/names.ts'
 
 /** As in certificates: with cluster name and number it makes a host name of at most 63. */
 const Name = Type.String({ pattern: '^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$' })
 const Role = Type.Union([Type.Literal('gateway'), Type.Literal('compute'), Type.Literal('storage')])
 export const LogLevel = Type.Union([Type.Literal('trace'), Type.Literal('debug'), Type.Literal('info'), Type.Literal('warn'), Type.Literal('error')], { default: 'info' })
+
+const VXLAN_PORTS = [SITE_VXLAN_PORT, WAN_VXLAN_PORT]
 
 const AgentConfigSchema = Type.Object({
   name: Name,
@@ -31,6 +36,12 @@ const AgentConfigSchema = Type.Object({
   /** where this host's tunnels, in-site VXLAN and iSCSI portal end */
   underlayAddress: Type.String({ format: 'ipv4' }),
   tunnelPort: Type.Integer({ minimum: 1, maximum: 65535, default: 51820 }),
+  /** of the second track, while keys are exchanged; the next port unless it is given */
+  tunnelSecondPort: Type.Optional(Type.Integer({ minimum: 1, maximum: 65535 })),
+  /** where tunnels end instead of `underlayAddress`: one address of each IP version at most */
+  tunnelAddresses: Type.Optional(Type.Array(Type.String({ minLength: 2, maxLength: 39 }), { minItems: 1, maxItems: 2 })),
+  /** a tunnel key that is older is exchanged */
+  tunnelKeyMaxAgeHours: Type.Integer({ minimum: 1, maximum: TUNNEL_KEY_MAX_HOURS, default: 168 }),
   imageStore: Type.String({ default: '/var/lib/musubi-images', pattern: '^/' }),
   /** what this host lends; read from the system when absent */
   capacity: Type.Optional(Type.Object({
@@ -65,7 +76,32 @@ export async function loadAgentConfig (path: string): Promise<AgentConfig> {
     if (config.segmentIds === undefined) throw new InvalidInputError(`${path} is not valid:\n  segmentIds: a gateway needs a range of its own, e.g. {from: 1000, to: 1999}`)
     if (config.segmentIds.from > config.segmentIds.to) throw new InvalidInputError(`${path} is not valid:\n  segmentIds: from is above to`)
   }
+  const problem = tunnelProblem(config)
+  if (problem !== null) throw new InvalidInputError(`${path} is not valid:\n  ${problem}`)
   return config
+}
+
+/** UDP port of the second track. */
+export const secondPortOf = ({ tunnelPort, tunnelSecondPort }: Pick<AgentConfig, 'tunnelPort' | 'tunnelSecondPort'>): number => tunnelSecondPort ?? defaultSecondPort(tunnelPort)
+
+/** Where tunnels of this host end, as documents and records carry it. */
+export const tunnelEndpointOf = (config: Pick<AgentConfig, 'tunnelAddresses' | 'underlayAddress' | 'tunnelPort'>): string => formatEndpoints(tunnelAddressesOf(config), config.tunnelPort)
+export const tunnelAddressesOf = ({ tunnelAddresses, underlayAddress }: Pick<AgentConfig, 'tunnelAddresses' | 'underlayAddress'>): string[] =>
+  (tunnelAddresses ?? [underlayAddress]).map(text => normalAddress(text)?.address ?? text)
+
+function tunnelProblem (config: AgentConfig): string | null {
+  const second = secondPortOf(config)
+  if (second === config.tunnelPort) return `tunnelSecondPort: ${second} is tunnelPort`
+  // VXLAN of this host's segments is received there
+  for (const [field, port] of [['tunnelPort', config.tunnelPort], ['tunnelSecondPort', second]] as const) {
+    if (VXLAN_PORTS.includes(port)) return `${field}: UDP ${port} is that of VXLAN on this host${config.tunnelSecondPort === undefined && field === 'tunnelSecondPort' ? '; it is the port after tunnelPort, unless it is given' : ''}`
+  }
+  if (config.tunnelAddresses === undefined) return null
+  const addresses = tunnelAddressesOf(config)
+  const bad = addresses.find(address => !isUnderlayAddress(address))
+  if (bad !== undefined) return `tunnelAddresses: ${bad} is no address at which other gateways could reach this host`
+  const [first, other] = addresses.map(address => address.includes(':'))
+  return first === other ? `tunnelAddresses: ${addresses.join(' and ')} are of one IP version; one of each at most` : null
 }
 
 /** What the host lends: as configured, else all vCPUs, memory less 2 GiB, 80 % of the free disk. */

@@ -5,6 +5,7 @@ import type { AgentConfig } from './config.ts'
 import { logFor } from './serve.ts'
 import type { HostDetail, HostResource, SiteResource } from '../protocol/api.ts'
 import { clampToZero, type Resources, zero } from '../protocol/core/capacity.ts'
+import type { TunnelTrack } from '../protocol/core/desired.ts'
 import { describeError, NotFoundError } from '../protocol/core/errors.ts'
 import type { SiteHost } from '../protocol/core/gateway/events.ts'
 import type { KnownSite } from '../protocol/core/master/events.ts'
@@ -31,6 +32,8 @@ export interface DirectoryOptions {
   inventory: () => { inventory: Inventory, features: string[] } | null
   /** longest lease that the policy gives, ms; 0: no limit */
   maxTermMs: () => number
+  /** this gateway's tunnel keys */
+  tunnel: () => readonly TunnelTrack[]
 }
 
 /** What this agent says of itself, and what it has heard: hosts of its site, sites of the federation. */
@@ -93,7 +96,7 @@ export function createDirectory (options: DirectoryOptions): Directory {
     const own: HostRow = { peer: mesh.peerId, ageMs: 0, state: 'alive', body: ownAd() }
     return [own, ...others].sort((a, b) => a.body.host < b.body.host ? -1 : 1)
   }
-  const ownSiteAd = (): SiteAd => foldSite(config.site, { host: config.name, addresses: outside() }, hostAds(false).map(h => h.body), VERSION, { priceMilli: config.priceMilli, maxTermMs: options.maxTermMs(), relay: config.relay })
+  const ownSiteAd = (): SiteAd => foldSite(config.site, { host: config.name, addresses: outside() }, hostAds(false).map(h => h.body), VERSION, { priceMilli: config.priceMilli, maxTermMs: options.maxTermMs(), relay: config.relay, tunnel: options.tunnel() })
 
   function publish (): void {
     try {

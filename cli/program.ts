@@ -6,6 +6,7 @@ import { addHostCommands } from './commands/host.ts'
 import { addLeaseCommands } from './commands/lease.ts'
 import { addSegmentCommands } from './commands/segment.ts'
 import { addSiteCommands } from './commands/site.ts'
+import { addTunnelCommands } from './commands/tunnel.ts'
 import { addViewCommands } from './commands/views.ts'
 import { bashCompletion } from './completion.ts'
 import { indented } from './output.ts'
@@ -55,6 +56,7 @@ Exit codes: 0 done, 1 refused or failed, 2 bad usage or input, 3 doctor, ping or
   addClusterCommands(program)
   addLeaseCommands(program)
   addSegmentCommands(program)
+  addTunnelCommands(program)
   addViewCommands(program)
   program.command('completion').description('print the completion script for bash')
     .action(() => { process.stdout.write(`${bashCompletion(program)}\n`) })

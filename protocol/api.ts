@@ -374,3 +374,28 @@ export const DiagnosisSchema = Type.Object({
   seen: Type.Array(Type.String(), { description: 'what was looked at, for people' })
 })
 export type DiagnosisResource = Static<typeof DiagnosisSchema>
+
+// --- the tunnel between sites --------------------------------------------------------------------------
+const MaybeNumber = (description: string) => Type.Union([Type.Number(), Type.Null()], { description })
+const TrackFields = { track: count('0 or 1'), publicKey: text('WireGuard key'), endpoint: text('where others send to, `address:port`; two with a comma between them'), draining: Type.Boolean({ description: 'it is about to be given up' }) }
+
+export const TunnelSchema = Type.Object({
+  host: text('this gateway'), site: text('its site'), address: text('inside tunnels'), endpoint: text('on the underlay, of track 0'),
+  state: Type.Union([Type.Literal('none'), Type.Literal('ok'), Type.Literal('changing')], { description: 'none: no cluster needs it' }), mtu: MaybeNumber('of its interfaces, bytes'),
+  epoch: count('keys made under a smaller one are exchanged'), exchanging: Type.Boolean(), keyAgeMs: MaybeNumber('of the oldest own key'), keyMaxAgeMs: count('older keys are exchanged'),
+  tracks: Type.Array(Type.Object({ ...TrackFields, interface: text('WireGuard interface'), epoch: count('under which the key was made'), madeMs: count('Unix ms'), mode: text('kernel, userspace, down'), pid: MaybeNumber('of wireguard-go') }), { description: 'own keys' }),
+  gateways: Type.Array(Type.Object({
+    site: text('site'), host: text('gateway'), address: text('inside tunnels'), heard: Type.Boolean({ description: 'its record is here now, and lists its keys' }),
+    keyFrom: Type.Union([Type.Literal('record'), Type.Literal('document')], { description: 'whose word on its keys counts' }), tracks: Type.Array(Type.Object(TrackFields)),
+    sessions: Type.Array(Type.Object({
+      track: count('0 or 1'), inUse: Type.Boolean({ description: 'traffic goes there' }), publicKey: text('its key'), endpoint: Type.Union([Type.String(), Type.Null()]), handshakeAgeMs: MaybeNumber('since the last handshake'),
+      rxBytes: count('received'), txBytes: count('sent'), pathMtu: MaybeNumber('largest packet on the underlay, bytes')
+    }))
+  }), { description: 'of clusters that this host is a gateway of' }),
+  waiting: Type.Array(Type.String(), { description: 'what the exchange waits for' }), missing: Type.Array(Type.String(), { description: 'what the next pass does' }), problems: Type.Array(Type.String())
+})
+export type TunnelResource = Static<typeof TunnelSchema>
+
+export const RotateBodySchema = Type.Object({ force: Type.Optional(Type.Boolean({ description: 'also where gateways would not hear of the new key' })) }, { additionalProperties: false })
+export const RotationSchema = Type.Object({ epoch: count('keys made under a smaller one go'), unheard: Type.Array(Type.Object({ site: text('site'), host: text('gateway') }), { description: 'gateways that will not hear of it now' }) })
+export type RotationResource = Static<typeof RotationSchema>

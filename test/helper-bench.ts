@@ -52,7 +52,7 @@ export async function startBench (t: Test, overrides: HelperOverrides = {}): Pro
   }
   const host = (): HostDrivers => ({
     drivers: Object.fromEntries(KIND_ORDER.map(kind => [kind, createFakeDriver(kind, { store: slow, onCall: (verb, name) => { if (verb !== 'observe') bench.calls.push(`${verb} ${kind} ${name}`) } })])),
-    strays: [], details: { domainStats: () => Promise.resolve({ 'c1.n1': { state: 'running' } }) }, tunnelPublicKey: () => Promise.resolve('key')
+    strays: [], details: { domainStats: () => Promise.resolve({ 'c1.n1': { state: 'running' } }) }, tunnelTracks: () => Promise.resolve([{ track: 0, publicKey: 'key', draining: false, epoch: 0, madeMs: 0 }])
   })
   const start = async (): Promise<Helper> => await startHelper(config, silent, { host: host(), now: () => Date.now() + clock.offMs, ...overrides, times: { tickMs: 20, ...overrides.times } })
   const bench: Bench = {

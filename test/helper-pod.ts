@@ -137,7 +137,7 @@ export async function startHelperHost ({ libvirt }: { libvirt: boolean }): Promi
 const END_MS = Date.now() + HOUR
 
 /** An image of a few bytes: frontends serve files, they do not look into them. */
-async function tinyImage (store: string): Promise<string> {
+export async function tinyImage (store: string): Promise<string> {
   const content = 'nothing to boot'
   const names: ImageFileName[] = ['vmlinuz', 'initrd.img', 'root.squashfs']
   const files = names.map(name => ({ name, sizeBytes: content.length, sha256: createHash('sha256').update(content).digest('hex') }))

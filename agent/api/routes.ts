@@ -7,9 +7,11 @@ import { metricsText } from './metrics.ts'
 import { addAmendmentRoutes, addLeaseRoutes } from './lease-routes.ts'
 import { addSegmentRoutes } from './segment-routes.ts'
 import { addSiteRoutes } from './site-routes.ts'
+import { addTunnelRoutes } from './tunnel-routes.ts'
 import type { Diagnose } from '../diagnose/diagnose.ts'
 import type { Policy } from '../policy/policy.ts'
 import type { SiteIssuer } from '../site/issuer.ts'
+import type { Tunnels } from '../tunnel/tunnels.ts'
 import { MusubiError } from '../../protocol/core/errors.ts'
 import { searchSites } from '../../protocol/core/search.ts'
 import {
@@ -29,6 +31,8 @@ export interface RouteDeps {
   issuer: Pick<SiteIssuer, 'invite' | 'invitations' | 'withdraw' | 'revoke'> | null
   /** left out, or null, with pretended drivers: there are no segments */
   diagnose?: Diagnose | null
+  /** left out, or null, on a host that is no gateway */
+  tunnels?: Pick<Tunnels, 'show' | 'rotate'> | null
   cordonHost: (host: string, cordoned: boolean, reason: string) => Promise<CordonResource>
 }
 
@@ -72,6 +76,7 @@ export function addAgentRoutes (api: Api, deps: RouteDeps): void {
   })
   addAmendmentRoutes(api, master)
   addSegmentRoutes(api, { diagnose: deps.diagnose ?? null })
+  addTunnelRoutes(api, () => onGateway(deps.tunnels ?? null, 'it has no tunnel to other sites'))
   api.get('/v1/clusters/:name/segment', {
     schema: {
       summary: 'what hosts are to have of the segment of a cluster', params: ByName,

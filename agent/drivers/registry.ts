@@ -10,7 +10,7 @@ import { createLibvirtDriver } from './compute/libvirt.ts'
 import { createDirectoryFakeStore, createFakeComputeDriver, createFakeDriver } from './fake.ts'
 import { createDiagnosis, type Diagnosis } from './network/diagnose/diagnosis.ts'
 import { createSegmentDriver } from './network/segment.ts'
-import { createTunnelDriver } from './network/tunnel/driver.ts'
+import { createTunnelDriver, type PublicTrack } from './network/tunnel/driver.ts'
 import { createVolumeDriver } from './storage/volume.ts'
 import { KIND_ORDER, type ObjectKind } from '../../protocol/core/desired.ts'
 
@@ -27,8 +27,8 @@ export interface HostDrivers {
   drivers: DriverSet
   strays: readonly Strays[]
   details: DetailSources
-  /** public half of this gateway's tunnel key; made on first use */
-  tunnelPublicKey: () => Promise<string>
+  /** public halves of this gateway's tunnel keys; one is made on first use */
+  tunnelTracks: (signal?: AbortSignal) => Promise<PublicTrack[]>
   /** not there with pretended drivers: they have no segments */
   diagnosis?: Diagnosis
 }
@@ -65,7 +65,7 @@ export function createRealDrivers (config: AgentConfig, services: ServiceManager
       segmentCounters: name => segment.counters(name),
       ...(kinds.includes('domain') ? { domainStats: () => domain.stats() } : {})
     },
-    tunnelPublicKey: () => tunnel.publicKey(),
+    tunnelTracks: signal => tunnel.publicTracks(signal),
     diagnosis: createDiagnosis({ stateDir: dir('network') })
   }
 }
@@ -82,6 +82,6 @@ export function createFakeDrivers (config: AgentConfig): HostDrivers {
     strays: [],
     details: { domainStats: () => domain.stats() },
     // of the form of a key, and another on every host
-    tunnelPublicKey: () => Promise.resolve(createHash('sha256').update(config.name).digest('base64'))
+    tunnelTracks: () => Promise.resolve([{ track: 0, publicKey: createHash('sha256').update(config.name).digest('base64'), draining: false, epoch: 0, madeMs: Date.now() }])
   }
 }

@@ -101,7 +101,7 @@ export function createHandlers ({ config, host, hands, fence, clock, details, ow
     },
 
     detail: ({ kind, name }) => details.of(kind, name),
-    'tunnel-key': () => host.tunnelPublicKey(),
+    'tunnel-tracks': (_params, { signal }) => host.tunnelTracks(signal),
 
     async 'segment-ping' ({ vni, address, size }, { signal }) {
       const whole = size === undefined ? [] : ['-M', 'do', '-s', String(size - ICMP_OVERHEAD)]

@@ -139,7 +139,7 @@ export async function startHelper (config: AgentConfig, log: Logger, overrides: 
 
 /** Verbs that are put on record: all that change something. */
 function isDeed (verb: VerbName): boolean {
-  return VERBS[verb].access !== 'read' && verb !== 'tunnel-key' && verb !== 'segment-ping'
+  return VERBS[verb].access !== 'read' && verb !== 'tunnel-tracks' && verb !== 'segment-ping'
 }
 
 /** Of what a deed is, and in whose name; specs hold secrets and are not written down. */

@@ -8,15 +8,14 @@ import type { Fence } from '../helper/fence-store.ts'
 import type { Tenancy } from '../helper/permits.ts'
 import { brief, mustBeRunnable } from './acceptance.ts'
 import { createFencing } from './fencing.ts'
-import { createHostObjects, prefixOf } from './objects.ts'
+import { createHostObjects, prefixOf, type TunnelTruth } from './objects.ts'
 import { createRemoval } from './removal.ts'
 import type { Ledger } from '../../store/ledger.ts'
 import type { DesiredObject } from '../../protocol/core/desired.ts'
 import { missingReceipts } from '../../protocol/core/document.ts'
 import { ConflictError, InvalidInputError, MusubiError } from '../../protocol/core/errors.ts'
 import { isLive } from '../../protocol/core/lease/lease.ts'
-import type { EpochGrant, GatewayFacts, Grant, HoldRequest, ReleaseRequest } from '../../protocol/core/messages.ts'
-import type { GatewayNews } from '../../protocol/core/plan.ts'
+import type { EpochGrant, Grant, HoldRequest, ReleaseRequest } from '../../protocol/core/messages.ts'
 import type { HostTruth } from '../../protocol/core/verify.ts'
 import { claimProblem, hostCommitProblem, hostExtendProblem, hostKeepAliveProblem, holdProblem, releaseProblem } from '../../protocol/core/verify-request.ts'
 
@@ -40,8 +39,8 @@ export interface LessorDeps {
   cordon?: Pick<Cordon, 'check'>
   /** told at once of what has ended, so that no command from before brings it back */
   fence?: Fence
-  /** what is known of another gateway beyond documents; absent: nothing */
-  gatewayNews?: (gateway: GatewayFacts) => GatewayNews | null
+  /** what is known of tunnels beyond documents; absent: nothing */
+  tunnels?: TunnelTruth
 }
 
 export interface Lessor {
@@ -78,7 +77,7 @@ export interface Lessor {
 export function createLessor (deps: LessorDeps): Lessor {
   const { ledger, events, site, host } = deps
   const self = { site, host }
-  const objects = createHostObjects(self, ledger, deps.reconciler, deps.gatewayNews)
+  const objects = createHostObjects(self, ledger, deps.reconciler, deps.tunnels)
   const fencing = createFencing(deps.fence, ledger, objects)
   const removal = createRemoval({ host, ledger, objects, fencing, reconciler: deps.reconciler, monotonic: deps.monotonic, sleep: deps.sleep })
 

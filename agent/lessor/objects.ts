@@ -2,7 +2,7 @@ import type { Reconciler, ObjectState } from '../reconciler.ts'
 import { isShared, resourceOf, type Tenancy } from '../helper/permits.ts'
 import { clusterOf } from '../diff.ts'
 import type { DocumentRecord, Ledger } from '../../store/ledger.ts'
-import type { DesiredObject, ObjectKind } from '../../protocol/core/desired.ts'
+import type { DesiredObject, ObjectKind, TunnelSpec } from '../../protocol/core/desired.ts'
 import { describeError } from '../../protocol/core/errors.ts'
 import { bareAddress } from '../../protocol/core/document.ts'
 import type { GatewayFacts } from '../../protocol/core/messages.ts'
@@ -30,8 +30,17 @@ export interface HostObjects {
 /** Objects of a cluster share the beginning of their names. */
 export const prefixOf = (clusterId: string): string => objectName(clusterId, '')
 
-/** @param news of gateways of other sites: what they say themselves counts, and who is revoked has no part any more */
-export function createHostObjects (self: Self, ledger: Ledger, reconciler: () => Reconciler, news: (gateway: GatewayFacts) => GatewayNews | null = () => null): HostObjects {
+/** What a gateway knows of tunnels beyond what documents say. */
+export interface TunnelTruth {
+  /** of gateways of other sites: what they say themselves counts, and who is revoked has no part any more; null: nothing */
+  news: (gateway: GatewayFacts, site: string) => GatewayNews | null
+  /** of the own end */
+  own: () => Pick<TunnelSpec, 'secondPort' | 'keyEpoch'>
+}
+
+const NO_TRUTH: TunnelTruth = { news: () => null, own: () => ({}) }
+
+export function createHostObjects (self: Self, ledger: Ledger, reconciler: () => Reconciler, { news, own: ownTunnel }: TunnelTruth = NO_TRUTH): HostObjects {
   const isActive = (clusterId: string): boolean => ledger.clusterState(clusterId) === 'active'
 
   /** Objects of a document whose own lease is not active: given back one by one while the cluster lives on. */
@@ -66,9 +75,9 @@ export function createHostObjects (self: Self, ledger: Ledger, reconciler: () =>
 
     desired () {
       const documents = ledger.activeDocuments().map(record => record.document)
-      const others = new Map(documents.flatMap(({ sites }) => sites.filter(one => one.site !== self.site).map(({ gateway }) => [bareAddress(gateway.tunnelAddress), gateway])))
-      const known = new Map([...others].map(([address, gateway]) => [address, news(gateway)]))
-      return withNews(mergeTunnels(desiredOf(documents.map(({ id }) => id))), address => known.get(address) ?? null)
+      const others = new Map(documents.flatMap(({ sites }) => sites.filter(one => one.site !== self.site).map(({ site, gateway }) => [bareAddress(gateway.tunnelAddress), { site, gateway }])))
+      const known = new Map([...others].map(([address, { site, gateway }]) => [address, news(gateway, site)]))
+      return withNews(mergeTunnels(desiredOf(documents.map(({ id }) => id))), address => known.get(address) ?? null, ownTunnel())
     },
 
     undecided () {

@@ -1,4 +1,5 @@
 import { layout } from './addresses.ts'
+import { endpointClash } from './endpoints.ts'
 import { ConflictError } from './errors.ts'
 import { MAX_NODES_PER_CLUSTER, MAX_SITES_PER_CLUSTER } from './limits.ts'
 import type { ClusterDocument, ClusterNode, ClusterVolume, Frontend, Held, MemberHost, MemberSite, Offer, Receipt } from './messages.ts'
@@ -67,6 +68,8 @@ function siteIndexes (offers: readonly Offer[], { previous, spec, vni }: Documen
 /** Two gateways behind one tunnel address would get each other's frames: refused before anything starts. */
 function checkTunnels (offers: readonly Offer[]): void {
   if (offers.length < 2) return
+  const clash = endpointClash(offers.map(({ site, gateway }) => ({ site, ...gateway })))
+  if (clash !== null) throw new ConflictError(clash, 'give one of them an address of the other version too: tunnelAddresses in its configuration')
   const seen = new Map<string, Offer>()
   for (const offer of offers) {
     const address = bareAddress(offer.gateway.tunnelAddress)

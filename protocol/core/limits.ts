@@ -299,6 +299,10 @@ export const FENCE_COUNTER_MAX = 2 ** 48
 /** A counter further above all that were seen is none of the same ledger: 50 days of 1,000 changes a second that nobody told. */
 export const FENCE_COUNTER_STEP = 2 ** 32
 
+// --- tunnels --------------------------------------------------------------
+/** Longest time for which a tunnel key may be set to live, hours: a year. Whoever wants no exchange asks for none. */
+export const TUNNEL_KEY_MAX_HOURS = 366 * 24
+
 // --- diagnosis ------------------------------------------------------------
 /** Hosts of the site and endpoints that one diagnosis pings; each costs a few programs. */
 export const DIAGNOSE_MAX_REMOTES = 32

@@ -66,7 +66,7 @@ export interface GatewayFacts {
   peer: string
   underlayAddress: string
   tunnelPublicKey: string
-  /** `address:port` on the underlay */
+  /** `address:port` on the underlay, an IPv6 address in brackets; two with a comma between them where it has both IP versions */
   tunnelEndpoint: string
   tunnelAddress: string
   /** its certificates, base64, the own first: hosts that never meet the gateway can check who it is */

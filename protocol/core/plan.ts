@@ -4,6 +4,7 @@ import {
   type DesiredObject, type DomainSpec, type ObjectKind, type SegmentMember, type SegmentSpec, type SpecByKind, type TunnelSpec, type TunnelTrack, hostBridgeName, tapName
 } from './desired.ts'
 import { bareAddress } from './document.ts'
+import { sharedEndpoint } from './endpoints.ts'
 import { ConflictError, NotFoundError } from './errors.ts'
 import type { ClusterDocument, ClusterNode, ClusterVolume, MemberHost, MemberSite, Secret } from './messages.ts'
 
@@ -49,7 +50,7 @@ function tunnel ({ document, site, member }: View): DesiredObject[] {
     listenPort: port,
     address: site.gateway.tunnelAddress,
     peers: document.sites.filter(other => other.site !== site.site).map(({ site: name, gateway }) => ({
-      site: name, publicKey: gateway.tunnelPublicKey, endpoint: gateway.tunnelEndpoint, address: gateway.tunnelAddress
+      site: name, publicKey: gateway.tunnelPublicKey, endpoint: sharedEndpoint(site.gateway.tunnelEndpoint, gateway.tunnelEndpoint) ?? gateway.tunnelEndpoint, address: gateway.tunnelAddress
     }))
   })]
 }
@@ -206,8 +207,9 @@ export interface GatewayNews {
  * tunnels end, and their clusters' segments neither send to them nor take from them.
  *
  * @param news by address inside the tunnel, without prefix length; null when nothing is known
+ * @param own what no document says of the own end
  */
-export function withNews (objects: readonly DesiredObject[], news: (tunnelAddress: string) => GatewayNews | null): DesiredObject[] {
+export function withNews (objects: readonly DesiredObject[], news: (tunnelAddress: string) => GatewayNews | null, own: Pick<TunnelSpec, 'secondPort' | 'keyEpoch'> = {}): DesiredObject[] {
   const stays = (address: string): boolean => news(bareAddress(address))?.revoked !== true
   return objects.map(one => {
     if (one.kind === 'tunnel') {
@@ -216,7 +218,7 @@ export function withNews (objects: readonly DesiredObject[], news: (tunnelAddres
         const tracks = news(bareAddress(peer.address))?.tracks ?? null
         return tracks === null ? peer : { ...peer, tracks }
       })
-      return object('tunnel', one.name, { ...spec, peers })
+      return object('tunnel', one.name, { ...spec, ...own, peers })
     }
     if (one.kind !== 'segment') return one
     const { spec } = one as DesiredObject<'segment'>

@@ -5,6 +5,7 @@
  */
 import { cidrProblem, parseCidr, parseIp } from './addresses.ts'
 import { bareAddress, memberHosts, volumeIqn } from './document.ts'
+import { endpointClash, isUnderlayAddress, parseEndpoints } from './endpoints.ts'
 import { ConflictError, MusubiError } from './errors.ts'
 import { fits } from './capacity.ts'
 import { type Lease, isLive } from './lease/lease.ts'
@@ -13,12 +14,10 @@ import {
 } from './limits.ts'
 import type { ClusterDocument, GatewayFacts, MemberSite, Offer } from './messages.ts'
 import { FRONTEND_RESOURCES, nodeResources, volumeResources } from './placement.ts'
+import { isTunnelKey } from './tracks.ts'
 import { holdTimeOf, isName, isUuid, twice } from './verify-request.ts'
 
 const MAC = /^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$/
-/** 32 bytes in base64: the last character before the sign carries four bits only. */
-const WIREGUARD_KEY = /^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$/
-const ENDPOINT = /^([0-9.]+):(\d{1,5})$/
 const isWhole = (value: number, least: number, most: number): boolean => Number.isSafeInteger(value) && value >= least && value <= most
 
 export interface Self { site: string, host: string }
@@ -35,9 +34,15 @@ export interface GatewayTruth {
 export interface HostTruth extends GatewayTruth {
   peer: string
   underlayAddress: string
-  tunnelPort: number
+  /** where this gateway's tunnel is reached, as documents carry it */
+  tunnelEndpoint: string
   /** where another host of the own site says it is; null when nothing is known of it */
   addressOf: (host: string) => string | null
+  /**
+   * Tunnel keys of a gateway as it says itself in records that it has signed, the own ones included; null
+   * when it has said nothing yet. What documents say of its key counts until then.
+   */
+  heardKeys?: (peer: string) => readonly string[] | null
 }
 
 /** A document that this host keeps of another cluster; one that is not active may still have something here. */
@@ -49,25 +54,16 @@ const firstOf = (checks: Iterable<Check>): string | null => {
   return null
 }
 
-/**
- * Whether a host can be reached there: no loopback, no multicast, no broadcast, no range without
- * hosts. Public and private ranges are both fine, sites use what they have.
- */
-export function isHostAddress (text: string): boolean {
-  const ip = parseIp(text)
-  if (ip === null) return false
-  const first = ip >>> 24
-  return first !== 0 && first !== 127 && first < 224 && ip >>> 16 !== 0xa9fe
-}
+/** Whether a host of a site can be reached there by the others: in-site VXLAN and iSCSI portals are IPv4. */
+const isHostAddress = (text: string): boolean => parseIp(text) !== null && isUnderlayAddress(text)
 
 /** What is wrong with what a gateway says of itself, as far as the roster can tell. */
 export function gatewayProblem (site: string, gateway: GatewayFacts, truth: GatewayTruth): string | null {
-  const [, address = '', port] = ENDPOINT.exec(gateway.tunnelEndpoint) ?? []
   return firstOf([
     [truth.isGatewayOf(gateway.peer, site, gateway.host, gateway.chain), `${gateway.host} with the key ${gateway.peer} is no gateway of site ${site}`],
     [bareAddress(gateway.tunnelAddress) === truth.tunnelAddressFor(gateway.peer), `gateway ${gateway.host} of site ${site} has not the tunnel address of its key`],
-    [WIREGUARD_KEY.test(gateway.tunnelPublicKey), `the tunnel key of gateway ${gateway.host} of site ${site} is no WireGuard key`],
-    [isHostAddress(address) && isWhole(Number(port), 1, 65_535), `gateway ${gateway.host} of site ${site} has the tunnel endpoint "${gateway.tunnelEndpoint}", which is no address and port`],
+    [isTunnelKey(gateway.tunnelPublicKey), `the tunnel key of gateway ${gateway.host} of site ${site} is no WireGuard key`],
+    [parseEndpoints(gateway.tunnelEndpoint) !== null, `gateway ${gateway.host} of site ${site} has the tunnel endpoint "${gateway.tunnelEndpoint}", which is no address and port`],
     [isHostAddress(gateway.underlayAddress), `gateway ${gateway.host} of site ${site} has the address "${gateway.underlayAddress}"`]
   ])
 }
@@ -179,6 +175,8 @@ function * documentChecks (document: ClusterDocument, truth: GatewayTruth): Gene
   for (const [what, of] of [['peer', (g: GatewayFacts) => g.peer], ['tunnel key', (g: GatewayFacts) => g.tunnelPublicKey], ['tunnel address', (g: GatewayFacts) => bareAddress(g.tunnelAddress)]] as const) {
     yield [twice(sites.map(one => of(one.gateway))) === undefined, `two gateways have one ${what}`]
   }
+  const clash = endpointClash(sites.map(({ site, gateway }) => ({ site, ...gateway })))
+  yield [clash === null, clash ?? '']
   yield [document.frontend.site === document.masterSite, `its frontend is at ${document.frontend.site}, not at its master`]
   yield * partChecks(document)
   yield * segmentChecks(document)
@@ -254,7 +252,10 @@ function * selfChecks (document: ClusterDocument, self: Self, truth: HostTruth):
   }
   if (site?.gateway.host !== self.host) return
   yield [site.gateway.peer === truth.peer, `gateway ${self.host} has another key`]
-  yield [site.gateway.tunnelEndpoint === `${truth.underlayAddress}:${truth.tunnelPort}`, `gateway ${self.host} listens at ${truth.underlayAddress}:${truth.tunnelPort}, not at ${site.gateway.tunnelEndpoint}`]
+  const own = truth.heardKeys?.(truth.peer) ?? []
+  const thief = tunnelPeers(document, self).find(peer => own.includes(peer.tunnelPublicKey))
+  yield [thief === undefined, `gateway ${thief?.host ?? ''} has the tunnel key of ${self.host}`]
+  yield [site.gateway.tunnelEndpoint === truth.tunnelEndpoint, `gateway ${self.host} listens at ${truth.tunnelEndpoint}, not at ${site.gateway.tunnelEndpoint}`]
 }
 
 /** Peers that a document makes this host's tunnel talk to. */
@@ -262,10 +263,11 @@ const tunnelPeers = (document: ClusterDocument, self: Self): GatewayFacts[] =>
   document.sites.some(one => one.site === self.site && one.gateway.host === self.host) ? document.sites.filter(one => one.site !== self.site).map(one => one.gateway) : []
 
 /**
- * What two clusters may not share on one host. A peer's tunnel is shared by all clusters: only that
- * peer itself, as a master, may say that its key or endpoint has changed.
+ * What two clusters may not share on one host. A peer's tunnel is shared by all clusters: only that peer
+ * itself, as a master or by its records, may say that its key or endpoint has changed. Once it has been
+ * heard its records count and documents do not, so theirs need not agree.
  */
-function * clashChecks (document: ClusterDocument, self: Self, { document: other, active }: OtherDocument): Generator<Check> {
+function * clashChecks (document: ClusterDocument, self: Self, { document: other, active }: OtherDocument, heardKeys: (peer: string) => readonly string[] | null): Generator<Check> {
   const what = `cluster ${other.name}${active ? '' : ', which is being removed,'} on ${self.host}`
   const here = (one: ClusterDocument): string[] => one.nodes.filter(node => node.site === self.site && node.host === self.host).map(node => node.uuid)
   const segmentOf = (one: ClusterDocument): number | undefined => one.sites.find(member => member.site === self.site)?.segmentId
@@ -277,8 +279,8 @@ function * clashChecks (document: ClusterDocument, self: Self, { document: other
   const used = tunnelPeers(other, self)
   for (const peer of tunnelPeers(document, self)) {
     const same = used.find(one => one.peer === peer.peer)
-    yield [same === undefined || peer.peer === document.masterPeer || (same.tunnelPublicKey === peer.tunnelPublicKey && same.tunnelEndpoint === peer.tunnelEndpoint), `gateway ${peer.host} has another key or endpoint than in ${what}, and does not say so itself`]
-    yield [!used.some(one => one.peer !== peer.peer && one.tunnelPublicKey === peer.tunnelPublicKey), `gateway ${peer.host} has the tunnel key of another gateway of ${what}`]
+    yield [same === undefined || heardKeys(peer.peer) !== null || peer.peer === document.masterPeer || (same.tunnelPublicKey === peer.tunnelPublicKey && same.tunnelEndpoint === peer.tunnelEndpoint), `gateway ${peer.host} has another key or endpoint than in ${what}, and does not say so itself`]
+    yield [!used.some(one => one.peer !== peer.peer && (heardKeys(one.peer) ?? [one.tunnelPublicKey]).includes(peer.tunnelPublicKey)), `gateway ${peer.host} has the tunnel key of another gateway of ${what}`]
   }
 }
 
@@ -296,7 +298,7 @@ export function checkAgainstLeases (document: ClusterDocument, self: Self, lease
   if (problem !== null) throw new ConflictError(`the document of cluster ${document.name} is refused: ${problem}`)
   const clashes = others.filter(({ document: other }) => other.id !== document.id).toSorted((a, b) => Number(b.active) - Number(a.active))
   for (const other of clashes) {
-    const clash = firstOf(clashChecks(document, self, other))
+    const clash = firstOf(clashChecks(document, self, other, truth.heardKeys ?? (() => null)))
     if (clash === null) continue
     if (other.active) throw new ConflictError(`the document of cluster ${document.name} is refused: ${clash}`)
     throw new MusubiError('NOT_READY', `cluster ${document.name} cannot be activated yet: ${clash}`, { retryable: true, hint: 'try again in some seconds' })

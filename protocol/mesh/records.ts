@@ -10,7 +10,7 @@ import { Intake, isOffence, noCounts, type RecordCounts } from './records/intake
 import { MinuteCounter } from './records/offences.ts'
 import { OwnRecords } from './records/own.ts'
 import { answerRevocations, exchangeRevocations, revocationMessage } from './records/revocations.ts'
-import { addressesIn, kindsOf, scopeFor, speaksForItself, type Bodies, type Kind } from './records/signed.ts'
+import { addressesIn, bodyProblem, kindsOf, scopeFor, speaksForItself, type Bodies, type Kind } from './records/signed.ts'
 import { answerSync, hand, probe, syncWith, type SyncSource } from './records/sync.ts'
 import { RecordView, type Merge, type ViewEntry } from './records/view.ts'
 import { scopesOf, type Role, type Scope } from './roles.ts'
@@ -40,6 +40,8 @@ export interface RecordRow<K extends Kind> {
   readonly epoch: number
   readonly seq: number
   readonly ttlMs: number
+  /** by its author's wall clock, Unix ms */
+  readonly madeMs: number
   /** since its author made it */
   readonly ageMs: number
   /** what failure detection says of its author; this member itself is always alive */
@@ -364,16 +366,18 @@ export function createRecords (options: RecordsOptions): Records {
   every(() => MEMBERSHIP_CHECK_MS, dropStrangers)
 
   const rowOf = <K extends Kind>(scope: Scope | null, kind: K, { record, body, bornMs, expiresMs }: ViewEntry<Bodies[K]>, nowMs: number): RecordRow<K> => {
-    const { peer, epoch, seq, ttlMs } = record
+    const { peer, epoch, seq, ttlMs, madeMs } = record
     const watched = scope === null || peer === mesh.peerId ? null : detector.statusOf(scope, peer)
     const { status: state, changedMs } = expiresMs <= nowMs ? { status: 'dead' as const, changedMs: watched?.status === 'dead' ? watched.changedMs : expiresMs } : watched ?? { status: 'alive' as const, changedMs: startedMs }
-    return { peer, kind, epoch, seq, ttlMs, ageMs: Math.round(nowMs - bornMs), state, sinceMs: Math.max(0, Math.round(nowMs - changedMs)), body }
+    return { peer, kind, epoch, seq, ttlMs, madeMs, ageMs: Math.round(nowMs - bornMs), state, sinceMs: Math.max(0, Math.round(nowMs - changedMs)), body }
   }
 
   return {
     publish: (kind, body) => {
       const scope = scopeFor(kind, mesh.scopes)
       if (scope === null || !accepts(mesh.role, mesh.peerId, kind, body)) throw new MusubiError('NOT_IN_SCOPE', `this member may not publish that ${kind} record`)
+      const problem = bodyProblem(kind, body)
+      if (problem !== null) throw new InvalidInputError(`this member's ${kind} record has ${problem}`)
       own.publish(scope, kind, body)
     },
     view: (kind, { dead = false } = {}) => {

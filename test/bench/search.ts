@@ -38,7 +38,7 @@ function federation (): Known[] {
     const freeByHost = Array.from({ length: HOSTS }, () => ({ vcpus: upTo(64), memoryMib: upTo(256) * 1024, diskMib: upTo(1_000_000), volumes: 64, bandwidthMbit: 0 }))
     const ad: SiteAd = {
       site: `site-${i}`, gateway: 'gw1', addresses: [`/ip4/10.0.${i >> 8}.${i & 255}/tcp/4180`], hosts: HOSTS, total, free: total, freeByHost, volumeFreeMib: upTo(1_000_000), version: '0.1.0',
-      features: FEATURES.filter(() => next() < 0.8), roles: ['compute', 'gateway', 'storage'], priceMilli: upTo(20) * 1000, maxTermMs: upTo(4) * 86_400_000, relay: false
+      features: FEATURES.filter(() => next() < 0.8), roles: ['compute', 'gateway', 'storage'], priceMilli: upTo(20) * 1000, maxTermMs: upTo(4) * 86_400_000, relay: false, tunnel: []
     }
     return { peer: `12D3KooW${i}`, ageMs: upTo(20_000), rttMs: upTo(200_000) / 1000, ad: decode('SiteAd', encode('SiteAd', ad)) }
   })

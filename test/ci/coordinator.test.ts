@@ -120,7 +120,7 @@ async function gateway (t: Test, site: Site, vcpus: number): Promise<Mesh> {
   const free = { vcpus, memoryMib: 4096, diskMib: 0, volumes: 0, bandwidthMbit: 0 }
   records.publish('site', {
     site: site.name, gateway: `${site.name}-gw`, addresses: mesh.addresses(), hosts: 1, total: free, free, freeByHost: [free], volumeFreeMib: 0,
-    version: '1', features: [], roles: ['gateway', 'compute'], priceMilli: 0, maxTermMs: 0, relay: false
+    version: '1', features: [], roles: ['gateway', 'compute'], priceMilli: 0, maxTermMs: 0, relay: false, tunnel: []
   })
   return mesh
 }

@@ -61,7 +61,6 @@ async function serve (times: TunnelTimes): Promise<void> {
       case 'observe': return await drivers[target].observe(signal())
       case 'apply': await drivers[target].apply(name, spec, signal()); return null
       case 'remove': await drivers[target].remove(name, signal()); return null
-      case 'publicKey': return await tunnel.publicKey()
       case 'publicTracks': return await tunnel.publicTracks()
       case 'mode': return await tunnel.mode()
       case 'counters': return await segment.counters(name)
@@ -142,7 +141,7 @@ export async function startPod (times: TunnelTimes = {}): Promise<Pod> {
     observe: async (kind) => await call(kind, 'observe') as ObservedObject[],
     apply: async (kind, name, spec) => { await call(kind, 'apply', name, spec) },
     remove: async (kind, name) => { await call(kind, 'remove', name) },
-    publicKey: async () => await call('tunnel', 'publicKey') as string,
+    publicKey: async () => (await pod.publicTracks()).find(({ draining }) => !draining)?.publicKey ?? '',
     publicTracks: async () => await call('tunnel', 'publicTracks') as PublicTrack[],
     counters: async (name) => await call('segment', 'counters', name) as SegmentCounters | null,
     clusterNamespace: async (name) => await call('segment', 'clusterNamespace', name) as string | null,

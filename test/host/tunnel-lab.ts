@@ -83,11 +83,11 @@ export async function startTunnelLab (times: TunnelTimes = QUICK): Promise<Tunne
 }
 
 /** VXLAN between the two tunnel addresses, as the segment driver makes it, with an address on it. */
-export async function addVxlan (lab: TunnelLab): Promise<void> {
+export async function addVxlan (lab: Pick<TunnelLab, 'gateways'>, tunnels: Readonly<Record<Side, string>> = TUNNELS): Promise<void> {
   for (const side of ['a', 'b'] as const) {
     const pod = lab.gateways[side]
-    await pod.ok(`ip link add name vx type vxlan id 7 local ${TUNNELS[side]} dstport 4789 df unset udpcsum learning`)
-    await pod.ok(`bridge fdb append 00:00:00:00:00:00 dev vx dst ${TUNNELS[otherSide(side)]}`)
+    await pod.ok(`ip link add name vx type vxlan id 7 local ${tunnels[side]} dstport 4789 df unset udpcsum learning`)
+    await pod.ok(`bridge fdb append 00:00:00:00:00:00 dev vx dst ${tunnels[otherSide(side)]}`)
     await pod.ok('ip link set dev vx mtu 1280 up')
     await pod.ok(`ip address add ${INNER[side]}/24 dev vx`)
   }

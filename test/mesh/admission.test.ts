@@ -122,7 +122,7 @@ t.test('an admitted gateway of another site can neither read a site nor speak fo
     t.throws(() => { thief.subscribe('site/tokyo', () => 'ignore') }, { code: 'NOT_IN_SCOPE' })
     await t.rejects(thief.publish('site/tokyo', new Uint8Array()), { code: 'NOT_IN_SCOPE' })
 
-    const lie: Bodies['site'] = { site: 'tokyo', gateway: 'g1', addresses: [], hosts: 99, total: null, free: null, freeByHost: [], volumeFreeMib: 0, version: 'false', features: [], roles: [], priceMilli: 0, maxTermMs: 0, relay: false }
+    const lie: Bodies['site'] = { site: 'tokyo', gateway: 'g1', addresses: [], hosts: 99, total: null, free: null, freeByHost: [], volumeFreeMib: 0, version: 'false', features: [], roles: [], priceMilli: 0, maxTermMs: 0, relay: false, tunnel: [] }
     const signedByThief = signRecord(thief.key, 'site', { version: { epoch: 99, seq: 1 }, ttlMs: 30_000, madeMs: Date.now(), leaving: false, chain: lab.kit.member('kyoto/g1').chain }, lie)
     const forged = { ...signedByThief, peer: gateway.peerId, chain: [...lab.kit.member('tokyo/g1').chain] }
     // the coordinator judges it: it has heard nothing of tokyo's gateway that would be newer

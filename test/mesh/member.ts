@@ -150,7 +150,7 @@ const operations: { [O in Operation]: (args: Operations[O]['in']) => Operations[
     here(records).publish('host', { site, host, roles: [...roles], addresses, underlayAddress: '', total: null, free: null, cordoned: false, accelerator: '', version, inventory: null, features: [] })
     if (alsoSite) {
       here(records).publish('site', {
-        site, gateway: host, addresses, hosts: 1, total: null, free: null, freeByHost: [], volumeFreeMib: 0, version, features: [], roles: [], priceMilli: 0, maxTermMs: 0, relay: false
+        site, gateway: host, addresses, hosts: 1, total: null, free: null, freeByHost: [], volumeFreeMib: 0, version, features: [], roles: [], priceMilli: 0, maxTermMs: 0, relay: false, tunnel: []
       })
     }
     return null

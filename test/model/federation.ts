@@ -249,7 +249,7 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
     isGatewayOf: (peer, site, host) => [...machines.values()].some(m => m.peer === peer && m.site === site && m.host === host && m.roles.includes('gateway')),
     tunnelAddressFor: peer => `100.64.0.${[...machines.values()].findIndex(m => m.peer === peer) + 1}`
   }
-  const truthOf = ({ peer, underlayAddress }: Machine): HostTruth => ({ ...gatewayTruth, peer, underlayAddress, tunnelPort: 51820, addressOf: host => machines.get(host)?.underlayAddress ?? null })
+  const truthOf = ({ peer, underlayAddress }: Machine): HostTruth => ({ ...gatewayTruth, peer, underlayAddress, tunnelEndpoint: `${underlayAddress}:51820`, addressOf: host => machines.get(host)?.underlayAddress ?? null })
 
   async function startAgent (machine: Machine): Promise<Life> {
     const { promise: died, reject } = Promise.withResolvers<never>()

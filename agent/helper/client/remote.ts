@@ -2,6 +2,7 @@ import type { Details } from '../../details.ts'
 import type { Observers } from '../../reconciler.ts'
 import { KIND_ORDER, type ObjectKind } from '../../../protocol/core/desired.ts'
 import type { Fence } from '../fence-store.ts'
+import type { PublicTrack } from '../../drivers/network/tunnel/driver.ts'
 import type { Hands } from '../hands.ts'
 import { resourceOf } from '../permits.ts'
 import type { HelperClient } from './client.ts'
@@ -13,15 +14,13 @@ export interface RemoteHost {
   hands: Pick<Hands, 'apply' | 'remove'>
   fence: Fence
   details: Details
-  /** Public half of this gateway's tunnel key. @throws MusubiError HELPER_UNREACHABLE */
-  tunnelPublicKey (): Promise<string>
+  /** Public halves of this gateway's tunnel keys. @throws MusubiError HELPER_UNREACHABLE */
+  tunnelTracks (): Promise<PublicTrack[]>
 }
 
 /** @param kinds that this host has drivers for */
 export function createRemoteHost (client: HelperClient, kinds: readonly ObjectKind[]): RemoteHost {
   const fence = createRemoteFence(client)
-  let key: Promise<string> | null = null
-  client.onConnect(() => { key = null })
   return {
     fence,
     observers: Object.fromEntries(KIND_ORDER.filter(kind => kinds.includes(kind)).map(kind => [kind, {
@@ -42,14 +41,6 @@ export function createRemoteHost (client: HelperClient, kinds: readonly ObjectKi
     },
     // for people only: what cannot be asked is left out
     details: { of: async (kind, name) => await client.call('detail', { kind, name }).catch(() => ({})) },
-    async tunnelPublicKey () {
-      const asked = key ??= client.call('tunnel-key', {})
-      try {
-        return await asked
-      } catch (error) {
-        if (key === asked) key = null
-        throw error
-      }
-    }
+    tunnelTracks: () => client.call('tunnel-tracks', {})
   }
 }

@@ -11,6 +11,7 @@ import { CAPTURE_MAX_FRAMES, CAPTURE_MAX_SECONDS, DIAGNOSE_MAX_PINGS, DIAGNOSE_M
 import type { Privileged } from '../../inventory/privileged.ts'
 import type { Echo, SegmentFacts } from '../../diagnose/facts.ts'
 import type { ObservedObject } from '../../drivers/driver.ts'
+import type { PublicTrack } from '../../drivers/network/tunnel/driver.ts'
 import { CAPTURE_PROTOCOLS, type Captured } from '../../drivers/network/diagnose/capture.ts'
 import type { Owned, Swept } from '../owned/owned.ts'
 import { Ipv4, Ipv6, SPECS, Vni } from './specs.ts'
@@ -58,7 +59,8 @@ export const VERBS = {
   'fence-records': { access: 'read', params: Nothing, deadlineMs: 10_000 },
   /** figures of one object */
   detail: { access: 'read', params: Type.Object({ kind: Kind, name: Name }, closed), deadlineMs: LOOK_MS },
-  'tunnel-key': { access: 'change', params: Nothing, deadlineMs: LOOK_MS },
+  /** public halves of this gateway's tunnel keys; one is made on first use */
+  'tunnel-tracks': { access: 'change', params: Nothing, deadlineMs: LOOK_MS },
   /** whether somebody on a segment answers; `size`: of the inner IP packet, not to be broken up */
   'segment-ping': { access: 'change', params: Type.Object({ vni: Vni, address: Ipv4, size: Type.Optional(Type.Integer({ minimum: 68, maximum: 9_000 })) }, closed), deadlineMs: 10_000 },
   /** what there is of a segment, by its object's name or its cluster's; it sends some packets to members of it */
@@ -116,7 +118,7 @@ export interface VerbResults {
   'fence-gone': null
   'fence-records': FenceRecord[]
   detail: Record<string, unknown>
-  'tunnel-key': string
+  'tunnel-tracks': PublicTrack[]
   'segment-ping': { ok: boolean, why: string }
   'segment-look': SegmentFacts
   'segment-echo': { echo: Echo, largestBytes: number | null }

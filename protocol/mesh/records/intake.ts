@@ -7,7 +7,7 @@ import { CLOCK_SKEW_MS, NotAdmittedError } from '../trust/certificate.ts'
 import type { Trust } from '../trust/trust.ts'
 import { MinuteCounter } from './offences.ts'
 import type { OwnRecords } from './own.ts'
-import { checkRecord, decodeBody, isAuthentic, isKind, kindsOf, type Bodies, type Kind } from './signed.ts'
+import { bodyProblem, checkRecord, decodeBody, isAuthentic, isKind, kindsOf, type Bodies, type Kind } from './signed.ts'
 import type { Merge, RecordView } from './view.ts'
 
 /** What happened to what was received, counted since the start. */
@@ -138,6 +138,9 @@ export class Intake {
     if (!isAuthentic(record)) throw new MusubiError('FORGED_RECORD', `a record in the name of ${describeRole(role)} is not signed by it`)
     const body = decodeBody(kind, record.body)
     if (!this.#options.accepts(role, peer, kind, body)) throw new MusubiError('REFUSED_RECORD', `${describeRole(role)} may not say that as ${kind}`)
+    // its last good record stays
+    const problem = bodyProblem(kind, body)
+    if (problem !== null) throw new MusubiError('REFUSED_RECORD', `a ${kind} record of ${describeRole(role)} is refused: it has ${problem}`)
     if (this.#authors.add(peer, performance.now())) return 'flooded'
     if (kind === 'site' && role.kind === 'host' && this.#isFull(role.site, peer)) return 'full'
     return this.#options.merge(scope, kind, record, body)

@@ -1,5 +1,6 @@
 import { InvalidInputError } from '../../core/errors.ts'
 import { MAX_CERTIFICATE_BYTES, MAX_CHAIN, MAX_HELLO_BYTES, MAX_RECORD_BYTES, MAX_VERSION } from '../../core/limits.ts'
+import { tracksProblem } from '../../core/tracks.ts'
 import { decode, encode, type wire } from '../../wire/codec.ts'
 import { RECORD_TTL_MAX_MS } from '../constants.ts'
 import { peerIdOf, sign, verify, type NodeKey } from '../identity.ts'
@@ -110,6 +111,15 @@ const CLAIMS: Claims = {
 /** Whether a member may say this: hosts of themselves, gateways of their site too, coordinators of themselves, and nothing else. */
 export function speaksForItself<K extends Kind> (role: Role, kind: K, body: Bodies[K]): boolean {
   return CLAIMS[kind](role, body)
+}
+
+type Problems = { readonly [K in Kind]: (body: Bodies[K]) => string | null }
+const nothing = (): null => null
+const PROBLEMS: Problems = { host: nothing, policy: nothing, coordinator: nothing, site: ({ tunnel }) => tracksProblem(tunnel) }
+
+/** What is wrong with a body that fits its schema and that its author may say; null for nothing. */
+export function bodyProblem<K extends Kind> (kind: K, body: Bodies[K]): string | null {
+  return PROBLEMS[kind](body)
 }
 
 /** Where the author of a record is reached, as far as it says so. */

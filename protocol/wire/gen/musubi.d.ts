@@ -17,6 +17,7 @@ export declare const musubi: {
     NumaNode: StaticCodec
     Inventory: StaticCodec
     SiteAd: StaticCodec
+    TunnelTrackAd: StaticCodec
     CoordinatorAd: StaticCodec
     PolicyAd: StaticCodec
     Record: StaticCodec

@@ -1122,6 +1122,7 @@ export const musubi = $root.musubi = (() => {
                 this.freeByHost = [];
                 this.features = [];
                 this.roles = [];
+                this.tunnel = [];
                 if (properties)
                     for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
                         if (properties[keys[i]] != null && keys[i] !== "__proto__")
@@ -1142,6 +1143,7 @@ export const musubi = $root.musubi = (() => {
             SiteAd.prototype.priceMilli = 0;
             SiteAd.prototype.maxTermMs = 0;
             SiteAd.prototype.relay = false;
+            SiteAd.prototype.tunnel = $util.emptyArray;
 
             SiteAd.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -1182,6 +1184,9 @@ export const musubi = $root.musubi = (() => {
                     writer.uint32(104).uint64(message.maxTermMs);
                 if (message.relay != null && $Object.hasOwnProperty.call(message, "relay") && message.relay !== false)
                     writer.uint32(112).bool(message.relay);
+                if (message.tunnel != null && message.tunnel.length)
+                    for (let i = 0; i < message.tunnel.length; ++i)
+                        $root.musubi.v1.TunnelTrackAd.encode(message.tunnel[i], writer.uint32(122).fork(), _depth + 1).ldelim();
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -1331,6 +1336,14 @@ export const musubi = $root.musubi = (() => {
                                 delete message.relay;
                             continue;
                         }
+                    case 15: {
+                            if (wireType !== 2)
+                                break;
+                            if (!(message.tunnel && message.tunnel.length))
+                                message.tunnel = [];
+                            message.tunnel.push($root.musubi.v1.TunnelTrackAd.decode(reader, reader.size(), $undefined, _depth + 1));
+                            continue;
+                        }
                     }
                     reader.skipType(wireType, _depth, tag);
                     if (!reader.discardUnknown) {
@@ -1349,6 +1362,124 @@ export const musubi = $root.musubi = (() => {
             };
 
             return SiteAd;
+        })();
+
+        v1.TunnelTrackAd = (function() {
+
+            const TunnelTrackAd = function (properties) {
+                if (properties)
+                    for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                        if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                            this[keys[i]] = properties[keys[i]];
+            };
+
+            TunnelTrackAd.prototype.track = 0;
+            TunnelTrackAd.prototype.publicKey = "";
+            TunnelTrackAd.prototype.endpoint = "";
+            TunnelTrackAd.prototype.draining = false;
+
+            TunnelTrackAd.encode = function (message, writer, _depth) {
+                if (!writer)
+                    writer = $Writer.create();
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $util.recursionLimit)
+                    throw $Error("max depth exceeded");
+                if (message.track != null && $Object.hasOwnProperty.call(message, "track") && message.track !== 0)
+                    writer.uint32(8).uint32(message.track);
+                if (message.publicKey != null && $Object.hasOwnProperty.call(message, "publicKey") && message.publicKey !== "")
+                    writer.uint32(18).string(message.publicKey);
+                if (message.endpoint != null && $Object.hasOwnProperty.call(message, "endpoint") && message.endpoint !== "")
+                    writer.uint32(26).string(message.endpoint);
+                if (message.draining != null && $Object.hasOwnProperty.call(message, "draining") && message.draining !== false)
+                    writer.uint32(32).bool(message.draining);
+                if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                    for (let i = 0; i < message.$unknowns.length; ++i)
+                        writer.raw(message.$unknowns[i]);
+                return writer;
+            };
+
+            TunnelTrackAd.decode = function (reader, length, _end, _depth, _target) {
+                if (!(reader instanceof $Reader))
+                    reader = $Reader.create(reader);
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $Reader.recursionLimit)
+                    throw $Error("max depth exceeded");
+                let end, message, value;
+                if (length === $undefined)
+                    end = reader.len;
+                else {
+                    end = reader.pos + length;
+                    if (end > reader.len)
+                        throw $RangeError("index out of range");
+                    length = reader.len;
+                    reader.len = end;
+                }
+                message = _target || new $root.musubi.v1.TunnelTrackAd();
+                while (reader.pos < end) {
+                    let start = reader.pos;
+                    let tag = reader.tag();
+                    if (tag === _end) {
+                        _end = $undefined;
+                        break;
+                    }
+                    let wireType = tag & 7;
+                    switch (tag >>>= 3) {
+                    case 1: {
+                            if (wireType !== 0)
+                                break;
+                            if (value = reader.uint32())
+                                message.track = value;
+                            else
+                                delete message.track;
+                            continue;
+                        }
+                    case 2: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.publicKey = value;
+                            else
+                                delete message.publicKey;
+                            continue;
+                        }
+                    case 3: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.endpoint = value;
+                            else
+                                delete message.endpoint;
+                            continue;
+                        }
+                    case 4: {
+                            if (wireType !== 0)
+                                break;
+                            if (value = reader.bool())
+                                message.draining = value;
+                            else
+                                delete message.draining;
+                            continue;
+                        }
+                    }
+                    reader.skipType(wireType, _depth, tag);
+                    if (!reader.discardUnknown) {
+                        $util.makeProp(message, "$unknowns", false);
+                        (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                    }
+                }
+                if (length !== $undefined) {
+                    if (reader.pos !== end)
+                        throw $RangeError("index out of range");
+                    reader.len = length;
+                }
+                if (_end !== $undefined)
+                    throw $Error("missing end group");
+                return message;
+            };
+
+            return TunnelTrackAd;
         })();
 
         v1.CoordinatorAd = (function() {
@@ -6084,8 +6215,8 @@ export const musubi = $root.musubi = (() => {
             GatewayFacts.prototype.peer = "";
             GatewayFacts.prototype.underlayAddress = "";
             GatewayFacts.prototype.tunnelPublicKey = "";
-            GatewayFacts.prototype.tunnelEndpoint = "";
             GatewayFacts.prototype.tunnelAddress = "";
+            GatewayFacts.prototype.tunnelEndpoint = "";
             GatewayFacts.prototype.chain = $util.emptyArray;
 
             GatewayFacts.encode = function (message, writer, _depth) {
@@ -6179,15 +6310,6 @@ export const musubi = $root.musubi = (() => {
                                 delete message.tunnelPublicKey;
                             continue;
                         }
-                    case 5: {
-                            if (wireType !== 2)
-                                break;
-                            if ((value = reader.stringVerify()).length)
-                                message.tunnelEndpoint = value;
-                            else
-                                delete message.tunnelEndpoint;
-                            continue;
-                        }
                     case 6: {
                             if (wireType !== 2)
                                 break;
@@ -6195,6 +6317,15 @@ export const musubi = $root.musubi = (() => {
                                 message.tunnelAddress = value;
                             else
                                 delete message.tunnelAddress;
+                            continue;
+                        }
+                    case 5: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.tunnelEndpoint = value;
+                            else
+                                delete message.tunnelEndpoint;
                             continue;
                         }
                     case 7: {

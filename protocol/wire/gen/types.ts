@@ -88,6 +88,14 @@ export interface SiteAd {
   priceMilli: number
   maxTermMs: number
   relay: boolean
+  tunnel: TunnelTrackAd[]
+}
+
+export interface TunnelTrackAd {
+  track: number
+  publicKey: string
+  endpoint: string
+  draining: boolean
 }
 
 export interface CoordinatorAd {
@@ -380,8 +388,8 @@ export interface GatewayFacts {
   peer: string
   underlayAddress: string
   tunnelPublicKey: string
-  tunnelEndpoint: string
   tunnelAddress: string
+  tunnelEndpoint: string
   chain: string[]
 }
 
@@ -690,6 +698,7 @@ export interface Messages {
   NumaNode: NumaNode
   Inventory: Inventory
   SiteAd: SiteAd
+  TunnelTrackAd: TunnelTrackAd
   CoordinatorAd: CoordinatorAd
   PolicyAd: PolicyAd
   Record: Record
@@ -873,7 +882,14 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'roles', id: 11, type: 'string', repeated: true },
     { name: 'priceMilli', id: 12, type: 'uint32', repeated: false },
     { name: 'maxTermMs', id: 13, type: 'uint64', repeated: false },
-    { name: 'relay', id: 14, type: 'bool', repeated: false }
+    { name: 'relay', id: 14, type: 'bool', repeated: false },
+    { name: 'tunnel', id: 15, type: 'TunnelTrackAd', repeated: true }
+  ],
+  TunnelTrackAd: [
+    { name: 'track', id: 1, type: 'uint32', repeated: false },
+    { name: 'publicKey', id: 2, type: 'string', repeated: false },
+    { name: 'endpoint', id: 3, type: 'string', repeated: false },
+    { name: 'draining', id: 4, type: 'bool', repeated: false }
   ],
   CoordinatorAd: [
     { name: 'name', id: 1, type: 'string', repeated: false },
@@ -1127,8 +1143,8 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'peer', id: 2, type: 'string', repeated: false },
     { name: 'underlayAddress', id: 3, type: 'string', repeated: false },
     { name: 'tunnelPublicKey', id: 4, type: 'string', repeated: false },
-    { name: 'tunnelEndpoint', id: 5, type: 'string', repeated: false },
     { name: 'tunnelAddress', id: 6, type: 'string', repeated: false },
+    { name: 'tunnelEndpoint', id: 5, type: 'string', repeated: false },
     { name: 'chain', id: 7, type: 'string', repeated: true }
   ],
   Offer: [

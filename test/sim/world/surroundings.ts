@@ -68,7 +68,7 @@ export function truthFor (around: Surroundings, { plan }: Machine): HostTruth & 
       const known = around.plans.get(host)
       return known !== undefined && known.peer === peer && known.site === site && known.gateway
     },
-    tunnelAddressFor: tunnelAddress, peer: plan.peer, underlayAddress: plan.underlayAddress, tunnelPort: TUNNEL_PORT,
+    tunnelAddressFor: tunnelAddress, peer: plan.peer, underlayAddress: plan.underlayAddress, tunnelEndpoint: `${plan.underlayAddress}:${TUNNEL_PORT}`,
     addressOf: host => { const known = around.plans.get(host); return known !== undefined && known.site === plan.site ? known.underlayAddress : null }
   }
 }

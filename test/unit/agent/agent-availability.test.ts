@@ -44,7 +44,7 @@ async function makePlace (t: Test): Promise<Place> {
   const ledger = await openLedger({ store: createMemoryStore(), now: () => T0, host: 'h1', capacity: { vcpus: 8, memoryMib: 8192, diskMib: 1000, volumes: 8, bandwidthMbit: 0 } })
   const lessor = createLessor({
     site: 'tokyo', host: 'h1', ledger, reconciler: () => { throw new Error('nothing runs here') }, details: { of: () => Promise.resolve({}) }, events: createEventLog(() => T0), now: () => T0, monotonic: () => 0, sleep: () => Promise.resolve(), signGrant: () => ({ envelope: new Uint8Array(), chain: [] }), cordon: availability,
-    truth: { isGatewayOf: () => true, tunnelAddressFor, peer: 'peer-h1', underlayAddress: '192.0.2.2', tunnelPort: 51820, addressOf: () => null }
+    truth: { isGatewayOf: () => true, tunnelAddressFor, peer: 'peer-h1', underlayAddress: '192.0.2.2', tunnelEndpoint: '192.0.2.2:51820', addressOf: () => null }
   })
   t.teardown(async () => {
     availability.close()

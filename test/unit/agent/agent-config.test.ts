@@ -2,7 +2,7 @@ import { chmod, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { stringify } from 'yaml'
-import { hostCapacity, loadAgentConfig } from '../../../agent/config.ts'
+import { hostCapacity, loadAgentConfig, secondPortOf, tunnelEndpointOf } from '../../../agent/config.ts'
 import { loadCoordinatorConfig } from '../../../coordinator/config.ts'
 import { parseYaml, readYamlFile } from '../../../protocol/config-file.ts'
 import { InvalidInputError } from '../../../protocol/core/errors.ts'
@@ -36,7 +36,16 @@ for (const [what, change, expected] of [
   ['an address that is none', { underlayAddress: '192.0.2.300' }, /underlayAddress/],
   ['a relative folder', { stateDir: 'state' }, /stateDir/],
   ['a capacity below nothing', { capacity: { vcpus: -1, memoryMiB: 1, diskMiB: 1 } }, /capacity\.vcpus/],
-  ['a port that is none', { tunnelPort: 70_000 }, /tunnelPort/]
+  ['a port that is none', { tunnelPort: 70_000 }, /tunnelPort/],
+  ['one port for both keys of the tunnel', { tunnelSecondPort: 51820 }, /tunnelSecondPort: 51820 is tunnelPort/],
+  ['the port of VXLAN', { tunnelPort: 4789 }, /tunnelPort: UDP 4789 is that of VXLAN/],
+  ['a port before that of VXLAN', { tunnelPort: 4788 }, /tunnelSecondPort: UDP 4789 is that of VXLAN on this host; it is the port after tunnelPort, unless it is given/],
+  ['the port of in-site VXLAN', { tunnelSecondPort: 4790 }, /tunnelSecondPort: UDP 4790 is that of VXLAN on this host$/],
+  ['two addresses of one IP version', { tunnelAddresses: ['192.0.2.1', '192.0.2.2'] }, /tunnelAddresses: 192\.0\.2\.1 and 192\.0\.2\.2 are of one IP version/],
+  ['a link-local address', { tunnelAddresses: ['fe80::1'] }, /tunnelAddresses: fe80::1 is no address/],
+  ['a name for an address', { tunnelAddresses: ['gw.example'] }, /tunnelAddresses: gw\.example is no address/],
+  ['an IPv6 underlay within the site', { underlayAddress: '2001:db8::1' }, /underlayAddress/],
+  ['keys that live for ever', { tunnelKeyMaxAgeHours: 100_000 }, /tunnelKeyMaxAgeHours/]
 ] as const) {
   t.test(`${what} is refused by name`, async t => {
     const path = await agent(t, change)
@@ -45,6 +54,14 @@ for (const [what, change, expected] of [
     t.ok(error instanceof InvalidInputError && error.message.includes(path), 'with its file')
   })
 }
+
+t.test('a tunnel has two ports, and an address of each IP version at most', async t => {
+  const config = async (change: object): Promise<[number, string]> => { const one = await loadAgentConfig(await agent(t, change)); return [secondPortOf(one), tunnelEndpointOf(one)] }
+  t.same(await config({}), [51821, '192.0.2.1:51820'])
+  t.same(await config({ tunnelPort: 65535 }), [65534, '192.0.2.1:65535'])
+  t.same(await config({ tunnelSecondPort: 7, tunnelAddresses: ['2001:DB8:0::1'] }), [7, '[2001:db8::1]:51820'], 'in the short form')
+  t.same(await config({ tunnelAddresses: ['198.51.100.7', '2001:db8::1'] }), [51821, '198.51.100.7:51820,[2001:db8::1]:51820'])
+})
 
 t.test('every problem is told at once', async t => {
   const error: unknown = await loadAgentConfig(await agent(t, { colour: 1, tunnelPort: 0, name: undefined })).catch((e: unknown) => e)

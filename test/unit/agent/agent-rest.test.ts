@@ -11,7 +11,7 @@ import type { AgentView } from '../../../agent/api/view.ts'
 import { addAgentRoutes, type RouteDeps } from '../../../agent/api/routes.ts'
 import { createEventLog } from '../../../agent/events.ts'
 import { call, events as follow } from '../../../cli/client.ts'
-import { ClusterSchema, type EventResource, type InvitationResource, type PolicyResource } from '../../../protocol/api.ts'
+import { ClusterSchema, type EventResource, type InvitationResource, type PolicyResource, type RotationResource } from '../../../protocol/api.ts'
 import { ConflictError, MusubiError, NoCapacityError, NotFoundError, UnreachableError } from '../../../protocol/core/errors.ts'
 import { parseClusterSpec } from '../../../protocol/core/spec.ts'
 import { createApi, listenTcp, listenUnix, problemOf, type Api } from '../../../protocol/rest/server.ts'
@@ -55,6 +55,26 @@ t.test('a host that is no gateway sends people to one that is', async t => {
   t.same((await server.inject('/v1/clusters')).json(), [])
   const alone = await api(t, { gateways: () => [] })
   t.match((await alone.inject('/v1/clusters/demo')).json(), { hint: /no gateway of this site is known/ })
+})
+
+t.test('keys of the tunnel are exchanged on gateways, and by force only on that word', async t => {
+  const asked: boolean[] = []
+  const rotate = (force: boolean): Promise<RotationResource> => {
+    asked.push(force)
+    return force ? Promise.resolve({ epoch: 4, unheard: [{ site: 'osaka', host: 'gw' }] }) : Promise.reject(new MusubiError('GATEWAYS_UNHEARD', 'gw of osaka', { hint: '--force' }))
+  }
+  const server = await api(t, { tunnels: { show: nothing, rotate } })
+  const post = async (payload: object): Promise<{ statusCode: number, json: () => unknown }> => await server.inject({ method: 'POST', url: '/v1/tunnel/rotations', payload })
+  const refused = await post({})
+  t.equal(refused.statusCode, 409)
+  t.match(refused.json(), { code: 'GATEWAYS_UNHEARD', hint: '--force' })
+  const taken = await post({ force: true })
+  t.equal(taken.statusCode, 202)
+  t.same(taken.json(), { epoch: 4, unheard: [{ site: 'osaka', host: 'gw' }] })
+  t.equal((await post({ force: 'yes' })).statusCode, 400)
+  t.equal((await post({ forced: true })).statusCode, 400)
+  t.same(asked, [false, true])
+  t.match((await (await api(t)).inject('/v1/tunnel')).json(), { code: 'NOT_A_GATEWAY' })
 })
 
 t.test('the plan of a segment is told on any host, of one host or of all', async t => {

@@ -22,7 +22,7 @@ t.test('a cordoned host refuses what is new, answers what it has promised, and s
   const ledger = await openLedger({ store: createMemoryStore(), now: () => T0, host: 'tokyo-2', capacity: { vcpus: 8, memoryMib: 8192, diskMib: 1000, volumes: 8, bandwidthMbit: 0 } })
   const lessor = createLessor({
     site: 'tokyo', host: 'tokyo-2', ledger, reconciler: () => { throw new Error('nothing runs here') }, details: { of: () => Promise.resolve({}) }, events: createEventLog(() => T0), now: () => T0, monotonic: () => 0, sleep: () => Promise.resolve(), signGrant: () => ({ envelope: new Uint8Array(), chain: [] }), cordon,
-    truth: { isGatewayOf: () => true, tunnelAddressFor, peer: 'peer-tokyo-2', underlayAddress: '192.0.2.2', tunnelPort: 51820, addressOf: () => null }
+    truth: { isGatewayOf: () => true, tunnelAddressFor, peer: 'peer-tokyo-2', underlayAddress: '192.0.2.2', tunnelEndpoint: '192.0.2.2:51820', addressOf: () => null }
   })
   const first = hold('before', 1)
   const held = await lessor.hold(first)

@@ -58,7 +58,7 @@ async function gateway (t: Test, kit: Kit, name: string, peers: readonly KnownPe
   })
   await mesh.start()
   const free = { vcpus, memoryMib: 1024, diskMib: 0, volumes: 0, bandwidthMbit: 0 }
-  records.publish('site', { site, gateway: 'gw', addresses: mesh.addresses(), hosts: 1, total: free, free, freeByHost: [free], volumeFreeMib: 0, version: '1', features: [], roles: ['gateway'], priceMilli: 0, maxTermMs: 0, relay: false })
+  records.publish('site', { site, gateway: 'gw', addresses: mesh.addresses(), hosts: 1, total: free, free, freeByHost: [free], volumeFreeMib: 0, version: '1', features: [], roles: ['gateway'], priceMilli: 0, maxTermMs: 0, relay: false, tunnel: [] })
   return mesh
 }
 

@@ -35,7 +35,7 @@ const noLink = (): { path: null, rttMs: null } => ({ path: null, rttMs: null })
 
 const ad = (site: string, gateway: string, more: Partial<SiteAd> = {}): SiteAd => ({
   site, gateway, addresses: ['/ip4/127.0.0.1/tcp/1'], hosts: 2, total: { vcpus: 8, memoryMib: 8192, diskMib: 0, volumes: 64, bandwidthMbit: 0 }, free: { vcpus: 4, memoryMib: 4096, diskMib: 0, volumes: 64, bandwidthMbit: 0 },
-  freeByHost: [], volumeFreeMib: 0, version: '1', features: ['kvm'], roles: ['gateway'], priceMilli: 5, maxTermMs: 0, relay: false, ...more
+  freeByHost: [], volumeFreeMib: 0, version: '1', features: ['kvm'], roles: ['gateway'], priceMilli: 5, maxTermMs: 0, relay: false, tunnel: [], ...more
 })
 const issuedOf = (kit: Kit, site: string, more: Partial<Issued> = {}): Issued =>
   ({ kind: 'site', subject: peerIdOf(kit.siteKeys.get(site)!), name: site, roles: [], segmentIds: null, joinedMs: NOW - HOUR, issuedMs: NOW - HOUR, notAfterMs: NOW + HOUR, ...more })

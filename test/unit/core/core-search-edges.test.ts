@@ -78,14 +78,14 @@ t.test('a site is folded from its hosts: features and roles of those that lend, 
     host('c1', { features: ['kvm', 'dm'] }), host('s1', { roles: ['storage', 'gateway'], features: ['lio', 'dm'], free: { vcpus: -2, memoryMib: 1, diskMib: 70, volumes: 64, bandwidthMbit: 0 } }),
     host('c2', { cordoned: true, roles: ['compute', 'storage'], features: ['sgx'], free: { vcpus: 8, memoryMib: 8192, diskMib: 100, volumes: 64, bandwidthMbit: 0 } })
   ]
-  const ad = foldSite('tokyo', gateway, hosts, '0', { priceMilli: 5, maxTermMs: HOUR, relay: true })
+  const ad = foldSite('tokyo', gateway, hosts, '0', { priceMilli: 5, maxTermMs: HOUR, relay: true, tunnel: [] })
   t.match(ad, {
     hosts: 3, total: { vcpus: 24, memoryMib: 24_576, diskMib: 300, volumes: 192, bandwidthMbit: 0 }, free: { vcpus: 4, memoryMib: 4097, diskMib: 120, volumes: 128, bandwidthMbit: 0 }, freeByHost: [{ vcpus: 4, memoryMib: 4096, diskMib: 50, volumes: 64, bandwidthMbit: 0 }], volumeFreeMib: 70,
     features: ['dm', 'kvm', 'lio'], roles: ['compute', 'gateway', 'storage'], priceMilli: 5, maxTermMs: HOUR, relay: true
   })
   t.equal(ad.freeByHost.length, 1, 'cordoned hosts lend nothing')
-  t.strictSame(foldSite('tokyo', gateway, hosts.toReversed(), '0', { priceMilli: 5, maxTermMs: HOUR, relay: true }).features, ad.features)
-  t.match(foldSite('tokyo', gateway, [], '0'), { hosts: 0, freeByHost: [], volumeFreeMib: 0, features: [], roles: [], priceMilli: 0, maxTermMs: 0, relay: false })
+  t.strictSame(foldSite('tokyo', gateway, hosts.toReversed(), '0', { priceMilli: 5, maxTermMs: HOUR, relay: true, tunnel: [] }).features, ad.features)
+  t.match(foldSite('tokyo', gateway, [], '0'), { hosts: 0, freeByHost: [], volumeFreeMib: 0, features: [], roles: [], priceMilli: 0, maxTermMs: 0, relay: false, tunnel: [] })
   t.equal(foldSite('tokyo', gateway, [host('c1', { features: Array.from({ length: 500 }, (_, i) => `f${i}`) })], '0').features.length, MAX_FEATURES)
 
   t.strictSame(siteResourceOf('p', 7, decode('SiteAd', encode('SiteAd', ad)), { rttMs: 3, path: 'relay', state: 'suspect' }), {
@@ -98,7 +98,7 @@ t.test('a site is folded from its hosts: features and roles of those that lend, 
 
 const sites = (): SiteResource[] => [
   siteResourceOf('p1', 0, foldSite('tokyo', gateway, [host('c1')], '0'), { rttMs: 0, path: 'self' }),
-  siteResourceOf('p2', 155_000, foldSite('osaka', gateway, [host('c1')], '0', { priceMilli: 12_500, maxTermMs: HOUR, relay: false }), { state: 'dead' })
+  siteResourceOf('p2', 155_000, foldSite('osaka', gateway, [host('c1')], '0', { priceMilli: 12_500, maxTermMs: HOUR, relay: false, tunnel: [] }), { state: 'dead' })
 ]
 
 t.test('people see the ranking, every reason, and the verdict last', t => {

@@ -50,7 +50,7 @@ function ledgerOf (name: string, id = ID): LedgerState {
 }
 const leases = (name: string, id = ID): Lease[] => leasesOf(ledgerOf(name, id), id)
 const addresses = new Map(build().sites.flatMap(site => site.hosts.map(one => [one.host, one.underlayAddress])))
-const truthOf = (name: string): HostTruth => ({ ...gatewayTruth, peer: `peer-${name}`, underlayAddress: addresses.get(name) ?? '', tunnelPort: 51820, addressOf: other => addresses.get(other) ?? null })
+const truthOf = (name: string): HostTruth => ({ ...gatewayTruth, peer: `peer-${name}`, underlayAddress: addresses.get(name) ?? '', tunnelEndpoint: `${addresses.get(name) ?? ''}:51820`, addressOf: other => addresses.get(other) ?? null })
 const selfOf = (name: string): { site: string, host: string } => ({ site: name.split('-')[0] ?? '', host: name })
 
 type Change = (document: ClusterDocument) => void
@@ -173,15 +173,16 @@ t.test('what a document says of a site must be what that site offered', t => {
   t.end()
 })
 
+const OTHER = 'fedcba98-7654-4210-8fed-cba987654321'
+const other = (change: Change = () => undefined): ClusterDocument => {
+  const document = structuredClone(build(OTHER, 0x0d0e0f))
+  document.name = 'other'
+  for (const site of document.sites) site.segmentId += 100
+  change(document)
+  return document
+}
+
 t.test('clusters share nothing on a host but the tunnel', t => {
-  const OTHER = 'fedcba98-7654-4210-8fed-cba987654321'
-  const other = (change: Change = () => undefined): ClusterDocument => {
-    const document = structuredClone(build(OTHER, 0x0d0e0f))
-    document.name = 'other'
-    for (const site of document.sites) site.segmentId += 100
-    change(document)
-    return document
-  }
   const against = (document: ClusterDocument, active = true, name = 'tsukuba-1'): (() => void) => () => { check(name, build(), [{ document, active }]) }
   t.doesNotThrow(against(other()))
   for (const name of ['tsukuba-1', 'tsukuba-2']) {
@@ -202,6 +203,33 @@ t.test('clusters share nothing on a host but the tunnel', t => {
   t.throws(() => { checkAgainstLeases(foreign(build()), selfOf('tsukuba-1'), leases('tsukuba-1'), [{ document: other(d => { at(d, 'tokyo').gateway.tunnelEndpoint = '192.0.2.1:9' }), active: true }], truthOf('tsukuba-1')) }, { message: /another key or endpoint/ })
   const stolen = other(d => { Object.assign(at(d, 'tokyo').gateway, { peer: 'peer-osaka-1', tunnelPublicKey: keyOf('tokyo-1'), tunnelAddress: tunnelAddressFor('peer-osaka-1') }) })
   t.throws(against(stolen), { message: /tunnel key of another gateway/ })
+  t.end()
+})
+
+t.test('once a gateway has said its keys itself, documents need not agree about them', t => {
+  const foreign = (document: ClusterDocument): ClusterDocument => ({ ...document, masterPeer: 'peer-osaka-1' })
+  const moved = (): ClusterDocument => other(d => { Object.assign(at(d, 'tokyo').gateway, { tunnelPublicKey: keyOf('old'), tunnelEndpoint: '192.0.2.1:9' }) })
+  const claims = (document: ClusterDocument, before: ClusterDocument, heard: Record<string, string[]>): (() => void) => () => {
+    checkAgainstLeases(document, selfOf('tsukuba-1'), leases('tsukuba-1'), [{ document: before, active: true }], { ...truthOf('tsukuba-1'), heardKeys: peer => heard[peer] ?? null })
+  }
+  t.throws(claims(foreign(build()), moved(), {}), { message: /another key or endpoint/ }, 'nothing was heard: the first word stands')
+  t.throws(claims(foreign(build()), moved(), { 'peer-osaka-1': [keyOf('x')] }), { message: /another key or endpoint/ }, 'somebody else was heard')
+  t.doesNotThrow(claims(foreign(build()), moved(), { 'peer-tokyo-1': [keyOf('newest')] }), 'its key was exchanged meanwhile, and what it says itself counts')
+
+  const osaka = other(d => { Object.assign(at(d, 'tokyo').gateway, { peer: 'peer-osaka-1', tunnelPublicKey: keyOf('osaka long ago'), tunnelAddress: tunnelAddressFor('peer-osaka-1') }) })
+  t.doesNotThrow(claims(build(), osaka, { 'peer-osaka-1': [keyOf('osaka now')] }))
+  t.throws(claims(build(), osaka, { 'peer-osaka-1': [keyOf('tokyo-1')] }), { message: /tunnel key of another gateway/ }, 'a key that its owner says is its own')
+  t.throws(claims(build(), osaka, { 'peer-tsukuba-1': [keyOf('tokyo-1')] }), { message: /gateway tokyo-1 has the tunnel key of tsukuba-1/ }, 'or that is ours')
+  t.end()
+})
+
+t.test('gateways of a cluster have an IP version in common', t => {
+  const at6 = (endpoint: string): ClusterDocument => changed(d => { at(d, 'tokyo').gateway.tunnelEndpoint = endpoint })
+  t.equal(documentProblem(at6('192.0.2.1:51820,[2001:db8::1]:51820'), gatewayTruth), null)
+  t.equal(documentProblem(at6('[2001:db8::1]:51820'), gatewayTruth), 'gateway tsukuba-1 of site tsukuba has its tunnel at 192.0.2.11:51820, gateway tokyo-1 of site tokyo at [2001:db8::1]:51820: they have no IP version in common')
+  for (const bad of ['[fe80::1]:51820', '[::1]:51820', '[2001:DB8::1]:51820', '2001:db8::1:51820', '[2001:db8::1]:51820,[2001:db8::2]:51820', 'gw.example:51820']) t.match(documentProblem(at6(bad), gatewayTruth) ?? '', /has the tunnel endpoint ".*", which is no address and port/)
+  const offers = OFFERS.map(offer => offer.site === 'tokyo' ? { ...offer, gateway: { ...offer.gateway, tunnelEndpoint: '[2001:db8::1]:51820' } } : offer)
+  t.throws(() => buildClusterDocument({ id: ID, name: 'demo', spec: demo, offers, masterSite: 'tokyo', masterPeer: 'peer-tokyo-1', vni: 7, nowMs: T0, sshPublicKey: 'x', imageDigest: `sha256:${'0'.repeat(64)}`, hash }), { code: 'CONFLICT', message: /192\.0\.2\.11:51820, .* at \[2001:db8::1\]:51820: they have no IP version in common/, hint: /tunnelAddresses/ }, 'before anybody is committed to it')
   t.end()
 })
 

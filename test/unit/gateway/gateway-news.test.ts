@@ -25,7 +25,7 @@ function trustAt (nowMs: () => number, shown: boolean) {
   if (shown) for (const site of ['osaka', 'kyoto']) trust.admit(kit.member(`${site}/gw`).peerId, kit.member(`${site}/gw`).chain)
   return trust
 }
-const facts = (site: string) => ({ peer: kit.member(`${site}/gw`).peerId, chain: chainToText(kit.member(`${site}/gw`).chain) })
+const facts = (site: string) => ({ host: 'gw', peer: kit.member(`${site}/gw`).peerId, chain: chainToText(kit.member(`${site}/gw`).chain) })
 const osakaKey = kit.siteKeys.get('osaka') ?? self.key
 const byCoordinator = (nowMs: number) => revoke(kit.coordinatorKey, [], { federation: kit.federation, kind: 'site', subject: peerIdOf(osakaKey), site: 'osaka', name: '', reason: 'left' }, nowMs)
 const bySite = (nowMs: number) => revoke(osakaKey, kit.siteChains.get('osaka') ?? [], { federation: kit.federation, kind: 'host', subject: facts('osaka').peer, site: 'osaka', name: 'gw', reason: 'sold' }, nowMs)
@@ -34,11 +34,11 @@ t.test('a site or a gateway that was revoked is news, whether it was ever met or
   for (const shown of [true, false]) {
     for (const [what, say] of [['the site', byCoordinator], ['the gateway', bySite]] as const) {
       const trust = trustAt(() => NOW + 2_000, shown)
-      t.equal(newsOf(trust, facts('osaka')).revoked, false, `${what}: before`)
+      t.equal(newsOf(trust, facts('osaka'), 'osaka', null).revoked, false, `${what}: before`)
       trust.takeRevocation(say(NOW + 1_000))
-      t.equal(newsOf(trust, facts('osaka')).revoked, true, what)
-      t.equal(newsOf(trust, facts('kyoto')).revoked, false, 'and nobody else')
-      t.equal(newsOf(trust, { ...facts('kyoto'), chain: facts('osaka').chain }).revoked, false, 'certificates of another say nothing')
+      t.equal(newsOf(trust, facts('osaka'), 'osaka', null).revoked, true, what)
+      t.equal(newsOf(trust, facts('kyoto'), 'kyoto', null).revoked, false, 'and nobody else')
+      t.equal(newsOf(trust, { ...facts('kyoto'), chain: facts('osaka').chain }, 'kyoto', null).revoked, false, 'certificates of another say nothing')
     }
   }
   t.end()
@@ -48,10 +48,10 @@ t.test('certificates that have ended shut nobody out, and revocations count all 
   let nowMs = NOW
   const trust = trustAt(() => nowMs, true)
   nowMs = NOW + 31 * 24 * 3_600_000
-  t.equal(newsOf(trust, facts('osaka')).revoked, false)
-  t.equal(newsOf(trust, { peer: facts('osaka').peer, chain: ['AAAA'] }).revoked, false)
+  t.equal(newsOf(trust, facts('osaka'), 'osaka', null).revoked, false)
+  t.equal(newsOf(trust, { ...facts('osaka'), chain: ['AAAA'] }, 'osaka', null).revoked, false)
   trust.takeRevocation(byCoordinator(nowMs - 1_000))
-  t.equal(newsOf(trust, facts('osaka')).revoked, true)
+  t.equal(newsOf(trust, facts('osaka'), 'osaka', null).revoked, true)
   t.end()
 })
 
@@ -61,7 +61,7 @@ const document = {
   sites: sites.map((site, i) => ({
     site, leaseId: `s${i}`, segmentId: 7, cache: false, gatewayAddress: `10.42.255.${i + 1}`, gatewayMac: `02:00:00:00:00:0${i}`,
     hosts: [{ host: 'gw', peer: kit.member(`${site}/gw`).peerId, underlayAddress: `192.0.2.${i + 1}`, gateway: true }],
-    gateway: { host: 'gw', ...facts(site), underlayAddress: `192.0.2.${i + 1}`, tunnelPublicKey: `key ${site}`, tunnelEndpoint: `192.0.2.${i + 1}:51820`, tunnelAddress: `${address(site)}/32` }
+    gateway: { ...facts(site), underlayAddress: `192.0.2.${i + 1}`, tunnelPublicKey: `key ${site}`, tunnelEndpoint: `192.0.2.${i + 1}:51820`, tunnelAddress: `${address(site)}/32` }
   }))
 } as unknown as ClusterDocument
 
@@ -71,7 +71,7 @@ const segmentOf = (objects: readonly DesiredObject[]) => objects.find(one => one
 t.test('a revoked site is gone from the tunnel and from the segment at the next pass', t => {
   const trust = trustAt(() => NOW + 2_000, true)
   const ledger = { activeDocuments: () => [{ document, secrets: [] }], leases: () => [] } as unknown as Ledger
-  const objects = createHostObjects({ site: 'tokyo', host: 'gw' }, ledger, () => null as unknown as Reconciler, gateway => newsOf(trust, gateway))
+  const objects = createHostObjects({ site: 'tokyo', host: 'gw' }, ledger, () => null as unknown as Reconciler, { news: (gateway, site) => newsOf(trust, gateway, site, null), own: () => ({ secondPort: 60_001, keyEpoch: 3 }) })
   const peers = (): string[] => (tunnelOf(objects.desired())?.peers ?? []).map(({ site }) => site)
   const remotes = (): string[] => segmentOf(objects.desired())?.gateway?.tunnel?.remoteAddresses ?? []
   t.strictSame(peers(), ['osaka', 'kyoto'])

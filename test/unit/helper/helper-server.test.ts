@@ -70,7 +70,7 @@ t.test('root may look and clean, and change nothing else', async t => {
   t.strictSame(await raw.next(), { id: 1, result: null })
   raw.send(apply(2))
   t.match(await raw.next(), { id: 2, error: { code: 'HELPER_REFUSED', message: /apply/ } })
-  for (const [id, verb, params] of [[3, 'fence-revoke', { resource: 'domain a.b', clusterId: 'c', counter: 1 }], [4, 'remove', { kind: 'domain', name: 'a', claim: null }], [5, 'tunnel-key', {}], [6, 'segment-ping', { vni: 1, address: '10.0.0.1' }]] as const) {
+  for (const [id, verb, params] of [[3, 'fence-revoke', { resource: 'domain a.b', clusterId: 'c', counter: 1 }], [4, 'remove', { kind: 'domain', name: 'a', claim: null }], [5, 'tunnel-tracks', {}], [6, 'segment-ping', { vni: 1, address: '10.0.0.1' }]] as const) {
     raw.send({ id, verb, params, deadlineMs: 1_000 })
     t.match(await raw.next(), { id, error: { code: 'HELPER_REFUSED' } }, verb)
   }

@@ -82,7 +82,7 @@ async function bench (t: Test): Promise<Bench> {
     site: 'tokyo', host: 'tokyo-1', ledger, reconciler: () => reconciler, details: { of: () => Promise.resolve({}) }, events: createEventLog(now), now, fence,
     monotonic: () => performance.now(), sleep: ms => new Promise(resolve => { setTimeout(resolve, ms) }),
     signGrant: grant => { signed.push(grant); return { envelope: new Uint8Array(1), chain: [] } },
-    truth: { ...gatewayTruth, peer: 'peer-tokyo-1', underlayAddress: '192.0.2.1', tunnelPort: 51820, addressOf: () => null }
+    truth: { ...gatewayTruth, peer: 'peer-tokyo-1', underlayAddress: '192.0.2.1', tunnelEndpoint: '192.0.2.1:51820', addressOf: () => null }
   })
   return {
     lessor, ledger, reconciler, fence, objects, store, clock, signed,

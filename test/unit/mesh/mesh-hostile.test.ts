@@ -66,7 +66,7 @@ t.test('two bytes that become an object are counted before they do', t => {
   for (let n = 0; n < 20; n++) t.throws(() => decode('SiteAd', empties(MAX_MESSAGE_BYTES / 2)), { code: 'INVALID_INPUT' })
   t.ok(performance.now() - from < 2000, '20 of them took 6 s when each was decoded')
   const zero = { vcpus: 0, memoryMib: 0, diskMib: 0, volumes: 64, bandwidthMbit: 0 }
-  const ad: Bodies['site'] = { site: 'a', gateway: 'b', addresses: [], hosts: 0, total: null, free: null, freeByHost: Array.from({ length: 5000 }, () => zero), volumeFreeMib: 0, version: '', features: [], roles: [], priceMilli: 0, maxTermMs: 0, relay: false }
+  const ad: Bodies['site'] = { site: 'a', gateway: 'b', addresses: [], hosts: 0, total: null, free: null, freeByHost: Array.from({ length: 5000 }, () => zero), volumeFreeMib: 0, version: '', features: [], roles: [], priceMilli: 0, maxTermMs: 0, relay: false, tunnel: [] }
   t.throws(() => encode('SiteAd', ad, { maxBytes: 32_768 }), /items/, 'what nobody would read is not sent')
   t.end()
 })
@@ -90,7 +90,7 @@ t.test('nobody makes a member count beyond what numbers hold', async t => {
   t.equal(said.at(-1)?.leaving, true)
 })
 
-const siteAd = (gateway: string, site = 'osaka'): Bodies['site'] => ({ site, gateway, addresses: [], hosts: 0, total: null, free: null, freeByHost: [], volumeFreeMib: 0, version: '', features: [], roles: [], priceMilli: 0, maxTermMs: 0, relay: false })
+const siteAd = (gateway: string, site = 'osaka'): Bodies['site'] => ({ site, gateway, addresses: [], hosts: 0, total: null, free: null, freeByHost: [], volumeFreeMib: 0, version: '', features: [], roles: [], priceMilli: 0, maxTermMs: 0, relay: false, tunnel: [] })
 
 t.test('a site fills no directory, an author no network', async t => {
   const me = kit.member('tokyo/g1')

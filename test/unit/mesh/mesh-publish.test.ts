@@ -19,7 +19,7 @@ const foreign = await createKit({ sites: [{ name: 'tokyo', hosts: [{ name: 'c2',
 const c2 = kit.member('tokyo/c2')
 const ad = (host: string, version: string, site = 'tokyo'): Bodies['host'] => ({ site, host, roles: [], addresses: [], underlayAddress: '', total: null, free: null, cordoned: false, accelerator: '', version, inventory: null, features: [] })
 const siteAd = (site: string, gateway: string): Bodies['site'] => ({
-  site, gateway, addresses: [], hosts: 0, total: null, free: null, freeByHost: [], volumeFreeMib: 0, version: '', features: [], roles: [], priceMilli: 0, maxTermMs: 0, relay: false
+  site, gateway, addresses: [], hosts: 0, total: null, free: null, freeByHost: [], volumeFreeMib: 0, version: '', features: [], roles: [], priceMilli: 0, maxTermMs: 0, relay: false, tunnel: []
 })
 
 type Handlers = { [M in 'sync' | 'revocations']?: (request: Methods[M]['request'], context: CallContext) => Methods[M]['reply'] | Promise<Methods[M]['reply']> }

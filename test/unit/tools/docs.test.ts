@@ -130,7 +130,7 @@ t.test('error codes in the documents are those of the sources', t => {
 })
 
 t.test('every command in the documents is one of the program', t => {
-  const groups = ['agent', 'site', 'host', 'coordinator', 'cluster', 'image', 'lease', 'segment']
+  const groups = ['agent', 'site', 'host', 'coordinator', 'cluster', 'image', 'lease', 'segment', 'tunnel']
   const known = readdirSync(join(ROOT, 'cli', 'commands')).map(f => read(join('cli', 'commands', f))).join('\n')
   for (const file of markdown.filter(f => !f.includes('adr'))) {
     for (const [, group = '', verb = ''] of read(file).matchAll(/\bmusubi ([a-z]+) ([a-z]+)\b/g)) {

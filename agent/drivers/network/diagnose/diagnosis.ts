@@ -40,7 +40,7 @@ export function createDiagnosis ({ stateDir }: { stateDir: string }): Diagnosis 
   /** Pings of the host itself go to members of the segment and to nobody else. */
   function mustBeMember ({ name, spec, tunnel }: Asked, where: EchoWhere, address: string): void {
     const peers = tunnel?.peers ?? []
-    const members = where === 'tunnel' ? peers.map(peer => bareAddress(peer.address)) : [...spec.site.remoteAddresses, ...peers.map(({ endpoint }) => splitEndpoint(endpoint).address)]
+    const members = where === 'tunnel' ? peers.map(peer => bareAddress(peer.address)) : [...spec.site.remoteAddresses, ...peers.flatMap(({ endpoint, tracks = [] }) => [endpoint, ...tracks.map(track => track.endpoint)]).map(endpoint => splitEndpoint(endpoint).address)]
     if (!members.includes(address)) throw new NotFoundError(`${address} is no address of the ${where} of ${name}`)
   }
 

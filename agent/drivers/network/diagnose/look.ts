@@ -1,17 +1,17 @@
 import { clusterNamespace, hostBridgeName, tapName } from '../../../../protocol/core/desired.ts'
-import type { SegmentSpec, TunnelSpec } from '../../../../protocol/core/desired.ts'
+import type { SegmentSpec, Track, TunnelSpec } from '../../../../protocol/core/desired.ts'
 import { DIAGNOSE_MAX_REMOTES } from '../../../../protocol/core/limits.ts'
 import type { BridgeFact, ChainFact, DropFact, LinkFact, PeerFact, ReachFact, SegmentFacts, TunnelFact } from '../../../diagnose/facts.ts'
 import { CommandError, run, runJson } from '../../../exec.ts'
 import { chainKey, chainMarks } from '../filter.ts'
 import { hasIpv6, listNamespaces, readHost } from '../host.ts'
-import { DEFAULT_UNDERLAY_MTU, hostPortName, hostVethName, hostVxlanName, INNER, INNER_MTU, SITE_VXLAN_PORT, TUNNEL_MTU, WG_INTERFACE } from '../names.ts'
-import { tunnelMtuOf } from '../tunnel/names.ts'
+import { DEFAULT_UNDERLAY_MTU, hostPortName, hostVethName, hostVxlanName, INNER, INNER_MTU, SITE_VXLAN_PORT, TUNNEL_MTU } from '../names.ts'
+import { TRACKS, tunnelMtuOf, wgInterface } from '../tunnel/names.ts'
 import { MAX_TUNNEL_MTU, MIN_TUNNEL_MTU } from '../tunnel/path-search.ts'
 import { parseRoutes, type LinkState, type SpaceState } from '../observed.ts'
 import { planSegment, type LinkPlan } from '../plan.ts'
 import { readSpaces } from '../spaces.ts'
-import { bareAddress, checkTunnel, parseDump, type WireGuardState } from '../tunnel/wireguard.ts'
+import { bareAddress, checkTunnel, parseDump, type CheckedTunnel, type WireGuardState } from '../tunnel/wireguard.ts'
 import { arpAnswer, echo, largestEcho, SMALL_BYTES, udpAnswer } from './echo.ts'
 import { dropsOf } from './ruleset.ts'
 
@@ -55,6 +55,7 @@ export async function lookAtSegment ({ name, spec, tunnel: tunnelSpec }: Asked, 
   const [host, namespaces, ipv6] = await Promise.all([readHost(signal), listNamespaces(), hasIpv6()])
   const underlay = host.links.find(({ ipv4 }) => ipv4.some(address => address.split('/')[0] === site.localAddress)) ?? null
   const underlayMtu = underlay === null || Number.isNaN(underlay.mtu) ? DEFAULT_UNDERLAY_MTU : underlay.mtu
+  const checked = tunnelSpec === null ? null : checkTunnel(tunnelSpec)
   const plan = planSegment(name, spec, underlayMtu, ipv6, tunnelMtuOf(host.links))
   const spaces = await readSpaces([...namespaces.values()], signal)
   const own = namespaces.has(vni) ? spaces.get(clusterNamespace(vni)) ?? null : null
@@ -76,9 +77,9 @@ export async function lookAtSegment ({ name, spec, tunnel: tunnelSpec }: Asked, 
   }))
 
   const [tunnel, reach, drops, bridge] = await Promise.all([
-    spec.gateway?.tunnel === undefined || spec.gateway.tunnel === null || tunnelSpec === null ? null : lookAtTunnel(checkTunnel(tunnelSpec), spec.gateway.tunnel.remoteAddresses, host, signal),
-    lookAtUnderlay(spec, tunnelSpec, underlayMtu, signal),
-    lookForDrops(spec, tunnelSpec, signal),
+    spec.gateway?.tunnel === undefined || spec.gateway.tunnel === null || checked === null ? null : lookAtTunnel(checked, spec.gateway.tunnel.remoteAddresses, host, signal),
+    lookAtUnderlay(spec, checked, underlayMtu, signal),
+    lookForDrops(spec, checked, signal),
     // who is known is answered for at home: that proves nothing of the way
     spec.gateway !== undefined || gatewayAddress === null || spec.known?.members.some(({ address }) => address === gatewayAddress) === true ? null : askByBridge(vni, gatewayAddress, host, signal)
   ])
@@ -111,11 +112,14 @@ function idUsers (spec: SegmentSpec, host: SpaceState, namespaces: Map<number, s
     vxlan === undefined || vxlan.id !== spec.site.segmentId || vxlan.port !== SITE_VXLAN_PORT || own.has(space === null ? name : `${space} ${name}`) ? [] : [{ space, link: name, id: vxlan.id, port: vxlan.port }]))
 }
 
-async function lookAtUnderlay ({ site, gateway }: SegmentSpec, tunnel: TunnelSpec | null, mtu: number, signal: AbortSignal): Promise<ReachFact[]> {
+/** Where a peer is: at the endpoint of the key that it keeps. */
+const endpointOf = ({ endpoint, tracks }: CheckedTunnel['peers'][number]): string => (tracks.find(({ draining }) => !draining) ?? tracks[0])?.endpoint ?? endpoint
+
+async function lookAtUnderlay ({ site, gateway }: SegmentSpec, tunnel: CheckedTunnel | null, mtu: number, signal: AbortSignal): Promise<ReachFact[]> {
   const members = new Set(gateway?.tunnel?.remoteAddresses ?? [])
   const targets: Array<Pick<ReachFact, 'what' | 'address' | 'port' | 'site' | 'wantBytes'>> = [
     ...site.remoteAddresses.map(address => ({ what: 'site-host' as const, address, port: SITE_VXLAN_PORT, site: null, wantBytes: mtu })),
-    ...(tunnel?.peers ?? []).filter(({ address }) => members.has(bareAddress(address))).map(peer => ({ what: 'endpoint' as const, ...splitEndpoint(peer.endpoint), site: peer.site, wantBytes: Math.min(mtu, TUNNEL_OUTER_BYTES) }))
+    ...(tunnel?.peers ?? []).filter(({ address }) => members.has(bareAddress(address))).map(peer => ({ what: 'endpoint' as const, ...splitEndpoint(endpointOf(peer)), site: peer.site, wantBytes: Math.min(mtu, TUNNEL_OUTER_BYTES) }))
   ]
   return await Promise.all(targets.slice(0, DIAGNOSE_MAX_REMOTES).map(async target => {
     const { address, port, wantBytes } = target
@@ -124,45 +128,51 @@ async function lookAtUnderlay ({ site, gateway }: SegmentSpec, tunnel: TunnelSpe
   }))
 }
 
-async function lookForDrops (spec: SegmentSpec, tunnel: TunnelSpec | null, signal: AbortSignal): Promise<DropFact[]> {
+async function lookForDrops (spec: SegmentSpec, tunnel: CheckedTunnel | null, signal: AbortSignal): Promise<DropFact[]> {
   const flows = [
     ...(spec.site.remoteAddresses.length === 0 ? [] : [{ port: SITE_VXLAN_PORT, addresses: [spec.site.localAddress, ...spec.site.remoteAddresses] }]),
-    ...(spec.gateway?.tunnel == null || tunnel === null ? [] : [...new Set([tunnel.listenPort, ...tunnel.peers.map(({ endpoint }) => splitEndpoint(endpoint).port)])].map(port => ({
-      port, addresses: [spec.site.localAddress, ...tunnel.peers.map(({ endpoint }) => splitEndpoint(endpoint).address)]
+    ...(spec.gateway?.tunnel == null || tunnel === null ? [] : [...new Set([tunnel.listenPort, tunnel.secondPort, ...tunnel.peers.map(peer => splitEndpoint(endpointOf(peer)).port)])].map(port => ({
+      port, addresses: [spec.site.localAddress, ...tunnel.peers.map(peer => splitEndpoint(endpointOf(peer)).address)]
     })))
   ]
   return dropsOf(await runJson('nft', ['-j', 'list', 'ruleset'], { signal, timeoutMs: KERNEL_MS }), flows)
 }
 
-async function readWireGuard (signal: AbortSignal): Promise<WireGuardState | null> {
+async function readWireGuard (name: string, signal: AbortSignal): Promise<WireGuardState | null> {
   try {
-    return parseDump((await run('wg', ['show', WG_INTERFACE, 'dump'], { signal, timeoutMs: WIREGUARD_MS })).stdout)
+    return parseDump((await run('wg', ['show', name, 'dump'], { signal, timeoutMs: WIREGUARD_MS })).stdout)
   } catch (error) {
     if (error instanceof CommandError && !signal.aborted) return null
     throw error
   }
 }
 
-async function lookAtTunnel (spec: TunnelSpec, members: readonly string[], host: SpaceState, signal: AbortSignal): Promise<TunnelFact> {
-  const link = host.links.find(({ name }) => name === WG_INTERFACE)
-  const [state, routes] = await Promise.all([
-    link === undefined ? null : readWireGuard(signal),
-    runJson('ip', ['-json', 'route', 'show'], { signal, timeoutMs: KERNEL_MS })
-  ])
-  const routed = new Set(parseRoutes(routes, WG_INTERFACE))
+/** While keys are exchanged there are two interfaces: what is told of the tunnel is told of the one that leads to most members, of a peer that of its own route. */
+async function lookAtTunnel (spec: CheckedTunnel, members: readonly string[], host: SpaceState, signal: AbortSignal): Promise<TunnelFact> {
+  const there = TRACKS.filter(track => host.links.some(({ name }) => name === wgInterface(track)))
+  const routes = there.length === 0 ? [] : await runJson('ip', ['-json', 'route', 'show'], { signal, timeoutMs: KERNEL_MS })
+  const routed = new Map(there.map(track => [track, new Set(parseRoutes(routes, wgInterface(track)))]))
+  const leads = (track: Track): number => members.filter(address => routed.get(track)?.has(address) === true).length
+  const [main = 0] = there.toSorted((a, b) => leads(b) - leads(a))
+  const name = wgInterface(main)
+  const link = host.links.find(one => one.name === name)
+  const state = link === undefined ? null : await readWireGuard(name, signal)
   // The driver fits it to the narrowest path; what is outside of that it has not set.
   const wantMtu = link !== undefined && link.mtu >= MIN_TUNNEL_MTU && link.mtu <= MAX_TUNNEL_MTU ? link.mtu : TUNNEL_MTU
   const peers = spec.peers.filter(({ address }) => members.includes(address)).slice(0, DIAGNOSE_MAX_REMOTES)
   return {
-    interface: WG_INTERFACE, wantMtu, wantAddress: spec.address, wantPort: spec.listenPort, listenPort: state?.listenPort ?? null,
+    interface: name, wantMtu, wantAddress: spec.address, wantPort: main === 0 ? spec.listenPort : spec.secondPort, listenPort: state?.listenPort ?? null,
     have: link === undefined ? null : { up: link.up, mtu: link.mtu, addresses: link.ipv4, mode: link.kind === 'wireguard' ? 'kernel' : 'userspace' },
-    peers: await Promise.all(peers.map(async ({ site, publicKey, endpoint, address }): Promise<PeerFact> => {
+    peers: await Promise.all(peers.map(async (peer): Promise<PeerFact> => {
+      const { site, address } = peer
+      const track = there.find(one => routed.get(one)?.has(address) === true)
+      const want = peer.tracks.find(one => one.track === (track ?? main)) ?? peer.tracks[0]
       const answer = await echo({ address, bytes: SMALL_BYTES, count: COUNT }, signal)
       const largestBytes = answer.received === 0 ? null : await largestEcho({ address }, wantMtu, answer, signal)
       // read after the pings: they make WireGuard shake hands
-      const found = (state === null ? null : await readWireGuard(signal))?.peers.find(peer => peer.publicKey === publicKey)
+      const found = (state === null ? null : await readWireGuard(wgInterface(track ?? main), signal))?.peers.find(one => one.publicKey === want?.publicKey)
       return {
-        site, address, wantEndpoint: endpoint, endpoint: found?.endpoint ?? null, present: found !== undefined, routed: routed.has(address),
+        site, address, wantEndpoint: want?.endpoint ?? endpointOf(peer), endpoint: found?.endpoint ?? null, present: found !== undefined, routed: track !== undefined,
         latestHandshake: found?.latestHandshake ?? 0, rxBytes: found?.rxBytes ?? 0, txBytes: found?.txBytes ?? 0, echo: answer, largestBytes
       }
     }))

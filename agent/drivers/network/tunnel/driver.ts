@@ -28,11 +28,17 @@ const NAME = 'wg'
 const MAX_STEPS = 8
 
 /** An own key as peers are to know it. */
-export interface PublicTrack { track: Track, publicKey: string, draining: boolean }
+export interface PublicTrack {
+  track: Track
+  publicKey: string
+  draining: boolean
+  /** the `keyEpoch` that it was made under */
+  epoch: number
+  /** Unix ms, wall clock */
+  madeMs: number
+}
 
 export interface TunnelDriver extends Driver<'tunnel'> {
-  /** Public half of this host's key, which is made on first use; no tunnel is needed for it. While keys are exchanged: of the one that stays. */
-  publicKey (signal?: AbortSignal): Promise<string>
   /** All keys that peers may use now, in the order of tracks; one is made on first use. */
   publicTracks (signal?: AbortSignal): Promise<PublicTrack[]>
   /** Who would carry, or carries, the tunnel here, for `doctor`; null when nothing can. User space is several times slower. */
@@ -241,7 +247,7 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
       })),
       peers: TRACKS.flatMap((track) => (seen.tracks.get(track)?.wireguard?.peers ?? []).map((peer) => {
         const of = spec?.peers.find(({ tracks }) => tracks.some((one) => one.track === track && one.publicKey === peer.publicKey))
-        return { site: of?.site ?? null, address: of?.address ?? null, track, inUse: of !== undefined && planned?.decision.routes.get(of.address) === track, ...peer, ...(of === undefined ? {} : paths.of(of.address)) }
+        return { site: of?.site ?? null, address: of?.address ?? null, track, inUse: of !== undefined && seen.tracks.get(track)?.routes.includes(of.address) === true, ...peer, ...(of === undefined ? {} : paths.of(of.address)) }
       })),
       waiting: planned?.decision.waiting ?? [],
       ...(problems.length === 0 ? {} : { problems }),
@@ -252,18 +258,13 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
   const publicTracks = async (signal: AbortSignal = AbortSignal.timeout(START_TIMEOUT_MS)): Promise<PublicTrack[]> => {
     if ((await keys.state()).tracks.length === 0) await keys.open(0, (await records.get(NAME))?.keyEpoch ?? 0, signal)
     const { tracks, draining } = await keys.state()
-    const found = await Promise.all(tracks.map(async ({ track }) => ({ track, pair: await keys.pair(track, signal) })))
-    return found.flatMap(({ track, pair }) => (pair === null ? [] : [{ track, publicKey: pair.publicKey, draining: draining?.track === track }]))
+    const found = await Promise.all(tracks.map(async (one) => ({ ...one, pair: await keys.pair(one.track, signal) })))
+    return found.flatMap(({ track, epoch, madeMs, pair }) => (pair === null ? [] : [{ track, publicKey: pair.publicKey, draining: draining?.track === track, epoch, madeMs }]))
   }
 
   return {
     kind: 'tunnel',
     publicTracks,
-
-    async publicKey (signal) {
-      const tracks = await publicTracks(signal)
-      return (tracks.find(({ draining }) => !draining) ?? tracks[0])?.publicKey ?? ''
-    },
 
     async probe (signal) {
       const problems: string[] = []

@@ -9,6 +9,8 @@ export const otherTrack = (track: Track): Track => (track === 0 ? 1 : 0)
 export const wgInterface = (track: Track): string => (track === 0 ? WG_INTERFACE : `${PREFIX}wg1`)
 /** Service of wireguard-go for a track, where the kernel has no WireGuard. */
 export const wgService = (track: Track): string => (track === 0 ? WG_SERVICE : `${WG_SERVICE}-1`)
+/** UDP port of track 1 unless another is wished: the next one. */
+export const defaultSecondPort = (port: number): number => (port === 65_535 ? 65_534 : port + 1)
 /** nftables table in the host's namespace: who may talk to WireGuard, and what may leave only through it. */
 export const TUNNEL_TABLE = `${PREFIX}_tunnel`
 

@@ -1,7 +1,7 @@
 import { isIP, isIPv4, isIPv6 } from 'node:net'
 import { InvalidInputError } from '../../../../protocol/core/errors.ts'
 import type { Track, TunnelPeer, TunnelSpec, TunnelTrack } from '../../../../protocol/core/desired.ts'
-import { TRACKS } from './names.ts'
+import { defaultSecondPort, TRACKS } from './names.ts'
 
 /** Keeps the way through NAT open; 25 s is below every common UDP time-out. */
 const KEEPALIVE_SECONDS = 25
@@ -91,7 +91,7 @@ function checkTracks (peer: TunnelPeer): TunnelTrack[] {
  */
 export function checkTunnel (spec: TunnelSpec): CheckedTunnel {
   check(isPort(spec.listenPort), `${spec.listenPort} is no UDP port`)
-  const secondPort = spec.secondPort ?? (spec.listenPort === 65_535 ? 65_534 : spec.listenPort + 1)
+  const secondPort = spec.secondPort ?? defaultSecondPort(spec.listenPort)
   check(isPort(secondPort), `${secondPort} is no UDP port`)
   check(secondPort !== spec.listenPort, `both tracks have the UDP port ${secondPort}`)
   const keyEpoch = spec.keyEpoch ?? 0
