@@ -25,7 +25,7 @@ export interface Observed {
   cluster: SpaceState | 'broken' | null
 }
 
-const EMPTY: SpaceState = { links: [], floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [] }
+const EMPTY: SpaceState = { links: [], floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [], open: new Set() }
 const NO_SPACE: SpacePlan = { links: [], forwards: [], neighbours: [], chains: [] }
 
 /** A link that cannot be changed into what is wanted, only made again. */

@@ -20,7 +20,7 @@ const gateway: SegmentSpec = {
   gateway: { address: '10.42.255.1/16', bridgeMac: '02:00:00:00:00:AA', tunnel: { localAddress: '100.64.0.1', remoteAddresses: ['100.64.0.3', '100.64.0.2'] } }
 }
 
-const nothing = (): SpaceState => ({ links: [], floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [] })
+const nothing = (): SpaceState => ({ links: [], floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [], open: new Set() })
 
 /** Steps as text, one command a line; filters by their size only. */
 function show (steps: readonly Step[]): string[] {
@@ -58,7 +58,7 @@ t.test('a gateway gets a namespace, with VXLANs whose sockets stay outside', (t)
     'mz-000abc: netns-add',
     'mz-000abc: no-ipv6 all',
     'host: nft 9 rules',
-    'mz-000abc: nft 11 rules',
+    'mz-000abc: nft 13 rules',
     'host: ip link add name mzb000abc mtu 1500 address 02:6d:7a:00:0a:bc type bridge stp_state 0 forward_delay 0 mcast_snooping 0',
     'host: ip link add name site0 mtu 1500 netns mz-000abc arp off type vxlan id 7 local 10.0.0.1 dstport 4790 df unset udpcsum learning',
     'host: ip link add name wan0 mtu 1500 netns mz-000abc arp off type vxlan id 2748 local 100.64.0.1 dstport 4789 df unset udpcsum learning',
@@ -110,7 +110,7 @@ function built (): SpaceState {
     { ifname: 'mzm000abc', mtu: 1500, flags: ['UP'], link: 'mzs000abc', master: 'mzb000abc', linkinfo: { info_kind: 'macvlan', info_data: { mode: 'passthru' }, info_slave_data: { hairpin: false } } }
   ])
   const chains = plan.host.chains.map((chain) => ({ family: chain.family, table: chain.table, name: chain.name, marks: chainMarks(chain) }))
-  return { links, floods: parseFloods([{ mac: '00:00:00:00:00:00', ifname: 'mzs000abc', dst: '10.0.0.1' }]), forwards: new Map(), neighbours: new Map(), chains }
+  return { links, floods: parseFloods([{ mac: '00:00:00:00:00:00', ifname: 'mzs000abc', dst: '10.0.0.1' }]), forwards: new Map(), neighbours: new Map(), chains, open: new Set() }
 }
 
 t.test('only what is missing is done', (t) => {
