@@ -114,7 +114,7 @@ async function all (t: Test): Promise<void> {
     t.ok(await within(FORWARD_RENEW_MS + SLACK_MS, async () => await isOpen(a1)))
     await a1.ok('nft delete chain bridge mz_mss forward_000101', { netns: NS })
     await a1.ok('nft delete set bridge mz_mss forward', { netns: NS })
-    t.match(await stateOf(a1), [false, ['nft', 'forwarding lease']])
+    t.match(await stateOf(a1), [false, [`chain mz_mss forward_000101 in ${NS}`, 'forwarding lease']])
     await a1.apply('segment', NAME, specs.a1)
     t.strictSame(await stateOf(a1), [true, []])
   })

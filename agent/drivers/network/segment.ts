@@ -1,5 +1,6 @@
 import { join } from 'node:path'
 import { clusterNamespace } from '../../../protocol/core/desired.ts'
+import { networksOverlap } from '../../../protocol/core/addresses.ts'
 import { ConflictError, type MusubiError } from '../../../protocol/core/errors.ts'
 import { CommandError, run } from '../../exec.ts'
 import { fingerprint } from '../../fingerprint.ts'
@@ -9,12 +10,13 @@ import { DEFAULT_UNDERLAY_MTU, INNER, nameOfAlias, orphanName, vniOfChain, vniOf
 import { parseCounters } from './observed.ts'
 import { checkSegment, planSegment } from './plan.ts'
 import { createRecords } from './records.ts'
+import { describeSteps } from './repairs.ts'
 import { readSpaces } from './spaces.ts'
 import { tunnelMtuOf } from './tunnel/names.ts'
 import { removalSteps, segmentSteps } from './steps.ts'
 import type { SegmentSpec } from '../../../protocol/core/desired.ts'
 import type { Driver, ObservedObject } from '../driver.ts'
-import type { SpaceState } from './observed.ts'
+import type { LinkState, SpaceState } from './observed.ts'
 import type { Observed } from './steps.ts'
 import type { ServiceManager } from '../../services.ts'
 import { createTurns } from '../../turns.ts'
@@ -36,9 +38,24 @@ export interface SegmentDriver extends Driver<'segment'> {
   clusterNamespace (name: string): Promise<string | null>
 }
 
+/** Least MTU of an underlay, bytes: that of IPv6, below which no tunnel is of use. */
+const MIN_UNDERLAY_MTU = 1280
+
+/** The link of the host that has an address of a segment's underlay. */
+const underlayOf = (host: SpaceState, localAddress: string): LinkState | undefined => host.links.find(({ ipv4 }) => ipv4.some((address) => address.split('/')[0] === localAddress))
+
+/** What keeps a segment from working on this host whatever is made of it. @throws ConflictError naming link and address */
+function checkUnderlay (name: string, { site, gateway }: SegmentSpec, host: SpaceState): void {
+  const link = underlayOf(host, site.localAddress)
+  if (link === undefined) return
+  if (link.mtu < MIN_UNDERLAY_MTU) throw new ConflictError(`segment ${name}: ${link.name}, which has ${site.localAddress}, has MTU ${link.mtu}, and ${MIN_UNDERLAY_MTU} are needed`, `ip link set ${link.name} mtu 1500, if its switch takes that`)
+  const within = gateway === undefined ? undefined : link.ipv4.find((address) => networksOverlap(gateway.address, address))
+  if (within !== undefined) throw new ConflictError(`segment ${name}: its network (${gateway?.address ?? ''}) overlaps ${within} of ${link.name}, the underlay`, 'give the cluster another spec.network.cidr')
+}
+
 /** The MTU of the link that carries in-site frames. */
 function underlayMtu (host: SpaceState, localAddress: string): number {
-  const link = host.links.find(({ ipv4 }) => ipv4.some((address) => address.split('/')[0] === localAddress))
+  const link = underlayOf(host, localAddress)
   return link === undefined || Number.isNaN(link.mtu) ? DEFAULT_UNDERLAY_MTU : link.mtu
 }
 
@@ -160,7 +177,7 @@ export function createSegmentDriver (options: { stateDir: string, services: Serv
         const name = nameByVni.get(vni) ?? nameOnHost(vni, host, observed.cluster) ?? orphanName(vni)
         const spec = specs.get(name)
         const steps = spec === undefined || unread !== null ? null : segmentSteps(planSegment(name, spec, underlayMtu(host, spec.site.localAddress), ipv6, tunnelMtuOf(host.links)), observed)
-        const missing: string[] = steps?.map((step) => step.do) ?? ['record']
+        const missing: string[] = steps === null ? ['record'] : describeSteps(steps)
         // a keeper that has died is missed before its segments are: they go on for some seconds
         const lapsed = spec !== undefined && forwarding.mayForward(name) && steps !== null && !(keeper && isOpen(observed.cluster))
         if (lapsed) missing.push(keeper ? 'forwarding lease' : 'keeper of the forwarding lease')
@@ -184,6 +201,7 @@ export function createSegmentDriver (options: { stateDir: string, services: Serv
           if (other !== name && site.segmentId === spec.site.segmentId) throw new ConflictError(`segment ${name}: segment id ${spec.site.segmentId} is ${other}'s on this host`, `remove ${other} first`)
         }
         const before = specs.get(name)
+        checkUnderlay(name, spec, (await readAll(signal)).host)
         if (before !== undefined && before.vni !== spec.vni) await removeVni(before.vni, signal)
         await records.put(name, spec)
         const observed = await readOne(spec.vni, signal)

@@ -104,7 +104,7 @@ for (const { fault, facts: of, answers = all, skews = [], findings } of CASES) {
 t.test('names are of nodes, gateways, sites, addresses; a cluster is found by both ends', t => {
   const gateway = (host: string): ClusterDocument['sites'][number]['gateway'] => ({ host, peer: '', underlayAddress: '10.77.0.1', tunnelPublicKey: '', tunnelEndpoint: '', tunnelAddress: '', chain: [] })
   const document = (name: string, node: string): ClusterDocument => ({
-    id: `id-${name}`, name, epoch: 1, vni: 1, cidr: '', domain: '', masterSite: 'tokyo', masterPeer: '', createdMs: 0, endMs: 0, startMs: 0, version: 1, imageDigest: '', sshPublicKey: '', volumes: [],
+    id: `id-${name}`, name, epoch: 1, vni: 1, cidr: '', domain: '', masterSite: 'tokyo', masterPeer: '', createdMs: 0, endMs: 0, startMs: 0, version: 1, imageDigest: '', antiSpoofOff: false, sshPublicKey: '', volumes: [],
     frontend: { name: `${name}-frontend`, site: 'tokyo', host: 'a1', mac: '', ip: '10.42.0.1', mode: 'builtin', leaseId: '' },
     sites: ['tokyo', 'osaka'].map((site, i) => ({ site, segmentId: 1, gateway: gateway(`${site}-1`), hosts: [], gatewayAddress: `10.42.255.${i + 1}`, gatewayMac: '', cache: false, leaseId: '' })),
     nodes: [{ name: node, site: 'osaka', host: 'b1', mac: '', ip: '10.42.2.1', uuid: '', vcpus: 1, memoryMib: 1, leaseId: '', index: 1 }]
