@@ -74,7 +74,7 @@ async function leftovers (): Promise<string[]> {
 async function makeAndDie (at: number, when: 'before' | 'during'): Promise<{ signal: string | null, commands: string[] }> {
   await rm(`${ORDER}.log`, { force: true })
   await writeFile(ORDER, `${at} ${when}\n`)
-  const child = spawn(process.execPath, ['--import', DIES, SELF, MAKES], { env: { ...process.env, MUSUBI_TEST_DIES: ORDER, TAP: '', NODE_OPTIONS: '' }, stdio: ['ignore', 'ignore', 'inherit'] })
+  const child = spawn(process.execPath, ['--import', DIES, SELF, MAKES], { env: { ...process.env, MUSUBI_TEST_DIES: ORDER, NODE_COMPILE_CACHE: '/run/compiled', TAP: '', NODE_OPTIONS: '' }, stdio: ['ignore', 'ignore', 'inherit'] })
   const [, ended] = await once(child, 'exit') as [number | null, string | null]
   await rm(ORDER)
   return { signal: ended, commands: (await readFile(`${ORDER}.log`, 'utf8')).trim().split('\n') }
@@ -96,8 +96,9 @@ async function segments (t: Test): Promise<void> {
       ['a member behind another port', [`bridge -n ${NS} fdb replace ${macOf(2)} dev site0m master static`], new RegExp(`forwarding entries of .*${macOf(2)}`)],
       ['a neighbour with another MAC', [`ip neighbour replace 10.42.2.1 lladdr 02:00:00:00:00:99 nud permanent dev ${bridge}`], new RegExp(`neighbours of ${bridge}: 10.42.2.1`)],
       ['a wrong MTU', [`ip -n ${NS} link set dev wan0m mtu 1400`], /link wan0m in mz-000101: mtu 1500/],
+      ['MTUs below that of IPv6', ['ip link set dev mzh000101 mtu 1000', `ip -n ${NS} link set dev br0 mtu 1000`], /link mzh000101: mtu 1500.*IPv6 off/],
       ['a port of no bridge', [`ip -n ${NS} link set dev wan0m nomaster`], /link wan0m in mz-000101: .*master br0/],
-      ['a port of another bridge', ['ip link add name other type bridge', `ip link set dev mzh000101 master other`, 'ip link delete dev other'], /link mzh000101: .*master mzb000101/],
+      ['a port of another bridge', ['ip link add name other type bridge', 'ip link set dev mzh000101 master other', 'ip link delete dev other'], /link mzh000101: .*master mzb000101/],
       ['a link that is down', [`ip -n ${NS} link set dev site0 down`], /link site0 in mz-000101: up/],
       ['links that flap', [`ip -n ${NS} link set dev br0 down`, `ip -n ${NS} link set dev br0 up`, `ip link set dev ${bridge} down`, `ip link set dev ${bridge} up`], /neighbours of/],
       ['a link that is gone', [`ip -n ${NS} link delete dev site0`], /link site0: made.*link site0m in mz-000101: made/],
