@@ -218,6 +218,7 @@ export function createSegmentDriver (options: { stateDir: string, services: Serv
         if (vni !== null) await removeVni(vni, signal)
         await records.delete(name)
         await allRecords()
+        forwarding.forget(name)
         await forwarding.settle(signal)
       })
     },

@@ -34,8 +34,10 @@ export interface ForwardLook { unit: string, keeper: boolean, leftMs: number | n
 
 /** The forwarding leases of this host: who has promised what is asked at every call. */
 export interface Forwarding {
-  /** Segments that this host forwards, or would; `sync` goes by what was said last. */
+  /** What is recorded of this host's segments; `sync` goes by what was said last. */
   know (specs: ReadonlyMap<string, SegmentSpec>): void
+  /** This segment is gone, and not only its record. */
+  forget (name: string): void
   /** Writes down for the keeper what stands now, and closes at once what does not stand any more. */
   sync (signal: AbortSignal): Promise<void>
   /** `sync`, and the keeper runs, or does not when there is nothing to keep. */
@@ -80,9 +82,13 @@ export function createForwarding (options: { stateDir: string, services: Service
   const file = fileIn(options.stateDir)
   const boot = bootId()
   const turns = createTurns()
-  let known: ReadonlyMap<string, string> = new Map()
+  /** null: it does not forward, whatever was promised */
+  const known = new Map<string, string | null>()
 
-  const wishes = (): ForwardTerm[] => [...known].flatMap(([holder, namespace]) => {
+  /** A segment whose record was lost goes on while its term lasts, until it is made again or removed. */
+  const wishes = (held: readonly ForwardTerm[]): ForwardTerm[] => [
+    ...[...known].flatMap(([holder, namespace]) => namespace === null ? [] : [{ holder, namespace }]), ...held.filter(({ holder }) => !known.has(holder))
+  ].flatMap(({ holder, namespace }) => {
     const untilMs = term(holder)
     return untilMs === null ? [] : [{ namespace, holder, untilMs }]
   })
@@ -95,7 +101,7 @@ export function createForwarding (options: { stateDir: string, services: Service
     return await turns('', async () => {
       const text = await readIfThere(file)
       const held = parseTerms(text ?? '', boot)
-      const next = nextTerms(held, wishes(), now())
+      const next = nextTerms(held, wishes(held), now())
       const wanted = next.length === 0 ? null : renderTerms(boot, next)
       if (wanted === null) {
         if (text !== null) await rm(file, { force: true })
@@ -108,19 +114,23 @@ export function createForwarding (options: { stateDir: string, services: Service
   }
 
   return {
-    know (specs) { known = new Map([...specs].filter(([, spec]) => hasGate(spec)).map(([name, { vni }]) => [name, clusterNamespace(vni)])) },
+    know (specs) {
+      known.clear()
+      for (const [name, spec] of specs) known.set(name, hasGate(spec) ? clusterNamespace(spec.vni) : null)
+    },
+    forget (name) { known.set(name, null) },
     async sync (signal) { await write(signal) },
     async settle (signal) {
       if ((await write(signal)).length > 0) await services.ensure(FORWARD_SERVICE, keeperService(file))
       else await services.stop(FORWARD_SERVICE)
     },
     async open (name, signal) {
-      const namespace = known.get(name)
+      const namespace = known.get(name) ?? null
       const held = parseTerms(await readIfThere(file) ?? '', boot).find((one) => one.namespace === namespace && one.holder === name)
       const leftMs = Math.min(FORWARD_LIFETIME_MS, (held?.untilMs ?? 0) - now())
-      if (namespace !== undefined && leftMs >= 1) await kernel(namespace, openText(leftMs), signal)
+      if (namespace !== null && leftMs >= 1) await kernel(namespace, openText(leftMs), signal)
     },
-    mayForward: (name) => known.has(name) && (term(name) ?? 0) > now(),
+    mayForward: (name) => (known.get(name) ?? null) !== null && (term(name) ?? 0) > now(),
     keeperRuns: async () => await runsAsWanted(services, file)
   }
 }
