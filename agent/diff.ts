@@ -15,12 +15,25 @@ const keyOf = (object: { kind: ObjectKind, name: string }): string => `${object.
 const rank = (kind: ObjectKind): number => KIND_ORDER.indexOf(kind)
 const byName = (a: { name: string }, b: { name: string }): number => a.name < b.name ? -1 : a.name > b.name ? 1 : 0
 
+/** Of what is wrong with an object, in logs. */
+const WHY_MAX_CHARS = 1000
+const UNSAID = 'does not work yet'
+
+/** Drivers put what they found wrong into `detail`; without that it is still said that something is. */
+export function whyUnhealthy ({ detail }: ObservedObject): string {
+  const reason = detail.problem ?? detail.faults ?? detail.missing ?? detail.state
+  const text = Array.isArray(reason) ? reason.map(String).join('; ') : typeof reason === 'string' ? reason : ''
+  return text === '' ? UNSAID : text
+}
+
 /** Why an object must be applied; null when it is as desired and works. */
 function whyApply (desired: DesiredObject, observed: ObservedObject | undefined): string | null {
   if (observed === undefined) return 'missing'
   if (observed.fingerprint === null) return 'made from an unknown spec'
   if (observed.fingerprint !== fingerprint(desired.spec)) return 'spec changed'
-  return observed.healthy ? null : 'does not work'
+  if (observed.healthy) return null
+  const why = whyUnhealthy(observed)
+  return why === UNSAID ? 'does not work' : `does not work: ${why.slice(0, WHY_MAX_CHARS)}`
 }
 
 /** Objects that are desired twice with different specs. */

@@ -6,7 +6,7 @@ import { createBackoff } from './backoff.ts'
 import { createHands, type Hands } from './helper/hands.ts'
 import { createPermits, isRefusal, type Permits, type Tenancy } from './helper/permits.ts'
 import type { Fence } from './helper/fence-store.ts'
-import { clusterOf, conflicts, diff, type Action } from './diff.ts'
+import { clusterOf, conflicts, diff, whyUnhealthy, type Action } from './diff.ts'
 import { describeError, MusubiError } from '../protocol/core/errors.ts'
 import { RECONCILE_INTERVAL_MS, RECONCILE_RETRY_MS } from '../protocol/core/limits.ts'
 
@@ -69,13 +69,6 @@ const OBSERVE_TIMEOUT_MS = 30_000
 const PARALLEL = 4
 /** Passes in a row without anybody asking: an object that never becomes healthy must not turn the loop into a busy one. */
 const MAX_PASSES = 3
-
-/** Drivers put what they found wrong into `detail`; without that it is still said that something is. */
-function whyUnhealthy ({ detail }: ObservedObject): string {
-  const reason = detail.problem ?? detail.faults ?? detail.missing ?? detail.state
-  const text = Array.isArray(reason) ? reason.map(String).join('; ') : typeof reason === 'string' ? reason : ''
-  return text === '' ? 'does not work yet' : text
-}
 
 const allKinds = (why: string): Map<ObjectKind, string> => new Map(KIND_ORDER.map(kind => [kind, why]))
 

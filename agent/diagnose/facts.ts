@@ -32,6 +32,20 @@ export interface VxlanFact { id: number, local: string, port: number }
 /** A chain of ours: `changed` when its rules are not those that this segment asks for. */
 export interface ChainFact { space: string | null, table: string, name: string, state: 'ok' | 'missing' | 'changed' }
 
+/** The forwarding lease of a gateway of several sites. */
+export interface ForwardFact {
+  space: string
+  /** the port that frames of other sites come and go by */
+  port: string
+  /** whether frames pass at this moment */
+  open: boolean
+  /** service that renews it, and whether that runs as it should */
+  unit: string
+  keeper: boolean
+  /** what is left of the promised term, ms, negative when it is over; null: nothing was promised */
+  leftMs: number | null
+}
+
 /** A rule of others, or the policy of a chain of theirs, that drops datagrams of this segment. */
 export interface DropFact {
   chain: string
@@ -102,6 +116,8 @@ export interface SegmentFacts {
   /** remotes that a VXLAN link should flood to and does not */
   floods: Array<{ space: string | null, link: string, missing: string[] }>
   chains: ChainFact[]
+  /** null: not the gateway, or no other site, or its namespace could not be looked into */
+  forwarding: ForwardFact | null
   drops: DropFact[]
   /** other VXLAN links with the id and port of ours */
   idUsers: Array<{ space: string | null, link: string, id: number, port: number }>

@@ -1,5 +1,5 @@
 import { judgeTunnel } from './judge-tunnel.ts'
-import type { AnswerFact, LinkFact, SegmentFacts } from './facts.ts'
+import type { AnswerFact, ForwardFact, LinkFact, SegmentFacts } from './facts.ts'
 import { found, quoted, type Finding } from './findings.ts'
 
 /** What is known besides the host's own look. */
@@ -71,7 +71,23 @@ function judgeObjects (facts: SegmentFacts): Finding[] {
       : 'TCP is not kept to sizes that fit, and is fragmented outside'
     findings.push(found('chain', { where: 'filters', interface: where(space, `${table} ${name}`), what: `nftables chain ${where(space, `${table} ${name}`)} is ${state}: ${effect}`, try: `nft list chain ${table} ${name}; ${REPAIRED}` }))
   }
+  if (facts.forwarding !== null) findings.push(...judgeForwarding(facts.forwarding))
   return findings
+}
+
+/** Nothing else is wrong when the term of a lease is over: that is what ends with it. */
+function judgeForwarding ({ space, port, open, unit, keeper, leftMs }: ForwardFact): Finding[] {
+  const at = { where: 'forwarding lease', interface: where(space, port) }
+  const isPromised = leftMs !== null && leftMs > 0
+  if (open && keeper && isPromised) return []
+  const effect = open ? 'frames between this site and others pass for some seconds more' : 'no frame passes between this site and others'
+  const why = !isPromised
+    ? (leftMs === null ? 'this gateway was promised no term for it' : `its term ended ${Math.round(-leftMs / 1000)} s ago`)
+    : keeper ? `${unit} runs and has not renewed it` : `${unit}, which renews it, does not run as it should`
+  const next = !isPromised
+    ? 'has the lease of the cluster ended? musubi lease list; musubi host owned'
+    : keeper ? `systemctl restart ${unit}; its last words: journalctl -u musubi-helper, and its log; nft list set bridge mz_mss forward in ${space}; ${REPAIRED}` : `systemctl status ${unit}; ${REPAIRED}`
+  return [found(open ? 'forward-ending' : 'forward-lapsed', { ...at, severity: open ? 'warning' : 'fault', what: `the forwarding lease of ${where(space, port)} ${open ? 'is about to run out' : 'has run out'}: ${why}; ${effect}`, try: next })]
 }
 
 function judgeInSite (facts: SegmentFacts): Finding[] {

@@ -9,6 +9,7 @@ import { createCacheDriver } from './cache/driver.ts'
 import { createLibvirtDriver } from './compute/libvirt.ts'
 import { createDirectoryFakeStore, createFakeComputeDriver, createFakeDriver } from './fake.ts'
 import { createDiagnosis, type Diagnosis } from './network/diagnose/diagnosis.ts'
+import type { TermOf } from './network/forward/forwarding.ts'
 import { createSegmentDriver } from './network/segment.ts'
 import { createTunnelDriver, type PublicTrack } from './network/tunnel/driver.ts'
 import { createVolumeDriver } from './storage/volume.ts'
@@ -31,6 +32,8 @@ export interface HostDrivers {
   tunnelTracks: (signal?: AbortSignal) => Promise<PublicTrack[]>
   /** not there with pretended drivers: they have no segments */
   diagnosis?: Diagnosis
+  /** terms of forwarding leases have changed; not there with pretended drivers */
+  syncForwarding?: (signal: AbortSignal) => Promise<void>
 }
 
 /** The kinds that this host has drivers for: all that its roles need. */
@@ -44,12 +47,16 @@ export function kindsOf ({ drivers, roles }: Pick<AgentConfig, 'drivers' | 'role
 /** Where what drivers start leaves its sockets, logs and pid records. */
 export const helperRunDir = ({ helper }: Pick<AgentConfig, 'helper'>): string => dirname(helper.socket)
 
-/** The drivers that this host's roles need, real ones, over the folders of the helper. */
-export function createRealDrivers (config: AgentConfig, services: ServiceManager): HostDrivers {
+/**
+ * The drivers that this host's roles need, real ones, over the folders of the helper.
+ *
+ * @param term until when a segment may forward between sites; without it as long as it is there
+ */
+export function createRealDrivers (config: AgentConfig, services: ServiceManager, term?: TermOf): HostDrivers {
   const { stateDir } = config.helper
   const dir = (name: string): string => join(stateDir, name)
   const tunnel = createTunnelDriver({ stateDir: dir('network'), services })
-  const segment = createSegmentDriver({ stateDir: dir('network') })
+  const segment = createSegmentDriver({ stateDir: dir('network'), services, ...(term === undefined ? {} : { term }) })
   const frontend = createFrontendDriver({ stateDir, imageStoreDir: config.imageStore, services })
   const cache = createCacheDriver({ stateDir: dir('caches'), services })
   const volume = createVolumeDriver({ stateDir: dir('storage'), runDir: helperRunDir(config), services })
@@ -66,7 +73,8 @@ export function createRealDrivers (config: AgentConfig, services: ServiceManager
       ...(kinds.includes('domain') ? { domainStats: () => domain.stats() } : {})
     },
     tunnelTracks: signal => tunnel.publicTracks(signal),
-    diagnosis: createDiagnosis({ stateDir: dir('network') })
+    diagnosis: createDiagnosis({ stateDir: dir('network'), services }),
+    ...(kinds.includes('segment') ? { syncForwarding: signal => segment.syncForwarding(signal) } : {})
   }
 }
 

@@ -19,6 +19,7 @@ import { openHelperClock } from './clock.ts'
 import { agentAccount, createAdmit, peerCredentials, type PeerCredentials } from './credentials.ts'
 import { createExpiry } from './expiry.ts'
 import { openFence, type Fence } from './fence-store.ts'
+import { termsOf, withForwarding } from './forwarding.ts'
 import { createHands } from './hands.ts'
 import { createHandlers } from './handlers.ts'
 import { createOwned } from './owned/owned.ts'
@@ -66,10 +67,11 @@ export async function startHelper (config: AgentConfig, log: Logger, overrides: 
   for (const folder of [stateDir, dirname(socketPath)]) await refuseStrangers(folder)
   const store = await openLevelStore(join(stateDir, 'fence'))
   const clock = await openHelperClock(store, { wall, sinceBoot, bootId: boot })
-  const fence = await openFence({ store, now: () => clock.now() })
+  const kept = await openFence({ store, now: () => clock.now() })
   const record = await openDeedRecord(join(stateDir, 'record.jsonl'))
   const services: ServiceManager | null = config.drivers === 'fake' ? null : createServices({ dir: join(helperRunDir(config), 'services') })
-  const host = overrides.host ?? (services === null ? createFakeDrivers(config) : createRealDrivers(config, services))
+  const host = overrides.host ?? (services === null ? createFakeDrivers(config) : createRealDrivers(config, services, termsOf(kept, () => clock.now(), sinceBoot)))
+  const fence = withForwarding(kept, async signal => { await host.syncForwarding?.(signal) }, error => { log.error({ error: describeError(error) }, 'cannot tell the keeper of forwarding leases') })
   const hands = createHands({ drivers: host.drivers, fence })
 
   /** A line that cannot be written is no reason to leave something running, or half made. */

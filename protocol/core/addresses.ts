@@ -49,6 +49,14 @@ export function parseCidr (text: string): Cidr | null {
   return { base, prefixLength }
 }
 
+/** Whether two networks have an address in common; each as `address/length`, of the network or of a host in it. False for what is none. */
+export function networksOverlap (one: string, other: string): boolean {
+  const [a, b] = [parseCidr(one), parseCidr(other)]
+  if (a === null || b === null) return false
+  const shared = mask(Math.min(a.prefixLength, b.prefixLength))
+  return (a.base & shared) === (b.base & shared)
+}
+
 /** What is wrong with a segment's network, in words; null when it can be used. */
 export function cidrProblem (text: string): string | null {
   const cidr = parseCidr(text)

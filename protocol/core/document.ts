@@ -173,7 +173,9 @@ export function buildClusterDocument (input: DocumentInput): ClusterDocument {
   return {
     id, name, epoch: input.epoch ?? 1, vni, cidr: spec.cidr, domain: `${name}.internal`, masterSite: input.masterSite, masterPeer: input.masterPeer,
     createdMs: input.nowMs, endMs: input.endMs ?? input.nowMs + spec.termMs, frontend, sites, nodes, volumes,
-    imageDigest: input.imageDigest, sshPublicKey: input.sshPublicKey, version: input.version ?? 1, startMs: input.startMs ?? input.nowMs
+    imageDigest: input.imageDigest, sshPublicKey: input.sshPublicKey, version: input.version ?? 1, startMs: input.startMs ?? input.nowMs,
+    // a record of an earlier release does not say it
+    antiSpoofOff: (spec.antiSpoof as boolean | undefined) === false
   }
 }
 

@@ -284,6 +284,21 @@ export const HELPER_CREDENTIALS_MS = 10_000
 export const HELPER_DEADLINE_MAX_MS = 180_000
 /** How often the helper looks for what has outlived its lease; well within the guard. */
 export const HELPER_TICK_MS = 2_000
+/**
+ * How long a gateway goes on forwarding a segment when the keeper of its forwarding lease is dead. Three renewals may fail in a
+ * row, as on a host that swaps; and nodes bear it (TCP, iSCSI) when another gateway takes over after that.
+ */
+export const FORWARD_LIFETIME_MS = 10_000
+/** How often that keeper renews ... */
+export const FORWARD_RENEW_MS = 3_000
+/** ... and how often it looks whether it was told something new: what is taken back ends within that, also without a helper. */
+export const FORWARD_LOOK_MS = 1_000
+/** Longest term that a host takes for one: the longest of a lease, and a day. */
+export const FORWARD_TERM_MAX_MS = MAX_TERM_MS + 86_400_000
+/** Between the end of one gateway's term and the beginning of another's: what two looks at a clock and a step of 10 ms differ by, many times over. */
+export const FORWARD_GUARD_MS = 1_000
+/** Between the ledger's clock, by which leases end, and that of the boot: less is no news. */
+export const FORWARD_CLOCK_OFF_MS = 1_000
 /** An agent's ledger clock that differs by more is taken over: both are slewed alike, so it was set anew. */
 export const HELPER_CLOCK_OFF_MS = 1_000
 /** The helper's record starts a new file at this size ... */

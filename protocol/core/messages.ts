@@ -179,4 +179,6 @@ export interface ClusterDocument {
   /** grows with every change of a live cluster, from 1 */
   version: number
   startMs: number
+  /** true: nodes may send with addresses that are none of theirs, but none of another member's; a document of an earlier release has none of this */
+  antiSpoofOff: boolean
 }

@@ -98,7 +98,7 @@ function segmentSpec (document: ClusterDocument, site: MemberSite, member: Membe
     },
     compute: nodes.length > 0,
     // The built-in frontend gives every node the address that the document says, and no other.
-    ...(document.frontend.mode === 'builtin' ? { known: { antiSpoof: true, members: segmentMembers(document, site, member) } } : {})
+    ...(document.frontend.mode === 'builtin' ? { known: { antiSpoof: !document.antiSpoofOff, members: segmentMembers(document, site, member) } } : {})
   }
   if (member.gateway) {
     const others = document.sites.filter(other => other.site !== site.site)

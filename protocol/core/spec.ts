@@ -28,7 +28,8 @@ export const clusterSpecSchema = Type.Object({
   }, closed),
   spec: Type.Object({
     network: Type.Optional(Type.Object({
-      cidr: Type.Optional(Type.String({ description: 'private IPv4 network of the segment, /16 or larger; default 10.42.0.0/16' }))
+      cidr: Type.Optional(Type.String({ description: 'private IPv4 network of the segment, /16 or larger; default 10.42.0.0/16' })),
+      antiSpoof: Type.Optional(Type.Boolean({ description: 'false: nodes may send with addresses that are none of theirs, as guests and containers in them do; default true' }))
     }, closed)),
     frontend: Type.Optional(Type.Object({
       mode: Type.Optional(Type.Literal('builtin'))
@@ -54,6 +55,8 @@ export type ClusterSpecInput = Static<typeof clusterSpecSchema>
 export interface ClusterSpec {
   name: string
   cidr: string
+  /** a node sends from its own MAC and IPv4 address only; one of an earlier release has none of this, and means it */
+  antiSpoof: boolean
   frontend: { mode: 'builtin' }
   /** `default` or `sha256:<hex>` */
   image: string
@@ -63,7 +66,7 @@ export interface ClusterSpec {
   termMs: number
 }
 
-export const specDefaults = { cidr: '10.42.0.0/16', image: 'default', vcpus: 1, memoryMiB: 768, term: '2h' } as const
+export const specDefaults = { cidr: '10.42.0.0/16', antiSpoof: true, image: 'default', vcpus: 1, memoryMiB: 768, term: '2h' } as const
 
 const SECOND = 1000
 const unitMs: Record<string, number> = { s: SECOND, m: 60 * SECOND, h: 3600 * SECOND, d: 86_400 * SECOND }
@@ -189,6 +192,7 @@ export function parseClusterSpec (input: unknown): ClusterSpec {
   return {
     name: metadata.name,
     cidr: spec.network?.cidr ?? specDefaults.cidr,
+    antiSpoof: spec.network?.antiSpoof ?? specDefaults.antiSpoof,
     frontend: { mode: spec.frontend?.mode ?? 'builtin' },
     image: spec.image ?? specDefaults.image,
     nodes: { count: spec.nodes.count, vcpus: spec.nodes.vcpus ?? specDefaults.vcpus, memoryMiB: spec.nodes.memoryMiB ?? specDefaults.memoryMiB },

@@ -155,6 +155,16 @@ function * segmentChecks (document: ClusterDocument): Generator<Check> {
     const host = ip === null || network === null ? 0 : ip - network.base
     yield [host > 0 && host < size - 1, `${JSON.stringify(text)} is no address of a host in ${cidr}`]
   }
+  const inside = (text: string): boolean => {
+    const ip = parseIp(text)
+    return ip !== null && network !== null && ip >= network.base && ip < network.base + size
+  }
+  // a host would look for its own site, or for another gateway, on the cluster's network, and nodes for others of theirs outside of it
+  for (const { site, hosts, gateway } of sites) {
+    for (const { host, underlayAddress } of hosts) yield [!inside(underlayAddress), `the network ${cidr} of the cluster overlaps the underlay: ${underlayAddress} is host ${host} of site ${site}; give the cluster another spec.network.cidr`]
+    const reached = parseEndpoints(gateway.tunnelEndpoint) ?? []
+    yield [!reached.some(({ address }) => inside(address)), `the network ${cidr} of the cluster overlaps the underlay: ${gateway.tunnelEndpoint} is the tunnel of gateway ${gateway.host} of site ${site}; give the cluster another spec.network.cidr`]
+  }
   yield [twice(ips) === undefined, `the address ${twice(ips) ?? ''} is given twice`]
   const macs = [frontend.mac, ...nodes.map(node => node.mac), ...sites.map(site => site.gatewayMac)]
   for (const mac of macs) yield [MAC.test(mac), `${JSON.stringify(mac)} is no unicast MAC address in lower case`]
@@ -192,6 +202,8 @@ export const documentProblem = (document: ClusterDocument, truth: GatewayTruth):
 export function growthProblem (before: ClusterDocument, after: ClusterDocument): string | null {
   const same = (...fields: ReadonlyArray<keyof ClusterDocument>): string | undefined => fields.find(field => JSON.stringify(canonical(before[field])) !== JSON.stringify(canonical(after[field])))
   const changed = same('id', 'name', 'vni', 'cidr', 'domain', 'masterSite', 'createdMs', 'startMs', 'frontend', 'imageDigest', 'sshPublicKey')
+  // what an earlier release wrote does not say it
+  const spoofing = ({ antiSpoofOff = false }: Partial<ClusterDocument>): boolean => antiSpoofOff
   /** the first of both lists that has become another */
   const exchanged = <T>(list: (document: ClusterDocument) => readonly T[], name: (one: T) => string): string | undefined => {
     const next = new Map(list(after).map(one => [name(one), JSON.stringify(canonical(one))]))
@@ -206,6 +218,7 @@ export function growthProblem (before: ClusterDocument, after: ClusterDocument):
     [after.version > before.version, `version ${after.version} is not newer than ${before.version}`],
     [after.epoch >= before.epoch, `its epoch ${after.epoch} is older than ${before.epoch}`],
     [changed === undefined, `its ${changed ?? ''} is another than in version ${before.version}`],
+    [spoofing(before) === spoofing(after), `its antiSpoofOff is another than in version ${before.version}`],
     [part === undefined, `${part ?? ''} is another than in version ${before.version}`],
     [site === undefined, `site ${site ?? ''} is another than in version ${before.version}`],
     [moved === undefined, `host ${moved ?? ''} is another than in version ${before.version}`]

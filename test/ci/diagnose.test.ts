@@ -32,7 +32,7 @@ function documentOf (): ClusterDocument {
   })
   const [first, ...others] = NODES
   return {
-    id: ID, name: 'c1', epoch: 1, vni: VNI, cidr: '10.42.0.0/16', domain: 'c1.test', masterSite: 'tokyo', masterPeer: 'a1', createdMs: 0, endMs: 0, startMs: 0, version: 1, imageDigest: '', sshPublicKey: '', volumes: [],
+    id: ID, name: 'c1', epoch: 1, vni: VNI, cidr: '10.42.0.0/16', domain: 'c1.test', masterSite: 'tokyo', masterPeer: 'a1', createdMs: 0, endMs: 0, startMs: 0, version: 1, imageDigest: '', antiSpoofOff: false, sshPublicKey: '', volumes: [],
     // the node at a1 stands for the frontend
     frontend: { name: first[2], site: 'tokyo', host: 'a1', mac: '', ip: first[3], mode: 'builtin', leaseId: '' },
     sites: [site('tokyo', 'a1', 1), site('osaka', 'b1', 2)],

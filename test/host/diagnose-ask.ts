@@ -1,8 +1,9 @@
 /** Asks the diagnosis of the host whose namespaces this process is in; run in a pod, prints JSON. */
 import { createDiagnosis } from '../../agent/drivers/network/diagnose/diagnosis.ts'
+import { createPidfileServices } from '../../agent/services/pidfile.ts'
 import { POD_STATE } from './network-pod.ts'
 
-const diagnosis = createDiagnosis({ stateDir: POD_STATE })
+const diagnosis = createDiagnosis({ stateDir: POD_STATE, services: createPidfileServices({ dir: `${POD_STATE}/services` }) })
 const signal = AbortSignal.timeout(60_000)
 const asked = JSON.parse(process.argv[2] ?? '{}') as
   | { look: string, gatewayAddress?: string }

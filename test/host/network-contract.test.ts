@@ -2,6 +2,7 @@ import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import type { Test } from 'tap'
 import { hostBridgeName } from '../../protocol/core/desired.ts'
+import { FORWARD_SERVICE } from '../../agent/drivers/network/forward/forwarding.ts'
 import { run, runJson } from '../../agent/exec.ts'
 import { driverContract } from '../contract/driver.ts'
 import { macOf, segmentSpecs, TUNNEL, UNDERLAY, withoutKnown } from './network-lab.ts'
@@ -24,7 +25,7 @@ async function leftovers (): Promise<string[]> {
     ...links.map(({ ifname }) => ifname).filter((name) => name.startsWith('mz')),
     ...namespaces.split('\n').filter((name) => name.startsWith('mz')),
     ...tables.split('\n').filter((name) => name.includes(' mz_')),
-    ...processes.split('\n').filter((line) => /^[^Z].*wireguard-go/.test(line))
+    ...processes.split('\n').filter((line) => /^[^Z].*(wireguard-go|forward\/keeper\.pl)/.test(line))
   ]
 }
 
@@ -63,6 +64,8 @@ async function segments (t: Test): Promise<void> {
       'the host bridge is gone': command(`ip link delete dev ${hostBridgeName(VNI)}`),
       'the guard is gone': command('nft delete chain inet mz_guard guard_000201'),
       'a known member is gone': command(`bridge -n ${ns} fdb delete ${macOf(2)} dev wan0m master`),
+      'the chain of the forwarding lease is gone': command(`ip netns exec ${ns} nft delete chain bridge mz_mss forward_000201`),
+      'the keeper of the forwarding lease is gone': async () => { await podDrivers().services.kill(FORWARD_SERVICE, 'SIGKILL') },
       'nobody is answered any more': command(`ip neighbour flush nud permanent dev ${hostBridgeName(VNI)}`),
       'a link is of another kind': async () => {
         await command(`ip -n ${ns} link delete dev wan0`)()

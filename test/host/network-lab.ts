@@ -156,7 +156,7 @@ export async function picture (pod: Pod): Promise<string> {
     await links(['-n', ns])
     lines.push(await pod.ok('nft -a list ruleset', { netns: ns }))
   }
-  return lines.join('\n').replaceAll(/counter packets \d+ bytes \d+/g, 'counter')
+  return lines.join('\n').replaceAll(/ (timeout|expires) \w+/g, '').replaceAll(/counter packets \d+ bytes \d+/g, 'counter')
 }
 
 /** Packets that the first rule with this comment has counted, in a namespace of a pod. */

@@ -30,7 +30,7 @@ export function podDrivers (times: TunnelTimes = {}) {
   const services = createPidfileServices({ dir: `${POD_STATE}/services` })
   return {
     services,
-    segment: createSegmentDriver({ stateDir: POD_STATE }),
+    segment: createSegmentDriver({ stateDir: POD_STATE, services }),
     tunnel: createTunnelDriver({ stateDir: POD_STATE, services, ...times })
   }
 }

@@ -2,7 +2,7 @@ import { writeFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { CommandError, run, runJson } from '../../agent/exec.ts'
-import { parseChains, parseFloods, parseForwards, parseLinks, parseNeighbours } from '../../agent/drivers/network/observed.ts'
+import { parseChains, parseElements, parseFloods, parseForwards, parseLinks, parseNeighbours } from '../../agent/drivers/network/observed.ts'
 import { readSpaces } from '../../agent/drivers/network/spaces.ts'
 import { clusterNamespace } from '../../protocol/core/desired.ts'
 import { SPACES_PER_LOOK } from '../../protocol/core/limits.ts'
@@ -33,7 +33,8 @@ async function told (ns: string): Promise<SpaceAnswer> {
   const forwards = await runJson('bridge', ['-n', ns, '-json', 'fdb', 'show'])
   return {
     links: parseLinks(await runJson('ip', ['-n', ns, '-json', '-details', 'address', 'show'])), floods: parseFloods(forwards), forwards: parseForwards(forwards),
-    neighbours: parseNeighbours(await runJson('ip', ['-n', ns, '-json', 'neighbour', 'show', 'nud', 'permanent'])), chains: parseChains(chains)
+    neighbours: parseNeighbours(await runJson('ip', ['-n', ns, '-json', 'neighbour', 'show', 'nud', 'permanent'])), chains: parseChains(chains),
+    open: parseElements(await runJson('nft', ['-j', 'list', 'set', 'bridge', 'mz_mss', 'forward'], { netns: ns }))
   }
 }
 
@@ -58,7 +59,7 @@ async function manyAtOnce (): Promise<void> {
     for (const ns of names) {
       const [mine, theirs] = [found.get(ns), await told(ns)]
       t.strictSame(mine, theirs, ns)
-      t.match(mine, { links: [{ name: 'lo' }, {}, {}, {}, {}, {}], chains: [{ marks: [/^[0-9a-f]+\.0$/] }, {}] }, 'and that is not nothing')
+      t.match(mine, { links: [{ name: 'lo' }, {}, {}, {}, {}, {}], chains: [{ marks: [/^[0-9a-f]+\.0$/] }, {}], open: new Set(['wan0m']) }, 'and that is not nothing')
     }
     await run('nft', ['delete', 'table', 'bridge', 'mz_mss'], { netns: fourth })
     t.match((await readSpaces([fourth], signal())).get(fourth), { chains: [] })

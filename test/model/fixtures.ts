@@ -17,7 +17,7 @@ export const holdRequest = (part: Partial<HoldRequest> = {}): HoldRequest => ({
 })
 
 export const spec = (part: Partial<ClusterSpec> = {}): ClusterSpec => ({
-  name: 'demo', cidr: '10.42.0.0/16', frontend: { mode: 'builtin' }, image: 'default', nodes: { count: 4, vcpus: 1, memoryMiB: 768 }, volumes: [], termMs: 2 * HOUR, ...part
+  name: 'demo', cidr: '10.42.0.0/16', antiSpoof: true, frontend: { mode: 'builtin' }, image: 'default', nodes: { count: 4, vcpus: 1, memoryMiB: 768 }, volumes: [], termMs: 2 * HOUR, ...part
 })
 
 export const facts = (site: string, index: number): GatewayFacts => ({

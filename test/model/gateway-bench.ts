@@ -291,7 +291,7 @@ export class GatewayBench {
       frontend: { name: 'frontend', site: 'tsukuba', host: 'tsukuba-1', mac: '', ip: '', mode: 'builtin', leaseId: 'frontend-1' },
       sites: [{ site: 'tokyo', segmentId: first.segmentId, gateway: first.gateway, hosts, gatewayAddress: '', gatewayMac: '', cache: false, leaseId: first.held.find(h => h.kind === 'segment')?.leaseId ?? '' }],
       nodes: held.filter(h => h.kind === 'node').map((h, i) => ({ name: h.name, site: 'tokyo', host: h.host, mac: '', ip: '', uuid: '', vcpus: 2, memoryMib: 2048, leaseId: h.leaseId, index: i + 1 })),
-      volumes: [], imageDigest: '', sshPublicKey: '', version: 1, startMs: 0, ...part
+      volumes: [], imageDigest: '', antiSpoofOff: false, sshPublicKey: '', version: 1, startMs: 0, ...part
     }
   }
 

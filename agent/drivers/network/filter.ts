@@ -1,5 +1,5 @@
 import { fingerprint } from '../../fingerprint.ts'
-import { chainName, GUARD_TABLE, INNER_MTU, MSS_TABLE, SITE_VXLAN_PORT, WAN_VXLAN_PORT, WG_PREFIX } from './names.ts'
+import { chainName, FORWARD_SET, GUARD_TABLE, INNER_MTU, isForwardChain, MSS_TABLE, SITE_VXLAN_PORT, WAN_VXLAN_PORT, WG_PREFIX } from './names.ts'
 import type { SegmentSpec } from '../../../protocol/core/desired.ts'
 
 /** One base chain of nftables; segments share a table, never a chain. */
@@ -11,6 +11,8 @@ export interface FilterChain {
   base: string
   /** rules without their comment */
   rules: string[]
+  /** set of port names with time-outs that the rules ask, of the same table and of this chain alone */
+  gate?: string
 }
 
 /** Table and chain in one word, to compare with what was observed. */
@@ -90,6 +92,7 @@ export function renderChains (chains: readonly FilterChain[]): string {
     const marks = chainMarks(chain)
     return [
       `add table ${family} ${table}`,
+      ...(chain.gate === undefined ? [] : [`add set ${family} ${table} ${chain.gate} { type ifname; flags timeout; }`]),
       `add chain ${family} ${table} ${name}`,
       `flush chain ${family} ${table} ${name}`,
       `delete chain ${family} ${table} ${name}`,
@@ -108,6 +111,8 @@ export function renderRemoval (gone: ReadonlyArray<{ family: string, table: stri
   for (const { family, table, name } of gone) {
     if (tables.get(`${family} ${table}`) === true) continue
     lines.push(`flush chain ${family} ${table} ${name}`, `delete chain ${family} ${table} ${name}`)
+    // added first: somebody may have taken it away
+    if (isForwardChain(name)) lines.push(`add set ${family} ${table} ${FORWARD_SET} { type ifname; flags timeout; }`, `delete set ${family} ${table} ${FORWARD_SET}`)
   }
   for (const [table, empty] of tables) if (empty) lines.push(`delete table ${table}`)
   return lines.map((line) => `${line}\n`).join('')

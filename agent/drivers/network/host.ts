@@ -33,7 +33,7 @@ export async function readHost (signal: AbortSignal): Promise<SpaceState> {
     listChains('inet', GUARD_TABLE, signal),
     listChains('bridge', MSS_TABLE, signal)
   ])
-  return { links: parseLinks(links), floods: parseFloods(forwards), forwards: parseForwards(forwards), neighbours: parseNeighbours(neighbours), chains: [...guard, ...mss] }
+  return { links: parseLinks(links), floods: parseFloods(forwards), forwards: parseForwards(forwards), neighbours: parseNeighbours(neighbours), chains: [...guard, ...mss], open: new Set() }
 }
 
 /** Names of clusters' namespaces, with their VNI. A name need not lead to a namespace. */

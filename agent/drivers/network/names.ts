@@ -31,6 +31,9 @@ export const GUARD_TABLE = `${PREFIX}_guard`
 /** nftables bridge table, in the namespaces of bridges: MSS clamp, and what ports let pass. */
 export const MSS_TABLE = `${PREFIX}_mss`
 
+/** nftables set of a cluster's namespace: ports that may forward now. Its elements run out by themselves. */
+export const FORWARD_SET = 'forward'
+
 /** Names inside a cluster's namespace; these need no prefix, the namespace has it. */
 export const INNER = {
   bridge: 'br0',
@@ -55,8 +58,8 @@ export const hostVethName = (vni: number): string => `${PREFIX}h${hex6(vni)}`
 export const hostVxlanName = (vni: number): string => `${PREFIX}s${hex6(vni)}`
 /** Bridge port over that VXLAN. */
 export const hostPortName = (vni: number): string => `${PREFIX}m${hex6(vni)}`
-/** nftables chain of one segment; `use` tells guard, inbound and outbound clamp, what ports let in, and what is for the host itself apart. */
-export const chainName = (use: 'guard' | 'in' | 'out' | 'ports' | 'local', vni: number): string => `${use}_${hex6(vni)}`
+/** nftables chain of one segment; `use` tells guard, inbound and outbound clamp, what ports let in, what is for the host itself, and what crosses between sites apart. */
+export const chainName = (use: 'guard' | 'in' | 'out' | 'ports' | 'local' | 'forward', vni: number): string => `${use}_${hex6(vni)}`
 /** What `observe` calls a segment whose name is lost. */
 export const orphanName = (vni: number): string => `orphan-${hex6(vni)}`
 
@@ -80,9 +83,12 @@ export function vniOfNamespace (name: string): number | null {
 
 /** VNI of one of our nftables chains, or null. */
 export function vniOfChain (name: string): number | null {
-  const match = /^(?:guard|in|out|ports|local)_([0-9a-f]{6})$/.exec(name)
+  const match = /^(?:guard|in|out|ports|local|forward)_([0-9a-f]{6})$/.exec(name)
   return match?.[1] === undefined ? null : Number.parseInt(match[1], 16)
 }
+
+/** The chain that asks `FORWARD_SET`. */
+export const isForwardChain = (name: string): boolean => name.startsWith('forward_')
 
 /** Port of the cluster's bridge that the frontend's driver makes. */
 export const FRONTEND_PORT = 'fe0'

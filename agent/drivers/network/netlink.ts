@@ -9,7 +9,7 @@ import { addFlood, addForward, addNeighbour } from './observed.ts'
 import type { ChainState, LinkState, SpaceState } from './observed.ts'
 
 /** The lists of one namespace, each as the messages that the kernel sent. */
-export interface SpaceLists { links: Buffer, addresses: Buffer, forwards: Buffer, neighbours: Buffer, chains: Buffer, rules: Buffer }
+export interface SpaceLists { links: Buffer, addresses: Buffer, forwards: Buffer, neighbours: Buffer, chains: Buffer, rules: Buffer, elements: Buffer }
 
 type Attributes = ReadonlyMap<number, Buffer>
 
@@ -25,6 +25,7 @@ const ADDRESS = { new: 20, headBytes: 8, address: 1, local: 2, inet: 2, inet6: 1
 const NEIGHBOUR = { new: 28, headBytes: 12, destination: 1, mac: 2, master: 9, isPermanent: 0x80, isSticky: 0x40 } as const
 const CHAIN = { new: 10 << 8 | 3, headBytes: 4, table: 1, name: 3 } as const
 const RULE = { new: 10 << 8 | 6, table: 1, chain: 2, userData: 7, comment: 0 } as const
+const ELEMENT = { new: 10 << 8 | 12, list: 3, key: 1, value: 1 } as const
 const FAMILIES: Readonly<Record<number, string>> = { 1: 'inet', 2: 'ip', 3: 'arp', 5: 'netdev', 7: 'bridge', 10: 'ip6' }
 
 const little = endianness() === 'LE'
@@ -124,6 +125,23 @@ function parseChains (chains: Buffer, rules: Buffer, table: string): ChainState[
   return [...found.values()]
 }
 
+/** Attributes of one type that stand in a row. */
+function allOf (bytes: Buffer | undefined): Attributes[] {
+  const found: Attributes[] = []
+  for (let at = 0; bytes !== undefined && at + 4 <= bytes.length;) {
+    const size = u16(bytes, at)
+    if (size < 4 || at + size > bytes.length) break
+    found.push(attributes(bytes.subarray(at + 4, at + size)))
+    at += padded(size)
+  }
+  return found
+}
+
+function parseElements (elements: Buffer): Set<string> {
+  const keys = messages(elements, ELEMENT.new, CHAIN.headBytes).flatMap(({ attrs }) => allOf(attrs.get(ELEMENT.list)))
+  return new Set(keys.map((element) => text(attributes(element.get(ELEMENT.key)).get(ELEMENT.value))).filter((name) => name !== undefined))
+}
+
 /** What one network namespace holds. @param table the nftables table whose chains are wanted */
 export function parseSpace (lists: SpaceLists, table: string): SpaceState {
   const { links, names } = parseLinks(lists.links, lists.addresses)
@@ -141,5 +159,5 @@ export function parseSpace (lists: SpaceLists, table: string): SpaceState {
     if ((u16(head, 8) & NEIGHBOUR.isPermanent) === 0 || !attrs.has(NEIGHBOUR.mac)) continue
     addNeighbour(neighbours, names.get(u32(head, 4)), ip(attrs.get(NEIGHBOUR.destination)), mac(attrs.get(NEIGHBOUR.mac)))
   }
-  return { links, floods, forwards, neighbours, chains: parseChains(lists.chains, lists.rules, table) }
+  return { links, floods, forwards, neighbours, chains: parseChains(lists.chains, lists.rules, table), open: parseElements(lists.elements) }
 }

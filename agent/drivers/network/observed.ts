@@ -37,6 +37,8 @@ export interface SpaceState {
   /** per link: MACs of permanent neighbours by address */
   neighbours: Map<string, Map<string, string>>
   chains: ChainState[]
+  /** ports that may forward at this moment; how long they still may is not told, it changes all the time */
+  open: Set<string>
 }
 
 const NOBODY = '00:00:00:00:00:00'
@@ -159,6 +161,12 @@ export function parseChains (json: unknown): ChainState[] {
     chains.get(text(rule.chain) ?? '')?.marks.push(text(rule.comment) ?? '')
   }
   return [...chains.values()]
+}
+
+/** `nft -json list set ...`: elements that are names, whatever time they have left. */
+export function parseElements (json: unknown): Set<string> {
+  const elements = list(fields(json).nftables).flatMap(({ set }) => fields(set).elem)
+  return new Set(elements.map((one) => text(one) ?? text(fields(fields(one).elem).val)).filter((name) => name !== undefined))
 }
 
 /** `ip -json -statistics link show dev X`: bytes since the link was made, and whether it is up; null when absent. */

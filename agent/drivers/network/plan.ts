@@ -4,6 +4,7 @@ import { InvalidInputError } from '../../../protocol/core/errors.ts'
 import { MAX_VNI } from '../../../protocol/core/limits.ts'
 import { clusterPortChains, hostPortChains } from './broadcast/chains.ts'
 import { checkKnown, clusterEntries, hostEntries } from './broadcast/entries.ts'
+import { forwardChain } from './forward/gate.ts'
 import { guardChain, mssChains } from './filter.ts'
 import { aliasOf, hostBridgeMac, hostPortName, hostVethName, hostVxlanName, INNER, INNER_MTU, SITE_VXLAN_PORT, TUNNEL_MTU, WAN_VXLAN_PORT } from './names.ts'
 import type { SegmentSpec } from '../../../protocol/core/desired.ts'
@@ -161,6 +162,7 @@ export function planSegment (name: string, spec: SegmentSpec, underlayMtu: numbe
       ...clusterEntries(spec, ipv6),
       chains: [
         ...clusterPortChains(spec),
+        ...(gateway.tunnel === null ? [] : [forwardChain(vni)]),
         ...mssChains(vni, [
           { port: INNER.sitePort, mtu: underlayMtu },
           ...(gateway.tunnel === null ? [] : [{ port: INNER.wanPort, mtu: tunnelMtu }])

@@ -1,20 +1,24 @@
 import { join } from 'node:path'
 import { clusterNamespace } from '../../../protocol/core/desired.ts'
+import { networksOverlap } from '../../../protocol/core/addresses.ts'
 import { ConflictError, type MusubiError } from '../../../protocol/core/errors.ts'
 import { CommandError, run } from '../../exec.ts'
 import { fingerprint } from '../../fingerprint.ts'
+import { createForwarding, hasGate, type TermOf } from './forward/forwarding.ts'
 import { hasIpv6, listNamespaces, readHost, runSteps } from './host.ts'
 import { DEFAULT_UNDERLAY_MTU, INNER, nameOfAlias, orphanName, vniOfChain, vniOfHostLink, vniOfOrphan } from './names.ts'
 import { parseCounters } from './observed.ts'
 import { checkSegment, planSegment } from './plan.ts'
 import { createRecords } from './records.ts'
+import { describeSteps } from './repairs.ts'
 import { readSpaces } from './spaces.ts'
 import { tunnelMtuOf } from './tunnel/names.ts'
 import { removalSteps, segmentSteps } from './steps.ts'
 import type { SegmentSpec } from '../../../protocol/core/desired.ts'
 import type { Driver, ObservedObject } from '../driver.ts'
-import type { SpaceState } from './observed.ts'
+import type { LinkState, SpaceState } from './observed.ts'
 import type { Observed } from './steps.ts'
+import type { ServiceManager } from '../../services.ts'
 import { createTurns } from '../../turns.ts'
 
 /** Bytes of inner frames through a segment's inter-site port, since the port was made. */
@@ -28,13 +32,30 @@ export interface SegmentCounters {
 export interface SegmentDriver extends Driver<'segment'> {
   /** null when this host has no inter-site port of that segment */
   counters (name: string, signal?: AbortSignal): Promise<SegmentCounters | null>
+  /** The terms of forwarding leases have changed: what may not forward any more ends, what may is prolonged. */
+  syncForwarding (signal: AbortSignal): Promise<void>
   /** name of the cluster's namespace on this host; null when it is not the gateway */
   clusterNamespace (name: string): Promise<string | null>
 }
 
+/** Least MTU of an underlay, bytes: that of IPv6, below which no tunnel is of use. */
+const MIN_UNDERLAY_MTU = 1280
+
+/** The link of the host that has an address of a segment's underlay. */
+const underlayOf = (host: SpaceState, localAddress: string): LinkState | undefined => host.links.find(({ ipv4 }) => ipv4.some((address) => address.split('/')[0] === localAddress))
+
+/** What keeps a segment from working on this host whatever is made of it. @throws ConflictError naming link and address */
+function checkUnderlay (name: string, { site, gateway }: SegmentSpec, host: SpaceState): void {
+  const link = underlayOf(host, site.localAddress)
+  if (link === undefined) return
+  if (link.mtu < MIN_UNDERLAY_MTU) throw new ConflictError(`segment ${name}: ${link.name}, which has ${site.localAddress}, has MTU ${link.mtu}, and ${MIN_UNDERLAY_MTU} are needed`, `ip link set ${link.name} mtu 1500, if its switch takes that`)
+  const within = gateway === undefined ? undefined : link.ipv4.find((address) => networksOverlap(gateway.address, address))
+  if (within !== undefined) throw new ConflictError(`segment ${name}: its network (${gateway?.address ?? ''}) overlaps ${within} of ${link.name}, the underlay`, 'give the cluster another spec.network.cidr')
+}
+
 /** The MTU of the link that carries in-site frames. */
 function underlayMtu (host: SpaceState, localAddress: string): number {
-  const link = host.links.find(({ ipv4 }) => ipv4.some((address) => address.split('/')[0] === localAddress))
+  const link = underlayOf(host, localAddress)
   return link === undefined || Number.isNaN(link.mtu) ? DEFAULT_UNDERLAY_MTU : link.mtu
 }
 
@@ -47,19 +68,32 @@ function nameOnHost (vni: number, host: SpaceState, cluster: Observed['cluster']
   return links.map(({ alias }) => nameOfAlias(alias)).find((name) => name !== null) ?? null
 }
 
+const isOpen = (cluster: Observed['cluster']): boolean => cluster !== null && cluster !== 'broken' && cluster.open.has(INNER.wanPort)
+
 const isEmpty = (vni: number, { host, cluster }: Observed): boolean => cluster === null &&
   !host.links.some(({ name }) => vniOfHostLink(name) === vni) && !host.chains.some(({ name }) => vniOfChain(name) === vni)
 
 /**
- * Segments: bridges, VXLAN ports and their filters in the kernel, nothing that runs.
+ * Segments: bridges, VXLAN ports and their filters in the kernel. What runs is the keeper of the host's forwarding leases.
  * @param options.stateDir folder for records of what was asked for
+ * @param options.services runs the keeper
+ * @param options.term until when a segment may forward; without it as long as it is there
  */
-export function createSegmentDriver (options: { stateDir: string }): SegmentDriver {
+export function createSegmentDriver (options: { stateDir: string, services: ServiceManager, term?: TermOf }): SegmentDriver {
+  const forwarding = createForwarding(options)
+  /** what the records say was told to `forwarding` */
+  let told = false
   const records = createRecords<SegmentSpec>(join(options.stateDir, 'segments'))
   // one change at a time: two segments share the nftables tables of the host
   const turns = createTurns()
   const exclusive = async <T>(work: () => Promise<T>): Promise<T> => await turns('', work)
 
+  const allRecords = async (): Promise<Map<string, SegmentSpec>> => {
+    const all = await records.all()
+    forwarding.know(all)
+    told = true
+    return all
+  }
   const readAll = async (signal: AbortSignal): Promise<{ host: SpaceState, clusters: Map<number, string> }> => {
     const [host, clusters] = await Promise.all([readHost(signal), listNamespaces()])
     return { host, clusters }
@@ -123,13 +157,15 @@ export function createSegmentDriver (options: { stateDir: string }): SegmentDriv
         'add rule bridge t c ether type ip tcp flags & syn == syn tcp option maxseg size > 1330 tcp option maxseg size set 1330',
         'add chain bridge t p { type filter hook prerouting priority -330; policy accept; }', 'add rule bridge t p ether type arp iifname . arp saddr ether . arp saddr ip != { "a" . 02:00:00:00:00:01 . 10.0.0.1 } drop',
         'add rule bridge t p icmpv6 type nd-router-advert drop', 'add rule bridge t p iifname "a" limit rate over 200/second burst 400 packets drop',
+        'add set bridge t s { type ifname; flags timeout; }', 'add chain bridge t f { type filter hook forward priority -200; policy accept; }', 'add rule bridge t f iifname "a" iifname != @s drop', 'add element bridge t s { "a" timeout 9990ms }',
         'add table inet t', 'add chain inet t c { type filter hook input priority -10; policy accept; }', 'add rule inet t c udp dport 4789 @th,96,24 1 drop'
       ].map((line) => `${line}\n`).join(''))
       return missing
     },
 
     async observe (signal) {
-      const [specs, { host, clusters }, ipv6] = await Promise.all([records.all(), readAll(signal), hasIpv6()])
+      const [specs, { host, clusters }, ipv6] = await Promise.all([allRecords(), readAll(signal), hasIpv6()])
+      const keeper = ![...specs.keys()].some((name) => forwarding.mayForward(name)) || await forwarding.keeperRuns()
       const nameByVni = new Map([...specs].map(([name, { vni }]) => [vni, name]))
       const objects: ObservedObject[] = []
       const vnis = [...new Set([...nameByVni.keys(), ...present(host, clusters)])]
@@ -141,12 +177,16 @@ export function createSegmentDriver (options: { stateDir: string }): SegmentDriv
         const name = nameByVni.get(vni) ?? nameOnHost(vni, host, observed.cluster) ?? orphanName(vni)
         const spec = specs.get(name)
         const steps = spec === undefined || unread !== null ? null : segmentSteps(planSegment(name, spec, underlayMtu(host, spec.site.localAddress), ipv6, tunnelMtuOf(host.links)), observed)
+        const missing: string[] = steps === null ? ['record'] : describeSteps(steps)
+        // a keeper that has died is missed before its segments are: they go on for some seconds
+        const lapsed = spec !== undefined && forwarding.mayForward(name) && steps !== null && !(keeper && isOpen(observed.cluster))
+        if (lapsed) missing.push(keeper ? 'forwarding lease' : 'keeper of the forwarding lease')
         objects.push({
           kind: 'segment',
           name,
           fingerprint: spec === undefined ? null : fingerprint(spec),
-          healthy: steps?.length === 0,
-          detail: { vni, namespace: clusters.get(vni) ?? null, ...(unread !== null ? { problem: unread.message } : { missing: steps?.map((step) => step.do) ?? ['record'] }) }
+          healthy: missing.length === 0 && steps !== null,
+          detail: { vni, namespace: clusters.get(vni) ?? null, ...(unread !== null ? { problem: unread.message } : { missing }) }
         })
       }
       return objects
@@ -155,16 +195,20 @@ export function createSegmentDriver (options: { stateDir: string }): SegmentDriv
     async apply (name, spec, signal) {
       checkSegment(name, spec)
       await exclusive(async () => {
-        const specs = await records.all()
+        const specs = await allRecords()
         for (const [other, { vni, site }] of specs) {
           if (other !== name && vni === spec.vni) throw new ConflictError(`segment ${name}: VNI ${vni} is ${other}'s on this host`, `remove ${other} first`)
           if (other !== name && site.segmentId === spec.site.segmentId) throw new ConflictError(`segment ${name}: segment id ${spec.site.segmentId} is ${other}'s on this host`, `remove ${other} first`)
         }
         const before = specs.get(name)
+        checkUnderlay(name, spec, (await readAll(signal)).host)
         if (before !== undefined && before.vni !== spec.vni) await removeVni(before.vni, signal)
         await records.put(name, spec)
         const observed = await readOne(spec.vni, signal)
         await runSteps(segmentSteps(planSegment(name, spec, underlayMtu(observed.host, spec.site.localAddress), await hasIpv6(), tunnelMtuOf(observed.host.links)), observed), signal)
+        await allRecords()
+        await forwarding.settle(signal)
+        if (hasGate(spec)) await forwarding.open(name, signal)
       })
     },
 
@@ -173,6 +217,9 @@ export function createSegmentDriver (options: { stateDir: string }): SegmentDriv
         const vni = (await records.get(name))?.vni ?? await findVni(name, signal)
         if (vni !== null) await removeVni(vni, signal)
         await records.delete(name)
+        await allRecords()
+        forwarding.forget(name)
+        await forwarding.settle(signal)
       })
     },
 
@@ -188,6 +235,11 @@ export function createSegmentDriver (options: { stateDir: string }): SegmentDriv
       const [vxlan, port] = [await read(INNER.wanVxlan), await read(INNER.wanPort)]
       if (vxlan === null) return null
       return { wanRxBytes: vxlan.rxBytes, wanTxBytes: vxlan.txBytes, wanUp: vxlan.up && port?.up === true }
+    },
+
+    async syncForwarding (signal) {
+      if (!told) await allRecords()
+      await forwarding.sync(signal)
     },
 
     async clusterNamespace (name) {

@@ -1,9 +1,10 @@
 #!/usr/bin/perl
-# usage: spaces.pl SPACE_BYTES ALL_BYTES TABLE NAMESPACE...
+# usage: spaces.pl SPACE_BYTES ALL_BYTES TABLE SET NAMESPACE...
 # Enters one named network namespace after the other and has the kernel list its links, addresses, permanent
-# forwarding entries, permanent neighbours, and the chains and rules of one table of the family `bridge`. It reads of the answers
+# forwarding entries, permanent neighbours, the chains and rules of one table of the family `bridge`, and the elements
+# of one set of it. It reads of the answers
 # only where each ends; spaces.ts does the rest. One line for each namespace: its name, a state, and
-# `read`: the six lists in hexadecimal; `failed`: why; `gone`: no such name; `broken`: the name leads to no
+# `read`: the seven lists in hexadecimal; `failed`: why; `gone`: no such name; `broken`: the name leads to no
 # namespace; `later`: did not fit. What is wrong with one namespace is in its own line, and in no other.
 # No modules but Config: loading one takes longer than looking into a namespace.
 use strict;
@@ -12,12 +13,12 @@ use Config;
 use constant { CLONE_NEWNET => 0x40000000, O_NONBLOCK => 04000, ENOENT => 2 };
 use constant { AF_NETLINK => 16, SOCK_RAW => 3, NETLINK_ROUTE => 0, NETLINK_NETFILTER => 12, SOL_SOCKET => 1, SO_RCVTIMEO => 20 };
 use constant { NLMSG_ERROR => 2, NLMSG_DONE => 3, NLM_F_DUMP_INTR => 0x10, REQUEST_DUMP => 0x301, HEADER_BYTES => 16 };
-use constant { RTM_GETLINK => 18, RTM_GETADDR => 22, RTM_GETNEIGH => 30, NFT_MSG_GETCHAIN => 10 << 8 | 4, NFT_MSG_GETRULE => 10 << 8 | 7 };
-use constant { IFLA_EXT_MASK => 29, SKIP_STATISTICS => 8, NUD_PERMANENT => 0x80, NUD_NOARP => 0x40, BRIDGE => 7, NFTA_TABLE => 1 };
+use constant { RTM_GETLINK => 18, RTM_GETADDR => 22, RTM_GETNEIGH => 30, NFT_MSG_GETCHAIN => 10 << 8 | 4, NFT_MSG_GETRULE => 10 << 8 | 7, NFT_MSG_GETSETELEM => 10 << 8 | 13 };
+use constant { IFLA_EXT_MASK => 29, SKIP_STATISTICS => 8, NUD_PERMANENT => 0x80, NUD_NOARP => 0x40, BRIDGE => 7, NFTA_TABLE => 1, NFTA_SET => 2 };
 # of a list that changed while it was read; the kernel says so
 use constant TRIES => 5;
 
-my ($space_bytes, $all_bytes, $table, @names) = @ARGV;
+my ($space_bytes, $all_bytes, $table, $set, @names) = @ARGV;
 # setns has no name in perl; the ABI is that of the perl that runs this
 my %numbers = (x86_64 => 308, aarch64 => 268, riscv64 => 268, powerpc64le => 350, s390x => 339);
 my ($machine) = $Config{archname} =~ /^([^-]+)/;
@@ -37,7 +38,8 @@ my @lists = (
   [NETLINK_ROUTE, RTM_GETNEIGH, pack('C x11', BRIDGE)],
   [NETLINK_ROUTE, RTM_GETNEIGH, pack('x12')],
   [NETLINK_NETFILTER, NFT_MSG_GETCHAIN, pack('C x3', BRIDGE)],
-  [NETLINK_NETFILTER, NFT_MSG_GETRULE, pack('C x3', BRIDGE) . attribute(NFTA_TABLE, "$table\0")]
+  [NETLINK_NETFILTER, NFT_MSG_GETRULE, pack('C x3', BRIDGE) . attribute(NFTA_TABLE, "$table\0")],
+  [NETLINK_NETFILTER, NFT_MSG_GETSETELEM, pack('C x3', BRIDGE) . attribute(NFTA_TABLE, "$table\0") . attribute(NFTA_SET, "$set\0")]
 );
 
 my $sequence = 0;
@@ -57,6 +59,8 @@ sub ask {
       next if $number != $sequence;
       $changed ||= $flags & NLM_F_DUMP_INTR;
       my $error = $kind == NLMSG_ERROR || $kind == NLMSG_DONE && $bytes >= HEADER_BYTES + 4 ? unpack 'x16 l', $message : 0;
+      # no such set: it has no elements
+      return '' if $error == -(ENOENT) && $type == NFT_MSG_GETSETELEM;
       if ($error != 0) {
         $! = -$error;
         die "the kernel refuses list $type: $!\n";

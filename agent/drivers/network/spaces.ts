@@ -1,7 +1,7 @@
 import { fileURLToPath } from 'node:url'
 import { CommandError, run } from '../../exec.ts'
 import { SPACE_MAX_BYTES, SPACES_MAX_OUTPUT_BYTES, SPACES_PER_LOOK, SPACES_TIMEOUT_MS } from '../../../protocol/core/limits.ts'
-import { MSS_TABLE } from './names.ts'
+import { FORWARD_SET, MSS_TABLE } from './names.ts'
 import { parseSpace } from './netlink.ts'
 import type { SpaceState } from './observed.ts'
 
@@ -20,9 +20,9 @@ function parseLine (name: string, state: string, rest: readonly string[]): { ans
     case 'gone': return { answer: null }
     case 'broken': return { answer: 'broken' }
     case 'read': {
-      const [links = '', addresses = '', forwards = '', neighbours = '', chains = '', rules = ''] = rest
+      const [links = '', addresses = '', forwards = '', neighbours = '', chains = '', rules = '', elements = ''] = rest
       const bytes = (hex: string): Buffer => Buffer.from(hex, 'hex')
-      const lists = { links: bytes(links), addresses: bytes(addresses), forwards: bytes(forwards), neighbours: bytes(neighbours), chains: bytes(chains), rules: bytes(rules) }
+      const lists = { links: bytes(links), addresses: bytes(addresses), forwards: bytes(forwards), neighbours: bytes(neighbours), chains: bytes(chains), rules: bytes(rules), elements: bytes(elements) }
       return { answer: parseSpace(lists, MSS_TABLE) }
     }
     default: return { answer: new CommandError(['look into', name], undefined, '', rest.join(' ')) }
@@ -30,7 +30,7 @@ function parseLine (name: string, state: string, rest: readonly string[]): { ans
 }
 
 /**
- * Links, permanent entries and chains of clusters' namespaces. However many they are, one process is started for
+ * Links, permanent entries, chains and what may forward of clusters' namespaces. However many they are, one process is started for
  * every 64: it enters them and asks the kernel itself, as three programs for each would take most of a pass.
  *
  * @param names of namespaces, as `clusterNamespace` makes them
@@ -42,7 +42,7 @@ export async function readSpaces (names: readonly string[], signal: AbortSignal,
   const answers = new Map<string, SpaceAnswer>()
   let todo = [...new Set(names)]
   while (todo.length > 0) {
-    const argv = [READER, String(spaceBytes), String(allBytes), MSS_TABLE, ...todo.slice(0, SPACES_PER_LOOK)]
+    const argv = [READER, String(spaceBytes), String(allBytes), MSS_TABLE, FORWARD_SET, ...todo.slice(0, SPACES_PER_LOOK)]
     const { stdout } = await run('perl', argv, { signal, timeoutMs: SPACES_TIMEOUT_MS })
     for (const line of stdout.split('\n')) {
       const [name = '', state = '', ...rest] = line.split(' ')

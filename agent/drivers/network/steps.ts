@@ -25,7 +25,9 @@ export interface Observed {
   cluster: SpaceState | 'broken' | null
 }
 
-const EMPTY: SpaceState = { links: [], floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [] }
+/** RFC 8200, section 5. */
+const IPV6_MIN_MTU = 1280
+const EMPTY: SpaceState = { links: [], floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [], open: new Set() }
 const NO_SPACE: SpacePlan = { links: [], forwards: [], neighbours: [], chains: [] }
 
 /** A link that cannot be changed into what is wanted, only made again. */
@@ -183,6 +185,9 @@ export function segmentSteps (plan: SegmentPlan, observed: Observed): Step[] {
   const hostFloods = floodLines(plan.host.links, host, observed.host)
   if (hostFloods.length > 0) steps.push({ do: 'bridge', ns: null, lines: hostFloods })
   ip(null, configure(plan.host.links, host))
+  // below that the kernel has no IPv6 on a link, and begins anew with the host's settings when it grows
+  const grown = plan.host.links.filter(({ name }) => (host.keep.get(name)?.mtu ?? IPV6_MIN_MTU) < IPV6_MIN_MTU).map(({ name }) => name)
+  if (grown.length > 0) steps.push({ do: 'no-ipv6', ns: null, links: grown })
   steps.push(...answerSteps(plan.host, host.keep, observed.host, null, new Set([...quiet, ...changed(plan.host.links, host)])))
   // a tap may vanish at any moment, with its machine
   ip(null, strayTaps(plan, observed.host, host), true)

@@ -1,4 +1,5 @@
 import { GUARD_TABLE, MSS_TABLE, vniOfHostLink } from '../../drivers/network/names.ts'
+import { FORWARD_SERVICE } from '../../drivers/network/forward/forwarding.ts'
 import { TRACKS, TUNNEL_TABLE, wgInterface, wgService } from '../../drivers/network/tunnel/names.ts'
 import { hasCode } from '../../drivers/network/records.ts'
 import { serviceNames as cacheServices } from '../../drivers/cache/plan.ts'
@@ -41,6 +42,7 @@ function explained (observed: readonly ObservedObject[]): Record<'link' | 'names
   for (const name of frontends) namespaces.add(name)
   const services = new Set<string>()
   if (tunnel) for (const track of TRACKS) services.add(wgService(track))
+  if (vnis.size > 0) services.add(FORWARD_SERVICE)
   if (observed.some(o => o.kind === 'volume')) services.add('tgtd')
   for (const name of frontends) for (const part of ['dnsmasq', 'nginx']) services.add(`${name}-${part}`)
   if (caches) for (const vni of vnis) for (const name of Object.values(cacheServices(vni))) services.add(name)

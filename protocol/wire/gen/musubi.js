@@ -9705,6 +9705,7 @@ export const musubi = $root.musubi = (() => {
             ClusterDocument.prototype.sshPublicKey = "";
             ClusterDocument.prototype.version = 0;
             ClusterDocument.prototype.startMs = 0;
+            ClusterDocument.prototype.antiSpoofOff = false;
 
             ClusterDocument.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -9752,6 +9753,8 @@ export const musubi = $root.musubi = (() => {
                     writer.uint32(136).uint32(message.version);
                 if (message.startMs != null && $Object.hasOwnProperty.call(message, "startMs") && (typeof message.startMs === "object" ? message.startMs.low || message.startMs.high : message.startMs !== 0))
                     writer.uint32(144).uint64(message.startMs);
+                if (message.antiSpoofOff != null && $Object.hasOwnProperty.call(message, "antiSpoofOff") && message.antiSpoofOff !== false)
+                    writer.uint32(152).bool(message.antiSpoofOff);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -9939,6 +9942,15 @@ export const musubi = $root.musubi = (() => {
                                 message.startMs = value;
                             else
                                 delete message.startMs;
+                            continue;
+                        }
+                    case 19: {
+                            if (wireType !== 0)
+                                break;
+                            if (value = reader.bool())
+                                message.antiSpoofOff = value;
+                            else
+                                delete message.antiSpoofOff;
                             continue;
                         }
                     }

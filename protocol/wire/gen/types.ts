@@ -612,6 +612,7 @@ export interface ClusterDocument {
   sshPublicKey: string
   version: number
   startMs: number
+  antiSpoofOff: boolean
 }
 
 export interface SearchRequest {
@@ -1338,7 +1339,8 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'imageDigest', id: 15, type: 'string', repeated: false },
     { name: 'sshPublicKey', id: 16, type: 'string', repeated: false },
     { name: 'version', id: 17, type: 'uint32', repeated: false },
-    { name: 'startMs', id: 18, type: 'uint64', repeated: false }
+    { name: 'startMs', id: 18, type: 'uint64', repeated: false },
+    { name: 'antiSpoofOff', id: 19, type: 'bool', repeated: false }
   ],
   SearchRequest: [
     { name: 'nodes', id: 1, type: 'WantedNode', repeated: true },

@@ -184,7 +184,7 @@ export function createMalice ({ kernel, chance, config, around, endpoints }: { k
     const of = ({ leaseId, host, token }: Receipt): Receipt => ({ leaseId, host, token })
     const document = buildClusterDocument({
       id: clusterId, name, masterSite: plan.site, masterPeer: plan.peer, vni: asked.vni, nowMs: startMs, startMs, endMs: asked.endMs, offers: [own, offer], sshPublicKey: 'ssh-ed25519 AAAA', imageDigest: `sha256:${'0'.repeat(64)}`, hash: hash128,
-      spec: { name, cidr: '10.43.0.0/16', frontend: { mode: 'builtin' }, image: 'default', nodes: { count: asked.nodes.length, vcpus: 1, memoryMiB: 512 }, volumes: [], termMs: 60_000 }
+      spec: { name, cidr: '10.43.0.0/16', antiSpoof: true, frontend: { mode: 'builtin' }, image: 'default', nodes: { count: asked.nodes.length, vcpus: 1, memoryMiB: 512 }, volumes: [], termMs: 60_000 }
     })
     const all = [...own.held, ...receipts].map(of)
     const without = (list: readonly Receipt[]): Receipt[] => { const missing = chance.int(0, list.length - 1); return list.filter((_, index) => index !== missing) }

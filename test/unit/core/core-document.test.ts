@@ -57,6 +57,14 @@ t.test('a document says where everything is and what it is called', t => {
   ])
   t.match(document, { epoch: 1, domain: 'demo.internal', cidr: '10.42.0.0/16', endMs: 1000 + demo.termMs, createdMs: 1000 })
   t.strictSame(build({ offers: offersFor(demo).toReversed() }), document, 'whatever the order of the offers')
+  const known = (of: ClusterDocument): boolean | undefined => segmentFor(of, { site: 'tokyo', host: 'tokyo-2' })?.known?.antiSpoof
+  const open = build({ spec: { ...demo, antiSpoof: false } })
+  t.strictSame([document.antiSpoofOff, known(document), open.antiSpoofOff, known(open)], [false, true, true, false], 'nodes speak for themselves only, unless the specification says otherwise')
+  const { antiSpoof, ...earlier } = demo
+  const fromRecord = build({ spec: earlier as ClusterSpec })
+  t.strictSame([antiSpoof, fromRecord.antiSpoofOff], [true, false], 'a record of an earlier release does not say it, and means it')
+  const { antiSpoofOff, ...old } = document
+  t.strictSame([antiSpoofOff, known(old as ClusterDocument)], [false, true], 'nor does a document')
   t.match(document.nodes[0]?.uuid, /^[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/)
   t.not(uuidFrom(hash('a')), uuidFrom(hash('b')))
   t.end()

@@ -21,14 +21,15 @@ const problems = (value: unknown): string[] => {
 
 t.test('defaults are filled in', t => {
   t.strictSame(parseClusterSpec(input()), {
-    name: 'demo', cidr: '10.42.0.0/16', frontend: { mode: 'builtin' }, image: 'default', nodes: { count: 2, vcpus: 1, memoryMiB: 768 }, volumes: [], termMs: 7_200_000
+    name: 'demo', cidr: '10.42.0.0/16', antiSpoof: true, frontend: { mode: 'builtin' }, image: 'default', nodes: { count: 2, vcpus: 1, memoryMiB: 768 }, volumes: [], termMs: 7_200_000
   })
   const full = parseClusterSpec(input({
-    network: { cidr: '172.16.0.0/12' }, frontend: {}, image: `sha256:${'ab'.repeat(32)}`, nodes: { count: 3, vcpus: 2, memoryMiB: 1024 },
+    network: { cidr: '172.16.0.0/12', antiSpoof: false }, frontend: {}, image: `sha256:${'ab'.repeat(32)}`, nodes: { count: 3, vcpus: 2, memoryMiB: 1024 },
     volumes: [{ name: 'data', sizeMiB: 64, node: 3 }], term: 'PT90M'
   }))
   t.equal(full.termMs, 5_400_000)
-  t.equal(full.cidr, '172.16.0.0/12')
+  t.match(full, { cidr: '172.16.0.0/12', antiSpoof: false })
+  t.equal(parseClusterSpec(input({ network: { antiSpoof: true } })).antiSpoof, true)
   t.strictSame(full.volumes, [{ name: 'data', sizeMiB: 64, node: 3 }])
   t.end()
 })
@@ -50,6 +51,7 @@ t.test('every problem is named, one a line', t => {
     'spec.volumes[0].node: must be >= 1, not 0',
     'spec.term: must be string, not 5'
   ])
+  t.strictSame(problems(input({ network: { antiSpoof: 'no', antispof: true } })), ['spec.network.antispof: unknown field; did you mean "antiSpoof"?', 'spec.network.antiSpoof: must be boolean, not "no"'])
   t.strictSame(problems(input({
     network: { cidr: '10.1.2.0/16' }, volumes: [{ name: 'a', sizeMiB: 1, node: 3 }, { name: 'b', sizeMiB: 1, node: 1 }, { name: 'a', sizeMiB: 1, node: 1 }], term: 'soon'
   })), [

@@ -125,6 +125,8 @@ t.test('documents that contradict themselves or the roster', t => {
     [/no unicast MAC/, d => { first(d.nodes).mac = 'x' }],
     [/is no address of a host in 10.42.0.0\/16/, d => { first(d.nodes).ip = '10.43.0.1' }],
     [/is no address of a host/, d => { at(d, 'tokyo').gatewayAddress = '10.42.0.0' }],
+    [/10\.42\.0\.0\/16 of the cluster overlaps the underlay: 10\.42\.9\.9 is host tsukuba-2 of site tsukuba/, d => { first(at(d, 'tsukuba').hosts, h => !h.gateway).underlayAddress = first(d.volumes).portalAddress = '10.42.9.9' }],
+    [/overlaps the underlay: 10\.42\.9\.9:51820 is the tunnel of gateway tsukuba-1/, d => { at(d, 'tsukuba').gateway.tunnelEndpoint = '10.42.9.9:51820' }],
     [/private range/, d => { d.cidr = '8.0.0.0/8' }],
     [/is no name/, d => { first(d.nodes).name = '../x' }],
     [/no member/, d => { first(d.nodes).host = 'nowhere' }],
@@ -360,9 +362,10 @@ t.test('the next version of a document adds, and exchanges nothing', t => {
     d.endMs += HOUR
   })), null, 'more of it')
   t.equal(growthProblem(before, next(d => { d.nodes.pop() })), null, 'less of it')
+  t.equal(growthProblem(changed(d => { delete (d as Partial<ClusterDocument>).antiSpoofOff }), next()), null, 'of one that an earlier release wrote')
   const bad: Array<[RegExp, Change]> = [
     [/version 1 is not newer/, d => { d.version = 1 }], [/epoch 0 is older/, d => { d.epoch = 0 }], [/vni is another/, d => { d.vni = 9 }], [/frontend is another/, d => { d.frontend.ip = '10.42.0.99' }],
-    [/imageDigest is another/, d => { d.imageDigest = 'x' }], [/sshPublicKey is another/, d => { d.sshPublicKey = 'x' }], [/demo-.* is another/, d => { first(d.nodes).uuid = ID }], [/data is another/, d => { first(d.volumes).leaseId = 'x' }],
+    [/imageDigest is another/, d => { d.imageDigest = 'x' }], [/sshPublicKey is another/, d => { d.sshPublicKey = 'x' }], [/antiSpoofOff is another/, d => { d.antiSpoofOff = true }], [/demo-.* is another/, d => { first(d.nodes).uuid = ID }], [/data is another/, d => { first(d.volumes).leaseId = 'x' }],
     [/site tsukuba is another/, d => { at(d, 'tsukuba').gateway.tunnelEndpoint = '192.0.2.66:1' }], [/site tsukuba is another/, d => { at(d, 'tsukuba').segmentId = 7 }],
     [/host tsukuba\/tsukuba-2 is another/, d => { first(at(d, 'tsukuba').hosts, h => !h.gateway).underlayAddress = '192.0.2.66' }]
   ]

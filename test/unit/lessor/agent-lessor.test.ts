@@ -8,6 +8,7 @@ import { checkFrontendSpec } from '../../../agent/drivers/boot/render.ts'
 import { createFakeDriver, createMemoryFakeStore, type FakeStore } from '../../../agent/drivers/fake.ts'
 import { tunnelAddressFor } from '../../../agent/drivers/network/address.ts'
 import { createRecords } from '../../../agent/drivers/network/records.ts'
+import { createPidfileServices } from '../../../agent/services/pidfile.ts'
 import { createSegmentDriver } from '../../../agent/drivers/network/segment.ts'
 import { createEventLog } from '../../../agent/events.ts'
 import { type Fence, openFence } from '../../../agent/helper/fence-store.ts'
@@ -303,7 +304,7 @@ t.test('drivers take no second segment or frontend on one id', async t => {
   const segment: SegmentSpec = { cluster: 'demo', vni: 1, site: { segmentId: 1000, localAddress: '192.0.2.1', remoteAddresses: [] }, compute: true }
   await createRecords<SegmentSpec>(join(stateDir, 'segments')).put('a.segment', segment)
   const signal = AbortSignal.timeout(10_000)
-  await t.rejects(createSegmentDriver({ stateDir }).apply('b.segment', { ...segment, vni: 2 }, signal), { code: 'CONFLICT', message: /segment id 1000 is a.segment's/ })
+  await t.rejects(createSegmentDriver({ stateDir, services: createPidfileServices({ dir: join(stateDir, 'services') }) }).apply('b.segment', { ...segment, vni: 2 }, signal), { code: 'CONFLICT', message: /segment id 1000 is a.segment's/ })
 
   const frontend: FrontendSpec = {
     cluster: 'demo', clusterId: idOf(1), vni: 1, name: 'demo-fe', address: '10.42.0.1/16', mac: '52:54:00:00:00:01', domain: 'demo.internal', image: { digest: 'none' }, nodes: [], sshPublicKey: 'ssh-ed25519 AAAA'

@@ -26,6 +26,7 @@ t.test('reasons to apply', t => {
   t.strictSame(why({ fingerprint: 'other' }), ['apply domain a: spec changed'])
   t.strictSame(why({ fingerprint: null }), ['apply domain a: made from an unknown spec'])
   t.strictSame(why({ healthy: false }), ['apply domain a: does not work'])
+  t.strictSame(why({ healthy: false, detail: { missing: ['link wan0 in mz-000101: made', 'chain x'] } }), ['apply domain a: does not work: link wan0 in mz-000101: made; chain x'], 'what a driver says is wrong is said')
   t.strictSame(diff([object], [])[0], { op: 'apply', kind: 'domain', name: 'a', spec: object.spec, why: 'missing' })
   t.strictSame(shown(diff([object], [observed(object), observed(object, { healthy: false })])), ['apply domain a: does not work'], 'the worse of two reports')
   t.strictSame(shown(diff([object], [observed(object, { healthy: false }), observed(object)])), ['apply domain a: does not work'])

@@ -25,11 +25,12 @@ const answer = (of: Partial<AnswerFact> = {}): AnswerFact => ({ kind: 'node', na
 const far = (of: Partial<AnswerFact> = {}): AnswerFact => answer({ kind: 'gateway', name: 'b1', site: 'osaka', host: 'b1', underlayAddress: '10.77.0.3', address: '10.42.255.2', ...of })
 const farNode = (of: Partial<AnswerFact> = {}): AnswerFact => answer({ name: 'n3', site: 'osaka', host: 'b1', underlayAddress: '10.77.0.3', address: '10.42.2.1', ...of })
 
+const forwarding = (of: Partial<NonNullable<SegmentFacts['forwarding']>> = {}): SegmentFacts['forwarding'] => ({ space: NS, port: 'wan0m', open: true, unit: 'musubi-svc-mz-forward', keeper: true, leftMs: 3_600_000, ...of })
 const facts = (of: Partial<SegmentFacts> = {}): SegmentFacts => ({
   name: '01234567.segment', cluster: 'c1', vni: 0x101, nowSeconds: NOW, site: { segmentId: 7, port: 4790, localAddress: '10.77.0.1', remoteAddresses: ['10.77.0.2'] },
   underlay: { link: 'eth0', up: true, mtu: 1500 }, namespace: { name: NS, state: 'ok' },
   links: [link(null, 'mzb000101', 'bridge'), link(NS, 'br0', 'bridge'), link(NS, 'site0', 'vxlan'), link(NS, 'site0m', 'macvlan', 'br0'), link(NS, 'wan0', 'vxlan'), link(NS, 'wan0m', 'macvlan', 'br0')],
-  floods: [], chains: [{ space: null, table: 'inet mz_guard', name: 'guard_000101', state: 'ok' }], drops: [], idUsers: [], tunnel: tunnel(), reach: [reach(), endpoint()], bridge: null, ...of
+  floods: [], chains: [{ space: null, table: 'inet mz_guard', name: 'guard_000101', state: 'ok' }], forwarding: forwarding(), drops: [], idUsers: [], tunnel: tunnel(), reach: [reach(), endpoint()], bridge: null, ...of
 })
 const changed = (name: string, have: Partial<NonNullable<LinkFact['have']>> | null): LinkFact[] =>
   facts().links.map(one => one.name !== name || one.have === null ? one : { ...one, have: have === null ? null : { ...one.have, ...have } })
@@ -54,6 +55,11 @@ const CASES: Case[] = [
   { fault: 'forwarding entry missing to the other site', facts: { floods: [{ space: NS, link: 'wan0', missing: ['100.64.0.3'] }] }, answers: [far({ echo: none(), largestBytes: null })], findings: [{ code: 'fdb-missing', address: '100.64.0.3', port: 4789 }] },
   { fault: 'guard missing', facts: { chains: [{ space: null, table: 'inet mz_guard', name: 'guard_000101', state: 'missing' }] }, findings: [{ code: 'chain', what: /anybody on the underlay can write/ }] },
   { fault: 'guard changed', facts: { chains: [{ space: null, table: 'inet mz_guard', name: 'guard_000101', state: 'changed' }] }, findings: [{ code: 'chain', what: /10\.77\.0\.2, 100\.64\.0\.3/ }] },
+  { fault: 'keeper of the forwarding lease killed, and it has run out', facts: { forwarding: forwarding({ open: false, keeper: false }) }, findings: [{ code: 'forward-lapsed', severity: 'fault', where: 'forwarding lease', interface: `wan0m in namespace ${NS}`, what: /musubi-svc-mz-forward, which renews it, does not run .* no frame passes/, try: /^systemctl status musubi-svc-mz-forward/ }] },
+  { fault: 'keeper of the forwarding lease killed just now', facts: { forwarding: forwarding({ keeper: false }) }, findings: [{ code: 'forward-ending', severity: 'warning', what: /some seconds more/ }] },
+  { fault: 'keeper runs and does nothing', facts: { forwarding: forwarding({ open: false }) }, findings: [{ code: 'forward-lapsed', what: /runs and has not renewed it/, try: /systemctl restart musubi-svc-mz-forward/ }] },
+  { fault: 'term of the forwarding lease over', facts: { forwarding: forwarding({ open: false, leftMs: -61_000 }) }, findings: [{ code: 'forward-lapsed', what: /its term ended 61 s ago/, try: /musubi lease list/ }] },
+  { fault: 'no forwarding lease promised', facts: { forwarding: forwarding({ open: false, leftMs: null }) }, findings: [{ code: 'forward-lapsed', what: /promised no term/ }] },
   { fault: 'in-site id in use', facts: { idUsers: [{ space: null, link: 'foreign', id: 7, port: 4790 }] }, findings: [{ code: 'id-in-use', interface: 'foreign', port: 4790 }] },
   { fault: 'own filter drops', facts: { drops: [{ chain: 'inet filter input', handle: 7, hook: 'input', port: 4790, rule: 'udp dport 4790 drop' }] }, answers: [far(), answer({ echo: none(), largestBytes: null })], findings: [{ code: 'udp-dropped-here', interface: 'inet filter input', port: 4790, try: /handle 7/ }] },
   { fault: 'own filter drops the tunnel', facts: { tunnel: deadPeer(), drops: [{ chain: 'inet filter input', handle: null, hook: 'input', port: 51820, rule: 'policy drop' }] }, answers: silentOsaka, findings: [{ code: 'udp-dropped-here', where: 'tunnel', port: 51820, try: /udp dport 51820 accept/ }] },
@@ -98,7 +104,7 @@ for (const { fault, facts: of, answers = all, skews = [], findings } of CASES) {
 t.test('names are of nodes, gateways, sites, addresses; a cluster is found by both ends', t => {
   const gateway = (host: string): ClusterDocument['sites'][number]['gateway'] => ({ host, peer: '', underlayAddress: '10.77.0.1', tunnelPublicKey: '', tunnelEndpoint: '', tunnelAddress: '', chain: [] })
   const document = (name: string, node: string): ClusterDocument => ({
-    id: `id-${name}`, name, epoch: 1, vni: 1, cidr: '', domain: '', masterSite: 'tokyo', masterPeer: '', createdMs: 0, endMs: 0, startMs: 0, version: 1, imageDigest: '', sshPublicKey: '', volumes: [],
+    id: `id-${name}`, name, epoch: 1, vni: 1, cidr: '', domain: '', masterSite: 'tokyo', masterPeer: '', createdMs: 0, endMs: 0, startMs: 0, version: 1, imageDigest: '', antiSpoofOff: false, sshPublicKey: '', volumes: [],
     frontend: { name: `${name}-frontend`, site: 'tokyo', host: 'a1', mac: '', ip: '10.42.0.1', mode: 'builtin', leaseId: '' },
     sites: ['tokyo', 'osaka'].map((site, i) => ({ site, segmentId: 1, gateway: gateway(`${site}-1`), hosts: [], gatewayAddress: `10.42.255.${i + 1}`, gatewayMac: '', cache: false, leaseId: '' })),
     nodes: [{ name: node, site: 'osaka', host: 'b1', mac: '', ip: '10.42.2.1', uuid: '', vcpus: 1, memoryMib: 1, leaseId: '', index: 1 }]

@@ -35,6 +35,9 @@ const chain = (table: string, name: string): Buffer => message(0xa03, Buffer.fro
 const comment = (text: string): Buffer => Buffer.from([0, text.length + 1, ...Buffer.from(`${text}\0`)])
 const rule = (table: string, of: string, ...attrs: Buffer[]): Buffer => message(0xa06, Buffer.from([7, 0, 0, 0]), attr(1, word(table)), attr(2, word(of)), ...attrs)
 
+const port = (name: string): Buffer => attr(1 | 0x8000, attr(1 | 0x8000, attr(1, Buffer.concat([Buffer.from(name), Buffer.alloc(16 - name.length)]))), attr(4, Buffer.alloc(8)))
+const element = (...elements: Buffer[]): Buffer => message(0xa0c, Buffer.from([7, 0, 0, 0]), attr(1, word(TABLE)), attr(2, word('forward')), attr(3 | 0x8000, ...elements))
+
 const lists: SpaceLists = {
   links: Buffer.concat([
     link(1, 'lo', true, attr(4, u32(65_536)), attr(1, Buffer.alloc(6))),
@@ -56,13 +59,14 @@ const lists: SpaceLists = {
     neighbour(10, 5, 0x40, attr(1, Buffer.from('ff020000000000000000000000000001', 'hex')), attr(2, Buffer.from('333300000001', 'hex'))), neighbour(2, 5, 0x80, attr(1, Buffer.from([10, 42, 1, 2])))
   ]),
   chains: Buffer.concat([chain(TABLE, 'in_000201'), chain(TABLE, 'out_000201'), chain('other', 'in_000202')]),
-  rules: Buffer.concat([rule(TABLE, 'in_000201', attr(4, attr(1, attr(1, word('payload')))), attr(7, comment('a.0'))), rule(TABLE, 'in_000201'), rule(TABLE, 'in_000201', attr(7, Buffer.from([9, 1, 5]), comment('a.2'))), rule('other', 'in_000201', attr(7, comment('b.0')))])
+  rules: Buffer.concat([rule(TABLE, 'in_000201', attr(4, attr(1, attr(1, word('payload')))), attr(7, comment('a.0'))), rule(TABLE, 'in_000201'), rule(TABLE, 'in_000201', attr(7, Buffer.from([9, 1, 5]), comment('a.2'))), rule('other', 'in_000201', attr(7, comment('b.0')))]),
+  elements: Buffer.concat([element(port('wan0m'), port('other')), element()])
 }
-const none: SpaceLists = { links: Buffer.alloc(0), addresses: Buffer.alloc(0), forwards: Buffer.alloc(0), neighbours: Buffer.alloc(0), chains: Buffer.alloc(0), rules: Buffer.alloc(0) }
+const none: SpaceLists = { links: Buffer.alloc(0), addresses: Buffer.alloc(0), forwards: Buffer.alloc(0), neighbours: Buffer.alloc(0), chains: Buffer.alloc(0), rules: Buffer.alloc(0), elements: Buffer.alloc(0) }
 
 t.test('what the kernel answers is read', (t) => {
   const plain = { mac: '', master: undefined, lower: undefined, alias: undefined, ipv4: [], ipv6: false, vxlan: undefined, macvlanMode: undefined, bridge: undefined, hairpin: false, suppress: false }
-  const { links, floods, forwards, neighbours, chains } = parseSpace(lists, TABLE)
+  const { links, floods, forwards, neighbours, chains, open } = parseSpace(lists, TABLE)
   t.strictSame(links, [
     { ...plain, name: 'lo', kind: undefined, up: true, mtu: 65_536, mac: '00:00:00:00:00:00' },
     { ...plain, name: 'br0', kind: 'bridge', up: true, mtu: 1500, mac: '02:00:00:00:00:aa', alias: 'mz:c1', ipv4: ['10.42.255.1/16'], bridge: { stp: false, snooping: true } },
@@ -70,11 +74,12 @@ t.test('what the kernel answers is read', (t) => {
     { ...plain, name: 'site0', kind: 'vxlan', up: false, mtu: 1500, ipv6: true, vxlan: { id: 7, local: '10.0.0.1', port: 4790, learning: true } },
     { ...plain, name: 'site0m', kind: 'macvlan', up: true, mtu: Number.NaN, lower: 'site0', master: 'br0', macvlanMode: 'passthru', hairpin: true, suppress: true }
   ])
+  t.strictSame(open, new Set(['wan0m', 'other']))
   t.strictSame(floods, new Map([['site0', new Set(['10.0.0.2', '10.0.0.3', 'fd00::1'])]]))
   t.strictSame(forwards, new Map([['site0', new Map([['02:00:00:00:00:01', '10.0.0.4']])], ['site0m', new Map([['02:00:00:00:00:02', 'sticky'], ['02:00:00:00:00:03', 'static']])]]), 'own MACs of ports and groups are none')
   t.strictSame(neighbours, new Map([['br0', new Map([['10.42.1.1', '02:00:00:00:00:01'], ['fe80::50:54ff:fe00:1', '02:00:00:00:00:01']])]]))
   t.strictSame(chains, [{ family: 'bridge', table: TABLE, name: 'in_000201', marks: ['a.0', '', 'a.2'] }, { family: 'bridge', table: TABLE, name: 'out_000201', marks: [] }])
-  t.strictSame(parseSpace(none, TABLE), { links: [], floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [] })
+  t.strictSame(parseSpace(none, TABLE), { links: [], floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [], open: new Set() })
   t.end()
 })
 

@@ -3,6 +3,7 @@ import { tunnelAddressFor } from '../../../agent/drivers/network/address.ts'
 import { chainMarks, clampedMss, renderChains, renderRemoval } from '../../../agent/drivers/network/filter.ts'
 import { parseChains, parseCounters, parseFloods, parseLinks, parseRoutes } from '../../../agent/drivers/network/observed.ts'
 import { checkSegment, planSegment } from '../../../agent/drivers/network/plan.ts'
+import { describeSteps } from '../../../agent/drivers/network/repairs.ts'
 import { removalSteps, segmentSteps } from '../../../agent/drivers/network/steps.ts'
 import { hostBridgeName } from '../../../protocol/core/desired.ts'
 import { MAX_VNI } from '../../../protocol/core/limits.ts'
@@ -20,7 +21,7 @@ const gateway: SegmentSpec = {
   gateway: { address: '10.42.255.1/16', bridgeMac: '02:00:00:00:00:AA', tunnel: { localAddress: '100.64.0.1', remoteAddresses: ['100.64.0.3', '100.64.0.2'] } }
 }
 
-const nothing = (): SpaceState => ({ links: [], floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [] })
+const nothing = (): SpaceState => ({ links: [], floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [], open: new Set() })
 
 /** Steps as text, one command a line; filters by their size only. */
 function show (steps: readonly Step[]): string[] {
@@ -58,7 +59,7 @@ t.test('a gateway gets a namespace, with VXLANs whose sockets stay outside', (t)
     'mz-000abc: netns-add',
     'mz-000abc: no-ipv6 all',
     'host: nft 9 rules',
-    'mz-000abc: nft 11 rules',
+    'mz-000abc: nft 13 rules',
     'host: ip link add name mzb000abc mtu 1500 address 02:6d:7a:00:0a:bc type bridge stp_state 0 forward_delay 0 mcast_snooping 0',
     'host: ip link add name site0 mtu 1500 netns mz-000abc arp off type vxlan id 7 local 10.0.0.1 dstport 4790 df unset udpcsum learning',
     'host: ip link add name wan0 mtu 1500 netns mz-000abc arp off type vxlan id 2748 local 100.64.0.1 dstport 4789 df unset udpcsum learning',
@@ -110,8 +111,31 @@ function built (): SpaceState {
     { ifname: 'mzm000abc', mtu: 1500, flags: ['UP'], link: 'mzs000abc', master: 'mzb000abc', linkinfo: { info_kind: 'macvlan', info_data: { mode: 'passthru' }, info_slave_data: { hairpin: false } } }
   ])
   const chains = plan.host.chains.map((chain) => ({ family: chain.family, table: chain.table, name: chain.name, marks: chainMarks(chain) }))
-  return { links, floods: parseFloods([{ mac: '00:00:00:00:00:00', ifname: 'mzs000abc', dst: '10.0.0.1' }]), forwards: new Map(), neighbours: new Map(), chains }
+  return { links, floods: parseFloods([{ mac: '00:00:00:00:00:00', ifname: 'mzs000abc', dst: '10.0.0.1' }]), forwards: new Map(), neighbours: new Map(), chains, open: new Set() }
 }
+
+t.test('what is done is said in words', (t) => {
+  const words = (change: (host: SpaceState) => void): string[] => {
+    const host = built()
+    change(host)
+    return describeSteps(segmentSteps(planSegment('c1', compute, 1500), { host, cluster: null }))
+  }
+  t.strictSame(words(() => undefined), [])
+  t.strictSame(words((host) => { host.links = host.links.map((one) => one.name === 'mzm000abc' ? { ...one, mtu: 1400, master: 'other' } : one) }), ['link mzm000abc: mtu 1500, master mzb000abc'])
+  t.strictSame(words((host) => { host.links = host.links.filter(({ name }) => name !== 'mzm000abc') }), ['link mzm000abc: made, master mzb000abc, up', 'links mzm000abc: IPv6 off'])
+  t.strictSame(words((host) => { host.floods = new Map() }), ['forwarding entries of mzs000abc: 00:00:00:00:00:00'])
+  t.strictSame(words((host) => { host.chains.shift() }), ['chain mz_guard guard_000abc'])
+  t.strictSame(describeSteps([
+    { do: 'netns-delete', ns: 'mz-1' }, { do: 'netns-add', ns: 'mz-1' }, { do: 'ip', ns: 'mz-1', lines: ['address delete 10.0.0.1/8 dev br0', 'neighbour replace 10.0.0.2 lladdr 02:00:00:00:00:01 nud permanent dev br0', 'neighbour delete 10.0.0.3 dev br0', 'link delete dev x', 'nonsense'] },
+    { do: 'bridge', ns: 'mz-1', lines: [1, 2, 3, 4, 5].map((n) => `fdb replace 02:00:00:00:00:0${n} dev wan0m master static sticky`) }, { do: 'silent-ipv6', ns: 'mz-1', link: 'br0' }, { do: 'no-ipv6', ns: 'mz-1', links: null }
+  ]), [
+    'namespace mz-1: removed, made', 'link br0 in mz-1: address 10.0.0.1/8, IPv6 without address', 'neighbours of br0 in mz-1: 10.0.0.2, 10.0.0.3', 'link x in mz-1: removed',
+    'forwarding entries of wan0m in mz-1: 02:00:00:00:00:01, 02:00:00:00:00:02, 02:00:00:00:00:03, 2 more', 'links in mz-1: IPv6 off'
+  ])
+  const many = describeSteps([{ do: 'ip', ns: null, lines: Array.from({ length: 30 }, (_, n) => `link set dev l${n} up`) }])
+  t.strictSame([many.length, many.at(-1)], [12, 'and 19 more'])
+  t.end()
+})
 
 t.test('only what is missing is done', (t) => {
   const steps = (change: (host: SpaceState) => void, spec = compute): string[] => {

@@ -25,7 +25,7 @@ function documentOf (sites: number): ClusterDocument {
       hosts: [1, 2, 3].map((h) => ({ host: `s${n}-${h}`, peer: '', underlayAddress: `192.0.2.${n}${h}`, gateway: h === 1 }))
     })),
     nodes: [node(1, 1, 1), ...all.map((n) => node(n + 1, n, 2))],
-    volumes: [], imageDigest: '', sshPublicKey: '', version: 1, startMs: 1
+    volumes: [], imageDigest: '', antiSpoofOff: false, sshPublicKey: '', version: 1, startMs: 1
   }
 }
 

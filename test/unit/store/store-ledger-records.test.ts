@@ -15,7 +15,7 @@ const T0 = 1_800_000_000_000
 const capacity = { vcpus: 4, memoryMib: 4096, diskMib: 0, volumes: 1, bandwidthMbit: 10 }
 const document = (version: number, part: Partial<ClusterDocument> = {}): ClusterDocument => ({
   id: 'c1', name: 'demo', epoch: 1, vni: 1, cidr: '10.42.0.0/16', domain: 'demo.internal', masterSite: 'tokyo', masterPeer: 'p', createdMs: T0, endMs: T0 + HOUR,
-  frontend: { name: 'demo-fe', site: 'tokyo', host: 'a1', mac: '', ip: '', mode: 'builtin', leaseId: 'l1' }, sites: [], nodes: [], volumes: [], imageDigest: '', sshPublicKey: '', version, startMs: T0, ...part
+  frontend: { name: 'demo-fe', site: 'tokyo', host: 'a1', mac: '', ip: '', mode: 'builtin', leaseId: 'l1' }, sites: [], nodes: [], volumes: [], imageDigest: '', antiSpoofOff: false, sshPublicKey: '', version, startMs: T0, ...part
 })
 
 class Host {

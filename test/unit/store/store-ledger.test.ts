@@ -9,7 +9,7 @@ const T0 = 1_800_000_000_000
 const capacity = { vcpus: 4, memoryMib: 4096, diskMib: 0, volumes: 0, bandwidthMbit: 0 }
 const document = (id: string, leaseId = 'l1'): ClusterDocument => ({
   id, name: 'demo', epoch: 1, vni: 1, cidr: '10.42.0.0/16', domain: 'demo.internal', masterSite: 'tokyo', masterPeer: 'p', createdMs: T0, endMs: T0 + HOUR,
-  frontend: { name: 'demo-fe', site: 'tokyo', host: 'a1', mac: '', ip: '', mode: 'builtin', leaseId }, sites: [], nodes: [], volumes: [], imageDigest: '', sshPublicKey: '', version: 1, startMs: T0
+  frontend: { name: 'demo-fe', site: 'tokyo', host: 'a1', mac: '', ip: '', mode: 'builtin', leaseId }, sites: [], nodes: [], volumes: [], imageDigest: '', antiSpoofOff: false, sshPublicKey: '', version: 1, startMs: T0
 })
 
 /** One host over restarts: a store, a clock, and the ledger opened on them. */

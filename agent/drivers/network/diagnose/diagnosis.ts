@@ -2,7 +2,9 @@ import { isIPv4 } from 'node:net'
 import { join } from 'node:path'
 import { clusterNamespace, type SegmentSpec, type TunnelSpec } from '../../../../protocol/core/desired.ts'
 import { ConflictError, NotFoundError } from '../../../../protocol/core/errors.ts'
+import type { ServiceManager } from '../../../services.ts'
 import type { Echo, SegmentFacts } from '../../../diagnose/facts.ts'
+import { lookAtForwarding } from '../forward/forwarding.ts'
 import { createRecords } from '../records.ts'
 import { bareAddress } from '../tunnel/wireguard.ts'
 import { capture, type Captured, type CaptureRequest } from './capture.ts'
@@ -22,8 +24,8 @@ export interface Diagnosis {
   capture (name: string, request: CaptureRequest, signal: AbortSignal): Promise<Captured>
 }
 
-/** @param options.stateDir folder of the records that the drivers of segments and tunnels keep; only read */
-export function createDiagnosis ({ stateDir }: { stateDir: string }): Diagnosis {
+/** @param options.stateDir folder of the records that the drivers of segments and tunnels keep; only read; `options.services`: what runs here */
+export function createDiagnosis ({ stateDir, services }: { stateDir: string, services: ServiceManager }): Diagnosis {
   const segments = createRecords<SegmentSpec>(join(stateDir, 'segments'))
   const tunnels = createRecords<TunnelSpec>(join(stateDir, 'tunnels'))
 
@@ -45,7 +47,7 @@ export function createDiagnosis ({ stateDir }: { stateDir: string }): Diagnosis 
   }
 
   return {
-    look: async (name, gatewayAddress, signal) => await lookAtSegment(await find(name), gatewayAddress, signal),
+    look: async (name, gatewayAddress, signal) => await lookAtSegment(await find(name), gatewayAddress, (space) => lookAtForwarding(stateDir, services, space), signal),
     async echo ({ name, where, address, bytes, count, largest }, signal) {
       const asked = await find(name)
       if (where === 'segment') {

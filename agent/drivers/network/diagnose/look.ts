@@ -4,6 +4,7 @@ import { DIAGNOSE_MAX_REMOTES } from '../../../../protocol/core/limits.ts'
 import type { BridgeFact, ChainFact, DropFact, LinkFact, PeerFact, ReachFact, SegmentFacts, TunnelFact } from '../../../diagnose/facts.ts'
 import { CommandError, run, runJson } from '../../../exec.ts'
 import { chainKey, chainMarks } from '../filter.ts'
+import { hasGate, type ForwardLook } from '../forward/forwarding.ts'
 import { hasIpv6, listNamespaces, readHost } from '../host.ts'
 import { DEFAULT_UNDERLAY_MTU, hostPortName, hostVethName, hostVxlanName, INNER, INNER_MTU, SITE_VXLAN_PORT, TUNNEL_MTU } from '../names.ts'
 import { TRACKS, tunnelMtuOf, wgInterface } from '../tunnel/names.ts'
@@ -49,8 +50,8 @@ function linkFact (want: LinkPlan, space: string | null, have: readonly LinkStat
   }
 }
 
-/** Everything that one host can tell of a segment, its packets included. Changes nothing. */
-export async function lookAtSegment ({ name, spec, tunnel: tunnelSpec }: Asked, gatewayAddress: string | null, signal: AbortSignal): Promise<SegmentFacts> {
+/** Everything that one host can tell of a segment, its packets included. Changes nothing. @param forwardingOf what is known of the forwarding lease in a namespace */
+export async function lookAtSegment ({ name, spec, tunnel: tunnelSpec }: Asked, gatewayAddress: string | null, forwardingOf: (space: string) => Promise<ForwardLook>, signal: AbortSignal): Promise<SegmentFacts> {
   const { vni, site } = spec
   const [host, namespaces, ipv6] = await Promise.all([readHost(signal), listNamespaces(), hasIpv6()])
   const underlay = host.links.find(({ ipv4 }) => ipv4.some(address => address.split('/')[0] === site.localAddress)) ?? null
@@ -83,13 +84,14 @@ export async function lookAtSegment ({ name, spec, tunnel: tunnelSpec }: Asked, 
     // who is known is answered for at home: that proves nothing of the way
     spec.gateway !== undefined || gatewayAddress === null || spec.known?.members.some(({ address }) => address === gatewayAddress) === true ? null : askByBridge(vni, gatewayAddress, host, signal)
   ])
+  const forwarding = space === null || inner === null || !hasGate(spec) ? null : { space, port: INNER.wanPort, open: inner.open.has(INNER.wanPort), ...await forwardingOf(space) }
   return {
     name, cluster: spec.cluster, vni, nowSeconds: Math.floor(Date.now() / 1000),
     site: { segmentId: site.segmentId, port: SITE_VXLAN_PORT, localAddress: site.localAddress, remoteAddresses: [...site.remoteAddresses] },
     underlay: underlay === null ? null : { link: underlay.name, up: underlay.up, mtu: underlay.mtu },
     namespace: space === null ? null : { name: space, state: own === null ? 'missing' : own === 'broken' ? 'broken' : own instanceof Error ? 'unread' : 'ok' },
     links: held.flatMap(({ space, want, have }) => [...want.links.map(link => linkFact(link, space, have?.links ?? [], roles)), ...(space === null ? tapsOf(vni, host) : [])]),
-    floods, chains, drops, idUsers: idUsers(spec, host, namespaces, spaces), tunnel, reach, bridge
+    floods, chains, forwarding, drops, idUsers: idUsers(spec, host, namespaces, spaces), tunnel, reach, bridge
   }
 }
 

@@ -24,6 +24,8 @@ import type { CheckedTunnel, TrackConfig } from './wireguard.ts'
 
 /** The host's one tunnel object. */
 const NAME = 'wg'
+/** RFC 8200, section 5. */
+const IPV6_MIN_MTU = 1280
 /** Steps of one apply: a key is made, its interface, its peers, and the same for what is given up. */
 const MAX_STEPS = 8
 
@@ -213,6 +215,8 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
     }
     await ownAddresses.settled()
     if (lines.length > 0) await run('ip', ['-batch', '-'], { signal, input: lines.map((line) => `${line}\n`).join('') })
+    // below that the kernel has no IPv6 on a link, and begins anew with its own settings when it grows
+    for (const track of own) if ((seen.tracks.get(track)?.link?.mtu ?? IPV6_MIN_MTU) < IPV6_MIN_MTU) await settle(track)
     // after the routes: until then they may have led there
     for (const track of TRACKS) {
       const one = seen.tracks.get(track)
