@@ -3,6 +3,7 @@ import { statfs } from 'node:fs/promises'
 import Type, { type Static } from 'typebox'
 import { loadConfigFile } from '../protocol/config-file.ts'
 import { InvalidInputError } from '../protocol/core/errors.ts'
+import { MAX_VLAN_ID } from '../protocol/core/desired.ts'
 import type { Resources } from '../protocol/core/capacity.ts'
 import { DEFAULT_VOLUMES } from '../protocol/core/limits.ts'
 
@@ -42,6 +43,17 @@ const AgentConfigSchema = Type.Object({
   segmentIds: Type.Optional(Type.Object({
     from: Type.Integer({ minimum: 1, maximum: 0xff_ffff }), to: Type.Integer({ minimum: 1, maximum: 0xff_ffff })
   }, { additionalProperties: false })),
+  /** how the hosts of the site reach each other within a segment; the same at all of them */
+  inSite: Type.Union([
+    Type.Object({ technique: Type.Literal('vxlan') }, { additionalProperties: false }),
+    Type.Object({
+      technique: Type.Literal('vlan'),
+      /** a NIC, bond or bridge that carries VLANs */
+      trunk: Type.String({ pattern: '^[A-Za-z0-9_][A-Za-z0-9._-]{0,14}$' }),
+      /** what the administrator has set aside for segments on it */
+      ids: Type.Object({ from: Type.Integer({ minimum: 1, maximum: MAX_VLAN_ID }), to: Type.Integer({ minimum: 1, maximum: MAX_VLAN_ID }) }, { additionalProperties: false })
+    }, { additionalProperties: false })
+  ], { default: { technique: 'vxlan' } }),
   accelerator: Type.Optional(Type.Union([Type.Literal('kvm'), Type.Literal('tcg')])),
   drivers: Type.Union([Type.Literal('real'), Type.Literal('fake')], { default: 'real' }),
   /** the process that holds the privileges, see agent/helper */
@@ -64,6 +76,12 @@ export async function loadAgentConfig (path: string): Promise<AgentConfig> {
   if (config.roles.includes('gateway')) {
     if (config.segmentIds === undefined) throw new InvalidInputError(`${path} is not valid:\n  segmentIds: a gateway needs a range of its own, e.g. {from: 1000, to: 1999}`)
     if (config.segmentIds.from > config.segmentIds.to) throw new InvalidInputError(`${path} is not valid:\n  segmentIds: from is above to`)
+  }
+  if (config.inSite.technique === 'vlan') {
+    const { ids } = config.inSite
+    if (ids.from > ids.to) throw new InvalidInputError(`${path} is not valid:\n  inSite.ids: from is above to`)
+    const own = config.segmentIds
+    if (own !== undefined && (own.from < ids.from || own.to > ids.to)) throw new InvalidInputError(`${path} is not valid:\n  segmentIds: ${own.from}..${own.to} are not within inSite.ids, ${ids.from}..${ids.to}: every id that this gateway hands out is a VLAN on ${config.inSite.trunk}`)
   }
   return config
 }

@@ -10,6 +10,7 @@ import { createLibvirtDriver } from './compute/libvirt.ts'
 import { createDirectoryFakeStore, createFakeComputeDriver, createFakeDriver } from './fake.ts'
 import { createDiagnosis, type Diagnosis } from './network/diagnose/diagnosis.ts'
 import { createSegmentDriver } from './network/segment.ts'
+import type { Trunk } from './network/vlan/trunk.ts'
 import { createTunnelDriver } from './network/tunnel/driver.ts'
 import { createVolumeDriver } from './storage/volume.ts'
 import { KIND_ORDER, type ObjectKind } from '../../protocol/core/desired.ts'
@@ -44,12 +45,15 @@ export function kindsOf ({ drivers, roles }: Pick<AgentConfig, 'drivers' | 'role
 /** Where what drivers start leaves its sockets, logs and pid records. */
 export const helperRunDir = ({ helper }: Pick<AgentConfig, 'helper'>): string => dirname(helper.socket)
 
+/** The NIC that carries the segments inside the site, where VLANs do. */
+const trunkOption = ({ inSite }: Pick<AgentConfig, 'inSite'>): { trunk?: Trunk } => inSite.technique === 'vlan' ? { trunk: { nic: inSite.trunk, ids: inSite.ids } } : {}
+
 /** The drivers that this host's roles need, real ones, over the folders of the helper. */
 export function createRealDrivers (config: AgentConfig, services: ServiceManager): HostDrivers {
   const { stateDir } = config.helper
   const dir = (name: string): string => join(stateDir, name)
   const tunnel = createTunnelDriver({ stateDir: dir('network'), services })
-  const segment = createSegmentDriver({ stateDir: dir('network') })
+  const segment = createSegmentDriver({ stateDir: dir('network'), ...trunkOption(config) })
   const frontend = createFrontendDriver({ stateDir, imageStoreDir: config.imageStore, services })
   const cache = createCacheDriver({ stateDir: dir('caches'), services })
   const volume = createVolumeDriver({ stateDir: dir('storage'), runDir: helperRunDir(config), services })

@@ -21,7 +21,12 @@ const WIREGUARD_KEY = /^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$/
 const ENDPOINT = /^([0-9.]+):(\d{1,5})$/
 const isWhole = (value: number, least: number, most: number): boolean => Number.isSafeInteger(value) && value >= least && value <= most
 
-export interface Self { site: string, host: string }
+export interface Self {
+  site: string
+  host: string
+  /** NIC that carries the segments inside the site by VLAN; absent where VXLAN does */
+  trunk?: string
+}
 
 /** What the roster and the tunnel's address scheme say of gateways, whoever claims otherwise. */
 export interface GatewayTruth {
