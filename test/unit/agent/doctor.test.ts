@@ -66,6 +66,17 @@ t.test('every program of every role names one package', t => {
   t.end()
 })
 
+t.test('where VLANs carry segments inside the site, 802.1Q is needed, and VXLAN at gateways only', t => {
+  const lacks = (part: KernelPart): Partial<Facts> => ({ kernel: { ...whole.kernel, parts: { ...parts, [part]: 'loadable' }, tried: tried(part, 'Unknown device type') } })
+  const inSite = { technique: 'vlan', trunk: 'eth1', ids: { from: 1, to: 2 } } as const
+  t.strictSame(lines(report(lacks('8021q'), { roles: ['compute'], inSite })), ['missing compute: modprobe 8021q'])
+  t.strictSame(lines(report(lacks('8021q'), { roles: ['compute'] })), ['note compute: modprobe 8021q'])
+  t.strictSame(lines(report(lacks('vxlan'), { roles: ['compute'], inSite })), [])
+  t.strictSame(lines(report(lacks('vxlan'), { roles: ['gateway'], inSite })), ['missing gateway: modprobe vxlan'])
+  t.match(report({ problems: [{ kind: 'segment', problem: 'the trunk NIC eth1 is down: VLAN 1 carries nothing (ip link set eth1 up)' }] }, { inSite }).findings, [{ severity: 'missing', what: /eth1 is down.*ip link set eth1 up/ }])
+  t.end()
+})
+
 t.test('the kernel: load the module, or take one that has it', t => {
   const kernel = (part: KernelPart, error: string, state: 'there' | 'loadable' | 'no' | 'unknown'): Partial<Facts> => ({ kernel: { ...whole.kernel, parts: { ...parts, [part]: state }, tried: tried(part, error) } })
   t.strictSame(lines(report(kernel('vxlan', 'Unknown device type', 'loadable'))), ['missing compute: modprobe vxlan', 'missing gateway: modprobe vxlan'])
