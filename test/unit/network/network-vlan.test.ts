@@ -126,6 +126,7 @@ t.test('no other NIC and no other id than the configuration has set aside', (t) 
 t.test('what the kernel says is put in words', (t) => {
   const said = (stderr: string) => vlanRefusal('eth1', 100, stderr)
   t.match(said('RTNETLINK answers: File exists'), { code: 'VLAN_ID_IN_USE', message: /100 .*eth1 .*namespace/ })
+  t.match(said('Error: 8021q: VLAN device already exists.'), { code: 'VLAN_ID_IN_USE' })
   t.match(said('Cannot find device "eth1"'), { code: 'TRUNK_MISSING' })
   t.match(said('Error: Unknown device type.'), { code: 'NO_VLAN', message: /eth1/, hint: /modprobe 8021q/ })
   t.match(said('Error: 8021q: VLANs not supported on device.\nRTNETLINK answers: Operation not supported'), { code: 'TRUNK_REFUSED' })

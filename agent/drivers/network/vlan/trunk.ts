@@ -113,7 +113,7 @@ export function parseBridgeVlans (json: unknown): BridgeVlans {
  * @returns null when it is none of what is known
  */
 export function vlanRefusal (nic: string, id: number, stderr: string): MusubiError | null {
-  if (/File exists/.test(stderr)) return idInUse(nic, id, 'a link of another network namespace')
+  if (/File exists|already exists/.test(stderr)) return idInUse(nic, id, 'a link of another network namespace')
   if (/Cannot find device/.test(stderr)) return trunkMissing(nic, id)
   if (/VLANs not supported on device/.test(stderr)) return problem('TRUNK_REFUSED', `the link ${nic} carries no VLANs, so not ${id} either`, 'inSite.trunk in the configuration: an Ethernet card, a bond or a bridge')
   if (/Unknown device type|Operation not supported/.test(stderr)) return problem('NO_VLAN', `this kernel has no 802.1Q: VLAN ${id} cannot be made on ${nic}`, 'modprobe 8021q; else another kernel (linux-image-amd64), or inSite: {technique: vxlan} at all hosts of the site')
