@@ -49,7 +49,7 @@ const AgentConfigSchema = Type.Object({
     Type.Object({
       technique: Type.Literal('vlan'),
       /** a NIC, bond or bridge that carries VLANs */
-      trunk: Type.String({ pattern: '^[A-Za-z0-9_][A-Za-z0-9._-]{0,14}$' }),
+      trunk: Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$' }),
       /** what the administrator has set aside for segments on it */
       ids: Type.Object({ from: Type.Integer({ minimum: 1, maximum: MAX_VLAN_ID }), to: Type.Integer({ minimum: 1, maximum: MAX_VLAN_ID }) }, { additionalProperties: false })
     }, { additionalProperties: false })

@@ -177,11 +177,14 @@ export function createSegmentDriver (options: { stateDir: string, trunk?: Trunk 
           if (other !== name && site.segmentId === spec.site.segmentId) throw new ConflictError(`segment ${name}: segment id ${spec.site.segmentId} is ${other}'s on this host`, `remove ${other} first`)
         }
         const before = specs.get(name)
-        const observed = await readOne(spec.vni, signal)
+        let observed = await readOne(spec.vni, signal)
         // before anything is touched
         const problem = trunkProblem(spec, observed.host, await readBridgeVlans(observed.host, [spec.site.trunk ?? ''], signal))
         if (problem !== null) throw problem
-        if (before !== undefined && before.vni !== spec.vni) await removeVni(before.vni, signal)
+        if (before !== undefined && before.vni !== spec.vni) {
+          await removeVni(before.vni, signal)
+          observed = await readOne(spec.vni, signal)
+        }
         await records.put(name, spec)
         const steps = segmentSteps(planSegment(name, spec, underlayMtu(observed.host, spec.site.localAddress), await hasIpv6(), tunnelMtuOf(observed.host.links)), observed)
         const isNew = before === undefined && isEmpty(spec.vni, observed)

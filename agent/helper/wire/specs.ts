@@ -31,7 +31,7 @@ const WireGuardKey = text('[A-Za-z0-9+/]{43}=', 44)
 /** No name: root would look it up. */
 const Endpoint = text(`(${IPV4}|\\[[0-9a-fA-F:.]+\\]):[0-9]{1,5}`, 64)
 /** Of the administrator's, as the configuration names it. */
-const TrunkName = text('[A-Za-z0-9_][A-Za-z0-9._-]{0,14}', 15)
+const TrunkName = text('[A-Za-z0-9][A-Za-z0-9._-]{0,14}', 15)
 const LinkName = text('mz[A-Za-z0-9-]+', 15)
 /** Hosts of a site, and gateways of clusters: more than any of them has. */
 const MANY = 4096

@@ -14,7 +14,7 @@ export interface Trunk { nic: string, ids: { from: number, to: number } }
 export type BridgeVlans = ReadonlyMap<string, ReadonlySet<number>>
 
 /** A name that the kernel and `ip -batch` take for a link, and nothing else. */
-export const isLinkName = (name: string): boolean => /^[A-Za-z0-9_][A-Za-z0-9._-]{0,14}$/.test(name)
+export const isLinkName = (name: string): boolean => /^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$/.test(name)
 
 export const isVlanId = (id: number): boolean => Number.isInteger(id) && id >= 1 && id <= MAX_VLAN_ID
 
