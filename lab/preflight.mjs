@@ -3,7 +3,7 @@
 // JavaScript with Node's own modules, because it starts on whatever Node the machine has (>= 18).
 // It talks on stderr: stdout belongs to what it starts.
 //
-//   node lab/preflight.mjs [--check] demo|test|bench|vm [arguments...]
+//   node lab/preflight.mjs [--check] demo|test|bench|test:vm [arguments...]
 import { spawn, spawnSync } from 'node:child_process'
 import { accessSync, closeSync, constants, existsSync, mkdirSync, openSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
 import { constants as osConstants } from 'node:os'
@@ -21,11 +21,11 @@ export const TARGETS = {
   demo: { script: 'lab/demo.ts', root: true },
   test: { script: 'test/run.ts', root: false },
   bench: { script: 'test/bench/main.ts', root: true },
-  vm: { script: 'test/vm/main.ts', root: true }
+  'test:vm': { script: 'test/vm/main.ts', root: true }
 }
 
 const ALL = ['demo', 'test', 'bench']
-const AND_VM = [...ALL, 'vm']
+const AND_VM = [...ALL, 'test:vm']
 /** A program (looked up in PATH) or a file, the Debian package that brings it, and who needs it. */
 export const REQUIREMENTS = [
   { needs: 'ip', package: 'iproute2', targets: ALL },
