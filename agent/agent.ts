@@ -104,7 +104,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     }
   })
   const lessor: Lessor = createLessor({
-    site: config.site, host: config.name, ledger, reconciler: () => reconciler, details, events, now: ledgerNow, monotonic, sleep: ms => sleep(ms), cordon: availability, fence,
+    site: config.site, host: config.name, ...trunkOf(config), ledger, reconciler: () => reconciler, details, events, now: ledgerNow, monotonic, sleep: ms => sleep(ms), cordon: availability, fence,
     signGrant: grant => signGrant(key, trust.own().chain, grant),
     tunnels: { news: (gateway, site) => tunnels?.truth.news(gateway, site) ?? newsOf(trust, gateway, site, null), own: () => tunnels?.truth.own() ?? {} },
     truth: { ...gatewayTruth, peer: trust.peerId, underlayAddress: config.underlayAddress, tunnelEndpoint: tunnelEndpointOf(config), heardKeys: peer => tunnels?.heardKeys(peer) ?? null, addressOf: name => directory.siteHosts().find(h => h.host === name)?.underlayAddress ?? null }
@@ -301,6 +301,9 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   }
 }
 
+/** As drivers and plans want it: nothing where VXLAN carries the segments inside the site. */
+const trunkOf = ({ inSite }: AgentConfig): { trunk?: string } => inSite.technique === 'vlan' ? { trunk: inSite.trunk } : {}
+
 /** Whether a peer is the gateway that it is said to be: by what is known of it, or by the certificates that come with the claim. */
 function isGatewayBy (trust: Trust, peer: string, site: string, name: string, claimed: readonly string[]): boolean {
   try {
@@ -354,7 +357,7 @@ function makeView ({ config, mesh, directory, ledger, reconciler, events, gatewa
     host: name => directory.host(name),
     metrics: () => metricsOf({ mesh, directory, ledger, issuer, cordon, started }),
     sites: () => directory.sites(),
-    segmentPlan: (name, host) => segmentPlans(ledger.documents.list().map(record => record.document), name, host),
+    segmentPlan: (name, host) => segmentPlans(ledger.documents.list().map(record => record.document), { site: config.site, ...trunkOf(config) }, name, host),
     ...createLeaseView({ host: config.name, ledger, events, skewMs: id => gateway?.skewMs(id) ?? null }),
     console: (record, node) => {
       if (builder === null) throw new MusubiError('NOT_A_GATEWAY', 'this host is no gateway')

@@ -3,6 +3,7 @@ import { statfs } from 'node:fs/promises'
 import Type, { type Static } from 'typebox'
 import { loadConfigFile } from '../protocol/config-file.ts'
 import { InvalidInputError } from '../protocol/core/errors.ts'
+import { MAX_VLAN_ID } from '../protocol/core/desired.ts'
 import type { Resources } from '../protocol/core/capacity.ts'
 import { isUnderlayAddress, formatEndpoints, normalAddress } from '../protocol/core/endpoints.ts'
 import { DEFAULT_VOLUMES, TUNNEL_KEY_MAX_HOURS } from '../protocol/core/limits.ts'
@@ -53,6 +54,17 @@ const AgentConfigSchema = Type.Object({
   segmentIds: Type.Optional(Type.Object({
     from: Type.Integer({ minimum: 1, maximum: 0xff_ffff }), to: Type.Integer({ minimum: 1, maximum: 0xff_ffff })
   }, { additionalProperties: false })),
+  /** how the hosts of the site reach each other within a segment; the same at all of them */
+  inSite: Type.Union([
+    Type.Object({ technique: Type.Literal('vxlan') }, { additionalProperties: false }),
+    Type.Object({
+      technique: Type.Literal('vlan'),
+      /** a NIC, bond or bridge that carries VLANs */
+      trunk: Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$' }),
+      /** what the administrator has set aside for segments on it */
+      ids: Type.Object({ from: Type.Integer({ minimum: 1, maximum: MAX_VLAN_ID }), to: Type.Integer({ minimum: 1, maximum: MAX_VLAN_ID }) }, { additionalProperties: false })
+    }, { additionalProperties: false })
+  ], { default: { technique: 'vxlan' } }),
   accelerator: Type.Optional(Type.Union([Type.Literal('kvm'), Type.Literal('tcg')])),
   drivers: Type.Union([Type.Literal('real'), Type.Literal('fake')], { default: 'real' }),
   /** the process that holds the privileges, see agent/helper */
@@ -78,6 +90,12 @@ export async function loadAgentConfig (path: string): Promise<AgentConfig> {
   }
   const problem = tunnelProblem(config)
   if (problem !== null) throw new InvalidInputError(`${path} is not valid:\n  ${problem}`)
+  if (config.inSite.technique === 'vlan') {
+    const { ids } = config.inSite
+    if (ids.from > ids.to) throw new InvalidInputError(`${path} is not valid:\n  inSite.ids: from is above to`)
+    const own = config.segmentIds
+    if (own !== undefined && (own.from < ids.from || own.to > ids.to)) throw new InvalidInputError(`${path} is not valid:\n  segmentIds: ${own.from}..${own.to} are not within inSite.ids, ${ids.from}..${ids.to}: every id that this gateway hands out is a VLAN on ${config.inSite.trunk}`)
+  }
   return config
 }
 

@@ -3,7 +3,7 @@
 // JavaScript with Node's own modules, because it starts on whatever Node the machine has (>= 18).
 // It talks on stderr: stdout belongs to what it starts.
 //
-//   node lab/preflight.mjs [--check] demo|test|bench [arguments...]
+//   node lab/preflight.mjs [--check] demo|test|bench|test:vm [arguments...]
 import { spawn, spawnSync } from 'node:child_process'
 import { accessSync, closeSync, constants, existsSync, mkdirSync, openSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
 import { constants as osConstants } from 'node:os'
@@ -20,20 +20,22 @@ const NODE_MIN = [22, 18]
 export const TARGETS = {
   demo: { script: 'lab/demo.ts', root: true },
   test: { script: 'test/run.ts', root: false },
-  bench: { script: 'test/bench/main.ts', root: true }
+  bench: { script: 'test/bench/main.ts', root: true },
+  'test:vm': { script: 'test/vm/main.ts', root: true }
 }
 
 const ALL = ['demo', 'test', 'bench']
+const AND_VM = [...ALL, 'test:vm']
 /** A program (looked up in PATH) or a file, the Debian package that brings it, and who needs it. */
 export const REQUIREMENTS = [
   { needs: 'ip', package: 'iproute2', targets: ALL },
   { needs: 'nft', package: 'nftables', targets: ALL },
   { needs: 'ethtool', package: 'ethtool', targets: ALL },
   { needs: 'ping', package: 'iputils-ping', targets: ALL },
-  { needs: 'ps', package: 'procps', targets: ALL },
-  { needs: 'mount', package: 'mount', targets: ALL },
-  { needs: 'unshare', package: 'util-linux', targets: ALL },
-  { needs: 'modprobe', package: 'kmod', targets: ALL },
+  { needs: 'ps', package: 'procps', targets: AND_VM },
+  { needs: 'mount', package: 'mount', targets: AND_VM },
+  { needs: 'unshare', package: 'util-linux', targets: AND_VM },
+  { needs: 'modprobe', package: 'kmod', targets: AND_VM },
   { needs: 'hostname', package: 'hostname', targets: ALL },
   { needs: '/usr/bin/python3', package: 'python3', targets: ALL },
   { needs: 'perl', package: 'perl', targets: ALL },
@@ -47,15 +49,15 @@ export const REQUIREMENTS = [
   { needs: '/usr/lib/ipxe/qemu/pxe-virtio.rom', package: 'ipxe-qemu', targets: ALL },
   { needs: 'libvirtd', package: 'libvirt-daemon', targets: ALL },
   { needs: 'virsh', package: 'libvirt-clients', targets: ALL },
-  { needs: 'qemu-system-x86_64', package: 'qemu-system-x86', targets: ALL },
+  { needs: 'qemu-system-x86_64', package: 'qemu-system-x86', targets: AND_VM },
   { needs: '/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so', package: 'qemu-block-extra', targets: ALL },
   { needs: 'qemu-img', package: 'qemu-utils', targets: ALL },
   { needs: 'tgtd', package: 'tgt', targets: ALL },
-  { needs: 'mmdebstrap', package: 'mmdebstrap', targets: ALL },
-  { needs: '/usr/share/keyrings/debian-archive-keyring.gpg', package: 'debian-archive-keyring', targets: ALL },
-  { needs: 'mksquashfs', package: 'squashfs-tools', targets: ALL },
-  { needs: 'cpio', package: 'cpio', targets: ALL },
-  { needs: 'zstd', package: 'zstd', targets: ALL },
+  { needs: 'mmdebstrap', package: 'mmdebstrap', targets: AND_VM },
+  { needs: '/usr/share/keyrings/debian-archive-keyring.gpg', package: 'debian-archive-keyring', targets: AND_VM },
+  { needs: 'mksquashfs', package: 'squashfs-tools', targets: AND_VM },
+  { needs: 'cpio', package: 'cpio', targets: AND_VM },
+  { needs: 'zstd', package: 'zstd', targets: AND_VM },
   { needs: 'iperf3', package: 'iperf3', targets: ['test', 'bench'] },
   { needs: 'serf', package: 'serf', targets: ['bench'] },
   { needs: 'etcd', package: 'etcd-server', targets: ['bench'] },

@@ -24,9 +24,11 @@ export interface LinkFact {
   name: string
   /** what it is for: `host bridge`, `in-site VXLAN` ... */
   role: string
-  want: { kind: string, mtu: number, master: string | null, address: string | null, vxlan: VxlanFact | null }
-  have: { kind: string, up: boolean, mtu: number, master: string | null, addresses: string[], vxlan: VxlanFact | null } | null
+  want: { kind: string, mtu: number, master: string | null, address: string | null, vxlan: VxlanFact | null, vlan?: VlanFact }
+  have: { kind: string, up: boolean, mtu: number, master: string | null, addresses: string[], vxlan: VxlanFact | null, vlan?: VlanFact } | null
 }
+/** `nic`: empty when it is none of this host's own. */
+export interface VlanFact { id: number, nic: string }
 export interface VxlanFact { id: number, local: string, port: number }
 
 /** A chain of ours: `changed` when its rules are not those that this segment asks for. */
@@ -109,6 +111,8 @@ export interface SegmentFacts {
   /** wall clock, Unix seconds */
   nowSeconds: number
   site: { segmentId: number, port: number, localAddress: string, remoteAddresses: string[] }
+  /** the NIC that carries the segment inside the site by VLAN, with what the driver says of it; null where VXLAN does */
+  trunk: { nic: string, carrier: boolean, mtu: number | null, problem: { code: string, message: string, hint: string } | null } | null
   underlay: { link: string, up: boolean, mtu: number } | null
   /** null: this host is not the gateway */
   namespace: { name: string, state: 'ok' | 'missing' | 'broken' | 'unread' } | null

@@ -1,3 +1,4 @@
+import { IN_SITE_VLAN, judgeTrunk, vlanSilent } from './judge-trunk.ts'
 import { judgeTunnel } from './judge-tunnel.ts'
 import type { AnswerFact, ForwardFact, LinkFact, SegmentFacts } from './facts.ts'
 import { found, quoted, type Finding } from './findings.ts'
@@ -24,6 +25,9 @@ function judgeLink ({ space, name, role, want, have }: LinkFact): Finding | null
     const of = (vxlan: LinkFact['want']['vxlan']): string => vxlan === null ? '' : ` with id ${vxlan.id} from ${vxlan.local}:${vxlan.port}`
     return found('link-wrong', { ...at, address: want.vxlan?.local ?? null, port: want.vxlan?.port ?? null, what: `${where(space, name)} is ${have.kind === '' ? 'another link' : `a ${have.kind}${of(have.vxlan)}`}, not a ${want.kind}${of(want.vxlan)}`, try: REPAIRED })
   }
+  if (want.vlan !== undefined && (have.vlan?.id !== want.vlan.id || have.vlan.nic !== want.vlan.nic)) {
+    return found('link-wrong', { ...at, what: `${where(space, name)} is VLAN ${have.vlan?.id ?? 0} on ${have.vlan?.nic ?? ''}, not VLAN ${want.vlan.id} on ${want.vlan.nic}`, try: REPAIRED })
+  }
   if (!have.up) return found('link-down', { ...at, what: `${where(space, name)} is down`, try: `${showLink(space, name).replace('show', 'set')} up; ${REPAIRED}` })
   if (want.master !== null && have.master !== want.master) return found('link-loose', { ...at, what: `${where(space, name)} is ${have.master === null ? 'at no bridge' : `at ${have.master}`}, not at ${want.master}`, try: REPAIRED })
   if (have.mtu < want.mtu) return found('mtu-lowered', { ...at, bytes: have.mtu, what: `${where(space, name)} has MTU ${have.mtu}, not ${want.mtu}: larger packets are lost in it`, try: `${showLink(space, name).replace('show', 'set')} mtu ${want.mtu}; ${REPAIRED}` })
@@ -48,6 +52,7 @@ function judgeObjects (facts: SegmentFacts): Finding[] {
   } else if (underlay.mtu < 1280) {
     findings.push(found('underlay-mtu', { where: 'underlay', interface: underlay.link, address: site.localAddress, bytes: underlay.mtu, what: `${underlay.link} has MTU ${underlay.mtu}; less than 1280 carries no tunnel`, try: `ip link set ${underlay.link} mtu 1500` }))
   }
+  findings.push(...judgeTrunk(facts))
   for (const { space, link, id, port } of facts.idUsers) {
     findings.push(found('id-in-use', { where: 'in-site VXLAN', interface: where(space, link), port, what: `in-site id ${id} of this segment is also that of ${where(space, link)} at port ${port}: of two with one id and port the kernel lets only one be made`, try: `who made it: ${showLink(space, link).replace('link', '-details link')}; remove it, or take its id out of segmentIds of the gateway` }))
   }
@@ -57,7 +62,7 @@ function judgeObjects (facts: SegmentFacts): Finding[] {
   }
   for (const link of facts.links) {
     // without its namespace none of its links is there
-    if ((link.space !== null && namespace?.state !== 'ok') || follows(link, facts.links)) continue
+    if ((link.space !== null && namespace?.state !== 'ok') || follows(link, facts.links) || (link.want.vlan !== undefined && facts.trunk?.problem != null)) continue
     const finding = judgeLink(link)
     if (finding !== null) findings.push(finding)
   }
@@ -127,9 +132,11 @@ function judgeAnswers (facts: SegmentFacts, { answers }: Beside, before: readonl
     if (first === undefined || broken || told(first.underlayAddress) || (far && (known(first.site) || findings.some(({ site }) => site === first.site)))) continue
     const silent = here.filter(({ largestBytes }) => largestBytes === null)
     const names = silent.map(({ name, address }) => `${name} (${address})`).join(', ')
-    const at = { where: far ? 'far host' : 'node', site: far ? first.site : null, interface: far ? null : 'site0', address: first.address, port: first.underlayAddress === '' ? null : facts.site.port }
+    const at = { where: far ? 'far host' : 'node', site: far ? first.site : null, interface: far ? null : 'site0', address: first.address, port: first.underlayAddress === '' || facts.trunk !== null ? null : facts.site.port }
     const underlay = facts.reach.find(({ what, address }) => what === 'site-host' && address === first.underlayAddress)
-    if (silent.length === here.length && underlay !== undefined) {
+    if (silent.length === here.length && !far && facts.trunk !== null) {
+      if (!before.some(finding => finding.where === IN_SITE_VLAN)) findings.push(vlanSilent(facts, first.host, names, first.underlayAddress))
+    } else if (silent.length === here.length && underlay !== undefined) {
       findings.push(found('in-site-silent', { ...at, where: 'in-site VXLAN', address: first.underlayAddress, what: `no node on ${first.host} answers: ${names}. ${first.underlayAddress} answers pings on the underlay, so UDP ${facts.site.port} is dropped between ${facts.site.localAddress} and it or by its own filter, or the nodes are not up`, try: `on ${first.host}: musubi segment doctor ${facts.cluster}; nft list ruleset | grep ${facts.site.port}; virsh list` }))
     } else if (silent.length > 0) {
       findings.push(found('node-silent', { ...at, severity: 'warning', what: `${names} on ${first.host} ${silent.length === 1 ? 'does' : 'do'} not answer, though the way there works as far as can be seen`, try: `is it up? musubi cluster show ${facts.cluster}; on ${first.host}: musubi segment doctor ${facts.cluster}` }))
@@ -140,9 +147,10 @@ function judgeAnswers (facts: SegmentFacts, { answers }: Beside, before: readonl
   return findings
 }
 
-function judgeBridge ({ bridge, site, cluster }: SegmentFacts, before: readonly Finding[]): Finding[] {
+function judgeBridge ({ bridge, site, trunk, cluster }: SegmentFacts, before: readonly Finding[]): Finding[] {
   if (bridge === null || before.length > 0) return []
-  const at = { where: 'gateway', interface: bridge.link, address: bridge.address, port: site.port }
+  const at = { where: 'gateway', interface: bridge.link, address: bridge.address, port: trunk === null ? site.port : null }
+  if (!bridge.answered && trunk !== null) return [found('gateway-silent', { ...at, what: `the gateway's address ${bridge.address} gives no answer to ARP from ${bridge.link}: the switch does not carry VLAN ${site.segmentId} between ${trunk.nic} and the gateway, or its namespace is gone`, try: `on the gateway: musubi segment doctor ${cluster}; VLAN ${site.segmentId}, tagged, at the switch's ports of both` })]
   if (!bridge.answered) return [found('gateway-silent', { ...at, what: `the gateway's address ${bridge.address} gives no answer to ARP from ${bridge.link}, though ${site.remoteAddresses.join(', ')} ${site.remoteAddresses.length === 1 ? 'answers' : 'answer'} on the underlay: UDP ${site.port} is dropped on the way or by the gateway's filter, or its namespace is gone`, try: `on the gateway: musubi segment doctor ${cluster}; nft list ruleset | grep ${site.port}` })]
   if (bridge.largestBytes !== null && bridge.largestBytes < FULL) return [found('segment-size', { ...at, bytes: bridge.largestBytes, what: `a frame of 1500 bytes does not get from ${bridge.link} to the gateway (${bridge.address}), a small one does`, try: 'the MTU of every switch between the hosts of this site: 1550 bytes, or fragments that are not dropped' })]
   return []

@@ -35,12 +35,14 @@ async function nearHops (member: Member, facts: SegmentFacts, ask: Ask): Promise
   if (own) {
     const names = [`mzb${vni6}`, `mzh${vni6}`, 'host0']
     if (facts.links.some(({ name }) => name === `mzb${vni6}`)) hops.push(local({ hop: 'host bridge', site: member.site, host: member.host, interface: `mzb${vni6}`, from: '', to: '', port: null }, facts, names))
+  } else if (facts.trunk !== null) {
+    hops.push(local({ hop: 'in-site VLAN', site: member.site, host: member.host, interface: facts.trunk.nic, from: facts.site.localAddress, to: member.underlayAddress, port: null }, facts, ['site0m']))
   } else {
     const mtu = facts.reach.find(({ what, address }) => what === 'site-host' && address === member.underlayAddress)?.wantBytes ?? FULL
     hops.push(local({ hop: 'in-site VXLAN', site: member.site, host: member.host, interface: 'site0', from: facts.site.localAddress, to: member.underlayAddress, port: facts.site.port }, facts, ['site0', 'site0m']))
     hops.push(await asked({ hop: 'underlay', site: member.site, host: member.host, interface: facts.underlay?.link ?? '', from: facts.site.localAddress, to: member.underlayAddress, port: null }, ask, 'underlay', member.underlayAddress, mtu))
   }
-  hops.push(await asked({ hop: 'node', site: member.site, host: member.host, interface: own ? '' : `mzs${vni6}`, from: '', to: member.address, port: own ? null : facts.site.port }, ask, 'segment', member.address, FULL))
+  hops.push(await asked({ hop: 'node', site: member.site, host: member.host, interface: own ? '' : `${facts.trunk === null ? 'mzs' : 'mzv'}${vni6}`, from: '', to: member.address, port: own || facts.trunk !== null ? null : facts.site.port }, ask, 'segment', member.address, FULL))
   return hops
 }
 

@@ -43,7 +43,7 @@ export function judge (config: AgentConfig, configPath: string, facts: Facts): D
   if (facts.namespaces !== null) {
     add('host', 'missing', `network namespaces cannot be made (${facts.namespaces}): segments and caches live in them`, 'run on the host itself, or give this container CAP_SYS_ADMIN and CAP_NET_ADMIN')
   }
-  findings.push(...kernelFindings(roles, facts.kernel))
+  findings.push(...kernelFindings(roles, facts.kernel, config.inSite.technique))
 
   if (!facts.addresses.includes(config.underlayAddress)) {
     const own = facts.addresses.filter(address => !address.startsWith('127.'))

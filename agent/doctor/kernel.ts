@@ -36,9 +36,21 @@ export interface KernelFacts {
   userspaceWireguard: boolean
 }
 
+/** How the hosts of a site reach each other within a segment. */
+export type Technique = 'vxlan' | 'vlan'
+
+/** Where VLANs carry segments inside the site, VXLAN and what lies over it are for gateways alone. */
+function needsOf (technique: Technique): PartNeed[] {
+  return NEEDS.map((need): PartNeed => {
+    if (technique === 'vxlan') return need
+    if (need.part === '8021q') return { ...need, severity: 'missing', purpose: 'segments cannot leave this host (inSite.technique is vlan)' }
+    return need.part === 'vxlan' || need.part === 'macvlan' ? { ...need, roles: ['gateway'], purpose: 'segments cannot go to other sites' } : need
+  })
+}
+
 /** What the kernel lacks for these roles. A try outweighs what the kernel says about itself. */
-export function kernelFindings (roles: readonly HostRole[], facts: KernelFacts): Finding[] {
-  const findings = NEEDS.flatMap(({ part, roles: users, severity, purpose }) => {
+export function kernelFindings (roles: readonly HostRole[], facts: KernelFacts, technique: Technique = 'vxlan'): Finding[] {
+  const findings = needsOf(technique).flatMap(({ part, roles: users, severity, purpose }) => {
     const fault = faultOf(part, facts)
     return fault === null ? [] : users.filter(role => roles.includes(role)).map((role): Finding => finding(role, severity, part, fault, purpose))
   })

@@ -24,6 +24,8 @@ const MENDS: ReadonlyArray<[RegExp, string]> = [
   [/\bnft(?: --version)?: (?:is not installed|No such file)/, install('nftables')],
   [/\bip(?: -V)?: (?:is not installed|No such file)/, install('iproute2')],
   [/tgtd|tgtadm/, install('tgt')],
+  [/trunk NIC|by VLAN|carries VLAN/, 'what the brackets say, then: musubi agent doctor'],
+  [/cannot make VLANs/, `modprobe 8021q; else ${KERNEL}`],
   [/cannot (?:make|filter) segments|kernel does not take the rules/, KERNEL]
 ]
 

@@ -12,6 +12,7 @@ import { createDiagnosis, type Diagnosis } from './network/diagnose/diagnosis.ts
 import type { TermOf } from './network/forward/forwarding.ts'
 import { createSegmentDriver } from './network/segment.ts'
 import { createTunnelDriver, type PublicTrack } from './network/tunnel/driver.ts'
+import type { Trunk } from './network/vlan/trunk.ts'
 import { createVolumeDriver } from './storage/volume.ts'
 import { KIND_ORDER, type ObjectKind } from '../../protocol/core/desired.ts'
 
@@ -47,6 +48,9 @@ export function kindsOf ({ drivers, roles }: Pick<AgentConfig, 'drivers' | 'role
 /** Where what drivers start leaves its sockets, logs and pid records. */
 export const helperRunDir = ({ helper }: Pick<AgentConfig, 'helper'>): string => dirname(helper.socket)
 
+/** The NIC that carries the segments inside the site, where VLANs do. */
+const trunkOption = ({ inSite }: Pick<AgentConfig, 'inSite'>): { trunk?: Trunk } => inSite.technique === 'vlan' ? { trunk: { nic: inSite.trunk, ids: inSite.ids } } : {}
+
 /**
  * The drivers that this host's roles need, real ones, over the folders of the helper.
  *
@@ -56,7 +60,7 @@ export function createRealDrivers (config: AgentConfig, services: ServiceManager
   const { stateDir } = config.helper
   const dir = (name: string): string => join(stateDir, name)
   const tunnel = createTunnelDriver({ stateDir: dir('network'), services })
-  const segment = createSegmentDriver({ stateDir: dir('network'), services, ...(term === undefined ? {} : { term }) })
+  const segment = createSegmentDriver({ stateDir: dir('network'), services, ...(term === undefined ? {} : { term }), ...trunkOption(config) })
   const frontend = createFrontendDriver({ stateDir, imageStoreDir: config.imageStore, services })
   const cache = createCacheDriver({ stateDir: dir('caches'), services })
   const volume = createVolumeDriver({ stateDir: dir('storage'), runDir: helperRunDir(config), services })

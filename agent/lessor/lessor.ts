@@ -31,6 +31,8 @@ export interface LessorDeps {
   /** ms from any beginning; never goes back */
   monotonic: () => number
   sleep: (ms: number) => Promise<void>
+  /** NIC that carries segments inside the site by VLAN; absent: VXLAN does */
+  trunk?: string
   /** what this host knows by itself, against which documents are checked */
   truth: HostTruth
   /** signs in the name of this host who is master of a cluster */
@@ -75,8 +77,8 @@ export interface Lessor {
  * first (synced), effects follow from what the ledger says is active.
  */
 export function createLessor (deps: LessorDeps): Lessor {
-  const { ledger, events, site, host } = deps
-  const self = { site, host }
+  const { ledger, events, site, host, trunk } = deps
+  const self = { site, host, ...(trunk === undefined ? {} : { trunk }) }
   const objects = createHostObjects(self, ledger, deps.reconciler, deps.tunnels)
   const fencing = createFencing(deps.fence, ledger, objects)
   const removal = createRemoval({ host, ledger, objects, fencing, reconciler: deps.reconciler, monotonic: deps.monotonic, sleep: deps.sleep })

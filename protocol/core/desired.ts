@@ -60,12 +60,15 @@ export interface TunnelSpec {
   peers: TunnelPeer[]
 }
 
+/** Ids of IEEE 802.1Q are twelve bits; 0 and 4095 are reserved. */
+export const MAX_VLAN_ID = 4094
+
 /** The flat layer-2 network of one cluster, as far as this host carries it. */
 export interface SegmentSpec {
   cluster: string
   vni: number
-  /** VXLAN between the hosts of this site, under an id chosen by this site */
-  site: { segmentId: number, localAddress: string, remoteAddresses: string[] }
+  /** Between the hosts of this site, under an id chosen by this site: VXLAN, or on the NIC `trunk` the VLAN (802.1Q) of that id. */
+  site: { segmentId: number, localAddress: string, remoteAddresses: string[], trunk?: string }
   /** true: a bridge in the host's own namespace takes the taps of virtual machines */
   compute: boolean
   /** only on the site's gateway: the cluster's namespace and the way to the other sites */

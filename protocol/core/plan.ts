@@ -7,6 +7,7 @@ import { bareAddress } from './document.ts'
 import { sharedEndpoint } from './endpoints.ts'
 import { ConflictError, NotFoundError } from './errors.ts'
 import type { ClusterDocument, ClusterNode, ClusterVolume, MemberHost, MemberSite, Secret } from './messages.ts'
+import type { Self } from './verify.ts'
 
 /** Port of iSCSI portals. */
 export const PORTAL_PORT = 3260
@@ -30,6 +31,7 @@ interface View {
   /** nodes that run on this host */
   nodes: ClusterNode[]
   chap: (volume: ClusterVolume) => { user: string, secret: string }
+  trunk: string | undefined
 }
 
 function volumes ({ document, site, member, chap }: View): DesiredObject[] {
@@ -78,13 +80,13 @@ function segmentMembers (document: ClusterDocument, site: MemberSite, self: Memb
 }
 
 /** What one host has of a cluster's segment; null when it carries none of it. */
-export function segmentFor (document: ClusterDocument, self: { site: string, host: string }): SegmentSpec | null {
+export function segmentFor (document: ClusterDocument, self: Self): SegmentSpec | null {
   const site = document.sites.find(one => one.site === self.site)
   const member = site?.hosts.find(one => one.host === self.host)
-  return site === undefined || member === undefined ? null : segmentSpec(document, site, member)
+  return site === undefined || member === undefined ? null : segmentSpec(document, site, member, self.trunk)
 }
 
-function segmentSpec (document: ClusterDocument, site: MemberSite, member: MemberHost): SegmentSpec | null {
+function segmentSpec (document: ClusterDocument, site: MemberSite, member: MemberHost, trunk?: string): SegmentSpec | null {
   const nodes = document.nodes.filter(node => node.site === site.site && node.host === member.host)
   if (!member.gateway && nodes.length === 0) return null
   const carries = (host: MemberHost): boolean => host.gateway || document.nodes.some(node => node.site === site.site && node.host === host.host)
@@ -94,7 +96,8 @@ function segmentSpec (document: ClusterDocument, site: MemberSite, member: Membe
     site: {
       segmentId: site.segmentId,
       localAddress: member.underlayAddress,
-      remoteAddresses: site.hosts.filter(host => host.host !== member.host && carries(host)).map(host => host.underlayAddress).sort()
+      remoteAddresses: site.hosts.filter(host => host.host !== member.host && carries(host)).map(host => host.underlayAddress).sort(),
+      ...(trunk === undefined ? {} : { trunk })
     },
     compute: nodes.length > 0,
     // The built-in frontend gives every node the address that the document says, and no other.
@@ -113,8 +116,8 @@ function segmentSpec (document: ClusterDocument, site: MemberSite, member: Membe
   return spec
 }
 
-function segment ({ document, site, member }: View): DesiredObject[] {
-  const spec = segmentSpec(document, site, member)
+function segment ({ document, site, member, trunk }: View): DesiredObject[] {
+  const spec = segmentSpec(document, site, member, trunk)
   return spec === null ? [] : [object('segment', objectName(document.id, 'segment'), spec)]
 }
 
@@ -158,7 +161,7 @@ function domains ({ document, nodes, chap }: View): DesiredObject[] {
  * @param secrets CHAP credentials by volume name; only those of volumes this host exports or uses
  * @throws NotFoundError when such a volume has no secret
  */
-export function desiredFor (document: ClusterDocument, self: { site: string, host: string }, secrets: readonly Secret[]): DesiredObject[] {
+export function desiredFor (document: ClusterDocument, self: Self, secrets: readonly Secret[]): DesiredObject[] {
   const site = document.sites.find(member => member.site === self.site)
   const member = site?.hosts.find(host => host.host === self.host)
   if (site === undefined || member === undefined) return []
@@ -166,6 +169,7 @@ export function desiredFor (document: ClusterDocument, self: { site: string, hos
     document,
     site,
     member,
+    trunk: self.trunk,
     nodes: document.nodes.filter(node => node.site === site.site && node.host === member.host),
     chap: volume => {
       const found = secrets.find(secret => secret.name === volume.name)

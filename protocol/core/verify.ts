@@ -20,7 +20,12 @@ import { holdTimeOf, isName, isUuid, twice } from './verify-request.ts'
 const MAC = /^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$/
 const isWhole = (value: number, least: number, most: number): boolean => Number.isSafeInteger(value) && value >= least && value <= most
 
-export interface Self { site: string, host: string }
+export interface Self {
+  site: string
+  host: string
+  /** NIC that carries the segments inside the site by VLAN; absent where VXLAN does */
+  trunk?: string
+}
 
 /** What the roster and the tunnel's address scheme say of gateways, whoever claims otherwise. */
 export interface GatewayTruth {

@@ -17,7 +17,7 @@ const NS = clusterNamespace(VNI)
 const ID = '01234567-0000-4000-8000-000000000000'
 const SEGMENT = '01234567.segment'
 /** Those of the lab's two sites. */
-type Here = Exclude<HostName, 'c1'>
+type Here = Exclude<HostName, 'b2' | 'c1'>
 const HERE: readonly Here[] = ['a1', 'a2', 'b1']
 const SITE_OF: Record<Here, string> = { a1: 'tokyo', a2: 'tokyo', b1: 'osaka' }
 const NODES = [['a1', 0, 'c1-tokyo-001', '10.42.1.1'], ['a2', 1, 'c1-tokyo-002', '10.42.1.2'], ['b1', 2, 'c1-osaka-003', '10.42.2.1']] as const

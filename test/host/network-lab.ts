@@ -4,17 +4,18 @@ import { tunnelAddressFor } from '../../agent/drivers/network/address.ts'
 import { run } from '../../agent/exec.ts'
 import { startPod } from './network-pod.ts'
 import type { SegmentMember, SegmentSpec, TunnelSpec } from '../../protocol/core/desired.ts'
+import type { Trunk } from '../../agent/drivers/network/vlan/trunk.ts'
 import type { Pod } from './network-pod.ts'
 
 export type GatewayName = 'a1' | 'b1' | 'c1'
-export type HostName = GatewayName | 'a2'
+export type HostName = GatewayName | 'a2' | 'b2'
 /** Two sites, as most tests have them. */
-export const HOSTS: readonly HostName[] = ['a1', 'a2', 'b1']
+export const HOSTS: ReadonlyArray<Exclude<HostName, 'b2'>> = ['a1', 'a2', 'b1']
 /** Three sites. */
-export const MORE_HOSTS: readonly HostName[] = [...HOSTS, 'c1']
+export const MORE_HOSTS: ReadonlyArray<Exclude<HostName, 'b2'>> = [...HOSTS, 'c1']
 const isGateway = (host: HostName): host is GatewayName => host.endsWith('1')
 const gatewaysOf = (hosts: readonly HostName[]): GatewayName[] => hosts.filter(isGateway)
-export const UNDERLAY: Record<HostName, string> = { a1: '10.77.0.1', a2: '10.77.0.2', b1: '10.77.0.3', c1: '10.77.0.4' }
+export const UNDERLAY: Record<HostName, string> = { a1: '10.77.0.1', a2: '10.77.0.2', b1: '10.77.0.3', c1: '10.77.0.4', b2: '10.77.0.5' }
 export const TUNNEL: Record<GatewayName, string> = { a1: tunnelAddressFor('gateway of a'), b1: tunnelAddressFor('gateway of b'), c1: tunnelAddressFor('gateway of c') }
 
 export interface Lab {
@@ -24,17 +25,21 @@ export interface Lab {
   stop (): Promise<void>
 }
 
-/** a1, b1 and c1 are gateways of the sites a, b and c, a2 is a compute host of a; the underlay is a switch with MTU 1500. */
-export async function startLab (names: readonly HostName[] = HOSTS): Promise<Lab> {
+/**
+ * a1, b1 and c1 are gateways of the sites a, b and c, a2 and b2 are compute hosts of a and b; the underlay is a switch with MTU 1500.
+ * @param trunks of hosts whose segments go by VLAN inside the site; who wants the NIC makes it
+ */
+export async function startLab (names: readonly HostName[] = HOSTS, trunks: Partial<Record<HostName, Trunk>> = {}): Promise<Lab> {
   const pods: Pod[] = []
   const stop = async (): Promise<void> => { await Promise.all(pods.map(async (pod) => { await pod.stop() })) }
   try {
-    const start = async (): Promise<Pod> => {
-      const pod = await startPod()
+    const start = async (name?: HostName): Promise<Pod> => {
+      const trunk = name === undefined ? undefined : trunks[name]
+      const pod = await startPod(trunk === undefined ? {} : { trunk })
       pods.push(pod)
       return pod
     }
-    const [underlay, ...started] = await Promise.all([start(), ...names.map(start)])
+    const [underlay, ...started] = await Promise.all([start(), ...names.map(async (name) => await start(name))])
     const hosts = Object.fromEntries(names.map((name, n) => [name, started[n]])) as Record<HostName, Pod>
     await underlay.ok('ip link add name switch type bridge stp_state 0 forward_delay 0 mcast_snooping 0')
     await underlay.ok('ip link set dev switch up')
@@ -66,7 +71,7 @@ export async function tunnelSpecs (lab: Lab, hosts: readonly HostName[] = HOSTS)
 
 /** Where the nodes of every cluster are: the same numbers and addresses in each. */
 export const PLACES: Record<HostName, { index: number, address: string }> = {
-  a1: { index: 0, address: '10.42.1.1' }, a2: { index: 1, address: '10.42.1.2' }, b1: { index: 2, address: '10.42.2.1' }, c1: { index: 3, address: '10.42.3.1' }
+  a1: { index: 0, address: '10.42.1.1' }, a2: { index: 1, address: '10.42.1.2' }, b1: { index: 2, address: '10.42.2.1' }, c1: { index: 3, address: '10.42.3.1' }, b2: { index: 4, address: '10.42.2.2' }
 }
 /** MAC of a node, the same in every cluster. */
 export const macOf = (index: number): string => `52:54:00:00:01:0${index}`
@@ -74,13 +79,14 @@ export const macOf = (index: number): string => `52:54:00:00:01:0${index}`
 export const FRONTEND = { mac: '52:54:00:00:00:01', address: '10.42.0.1' } as const
 
 const siteOf = (host: HostName): string => host.slice(0, 1)
+const gatewayAt = (site: string): GatewayName => gatewaysOf(MORE_HOSTS).find((host) => siteOf(host) === site) ?? 'a1'
 
 /** Everybody on the segment, as one host sees them. */
 function membersOf (vni: number, self: HostName, hosts: readonly HostName[]): SegmentMember[] {
   const place = (host: HostName): Pick<SegmentMember, 'where' | 'via'> => {
     if (host === self) return { where: 'host' }
     if (siteOf(host) === siteOf(self)) return { where: 'site', via: UNDERLAY[host] }
-    return isGateway(self) ? { where: 'remote', via: TUNNEL[isGateway(host) ? host : 'a1'] } : { where: 'remote', via: UNDERLAY.a1 }
+    return isGateway(self) ? { where: 'remote', via: TUNNEL[gatewayAt(siteOf(host))] } : { where: 'remote', via: UNDERLAY[gatewayAt(siteOf(self))] }
   }
   return [
     { role: 'frontend', ...FRONTEND, ...place('a1') },

@@ -24,13 +24,15 @@ export const POD_STATE = '/run/state'
 const CALL_TIMEOUT_MS = 60_000
 
 export type TunnelTimes = Pick<Parameters<typeof createTunnelDriver>[0], 'rotation' | 'pathMtu'>
+/** `trunk`: as the configuration of a host says it. */
+export type PodOptions = TunnelTimes & Pick<Parameters<typeof createSegmentDriver>[0], 'trunk'>
 
 /** Drivers as a freshly started agent makes them, over the state folder of the pod. */
-export function podDrivers (times: TunnelTimes = {}) {
+export function podDrivers ({ trunk, ...times }: PodOptions = {}) {
   const services = createPidfileServices({ dir: `${POD_STATE}/services` })
   return {
     services,
-    segment: createSegmentDriver({ stateDir: POD_STATE, services }),
+    segment: createSegmentDriver({ stateDir: POD_STATE, services, ...(trunk === undefined ? {} : { trunk }) }),
     tunnel: createTunnelDriver({ stateDir: POD_STATE, services, ...times })
   }
 }
@@ -45,7 +47,7 @@ export async function enterPod (): Promise<void> {
 interface Call { id: number, target: 'run' | 'restart' | 'tunnel' | 'segment', method: string, args: unknown[] }
 interface Answer { id: number, value?: unknown, error?: { message: string, code: string } }
 
-async function serve (times: TunnelTimes): Promise<void> {
+async function serve (times: PodOptions): Promise<void> {
   await enterPod()
   let drivers = podDrivers(times)
   const signal = (): AbortSignal => AbortSignal.timeout(CALL_TIMEOUT_MS)
@@ -100,8 +102,8 @@ export interface Pod {
   stop (): Promise<void>
 }
 
-/** Starts a pod; it has no link but `lo` yet. @param times of its tunnel driver, where a test cannot wait for the real ones */
-export async function startPod (times: TunnelTimes = {}): Promise<Pod> {
+/** Starts a pod; it has no link but `lo` yet. @param times of its tunnel driver, where a test cannot wait for the real ones; its trunk NIC */
+export async function startPod (times: PodOptions = {}): Promise<Pod> {
   const unshare = ['--net', '--mount', '--uts', '--pid', '--fork', '--kill-child', '--mount-proc']
   const child = spawn('unshare', [...unshare, process.execPath, fileURLToPath(import.meta.url), 'serve', JSON.stringify(times)], { stdio: ['pipe', 'pipe', 'inherit'] })
   const waiting = new Map<number, (answer: Answer) => void>()
@@ -156,4 +158,4 @@ export async function startPod (times: TunnelTimes = {}): Promise<Pod> {
   return pod
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url) && process.argv[2] === 'serve') await serve(JSON.parse(process.argv[3] ?? '{}') as TunnelTimes)
+if (process.argv[1] === fileURLToPath(import.meta.url) && process.argv[2] === 'serve') await serve(JSON.parse(process.argv[3] ?? '{}') as PodOptions)

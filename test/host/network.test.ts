@@ -9,7 +9,7 @@ t.setTimeout(240_000)
 const C1 = 0x101
 const C2 = 0x102
 const NODES = [['a1', 0, '10.42.1.1'], ['a2', 1, '10.42.1.2'], ['b1', 2, '10.42.2.1']] as const
-const nodeOf = (vni: number, host: HostName): string => `node-${vni}-${HOSTS.indexOf(host)}`
+const nodeOf = (vni: number, host: HostName): string => `node-${vni}-${HOSTS.findIndex((name) => name === host)}`
 const ipOf = (host: HostName): string => NODES.find(([name]) => name === host)?.[2] ?? ''
 
 /** One full-size frame that must not be fragmented inside the segment; tried again until somebody learned the way. */

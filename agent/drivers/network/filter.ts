@@ -45,7 +45,8 @@ export function guardChain (vni: number, site: SegmentSpec['site'], tunnel: NonN
     if (members.length > 0) rules.push(`${frames} ${from} ip saddr ${set(members)} accept`)
     rules.push(`${frames} drop`)
   }
-  guard(SITE_VXLAN_PORT, site.segmentId, `iifname != "${WG_PREFIX}*"`, site.remoteAddresses)
+  // a VLAN has no datagrams: who is on it is the switch's business
+  if (site.trunk === undefined) guard(SITE_VXLAN_PORT, site.segmentId, `iifname != "${WG_PREFIX}*"`, site.remoteAddresses)
   if (tunnel !== null) guard(WAN_VXLAN_PORT, vni, `iifname "${WG_PREFIX}*"`, tunnel.remoteAddresses)
   return { family: 'inet', table: GUARD_TABLE, name: chainName('guard', vni), base: 'type filter hook input priority -10', rules }
 }

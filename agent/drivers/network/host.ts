@@ -5,6 +5,7 @@ import { GUARD_TABLE, MSS_TABLE, vniOfNamespace } from './names.ts'
 import { hasCode } from './records.ts'
 import { parseChains, parseFloods, parseForwards, parseLinks, parseNeighbours } from './observed.ts'
 import type { ChainState, SpaceState } from './observed.ts'
+import { isFiltering, parseBridgeVlans, vlanRefusal, type BridgeVlans } from './vlan/trunk.ts'
 import type { Step } from './steps.ts'
 import { runOutside } from '../../services/outside.ts'
 
@@ -34,6 +35,12 @@ export async function readHost (signal: AbortSignal): Promise<SpaceState> {
     listChains('bridge', MSS_TABLE, signal)
   ])
   return { links: parseLinks(links), floods: parseFloods(forwards), forwards: parseForwards(forwards), neighbours: parseNeighbours(neighbours), chains: [...guard, ...mss], open: new Set() }
+}
+
+/** What an administrator's bridges let pass; null, and not asked for, where none of these NICs is one that filters. */
+export async function readBridgeVlans (host: SpaceState, nics: readonly string[], signal: AbortSignal): Promise<BridgeVlans | null> {
+  if (!nics.some((nic) => isFiltering(host, nic))) return null
+  return parseBridgeVlans(await runJson('bridge', ['-json', 'vlan', 'show'], { signal, timeoutMs: KERNEL_TIMEOUT_MS }))
 }
 
 /** Names of clusters' namespaces, with their VNI. A name need not lead to a namespace. */
@@ -83,6 +90,14 @@ async function runStep (step: Step, options: { signal: AbortSignal, timeoutMs: n
     case 'ip': {
       const lenient = step.lenient === true
       await run('ip', [...inside(step.ns), ...(lenient ? ['-force'] : []), '-batch', '-'], { ...options, input: batch(step.lines), ...(lenient ? { okCodes: [1, 2] } : {}) })
+      return
+    }
+    case 'vlan': {
+      const { name, mtu, trunk, id, ns } = step
+      const into = ns === null ? [] : ['netns', ns]
+      await run('ip', ['link', 'add', 'link', trunk, 'name', name, 'mtu', String(mtu), ...into, 'type', 'vlan', 'id', String(id)], options).catch((error: unknown) => {
+        throw (error instanceof CommandError && !options.signal.aborted ? vlanRefusal(trunk, id, error.stderr) : null) ?? error
+      })
       return
     }
     case 'bridge':

@@ -58,6 +58,8 @@ export const hostVethName = (vni: number): string => `${PREFIX}h${hex6(vni)}`
 export const hostVxlanName = (vni: number): string => `${PREFIX}s${hex6(vni)}`
 /** Bridge port over that VXLAN. */
 export const hostPortName = (vni: number): string => `${PREFIX}m${hex6(vni)}`
+/** Sub-interface of the trunk NIC on a host that is no gateway, and bridge port at once. */
+export const vlanName = (vni: number): string => `${PREFIX}v${hex6(vni)}`
 /** nftables chain of one segment; `use` tells guard, inbound and outbound clamp, what ports let in, what is for the host itself, and what crosses between sites apart. */
 export const chainName = (use: 'guard' | 'in' | 'out' | 'ports' | 'local' | 'forward', vni: number): string => `${use}_${hex6(vni)}`
 /** What `observe` calls a segment whose name is lost. */
@@ -71,7 +73,7 @@ export function vniOfOrphan (name: string): number | null {
 
 /** VNI of a link of a segment in the host's namespace (taps and frontend links are others' objects), or null. */
 export function vniOfHostLink (name: string): number | null {
-  const match = /^mz[bhsm]([0-9a-f]{6})$/.exec(name)
+  const match = /^mz[bhsmv]([0-9a-f]{6})$/.exec(name)
   return match?.[1] === undefined ? null : Number.parseInt(match[1], 16)
 }
 

@@ -14,10 +14,12 @@ export interface SpaceLists { links: Buffer, addresses: Buffer, forwards: Buffer
 type Attributes = ReadonlyMap<number, Buffer>
 
 const HEADER_BYTES = 16
-const LINK = { new: 16, headBytes: 16, address: 1, name: 3, mtu: 4, lower: 5, master: 10, info: 18, alias: 20, lowerElsewhere: 37, isUp: 1 } as const
+const LINK = { new: 16, headBytes: 16, address: 1, name: 3, mtu: 4, lower: 5, master: 10, info: 18, alias: 20, lowerElsewhere: 37, isUp: 1, hasCarrier: 0x1_0000 } as const
 const INFO = { kind: 1, data: 2, slaveData: 5 } as const
 const VXLAN = { id: 1, local: 4, learning: 7, port: 15 } as const
-const BRIDGE = { stp: 5, snooping: 23 } as const
+const BRIDGE = { stp: 5, filtering: 7, snooping: 23 } as const
+const VLAN = { id: 1, protocol: 5 } as const
+const VLAN_PROTOCOLS: Readonly<Record<number, string>> = { 0x8100: '802.1Q', 0x88a8: '802.1ad' }
 const PORT = { hairpin: 4, suppress: 32 } as const
 const MACVLAN_MODE = 1
 const MACVLAN_MODES: Readonly<Record<number, string>> = { 1: 'private', 2: 'vepa', 4: 'bridge', 8: 'passthru', 16: 'source' }
@@ -84,18 +86,22 @@ function parseLinks (links: Buffer, addresses: Buffer): { links: LinkState[], na
       const lower = attrs.has(LINK.lowerElsewhere) ? undefined : names.get(u32(attrs.get(LINK.lower)))
       return {
         name,
+        index,
         kind,
         up: (flags & LINK.isUp) !== 0,
+        carrier: (flags & LINK.hasCarrier) !== 0,
         mtu: u32(attrs.get(LINK.mtu)),
         mac: mac(attrs.get(LINK.address)),
         master: names.get(u32(attrs.get(LINK.master))),
         lower,
+        lowerIndex: attrs.has(LINK.lowerElsewhere) ? u32(attrs.get(LINK.lower)) || undefined : undefined,
         alias: text(attrs.get(LINK.alias)),
         ipv4: owned.filter((one) => one.index === index && one.family === ADDRESS.inet).map((one) => one.text),
         ipv6: owned.some((one) => one.index === index && one.family === ADDRESS.inet6),
         vxlan: kind === 'vxlan' ? { id: u32(data.get(VXLAN.id)), local: ip(data.get(VXLAN.local)), port: portOf(data.get(VXLAN.port)), learning: u8(data.get(VXLAN.learning)) === 1 } : undefined,
+        vlan: kind === 'vlan' ? { id: u16(data.get(VLAN.id)), protocol: VLAN_PROTOCOLS[portOf(data.get(VLAN.protocol))] ?? '' } : undefined,
         macvlanMode: kind === 'macvlan' ? MACVLAN_MODES[u32(data.get(MACVLAN_MODE))] : undefined,
-        bridge: kind === 'bridge' ? { stp: u32(data.get(BRIDGE.stp)) !== 0, snooping: u8(data.get(BRIDGE.snooping)) !== 0 } : undefined,
+        bridge: kind === 'bridge' ? { stp: u32(data.get(BRIDGE.stp)) !== 0, snooping: u8(data.get(BRIDGE.snooping)) !== 0, filtering: u8(data.get(BRIDGE.filtering)) === 1 } : undefined,
         hairpin: u8(port.get(PORT.hairpin)) === 1,
         suppress: u8(port.get(PORT.suppress)) === 1
       }

@@ -4,12 +4,17 @@ import { canonicalIpv6 } from './broadcast/entries.ts'
 /** One link as the kernel has it. */
 export interface LinkState {
   name: string
+  index: number
   kind: string | undefined
   up: boolean
+  /** something is at the other end of its cable */
+  carrier: boolean
   mtu: number
   mac: string
   master: string | undefined
   lower: string | undefined
+  /** index of the lower link where that is in another namespace */
+  lowerIndex: number | undefined
   alias: string | undefined
   /** `address/prefix` of IPv4 */
   ipv4: string[]
@@ -17,8 +22,10 @@ export interface LinkState {
   ipv6: boolean
   /** vxlan: id, own address and port */
   vxlan: { id: number, local: string, port: number, learning: boolean } | undefined
+  vlan: { id: number, protocol: string } | undefined
   macvlanMode: string | undefined
-  bridge: { stp: boolean, snooping: boolean } | undefined
+  /** `filtering`: by VLAN, as only administrators' bridges do */
+  bridge: { stp: boolean, snooping: boolean, filtering: boolean } | undefined
   hairpin: boolean
   /** port of a bridge that answers for those behind it */
   suppress: boolean
@@ -59,18 +66,22 @@ function parseLink (link: Fields): LinkState | null {
   const addresses = list(link.addr_info)
   return {
     name,
+    index: number(link.ifindex),
     kind,
     up: Array.isArray(link.flags) && link.flags.includes('UP'),
+    carrier: Array.isArray(link.flags) && link.flags.includes('LOWER_UP'),
     mtu: number(link.mtu),
     mac: text(link.address) ?? '',
     master: text(link.master),
     lower: text(link.link),
+    lowerIndex: typeof link.link_index === 'number' ? link.link_index : undefined,
     alias: text(link.ifalias),
     ipv4: addresses.filter(({ family }) => family === 'inet').map((a) => `${text(a.local) ?? ''}/${number(a.prefixlen)}`),
     ipv6: addresses.some(({ family }) => family === 'inet6'),
     vxlan: kind === 'vxlan' ? { id: number(data.id), local: text(data.local) ?? '', port: number(data.port), learning: data.learning === true } : undefined,
+    vlan: kind === 'vlan' ? { id: number(data.id), protocol: text(data.protocol) ?? '' } : undefined,
     macvlanMode: kind === 'macvlan' ? text(data.mode) : undefined,
-    bridge: kind === 'bridge' ? { stp: data.stp_state !== 0, snooping: data.mcast_snooping !== 0 } : undefined,
+    bridge: kind === 'bridge' ? { stp: data.stp_state !== 0, snooping: data.mcast_snooping !== 0, filtering: data.vlan_filtering === 1 } : undefined,
     hairpin: fields(info.info_slave_data).hairpin === true,
     suppress: fields(info.info_slave_data).neigh_suppress === true
   }

@@ -1,12 +1,13 @@
 import { isIPv4 } from 'node:net'
-import { clusterNamespace, hostBridgeName } from '../../../protocol/core/desired.ts'
+import { clusterNamespace, hostBridgeName, MAX_VLAN_ID } from '../../../protocol/core/desired.ts'
 import { InvalidInputError } from '../../../protocol/core/errors.ts'
 import { MAX_VNI } from '../../../protocol/core/limits.ts'
 import { clusterPortChains, hostPortChains } from './broadcast/chains.ts'
 import { checkKnown, clusterEntries, hostEntries } from './broadcast/entries.ts'
 import { forwardChain } from './forward/gate.ts'
 import { guardChain, mssChains } from './filter.ts'
-import { aliasOf, hostBridgeMac, hostPortName, hostVethName, hostVxlanName, INNER, INNER_MTU, SITE_VXLAN_PORT, TUNNEL_MTU, WAN_VXLAN_PORT } from './names.ts'
+import { aliasOf, hostBridgeMac, hostPortName, hostVethName, hostVxlanName, INNER, INNER_MTU, SITE_VXLAN_PORT, TUNNEL_MTU, vlanName, WAN_VXLAN_PORT } from './names.ts'
+import { isLinkName, isVlanId } from './vlan/trunk.ts'
 import type { SegmentSpec } from '../../../protocol/core/desired.ts'
 import type { ForwardPlan, NeighbourPlan } from './broadcast/entries.ts'
 import type { FilterChain } from './filter.ts'
@@ -14,7 +15,7 @@ import type { FilterChain } from './filter.ts'
 /** One link as it should be. A veth's inner end is a link of its own, see `SegmentPlan.veth`. */
 export interface LinkPlan {
   name: string
-  kind: 'bridge' | 'vxlan' | 'macvlan' | 'veth'
+  kind: 'bridge' | 'vxlan' | 'vlan' | 'macvlan' | 'veth'
   mtu: number
   /** bridge that it is a port of */
   master?: string
@@ -25,6 +26,8 @@ export interface LinkPlan {
   /** lower link of a macvlan, in the same namespace */
   lower?: string
   vxlan?: { id: number, local: string, port: number, remotes: string[] }
+  /** sub-interface of a NIC of the host's own namespace */
+  vlan?: { trunk: string, id: number }
   /** port of a bridge: requests for members behind it are answered instead of sent out by it (`neigh_suppress`) */
   suppress?: boolean
   /** bridge: IPv6 without an address, as the kernel has neighbours only where IPv6 is on; all other links have none */
@@ -73,6 +76,10 @@ export function checkSegment (name: string, spec: SegmentSpec): void {
   check(NAME.test(name), `the name ${JSON.stringify(name)} has characters other than letters, digits, dot, dash, underscore`)
   check(isId(spec.vni), `VNI ${spec.vni} is not within 1..${MAX_VNI}`)
   check(isId(spec.site.segmentId), `segment id ${spec.site.segmentId} is not within 1..${MAX_VNI}`)
+  if (spec.site.trunk !== undefined) {
+    check(isLinkName(spec.site.trunk), `${JSON.stringify(spec.site.trunk)} is no name of a trunk NIC`)
+    check(isVlanId(spec.site.segmentId), `segment id ${spec.site.segmentId} is no VLAN id, 1..${MAX_VLAN_ID}: segmentIds of the gateway of a site with inSite.technique vlan`)
+  }
   for (const address of [spec.site.localAddress, ...spec.site.remoteAddresses]) check(isIPv4(address), `${address} is no IPv4 address of a site host`)
   check(!spec.site.remoteAddresses.includes(spec.site.localAddress), `${spec.site.localAddress} is its own remote host`)
   check(spec.compute || spec.gateway !== undefined, 'a host that is neither compute nor gateway carries no segment')
@@ -102,6 +109,17 @@ function vxlanPort (names: { vxlan: string, port: string, bridge: string }, vxla
   ]
 }
 
+/** The way to the other hosts of the site: its ports, and the VXLAN behind them, which a VLAN does without. */
+function sitePort (spec: SegmentSpec, names: { vxlan: string, port: string, bridge: string }, suppress: boolean): LinkPlan[] {
+  const { segmentId: id, localAddress: local, remoteAddresses: remotes, trunk } = spec.site
+  if (trunk === undefined) return vxlanPort(names, { id, local, port: SITE_VXLAN_PORT, remotes }, suppress)
+  // the kernel takes the tag off, and puts it on: the bridge sees frames as nodes send them
+  return [{ name: names.port, kind: 'vlan', mtu: INNER_MTU, vlan: { trunk, id }, master: names.bridge, suppress }]
+}
+
+/** A chain without rules lets everything pass: there is no use in it. */
+const useful = (chains: FilterChain[]): FilterChain[] => chains.filter(({ rules }) => rules.length > 0)
+
 /**
  * The whole desired state of one segment on this host.
  *
@@ -116,7 +134,7 @@ export function planSegment (name: string, spec: SegmentSpec, underlayMtu: numbe
   checkSegment(name, spec)
   const { vni, gateway } = spec
   const bridge = hostBridgeName(vni)
-  const site = { id: spec.site.segmentId, local: spec.site.localAddress, port: SITE_VXLAN_PORT, remotes: spec.site.remoteAddresses }
+  const tagged = spec.site.trunk !== undefined
   const guard = guardChain(vni, spec.site, gateway?.tunnel ?? null)
   const answers = (spec.known?.members.length ?? 0) > 0
   const silent = answers && ipv6 ? { ipv6: 'silent' as const } : {}
@@ -124,13 +142,13 @@ export function planSegment (name: string, spec: SegmentSpec, underlayMtu: numbe
   const tapBridge = spec.compute ? bridge : null
 
   if (gateway === undefined) {
-    const names = { vxlan: hostVxlanName(vni), port: hostPortName(vni), bridge }
+    const names = { vxlan: hostVxlanName(vni), port: tagged ? vlanName(vni) : hostPortName(vni), bridge }
     return {
       vni,
       host: {
-        links: [...hostBridge, ...vxlanPort(names, site, answers)],
-        ...hostEntries(spec, { bridge, uplink: names.port, vxlan: names.vxlan }, ipv6),
-        chains: [guard, ...hostPortChains(spec, names.port), ...mssChains(vni, [{ port: names.port, mtu: underlayMtu }])]
+        links: [...hostBridge, ...sitePort(spec, names, answers)],
+        ...hostEntries(spec, { bridge, uplink: names.port, vxlan: tagged ? null : names.vxlan }, ipv6),
+        chains: useful([guard, ...hostPortChains(spec, names.port), ...mssChains(vni, tagged ? [] : [{ port: names.port, mtu: underlayMtu }])])
       },
       cluster: null,
       veth: false,
@@ -149,25 +167,25 @@ export function planSegment (name: string, spec: SegmentSpec, underlayMtu: numbe
     host: {
       links: spec.compute ? [...hostBridge, { ...veth, name: uplink, master: bridge, suppress: answers }] : [],
       ...hostEntries(spec, { bridge, uplink, vxlan: null }, ipv6),
-      chains: [guard, ...(spec.compute ? hostPortChains(spec, uplink) : [])]
+      chains: useful([guard, ...(spec.compute ? hostPortChains(spec, uplink) : [])])
     },
     cluster: {
       namespace: clusterNamespace(vni),
       links: [
         { name: INNER.bridge, kind: 'bridge', mtu: INNER_MTU, mac: gateway.bridgeMac.toLowerCase(), address: gateway.address, alias: aliasOf(name), ...silent },
-        ...vxlanPort({ vxlan: INNER.siteVxlan, port: INNER.sitePort, bridge: INNER.bridge }, site, false),
+        ...sitePort(spec, { vxlan: INNER.siteVxlan, port: INNER.sitePort, bridge: INNER.bridge }, false),
         ...wan,
         ...(spec.compute ? [veth] : [])
       ],
       ...clusterEntries(spec, ipv6),
-      chains: [
+      chains: useful([
         ...clusterPortChains(spec),
         ...(gateway.tunnel === null ? [] : [forwardChain(vni)]),
         ...mssChains(vni, [
-          { port: INNER.sitePort, mtu: underlayMtu },
+          ...(tagged ? [] : [{ port: INNER.sitePort, mtu: underlayMtu }]),
           ...(gateway.tunnel === null ? [] : [{ port: INNER.wanPort, mtu: tunnelMtu }])
         ])
-      ]
+      ])
     },
     veth: spec.compute,
     tapBridge

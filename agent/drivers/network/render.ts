@@ -5,11 +5,12 @@ import type { LinkPlan, SegmentPlan, SpacePlan } from './plan.ts'
 const indent = (lines: readonly string[]): string[] => lines.map((line) => `  ${line}`)
 
 function linkLine (link: LinkPlan): string {
-  const { name, kind, mtu, mac, master, lower, address, alias, vxlan, suppress, ipv6 } = link
+  const { name, kind, mtu, mac, master, lower, address, alias, vxlan, vlan, suppress, ipv6 } = link
   return [
     `link ${name} ${kind}`, `mtu ${mtu}`,
     ...(lower === undefined ? [] : [`over ${lower} passthru`]),
     ...(vxlan === undefined ? [] : [`id ${vxlan.id} local ${vxlan.local} port ${vxlan.port} ${VXLAN_FIXED}`]),
+    ...(vlan === undefined ? [] : [`802.1Q id ${vlan.id} on ${vlan.trunk}`]),
     ...(mac === undefined ? [] : [`mac ${mac}`]), ...(address === undefined ? [] : [`address ${address}`]), ...(alias === undefined ? [] : [`alias ${alias}`]),
     ...(master === undefined ? [] : [`port of ${master}`]), ...(suppress === true ? ['neigh_suppress'] : []),
     ...(ipv6 === 'silent' ? ['IPv6 without address'] : [])

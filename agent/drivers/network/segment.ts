@@ -1,11 +1,11 @@
 import { join } from 'node:path'
 import { clusterNamespace } from '../../../protocol/core/desired.ts'
 import { networksOverlap } from '../../../protocol/core/addresses.ts'
-import { ConflictError, type MusubiError } from '../../../protocol/core/errors.ts'
+import { ConflictError, errorCode, type MusubiError } from '../../../protocol/core/errors.ts'
 import { CommandError, run } from '../../exec.ts'
 import { fingerprint } from '../../fingerprint.ts'
 import { createForwarding, hasGate, type TermOf } from './forward/forwarding.ts'
-import { hasIpv6, listNamespaces, readHost, runSteps } from './host.ts'
+import { hasIpv6, listNamespaces, readBridgeVlans, readHost, runSteps } from './host.ts'
 import { DEFAULT_UNDERLAY_MTU, INNER, nameOfAlias, orphanName, vniOfChain, vniOfHostLink, vniOfOrphan } from './names.ts'
 import { parseCounters } from './observed.ts'
 import { checkSegment, planSegment } from './plan.ts'
@@ -14,6 +14,7 @@ import { describeSteps } from './repairs.ts'
 import { readSpaces } from './spaces.ts'
 import { tunnelMtuOf } from './tunnel/names.ts'
 import { removalSteps, segmentSteps } from './steps.ts'
+import { bridgeProblem, checkTrunk, nicProblem, trunkProblem, type Trunk } from './vlan/trunk.ts'
 import type { SegmentSpec } from '../../../protocol/core/desired.ts'
 import type { Driver, ObservedObject } from '../driver.ts'
 import type { LinkState, SpaceState } from './observed.ts'
@@ -52,6 +53,8 @@ function checkUnderlay (name: string, { site, gateway }: SegmentSpec, host: Spac
   const within = gateway === undefined ? undefined : link.ipv4.find((address) => networksOverlap(gateway.address, address))
   if (within !== undefined) throw new ConflictError(`segment ${name}: its network (${gateway?.address ?? ''}) overlaps ${within} of ${link.name}, the underlay`, 'give the cluster another spec.network.cidr')
 }
+/** See `vlanRefusal`. */
+const REFUSALS: ReadonlySet<string> = new Set(['VLAN_ID_IN_USE', 'TRUNK_MISSING', 'TRUNK_REFUSED', 'NO_VLAN'])
 
 /** The MTU of the link that carries in-site frames. */
 function underlayMtu (host: SpaceState, localAddress: string): number {
@@ -78,10 +81,13 @@ const isEmpty = (vni: number, { host, cluster }: Observed): boolean => cluster =
  * @param options.stateDir folder for records of what was asked for
  * @param options.services runs the keeper
  * @param options.term until when a segment may forward; without it as long as it is there
+ * @param options.trunk NIC and ids that segments may use inside the site; without it they go by VXLAN
  */
-export function createSegmentDriver (options: { stateDir: string, services: ServiceManager, term?: TermOf }): SegmentDriver {
+export function createSegmentDriver (options: { stateDir: string, services: ServiceManager, term?: TermOf, trunk?: Trunk }): SegmentDriver {
+  const trunk = options.trunk ?? null
   const forwarding = createForwarding(options)
-  /** what the records say was told to `forwarding` */
+  /** what the records say was told to `forwarding` * @param options.trunk NIC and ids that segments may use inside the site; without it they go by VXLAN
+ */
   let told = false
   const records = createRecords<SegmentSpec>(join(options.stateDir, 'segments'))
   // one change at a time: two segments share the nftables tables of the host
@@ -152,6 +158,14 @@ export function createSegmentDriver (options: { stateDir: string, services: Serv
         'link add name b type bridge', 'link add name x type vxlan id 1 dstport 4789 df unset udpcsum',
         'link add name m link x type macvlan mode passthru', 'link set dev m master b', 'link set dev m type bridge_slave neigh_suppress on', 'link add name v type veth peer name w'
       ].map((line) => `${line}\n`).join(''))
+      if (trunk !== null) {
+        const host = await readHost(signal)
+        const vlans = await readBridgeVlans(host, [trunk.nic], signal)
+        const { from, to } = trunk.ids
+        const problem = nicProblem(trunk.nic, from, host) ?? bridgeProblem(trunk.nic, from, host, vlans) ?? bridgeProblem(trunk.nic, to, host, vlans)
+        if (problem !== null) missing.push(`${problem.message} (${problem.hint ?? ''})`)
+        await attempt('cannot make VLANs', ['ip', '-batch', '-'], 'link add name v type veth peer name w\nlink add link v name x type vlan id 1\n')
+      }
       await attempt('cannot filter segments', ['nft', '-f', '-'], [
         'add table bridge t', 'add chain bridge t c { type filter hook prerouting priority -310; policy accept; }',
         'add rule bridge t c ether type ip tcp flags & syn == syn tcp option maxseg size > 1330 tcp option maxseg size set 1330',
@@ -169,7 +183,7 @@ export function createSegmentDriver (options: { stateDir: string, services: Serv
       const nameByVni = new Map([...specs].map(([name, { vni }]) => [vni, name]))
       const objects: ObservedObject[] = []
       const vnis = [...new Set([...nameByVni.keys(), ...present(host, clusters)])]
-      const seen = await readClusters(vnis, clusters, signal)
+      const [seen, vlans] = await Promise.all([readClusters(vnis, clusters, signal), readBridgeVlans(host, [...specs.values()].flatMap(({ site }) => site.trunk ?? []), signal)])
       for (const vni of vnis) {
         const found = seen.get(vni) ?? null
         const unread = found instanceof Error ? found : null
@@ -181,12 +195,13 @@ export function createSegmentDriver (options: { stateDir: string, services: Serv
         // a keeper that has died is missed before its segments are: they go on for some seconds
         const lapsed = spec !== undefined && forwarding.mayForward(name) && steps !== null && !(keeper && isOpen(observed.cluster))
         if (lapsed) missing.push(keeper ? 'forwarding lease' : 'keeper of the forwarding lease')
+        const problem = unread ?? (spec === undefined ? null : trunkProblem(spec, host, vlans))
         objects.push({
           kind: 'segment',
           name,
           fingerprint: spec === undefined ? null : fingerprint(spec),
-          healthy: missing.length === 0 && steps !== null,
-          detail: { vni, namespace: clusters.get(vni) ?? null, ...(unread !== null ? { problem: unread.message } : { missing }) }
+          healthy: missing.length === 0 && steps !== null && problem === null,
+          detail: { vni, namespace: clusters.get(vni) ?? null, ...(problem === null ? {} : { problem: problem.message }), ...(unread !== null ? {} : { missing }) }
         })
       }
       return objects
@@ -194,6 +209,7 @@ export function createSegmentDriver (options: { stateDir: string, services: Serv
 
     async apply (name, spec, signal) {
       checkSegment(name, spec)
+      checkTrunk(spec, trunk)
       await exclusive(async () => {
         const specs = await allRecords()
         for (const [other, { vni, site }] of specs) {
@@ -201,11 +217,26 @@ export function createSegmentDriver (options: { stateDir: string, services: Serv
           if (other !== name && site.segmentId === spec.site.segmentId) throw new ConflictError(`segment ${name}: segment id ${spec.site.segmentId} is ${other}'s on this host`, `remove ${other} first`)
         }
         const before = specs.get(name)
-        checkUnderlay(name, spec, (await readAll(signal)).host)
-        if (before !== undefined && before.vni !== spec.vni) await removeVni(before.vni, signal)
+        let observed = await readOne(spec.vni, signal)
+        checkUnderlay(name, spec, observed.host)
+        // before anything is touched
+        const problem = trunkProblem(spec, observed.host, await readBridgeVlans(observed.host, [spec.site.trunk ?? ''], signal))
+        if (problem !== null) throw problem
+        if (before !== undefined && before.vni !== spec.vni) {
+          await removeVni(before.vni, signal)
+          observed = await readOne(spec.vni, signal)
+        }
         await records.put(name, spec)
-        const observed = await readOne(spec.vni, signal)
-        await runSteps(segmentSteps(planSegment(name, spec, underlayMtu(observed.host, spec.site.localAddress), await hasIpv6(), tunnelMtuOf(observed.host.links)), observed), signal)
+        const steps = segmentSteps(planSegment(name, spec, underlayMtu(observed.host, spec.site.localAddress), await hasIpv6(), tunnelMtuOf(observed.host.links)), observed)
+        const isNew = before === undefined && isEmpty(spec.vni, observed)
+        await runSteps(steps, signal).catch(async (error: unknown) => {
+          // what only the making of the sub-interface tells: nothing half-done stays of a segment that was not there
+          if (isNew && REFUSALS.has(errorCode(error))) {
+            await removeVni(spec.vni, signal)
+            await records.delete(name)
+          }
+          throw error
+        })
         await allRecords()
         await forwarding.settle(signal)
         if (hasGate(spec)) await forwarding.open(name, signal)

@@ -11,6 +11,8 @@ export type Step =
   | { do: 'netns-add' | 'netns-delete', ns: string }
   /** lines of `ip -batch`; `lenient`: goes on after a failing line and calls that success */
   | { do: 'ip', ns: string | null, lines: string[], lenient?: boolean }
+  /** a sub-interface of a NIC of the host, made into `ns`; a step of its own, as what the kernel says of it is put in words */
+  | { do: 'vlan', ns: string | null, name: string, mtu: number, trunk: string, id: number }
   | { do: 'bridge', ns: string | null, lines: string[] }
   | { do: 'nft', ns: string | null, text: string }
   /** no IPv6 of the host's own: on one link, or (link null) on all present and future ones */
@@ -31,8 +33,13 @@ const EMPTY: SpaceState = { links: [], floods: new Map(), forwards: new Map(), n
 const NO_SPACE: SpacePlan = { links: [], forwards: [], neighbours: [], chains: [] }
 
 /** A link that cannot be changed into what is wanted, only made again. */
-function isWrong (want: LinkPlan, have: LinkState): boolean {
+function isWrong (want: LinkPlan, have: LinkState, host: SpaceState): boolean {
   if (want.kind !== have.kind) return true
+  if (want.vlan !== undefined) {
+    const { trunk, id } = want.vlan
+    const over = have.lowerIndex === undefined ? have.lower === trunk : host.links.some(({ name, index }) => name === trunk && index === have.lowerIndex)
+    return !over || have.vlan?.id !== id || have.vlan.protocol !== '802.1Q'
+  }
   if (want.kind === 'macvlan') return have.macvlanMode !== 'passthru' || have.lower !== want.lower
   if (want.vxlan === undefined) return false
   return have.vxlan?.id !== want.vxlan.id || have.vxlan.local !== want.vxlan.local || have.vxlan.port !== want.vxlan.port || !have.vxlan.learning
@@ -41,7 +48,7 @@ function isWrong (want: LinkPlan, have: LinkState): boolean {
 /** Which links of a plan stay, which are made, which of ours go. */
 interface LinkDiff { keep: Map<string, LinkState>, make: LinkPlan[], drop: string[] }
 
-function diffLinks (want: readonly LinkPlan[], have: readonly LinkState[], isOurs: (name: string) => boolean): LinkDiff {
+function diffLinks (want: readonly LinkPlan[], have: readonly LinkState[], host: SpaceState, isOurs: (name: string) => boolean): LinkDiff {
   const byName = new Map(have.map((link) => [link.name, link]))
   const keep = new Map<string, LinkState>()
   const drop = have.filter((link) => isOurs(link.name) && !want.some(({ name }) => name === link.name)).map(({ name }) => name)
@@ -50,7 +57,7 @@ function diffLinks (want: readonly LinkPlan[], have: readonly LinkState[], isOur
     const found = byName.get(link.name)
     if (found === undefined) continue
     const lost = link.lower !== undefined && byName.has(link.lower) && !keep.has(link.lower)
-    if (isWrong(link, found)) drop.push(link.name)
+    if (isWrong(link, found, host)) drop.push(link.name)
     // a macvlan goes with its lower link, nothing to delete
     else if (!lost) keep.set(link.name, found)
   }
@@ -70,7 +77,8 @@ function createLine (link: LinkPlan, plan: SegmentPlan): string | null {
       // The host's own stack sees broadcasts on it too, and would answer ARP for the bridge's address with another MAC.
       return `${base}${into} arp off type vxlan id ${id} local ${local} dstport ${port} ${VXLAN_FIXED}`
     }
-    case 'veth': return null
+    // a veth is made with its other end, a VLAN in a step of its own
+    case 'veth': case 'vlan': return null
   }
 }
 
@@ -133,8 +141,8 @@ export function segmentSteps (plan: SegmentPlan, observed: Observed): Step[] {
   const ns = cluster?.namespace ?? null
   const fresh = cluster !== null && (observed.cluster === null || observed.cluster === 'broken')
   const inner = observed.cluster === null || observed.cluster === 'broken' ? EMPTY : observed.cluster
-  const host = diffLinks(plan.host.links, observed.host.links, (name) => vniOfHostLink(name) === vni)
-  const space = diffLinks(cluster?.links ?? [], inner.links, isInner)
+  const host = diffLinks(plan.host.links, observed.host.links, observed.host, (name) => vniOfHostLink(name) === vni)
+  const space = diffLinks(cluster?.links ?? [], inner.links, observed.host, isInner)
 
   // a veth is made whole or not at all: one end that is missing or wrong takes the other with it
   const outer = hostVethName(vni)
@@ -168,6 +176,8 @@ export function segmentSteps (plan: SegmentPlan, observed: Observed): Step[] {
   const create = (links: readonly LinkPlan[]): string[] => links.map((link) => createLine(link, plan)).filter((line) => line !== null)
   const innerVxlans = space.make.filter(({ kind }) => kind === 'vxlan')
   const veth = plan.veth && !host.keep.has(outer) ? [`link add name ${outer} type veth peer name ${INNER.hostPort} netns ${ns ?? ''}`] : []
+  const vlans = (links: readonly LinkPlan[], where: string | null): Step[] => links.flatMap(({ name, mtu, vlan }) => vlan === undefined ? [] : [{ do: 'vlan', ns: where, name, mtu, ...vlan }])
+  steps.push(...vlans(host.make, null), ...vlans(space.make, ns))
   ip(null, [...create(host.make), ...create(innerVxlans), ...veth])
   // a link that is down may come from a call that ended before this step
   const talking = observed.host.links.filter((link) => host.keep.has(link.name) && (link.ipv6 || !link.up)).map(({ name }) => name)

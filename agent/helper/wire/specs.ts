@@ -30,6 +30,8 @@ export const Vni = whole(1, MAX_VNI)
 const WireGuardKey = text('[A-Za-z0-9+/]{43}=', 44)
 /** No name: root would look it up. */
 const Endpoint = text(`(${IPV4}|\\[[0-9a-fA-F:.]+\\]):[0-9]{1,5}`, 64)
+/** Of the administrator's, as the configuration names it. */
+const TrunkName = text('[A-Za-z0-9][A-Za-z0-9._-]{0,14}', 15)
 const LinkName = text('mz[A-Za-z0-9-]+', 15)
 /** Hosts of a site, and gateways of clusters: more than any of them has. */
 const MANY = 4096
@@ -45,7 +47,7 @@ export const SPECS = {
   }, closed),
   segment: Type.Object({
     cluster: Label, vni: Vni,
-    site: Type.Object({ segmentId: Vni, localAddress: Ipv4, remoteAddresses: Type.Array(Ipv4, { maxItems: MANY }) }, closed),
+    site: Type.Object({ segmentId: Vni, localAddress: Ipv4, remoteAddresses: Type.Array(Ipv4, { maxItems: MANY }), trunk: Type.Optional(TrunkName) }, closed),
     compute: Type.Boolean(),
     known: Type.Optional(Type.Object({
       antiSpoof: Type.Boolean(),

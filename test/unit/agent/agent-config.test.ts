@@ -27,6 +27,11 @@ for (const [what, change, expected] of [
   ['an unknown field', { segmentIDs: {} }, /unknown field segmentIDs/],
   ['an unknown field deeper down', { capacity: { vcpus: 1, memoryMiB: 1, diskMiB: 1, gpus: 1 } }, /capacity: unknown field gpus/],
   ['a gateway without ids for segments', { segmentIds: undefined }, /segmentIds: a gateway needs a range of its own, e\.g\. \{from: 1000, to: 1999\}/],
+  ['VLANs without a trunk NIC', { inSite: { technique: 'vlan', ids: { from: 1000, to: 1999 } } }, /inSite/],
+  ['a name that is no link\'s', { inSite: { technique: 'vlan', trunk: 'eth1 up', ids: { from: 1000, to: 1999 } } }, /inSite/],
+  ['VLAN ids that there are not', { inSite: { technique: 'vlan', trunk: 'eth1', ids: { from: 1000, to: 4095 } } }, /inSite/],
+  ['a range of VLANs that is none', { inSite: { technique: 'vlan', trunk: 'eth1', ids: { from: 9, to: 8 } } }, /inSite\.ids: from is above to/],
+  ['ids to hand out that are none of the VLANs', { inSite: { technique: 'vlan', trunk: 'eth1', ids: { from: 1000, to: 1500 } } }, /segmentIds: 1000\.\.1999 are not within inSite\.ids, 1000\.\.1500.*eth1/],
   ['a range that is none', { segmentIds: { from: 5, to: 4 } }, /segmentIds: from is above to/],
   ['no role', { roles: [] }, /roles/],
   ['an unknown role', { roles: ['king'] }, /roles/],
@@ -61,6 +66,12 @@ t.test('a tunnel has two ports, and an address of each IP version at most', asyn
   t.same(await config({ tunnelPort: 65535 }), [65534, '192.0.2.1:65535'])
   t.same(await config({ tunnelSecondPort: 7, tunnelAddresses: ['2001:DB8:0::1'] }), [7, '[2001:db8::1]:51820'], 'in the short form')
   t.same(await config({ tunnelAddresses: ['198.51.100.7', '2001:db8::1'] }), [51821, '198.51.100.7:51820,[2001:db8::1]:51820'])
+})
+
+t.test('segments inside the site go by VXLAN, or by the VLANs of a trunk NIC', async t => {
+  t.match(await loadAgentConfig(await agent(t, {})), { inSite: { technique: 'vxlan' } })
+  const inSite = { technique: 'vlan', trunk: 'bond0.7', ids: { from: 1000, to: 1999 } }
+  t.match(await loadAgentConfig(await agent(t, { inSite })), { inSite })
 })
 
 t.test('every problem is told at once', async t => {

@@ -15,7 +15,7 @@ import { startBench } from '../../helper-bench.ts'
 
 const config: AgentConfig = {
   name: 'h1', site: 'kyoto', roles: ['gateway', 'compute', 'storage'], stateDir: '/var/lib/musubi', helper: { socket: '/run/musubi-helper/helper.sock', stateDir: '/var/lib/musubi-helper', agentUser: 'musubi' }, runDir: '/run/musubi', listen: ['/ip4/192.0.2.2/tcp/4100'],
-  reachable: true, relay: false, priceMilli: 0, underlayAddress: '192.0.2.2', tunnelPort: 51820, tunnelKeyMaxAgeHours: 168, imageStore: '/var/lib/musubi/images', drivers: 'real', logLevel: 'info'
+  reachable: true, relay: false, priceMilli: 0, underlayAddress: '192.0.2.2', tunnelPort: 51820, tunnelKeyMaxAgeHours: 168, imageStore: '/var/lib/musubi/images', drivers: 'real', logLevel: 'info', inSite: { technique: 'vxlan' }
 }
 const PATH = '/etc/musubi/agent.yaml'
 /** A kernel that loads everything. */
@@ -63,6 +63,17 @@ t.test('every program of every role names one package', t => {
   const found = report({ programs: new Set() })
   for (const { mend, severity } of found.findings) t.match(mend, /^apt-get install [a-z0-9-]+$/, `${severity} ${mend}`)
   t.match(doctorText(found), /\nAll packages at once: apt-get install coreutils dnsmasq-base iproute2 iputils-ping libvirt-clients libvirt-daemon-system nftables nginx openssh-client perl procps qemu-system-x86 qemu-utils tgt util-linux wireguard-tools$/)
+  t.end()
+})
+
+t.test('where VLANs carry segments inside the site, 802.1Q is needed, and VXLAN at gateways only', t => {
+  const lacks = (part: KernelPart): Partial<Facts> => ({ kernel: { ...whole.kernel, parts: { ...parts, [part]: 'loadable' }, tried: tried(part, 'Unknown device type') } })
+  const inSite = { technique: 'vlan', trunk: 'eth1', ids: { from: 1, to: 2 } } as const
+  t.strictSame(lines(report(lacks('8021q'), { roles: ['compute'], inSite })), ['missing compute: modprobe 8021q'])
+  t.strictSame(lines(report(lacks('8021q'), { roles: ['compute'] })), ['note compute: modprobe 8021q'])
+  t.strictSame(lines(report(lacks('vxlan'), { roles: ['compute'], inSite })), [])
+  t.strictSame(lines(report(lacks('vxlan'), { roles: ['gateway'], inSite })), ['missing gateway: modprobe vxlan'])
+  t.match(report({ problems: [{ kind: 'segment', problem: 'the trunk NIC eth1 is down: VLAN 1 carries nothing (ip link set eth1 up)' }] }, { inSite }).findings, [{ severity: 'missing', what: /eth1 is down.*ip link set eth1 up/ }])
   t.end()
 })
 

@@ -11,6 +11,7 @@ const GOOD: ReadonlyArray<{ verb: VerbName, params: object }> = [
   { verb: 'fence-grant', params: { resource: 'domain a.b', claim: CLAIM } }, { verb: 'fence-revoke', params: { resource: 'domain a.b', clusterId: 'c', counter: 1 } },
   { verb: 'fence-gone', params: { resource: 'segment orphan-000201', counter: 1 } }, { verb: 'fence-records', params: {} }, { verb: 'detail', params: { kind: 'cache', name: 'a.cache' } },
   { verb: 'tunnel-tracks', params: {} }, { verb: 'segment-ping', params: { vni: 1, address: '10.42.255.2' } }, { verb: 'segment-ping', params: { vni: 1, address: '10.42.255.2', size: 1500 } },
+  { verb: 'apply', params: { kind: 'segment', name: 'a.b', spec: { cluster: 'demo', vni: 1, site: { segmentId: 100, localAddress: '192.0.2.1', remoteAddresses: [], trunk: 'bond0.7' }, compute: true }, claim: null } },
   { verb: 'segment-look', params: { name: '01234567.segment' } }, { verb: 'segment-look', params: { name: 'demo', gatewayAddress: '10.42.255.1' } },
   { verb: 'segment-echo', params: { name: 'demo', where: 'tunnel', address: '100.64.0.1', bytes: 1420, count: 3, largest: true } }, { verb: 'segment-echo', params: { name: 'demo', where: 'underlay', address: '2001:db8::1', bytes: 84, count: 3, largest: false } },
   { verb: 'segment-capture', params: { kind: 'segment', name: 'demo', port: 'wan', count: 10, seconds: 5, snapBytes: 256, filter: {} } },

@@ -28,7 +28,7 @@ const farNode = (of: Partial<AnswerFact> = {}): AnswerFact => answer({ name: 'n3
 const forwarding = (of: Partial<NonNullable<SegmentFacts['forwarding']>> = {}): SegmentFacts['forwarding'] => ({ space: NS, port: 'wan0m', open: true, unit: 'musubi-svc-mz-forward', keeper: true, leftMs: 3_600_000, ...of })
 const facts = (of: Partial<SegmentFacts> = {}): SegmentFacts => ({
   name: '01234567.segment', cluster: 'c1', vni: 0x101, nowSeconds: NOW, site: { segmentId: 7, port: 4790, localAddress: '10.77.0.1', remoteAddresses: ['10.77.0.2'] },
-  underlay: { link: 'eth0', up: true, mtu: 1500 }, namespace: { name: NS, state: 'ok' },
+  trunk: null, underlay: { link: 'eth0', up: true, mtu: 1500 }, namespace: { name: NS, state: 'ok' },
   links: [link(null, 'mzb000101', 'bridge'), link(NS, 'br0', 'bridge'), link(NS, 'site0', 'vxlan'), link(NS, 'site0m', 'macvlan', 'br0'), link(NS, 'wan0', 'vxlan'), link(NS, 'wan0m', 'macvlan', 'br0')],
   floods: [], chains: [{ space: null, table: 'inet mz_guard', name: 'guard_000101', state: 'ok' }], forwarding: forwarding(), drops: [], idUsers: [], tunnel: tunnel(), reach: [reach(), endpoint()], bridge: null, ...of
 })
@@ -37,6 +37,22 @@ const changed = (name: string, have: Partial<NonNullable<LinkFact['have']>> | nu
 const all = [far(), answer(), farNode()]
 const silentOsaka = [far({ echo: none(), largestBytes: null }), answer(), farNode({ echo: none(), largestBytes: null })]
 const deadPeer = (of: Partial<PeerFact> = {}): TunnelFact => tunnel({ peers: [peer({ echo: none(), largestBytes: null, ...of })] })
+
+/** By VLAN inside the site: the same gateway without a VXLAN there. */
+const trunk = (of: Partial<NonNullable<SegmentFacts['trunk']>> = {}): Partial<SegmentFacts> => {
+  const vlan = { id: 7, nic: 'eth1' }
+  const port = link(NS, 'site0m', 'vlan', 'br0')
+  const links = facts().links.filter(({ name }) => name !== 'site0').map(one => one.name === 'site0m' ? { ...port, want: { ...port.want, vlan }, have: port.have === null ? null : { ...port.have, vlan } } : one)
+  return { trunk: { nic: 'eth1', carrier: true, mtu: 1500, problem: null, ...of }, links, reach: [endpoint()] }
+}
+const anotherVlan = (): Partial<SegmentFacts> => {
+  const of = trunk()
+  return { ...of, links: of.links?.map(one => one.have?.vlan === undefined ? one : { ...one, have: { ...one.have, vlan: { id: 8, nic: 'eth1' } } }) ?? [] }
+}
+const noLink = (code: string, message: string): Partial<SegmentFacts> => {
+  const of = trunk({ carrier: false, problem: { code, message, hint: 'ip link show eth1' } })
+  return { ...of, links: of.links?.map(one => one.want.vlan === undefined ? one : { ...one, have: null }) ?? [] }
+}
 
 interface Case { fault: string, facts: Partial<SegmentFacts>, answers?: AnswerFact[], skews?: Array<{ site: string, ms: number }>, findings: Array<Record<string, unknown>> }
 const CASES: Case[] = [
@@ -86,6 +102,13 @@ const CASES: Case[] = [
   { fault: 'far namespace gone', facts: {}, answers: silentOsaka, findings: [{ code: 'far-gateway-silent', site: 'osaka', address: '10.42.255.2', port: 4789 }] },
   { fault: 'far node down', facts: {}, answers: [far(), answer(), farNode({ echo: none(), largestBytes: null })], findings: [{ code: 'node-silent', where: 'far host', site: 'osaka' }] },
   { fault: 'less than full size to the far gateway', facts: {}, answers: [far({ largestBytes: 1370 })], findings: [{ code: 'segment-size', bytes: 1370 }] },
+  { fault: 'none, by VLAN', facts: trunk(), findings: [] },
+  { fault: 'the trunk NIC is gone, and the port with it', facts: noLink('TRUNK_MISSING', 'the trunk NIC eth1 is not here'), answers: [far(), answer({ echo: none(), largestBytes: null })], findings: [{ code: 'trunk-missing', where: 'in-site VLAN', interface: 'eth1', what: /eth1/, try: 'ip link show eth1' }] },
+  { fault: 'no cable', facts: trunk({ carrier: false }), answers: [far(), answer({ echo: none(), largestBytes: null })], findings: [{ code: 'trunk-carrier', interface: 'eth1', what: /VLAN 7/ }] },
+  { fault: 'the port has another VLAN', facts: anotherVlan(), findings: [{ code: 'link-wrong', what: /VLAN 8 on eth1, not VLAN 7 on eth1/ }] },
+  { fault: 'the switch does not carry the VLAN', facts: trunk(), answers: [far(), answer({ echo: none(), largestBytes: null })], findings: [{ code: 'in-site-silent', where: 'in-site VLAN', interface: 'eth1', address: '10.77.0.2', what: /VLAN 7 between eth1/ }] },
+  { fault: 'one node of a host down, by VLAN', facts: trunk(), answers: [far(), answer(), answer({ name: 'n4', address: '10.42.1.4', echo: none(), largestBytes: null })], findings: [{ code: 'node-silent', severity: 'warning', port: null }] },
+  { fault: 'gateway silent to a host, by VLAN', facts: { ...trunk(), namespace: null, tunnel: null, links: [], reach: [], bridge: { link: 'mzb000101', address: '10.42.255.1', answered: false, mac: '', largestBytes: null } }, findings: [{ code: 'gateway-silent', port: null, what: /VLAN 7 between eth1/ }] },
   { fault: 'gateway silent to a host', facts: { namespace: null, tunnel: null, reach: [reach()], bridge: { link: 'mzb000101', address: '10.42.255.1', answered: false, mac: '', largestBytes: null } }, findings: [{ code: 'gateway-silent', interface: 'mzb000101', address: '10.42.255.1', port: 4790 }] },
   { fault: 'gateway answers small frames', facts: { namespace: null, tunnel: null, reach: [reach()], links: [], bridge: { link: 'mzb000101', address: '10.42.255.1', answered: true, mac: '02:00:00:00:00:01', largestBytes: 46 } }, findings: [{ code: 'segment-size', bytes: 46 }] }
 ]

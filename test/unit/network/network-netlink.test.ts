@@ -43,7 +43,9 @@ const lists: SpaceLists = {
     link(1, 'lo', true, attr(4, u32(65_536)), attr(1, Buffer.alloc(6))),
     link(5, 'br0', true, attr(4, u32(1500)), attr(1, Buffer.from('0200000000aa', 'hex')), attr(20, word('mz:c1')), attr(18 | 0x8000, attr(1, word('bridge')), attr(2, attr(5, u32(0)), attr(23, u8(1))))),
     link(6, 'site0', false, attr(4, u32(1500)), attr(37, u32(0)), attr(5, u32(5)), attr(18, attr(1, word('vxlan')), attr(2, attr(1, u32(7)), attr(4, Buffer.from([10, 0, 0, 1])), attr(7, u8(1)), attr(15, Buffer.from([0x12, 0xb6]))))),
-    link(7, 'site0m', true, attr(5, u32(6)), attr(10, u32(5)), attr(18, attr(1, word('macvlan')), attr(2, attr(1, u32(8))), attr(4, word('bridge')), attr(5, attr(4, u8(1)), attr(32, u8(1)))))
+    link(7, 'site0m', true, attr(5, u32(6)), attr(10, u32(5)), attr(18, attr(1, word('macvlan')), attr(2, attr(1, u32(8))), attr(4, word('bridge')), attr(5, attr(4, u8(1)), attr(32, u8(1))))),
+    message(16, Buffer.concat([u32(0), u32(8), u32(0x1_0001), u32(0)]), attr(3, word('site1m')), attr(4, u32(1500)), attr(37, u32(0)), attr(5, u32(3)), attr(10, u32(5)), attr(18, attr(1, word('vlan')), attr(2, attr(1, u16(100)), attr(5, Buffer.from([0x81, 0]))))),
+    link(9, 'trunk', true, attr(4, u32(1500)), attr(18, attr(1, word('bridge')), attr(2, attr(5, u32(1)), attr(7, u8(1)), attr(23, u8(1)))))
   ]),
   addresses: Buffer.concat([
     address(2, 16, 5, attr(1, Buffer.from([10, 42, 255, 1])), attr(2, Buffer.from([10, 42, 255, 1]))),
@@ -65,14 +67,16 @@ const lists: SpaceLists = {
 const none: SpaceLists = { links: Buffer.alloc(0), addresses: Buffer.alloc(0), forwards: Buffer.alloc(0), neighbours: Buffer.alloc(0), chains: Buffer.alloc(0), rules: Buffer.alloc(0), elements: Buffer.alloc(0) }
 
 t.test('what the kernel answers is read', (t) => {
-  const plain = { mac: '', master: undefined, lower: undefined, alias: undefined, ipv4: [], ipv6: false, vxlan: undefined, macvlanMode: undefined, bridge: undefined, hairpin: false, suppress: false }
+  const plain = { carrier: false, mac: '', master: undefined, lower: undefined, lowerIndex: undefined, alias: undefined, ipv4: [], ipv6: false, vxlan: undefined, vlan: undefined, macvlanMode: undefined, bridge: undefined, hairpin: false, suppress: false }
   const { links, floods, forwards, neighbours, chains, open } = parseSpace(lists, TABLE)
   t.strictSame(links, [
-    { ...plain, name: 'lo', kind: undefined, up: true, mtu: 65_536, mac: '00:00:00:00:00:00' },
-    { ...plain, name: 'br0', kind: 'bridge', up: true, mtu: 1500, mac: '02:00:00:00:00:aa', alias: 'mz:c1', ipv4: ['10.42.255.1/16'], bridge: { stp: false, snooping: true } },
+    { ...plain, name: 'lo', index: 1, kind: undefined, up: true, mtu: 65_536, mac: '00:00:00:00:00:00' },
+    { ...plain, name: 'br0', index: 5, kind: 'bridge', up: true, mtu: 1500, mac: '02:00:00:00:00:aa', alias: 'mz:c1', ipv4: ['10.42.255.1/16'], bridge: { stp: false, snooping: true, filtering: false } },
     // its lower link is one of another namespace, whatever its number
-    { ...plain, name: 'site0', kind: 'vxlan', up: false, mtu: 1500, ipv6: true, vxlan: { id: 7, local: '10.0.0.1', port: 4790, learning: true } },
-    { ...plain, name: 'site0m', kind: 'macvlan', up: true, mtu: Number.NaN, lower: 'site0', master: 'br0', macvlanMode: 'passthru', hairpin: true, suppress: true }
+    { ...plain, name: 'site0', index: 6, lowerIndex: 5, kind: 'vxlan', up: false, mtu: 1500, ipv6: true, vxlan: { id: 7, local: '10.0.0.1', port: 4790, learning: true } },
+    { ...plain, name: 'site0m', index: 7, kind: 'macvlan', up: true, mtu: Number.NaN, lower: 'site0', master: 'br0', macvlanMode: 'passthru', hairpin: true, suppress: true },
+    { ...plain, name: 'site1m', index: 8, kind: 'vlan', up: true, carrier: true, mtu: 1500, lowerIndex: 3, master: 'br0', vlan: { id: 100, protocol: '802.1Q' } },
+    { ...plain, name: 'trunk', index: 9, kind: 'bridge', up: true, mtu: 1500, bridge: { stp: true, snooping: true, filtering: true } }
   ])
   t.strictSame(open, new Set(['wan0m', 'other']))
   t.strictSame(floods, new Map([['site0', new Set(['10.0.0.2', '10.0.0.3', 'fd00::1'])]]))

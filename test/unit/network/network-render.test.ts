@@ -36,7 +36,8 @@ function same (t: Test, name: string, text: string): void {
   t.equal(text, readFileSync(path, 'utf8'), name)
 }
 
-const planOf = (sites: number, host: string): string => segmentPlans([documentOf(sites)], 'demo', host).hosts[0]?.plan ?? ''
+const OWN = { site: 's1' }
+const planOf = (sites: number, host: string): string => segmentPlans([documentOf(sites)], OWN, 'demo', host).hosts[0]?.plan ?? ''
 
 const members: NonNullable<SegmentSpec['known']>['members'] = [
   { role: 'frontend', mac: '52:54:0a:bc:00:01', address: '10.42.0.1', where: 'host' },
@@ -50,6 +51,10 @@ t.test('whole states of hosts', (t) => {
   same(t, 'gateway-with-nodes-and-frontend', planOf(2, 's1-1'))
   same(t, 'gateway-away-from-the-frontend', planOf(2, 's2-1'))
   same(t, 'gateway-of-three-sites', planOf(3, 's3-1'))
+  const ofVlan = (host: string): string => segmentPlans([documentOf(2)], { site: 's1', trunk: 'eth1' }, 'demo', host).hosts[0]?.plan ?? ''
+  same(t, 'compute-host-with-vlan', ofVlan('s1-2'))
+  same(t, 'gateway-with-vlan', ofVlan('s1-1'))
+  t.equal(ofVlan('s2-2'), planOf(2, 's2-2'), 'what other sites do inside is not known here')
   const unknown = specOf()
   delete unknown.known
   same(t, 'gateway-of-unknown-members', renderPlan(planSegment('c', unknown, 1500)))
@@ -70,12 +75,12 @@ function specOf (): SegmentSpec {
 
 t.test('a plan is made of a document and of nothing else', (t) => {
   const [first, second] = [documentOf(2), { ...documentOf(3), id: 'other', createdMs: 5 }]
-  t.strictSame(segmentPlans([first], 'demo').hosts.map(({ host, gateway }) => [host, gateway]), [['s1-1', true], ['s1-2', false], ['s2-1', true], ['s2-2', false]], 'a host without nodes has none of it')
-  t.equal(segmentPlans([first, second], 'demo').hosts.length, 6, 'of two with one name the later')
-  t.equal(segmentPlans([first, second], first.id).hosts.length, 4)
-  t.strictSame(segmentPlans([first], 'demo', 's1-2'), segmentPlans([structuredClone(first)], 'demo', 's1-2'))
-  t.throws(() => segmentPlans([first], 'nobody'), { code: 'NOT_FOUND', message: /nobody/ })
-  t.throws(() => segmentPlans([first], 'demo', 's1-3'), { code: 'NOT_FOUND', message: /s1-3 carries nothing/ })
+  t.strictSame(segmentPlans([first], OWN, 'demo').hosts.map(({ host, gateway }) => [host, gateway]), [['s1-1', true], ['s1-2', false], ['s2-1', true], ['s2-2', false]], 'a host without nodes has none of it')
+  t.equal(segmentPlans([first, second], OWN, 'demo').hosts.length, 6, 'of two with one name the later')
+  t.equal(segmentPlans([first, second], OWN, first.id).hosts.length, 4)
+  t.strictSame(segmentPlans([first], OWN, 'demo', 's1-2'), segmentPlans([structuredClone(first)], OWN, 'demo', 's1-2'))
+  t.throws(() => segmentPlans([first], OWN, 'nobody'), { code: 'NOT_FOUND', message: /nobody/ })
+  t.throws(() => segmentPlans([first], OWN, 'demo', 's1-3'), { code: 'NOT_FOUND', message: /s1-3 carries nothing/ })
   t.end()
 })
 

@@ -21,7 +21,7 @@ t.test('an unknown target is refused with the usage', t => {
 })
 
 t.test('every target of package.json is known, and its script is named', t => {
-  t.same(Object.keys(TARGETS).sort(), ['bench', 'demo', 'test'])
+  t.same(Object.keys(TARGETS).sort(), ['bench', 'demo', 'test', 'test:vm'])
   for (const { script } of Object.values(TARGETS)) t.match(script, /\.ts$/)
   t.end()
 })

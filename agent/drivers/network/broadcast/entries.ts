@@ -111,7 +111,8 @@ export function clusterEntries (spec: SegmentSpec, ipv6: boolean): { forwards: F
       // the frontend's port is made by its own driver, after this one
       if (port === null || port === FRONTEND_PORT) return []
       const vxlan = where === 'site' ? INNER.siteVxlan : INNER.wanVxlan
-      return [...(via === undefined ? [] : [{ link: vxlan, mac, remote: via }]), { link: port, mac, remote: null }]
+      const direct = via === undefined || (where === 'site' && spec.site.trunk !== undefined)
+      return [...(direct ? [] : [{ link: vxlan, mac, remote: via }]), { link: port, mac, remote: null }]
     }),
     neighbours: neighbours(spec.vni, INNER.bridge, members.filter((member) => innerPort(member) !== null), ipv6)
   }

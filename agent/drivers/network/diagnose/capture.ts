@@ -2,7 +2,7 @@ import { clusterNamespace, hostBridgeName, type SegmentSpec } from '../../../../
 import { ConflictError, InvalidInputError } from '../../../../protocol/core/errors.ts'
 import { CAPTURE_MAX_BYTES } from '../../../../protocol/core/limits.ts'
 import { runOutside } from '../../../services/outside.ts'
-import { hostVxlanName, INNER } from '../names.ts'
+import { hostVxlanName, INNER, vlanName } from '../names.ts'
 
 /** Where frames are taken: the bridge that nodes are at, the way to other hosts of the site, the way to other sites. */
 export type CapturePort = 'node' | 'site' | 'wan'
@@ -35,12 +35,13 @@ const FRAME_HEADER_BYTES = 16
 const SLACK_MS = 15_000
 
 /** Where frames of a segment are to be had on this host. @throws ConflictError when it has no such place */
-export function captureLink ({ vni, gateway, compute }: SegmentSpec, port: CapturePort): { space: string | null, link: string } {
+export function captureLink ({ vni, gateway, compute, site }: SegmentSpec, port: CapturePort): { space: string | null, link: string } {
   const space = gateway === undefined ? null : clusterNamespace(vni)
   if (port === 'wan') {
     if (gateway?.tunnel == null) throw new ConflictError(`segment of VNI ${vni} has no way to other sites on this host`, 'run it on a gateway of a cluster of several sites; or --port site')
     return { space, link: INNER.wanVxlan }
   }
+  if (port === 'site' && site.trunk !== undefined) return { space, link: space === null ? vlanName(vni) : INNER.sitePort }
   if (port === 'site') return { space, link: space === null ? hostVxlanName(vni) : INNER.siteVxlan }
   return compute ? { space: null, link: hostBridgeName(vni) } : { space, link: INNER.bridge }
 }

@@ -5,9 +5,10 @@ import type { BridgeFact, ChainFact, DropFact, LinkFact, PeerFact, ReachFact, Se
 import { CommandError, run, runJson } from '../../../exec.ts'
 import { chainKey, chainMarks } from '../filter.ts'
 import { hasGate, type ForwardLook } from '../forward/forwarding.ts'
-import { hasIpv6, listNamespaces, readHost } from '../host.ts'
-import { DEFAULT_UNDERLAY_MTU, hostPortName, hostVethName, hostVxlanName, INNER, INNER_MTU, SITE_VXLAN_PORT, TUNNEL_MTU } from '../names.ts'
+import { hasIpv6, listNamespaces, readBridgeVlans, readHost } from '../host.ts'
+import { DEFAULT_UNDERLAY_MTU, hostPortName, hostVethName, hostVxlanName, INNER, INNER_MTU, SITE_VXLAN_PORT, TUNNEL_MTU, vlanName } from '../names.ts'
 import { TRACKS, tunnelMtuOf, wgInterface } from '../tunnel/names.ts'
+import { trunkProblem } from '../vlan/trunk.ts'
 import { MAX_TUNNEL_MTU, MIN_TUNNEL_MTU } from '../tunnel/path-search.ts'
 import { parseRoutes, type LinkState, type SpaceState } from '../observed.ts'
 import { planSegment, type LinkPlan } from '../plan.ts'
@@ -34,19 +35,21 @@ export function splitEndpoint (endpoint: string): { address: string, port: numbe
 
 function rolesOf (vni: number): Map<string, string> {
   return new Map([
-    [hostBridgeName(vni), 'host bridge'], [hostVethName(vni), 'way to the cluster\'s namespace'], [hostVxlanName(vni), 'in-site VXLAN'], [hostPortName(vni), 'in-site port of the bridge'],
+    [hostBridgeName(vni), 'host bridge'], [hostVethName(vni), 'way to the cluster\'s namespace'], [hostVxlanName(vni), 'in-site VXLAN'], [hostPortName(vni), 'in-site port of the bridge'], [vlanName(vni), 'in-site VLAN'],
     [INNER.bridge, 'bridge'], [INNER.hostPort, 'way to the host bridge'], [INNER.siteVxlan, 'in-site VXLAN'], [INNER.sitePort, 'in-site port of the bridge'],
     [INNER.wanVxlan, 'inter-site VXLAN'], [INNER.wanPort, 'inter-site port of the bridge']
   ])
 }
 
-function linkFact (want: LinkPlan, space: string | null, have: readonly LinkState[], roles: Map<string, string>): LinkFact {
+function linkFact (want: LinkPlan, space: string | null, have: readonly LinkState[], host: SpaceState, roles: Map<string, string>): LinkFact {
   const found = have.find(({ name }) => name === want.name)
   const vxlan = (of: { id: number, local: string, port: number } | undefined): LinkFact['want']['vxlan'] => of === undefined ? null : { id: of.id, local: of.local, port: of.port }
+  // of a NIC in another namespace a link knows the number only
+  const nic = (of: LinkState): string => of.lower ?? host.links.find(({ index }) => index === of.lowerIndex)?.name ?? ''
   return {
     space, name: want.name, role: roles.get(want.name) ?? want.kind,
-    want: { kind: want.kind, mtu: want.mtu, master: want.master ?? null, address: want.address ?? null, vxlan: vxlan(want.vxlan) },
-    have: found === undefined ? null : { kind: found.kind ?? '', up: found.up, mtu: found.mtu, master: found.master ?? null, addresses: found.ipv4, vxlan: vxlan(found.vxlan) }
+    want: { kind: want.kind, mtu: want.mtu, master: want.master ?? null, address: want.address ?? null, vxlan: vxlan(want.vxlan), ...(want.vlan === undefined ? {} : { vlan: { id: want.vlan.id, nic: want.vlan.trunk } }) },
+    have: found === undefined ? null : { kind: found.kind ?? '', up: found.up, mtu: found.mtu, master: found.master ?? null, addresses: found.ipv4, vxlan: vxlan(found.vxlan), ...(found.vlan === undefined ? {} : { vlan: { id: found.vlan.id, nic: nic(found) } }) }
   }
 }
 
@@ -88,11 +91,20 @@ export async function lookAtSegment ({ name, spec, tunnel: tunnelSpec }: Asked, 
   return {
     name, cluster: spec.cluster, vni, nowSeconds: Math.floor(Date.now() / 1000),
     site: { segmentId: site.segmentId, port: SITE_VXLAN_PORT, localAddress: site.localAddress, remoteAddresses: [...site.remoteAddresses] },
+    trunk: trunkFact(spec, host, await readBridgeVlans(host, [site.trunk ?? ''], signal)),
     underlay: underlay === null ? null : { link: underlay.name, up: underlay.up, mtu: underlay.mtu },
     namespace: space === null ? null : { name: space, state: own === null ? 'missing' : own === 'broken' ? 'broken' : own instanceof Error ? 'unread' : 'ok' },
-    links: held.flatMap(({ space, want, have }) => [...want.links.map(link => linkFact(link, space, have?.links ?? [], roles)), ...(space === null ? tapsOf(vni, host) : [])]),
+    links: held.flatMap(({ space, want, have }) => [...want.links.map(link => linkFact(link, space, have?.links ?? [], host, roles)), ...(space === null ? tapsOf(vni, host) : [])]),
     floods, chains, forwarding, drops, idUsers: idUsers(spec, host, namespaces, spaces), tunnel, reach, bridge
   }
+}
+
+function trunkFact (spec: SegmentSpec, host: SpaceState, vlans: Awaited<ReturnType<typeof readBridgeVlans>>): SegmentFacts['trunk'] {
+  const { trunk: nic } = spec.site
+  if (nic === undefined) return null
+  const link = host.links.find(({ name }) => name === nic)
+  const problem = trunkProblem(spec, host, vlans)
+  return { nic, carrier: link?.carrier === true, mtu: link?.mtu ?? null, problem: problem === null ? null : { code: problem.code, message: problem.message, hint: problem.hint ?? '' } }
 }
 
 /** Taps have no plan here: they are as they should be when they are ports of the bridge and up. */
@@ -120,7 +132,7 @@ const endpointOf = ({ endpoint, tracks }: CheckedTunnel['peers'][number]): strin
 async function lookAtUnderlay ({ site, gateway }: SegmentSpec, tunnel: CheckedTunnel | null, mtu: number, signal: AbortSignal): Promise<ReachFact[]> {
   const members = new Set(gateway?.tunnel?.remoteAddresses ?? [])
   const targets: Array<Pick<ReachFact, 'what' | 'address' | 'port' | 'site' | 'wantBytes'>> = [
-    ...site.remoteAddresses.map(address => ({ what: 'site-host' as const, address, port: SITE_VXLAN_PORT, site: null, wantBytes: mtu })),
+    ...(site.trunk === undefined ? site.remoteAddresses : []).map(address => ({ what: 'site-host' as const, address, port: SITE_VXLAN_PORT, site: null, wantBytes: mtu })),
     ...(tunnel?.peers ?? []).filter(({ address }) => members.has(bareAddress(address))).map(peer => ({ what: 'endpoint' as const, ...splitEndpoint(endpointOf(peer)), site: peer.site, wantBytes: Math.min(mtu, TUNNEL_OUTER_BYTES) }))
   ]
   return await Promise.all(targets.slice(0, DIAGNOSE_MAX_REMOTES).map(async target => {
@@ -132,7 +144,7 @@ async function lookAtUnderlay ({ site, gateway }: SegmentSpec, tunnel: CheckedTu
 
 async function lookForDrops (spec: SegmentSpec, tunnel: CheckedTunnel | null, signal: AbortSignal): Promise<DropFact[]> {
   const flows = [
-    ...(spec.site.remoteAddresses.length === 0 ? [] : [{ port: SITE_VXLAN_PORT, addresses: [spec.site.localAddress, ...spec.site.remoteAddresses] }]),
+    ...(spec.site.remoteAddresses.length === 0 || spec.site.trunk !== undefined ? [] : [{ port: SITE_VXLAN_PORT, addresses: [spec.site.localAddress, ...spec.site.remoteAddresses] }]),
     ...(spec.gateway?.tunnel == null || tunnel === null ? [] : [...new Set([tunnel.listenPort, tunnel.secondPort, ...tunnel.peers.map(peer => splitEndpoint(endpointOf(peer)).port)])].map(port => ({
       port, addresses: [spec.site.localAddress, ...tunnel.peers.map(peer => splitEndpoint(endpointOf(peer)).address)]
     })))
