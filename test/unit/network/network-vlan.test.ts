@@ -25,7 +25,7 @@ const gateway: SegmentSpec = {
 interface Given { ifname: string, kind?: string, flags?: string[], mtu?: number, [key: string]: unknown }
 const space = (...links: Given[]): SpaceState => ({
   links: parseLinks(links.map(({ kind, data, ...link }, n) => ({ ifindex: n + 1, mtu: 1500, flags: ['UP', 'LOWER_UP'], addr_info: [], ...link, ...(kind === undefined ? {} : { linkinfo: { info_kind: kind, info_data: data } }) }))),
-  floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: []
+  floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [], open: new Set()
 })
 const NIC: Given = { ifname: 'eth1' }
 
