@@ -70,8 +70,8 @@ t.test('an orphan is what no object explains', t => {
     seen('segment', 'a.segment', { vni: 0x201 }), seen('domain', 'a.n1', { tap: 'mzt00020101' }), seen('frontend', 'a.frontend', { namespace: 'mzf-000201' }), seen('cache', 'a.cache'), seen('tunnel', 'wg')
   ]
   const ours = {
-    links: ['mzb000201', 'mzh000201', 'mzt00020101', 'mzwg0'], namespaces: ['mz-000201', 'mzf-000201'], tables: ['inet mz_guard', 'bridge mz_mss'],
-    services: ['mz-wireguard', 'mzf-000201-dnsmasq', 'mzf-000201-nginx', 'mz-cache-000201', 'mz-cacheprobe-000201'], strays: []
+    links: ['mzb000201', 'mzh000201', 'mzv000201', 'mzt00020101', 'mzwg0', 'mzwg1'], namespaces: ['mz-000201', 'mzf-000201'], tables: ['inet mz_guard', 'bridge mz_mss', 'inet mz_tunnel'],
+    services: ['mz-wireguard', 'mz-wireguard-1', 'mz-forward', 'mzf-000201-dnsmasq', 'mzf-000201-nginx', 'mz-cache-000201', 'mz-cacheprobe-000201'], strays: []
   }
   t.strictSame(orphansOf(ours, observed), [])
   const strangers = { links: ['mzb000999', 'mzt00020102'], namespaces: ['mz-000999', 'mzf-000999'], tables: ['inet mz_old'], services: ['tgtd', 'mz-cache-000999'], strays: ['target iqn.2026-11.org.musubi:x.y'] }
