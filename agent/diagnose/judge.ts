@@ -53,7 +53,8 @@ function judgeObjects (facts: SegmentFacts): Finding[] {
     findings.push(found('underlay-mtu', { where: 'underlay', interface: underlay.link, address: site.localAddress, bytes: underlay.mtu, what: `${underlay.link} has MTU ${underlay.mtu}; less than 1280 carries no tunnel`, try: `ip link set ${underlay.link} mtu 1500` }))
   }
   findings.push(...judgeTrunk(facts))
-  for (const { space, link, id, port } of facts.idUsers) {
+  // a VLAN's id is one of another kind
+  for (const { space, link, id, port } of facts.trunk === null ? facts.idUsers : []) {
     findings.push(found('id-in-use', { where: 'in-site VXLAN', interface: where(space, link), port, what: `in-site id ${id} of this segment is also that of ${where(space, link)} at port ${port}: of two with one id and port the kernel lets only one be made`, try: `who made it: ${showLink(space, link).replace('link', '-details link')}; remove it, or take its id out of segmentIds of the gateway` }))
   }
   if (namespace !== null && namespace.state !== 'ok') {

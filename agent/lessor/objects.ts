@@ -77,7 +77,8 @@ export function createHostObjects (self: Self, ledger: Ledger, reconciler: () =>
       const documents = ledger.activeDocuments().map(record => record.document)
       const others = new Map(documents.flatMap(({ sites }) => sites.filter(one => one.site !== self.site).map(({ site, gateway }) => [bareAddress(gateway.tunnelAddress), { site, gateway }])))
       const known = new Map([...others].map(([address, { site, gateway }]) => [address, news(gateway, site)]))
-      return withNews(mergeTunnels(desiredOf(documents.map(({ id }) => id))), address => known.get(address) ?? null, ownTunnel())
+      const newsAt = (address: string): GatewayNews | null => known.get(address) ?? null
+      return withNews(mergeTunnels(desiredOf(documents.map(({ id }) => id)), address => (newsAt(address)?.tracks ?? null) !== null), newsAt, ownTunnel())
     },
 
     undecided () {

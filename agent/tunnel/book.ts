@@ -1,6 +1,7 @@
 import { describeError } from '../../protocol/core/errors.ts'
 import type { TunnelTrack } from '../../protocol/core/desired.ts'
 import { sharedEndpoint } from '../../protocol/core/endpoints.ts'
+import { RECONCILE_INTERVAL_MS } from '../../protocol/core/limits.ts'
 import { readTracks, sameTracks, type SaidVersion, supersedes, tracksProblem } from '../../protocol/core/tracks.ts'
 import type { Records } from '../../protocol/mesh/records.ts'
 import type { Store } from '../../store/store.ts'
@@ -34,8 +35,10 @@ export interface TrackBookOptions {
   /** own endpoints as documents carry them: others are reached by the IP version that both have */
   endpoint: string
   ownKeys: () => readonly string[]
-  /** a gateway of an active cluster says something else than before */
+  /** a gateway of an active cluster says something else than before; of one that does so all the time it is told now and then */
   onChange: () => void
+  /** ms of a clock that is never set */
+  monotonic?: () => number
   log: { warn (facts: object, message: string): void }
 }
 
@@ -56,11 +59,13 @@ function readKept (value: unknown): Kept | null {
  * another's key gains nothing, and is named.
  */
 export async function createTrackBook (options: TrackBookOptions): Promise<TrackBook> {
-  const { store, records, named, log } = options
+  const { store, records, named, log, monotonic = () => performance.now() } = options
   const heard = new Map<string, Kept>()
   const saved = new Map<string, string>()
   /** who was known with a key first */
   const holders = new Map<string, string>()
+  /** when a change of a gateway was last told, by the monotonic clock */
+  const toldMs = new Map<string, number>()
 
   /** Of versions only those with which something changed are written: what came between said the same. */
   const essence = ({ site, host, tracks, held }: Kept): string => JSON.stringify([site, host, tracks, held])
@@ -105,7 +110,11 @@ export async function createTrackBook (options: TrackBookOptions): Promise<Track
 
   const end = records.onChange((kind, peer) => {
     // a federation has many gateways: what the others say is read when a document names them
-    if (kind === 'site' && named().some(one => one.peer === peer) && take(peer)) options.onChange()
+    if (kind !== 'site' || !named().some(one => one.peer === peer) || !take(peer)) return
+    // who says something else ten times a second is heeded by the regular passes, and has none of its own
+    if (monotonic() - (toldMs.get(peer) ?? -Infinity) < RECONCILE_INTERVAL_MS) return
+    toldMs.set(peer, monotonic())
+    options.onChange()
   })
 
   const isStranger = ({ peer, site, host }: Pick<NamedGateway, 'site' | 'host' | 'peer'>): boolean => {
@@ -173,6 +182,7 @@ export async function createTrackBook (options: TrackBookOptions): Promise<Track
       // what nobody names and nobody says any more
       const shown = new Set(records.view('site', { dead: true }).map(({ peer }) => peer))
       for (const peer of heard.keys()) if (!wanted.has(peer) && !shown.has(peer)) heard.delete(peer)
+      for (const peer of toldMs.keys()) if (!wanted.has(peer)) toldMs.delete(peer)
       for (const [publicKey, peer] of holders) if (!claims(peer, publicKey)) holders.delete(publicKey)
     },
 

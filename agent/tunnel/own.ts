@@ -77,6 +77,8 @@ export async function createOwnKeys (options: OwnKeysOptions): Promise<OwnKeys> 
 
   async function raise (why: string): Promise<number> {
     const next = epoch + 1
+    // no gateway gets there; the helper would refuse the whole tunnel, for good
+    if (!Number.isSafeInteger(next)) throw new ConflictError(`the keys of this gateway's tunnel have the epoch ${epoch}, and none is higher: they cannot be exchanged`, 'no gateway gets so far: was the agent, or its store, tampered with?')
     await store.put(KEY, { epoch: next }, { sync: true })
     epoch = next
     options.onEpoch(next, why)

@@ -184,14 +184,18 @@ export function desiredFor (document: ClusterDocument, self: Self, secrets: read
  * Folds the tunnels that several clusters ask for into the host's one. Peers are told apart by
  * address and by key; where two objects differ about one, the later object wins, so pass newer
  * documents last. Other objects are passed through.
+ *
+ * @param saysItself whether a gateway, by its address inside the tunnel, has said which keys it has: the key in a document counts for nothing
+ * then, so whoever writes a key that it had once into a document of its own takes nothing from it
  */
-export function mergeTunnels (objects: readonly DesiredObject[]): DesiredObject[] {
+export function mergeTunnels (objects: readonly DesiredObject[], saysItself: (tunnelAddress: string) => boolean = () => false): DesiredObject[] {
   const tunnels = objects.filter((one): one is DesiredObject<'tunnel'> => one.kind === 'tunnel')
   const last = tunnels.at(-1)
   if (last === undefined) return [...objects]
   let peers: TunnelSpec['peers'] = []
   for (const peer of tunnels.flatMap(one => one.spec.peers)) {
-    peers = peers.filter(other => other.address !== peer.address && other.publicKey !== peer.publicKey)
+    const byDocument = (one: TunnelSpec['peers'][number]): boolean => !saysItself(bareAddress(one.address))
+    peers = peers.filter(other => other.address !== peer.address && !(other.publicKey === peer.publicKey && byDocument(other) && byDocument(peer)))
     peers.push(peer)
   }
   peers.sort((a, b) => a.address < b.address ? -1 : a.address > b.address ? 1 : 0)

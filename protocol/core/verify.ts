@@ -293,9 +293,15 @@ function * clashChecks (document: ClusterDocument, self: Self, { document: other
   yield [document.vni !== other.vni, `VNI ${document.vni} belongs to ${what}`]
   yield [segmentOf(document) === undefined || segmentOf(document) !== segmentOf(other), `segment id ${segmentOf(document) ?? 0} belongs to ${what}`]
   yield [!here(document).some(uuid => here(other).includes(uuid)), `a node has the UUID of a node of ${what}`]
-  if (!active) return
   const used = tunnelPeers(other, self)
-  for (const peer of tunnelPeers(document, self)) {
+  const wanted = tunnelPeers(document, self)
+  // 22 bits of a hash: whoever wants the address of another finds a key for it in minutes, and would be sent what is meant for that one
+  for (const peer of wanted) {
+    const holder = used.find(one => one.peer !== peer.peer && bareAddress(one.tunnelAddress) === bareAddress(peer.tunnelAddress))
+    yield [holder === undefined, `gateway ${peer.host} has the tunnel address ${bareAddress(peer.tunnelAddress)} of gateway ${holder?.host ?? ''} of ${what}; its site has to make it another key`]
+  }
+  if (!active) return
+  for (const peer of wanted) {
     const same = used.find(one => one.peer === peer.peer)
     yield [same === undefined || heardKeys(peer.peer) !== null || peer.peer === document.masterPeer || (same.tunnelPublicKey === peer.tunnelPublicKey && same.tunnelEndpoint === peer.tunnelEndpoint), `gateway ${peer.host} has another key or endpoint than in ${what}, and does not say so itself`]
     yield [!used.some(one => one.peer !== peer.peer && (heardKeys(one.peer) ?? [one.tunnelPublicKey]).includes(peer.tunnelPublicKey)), `gateway ${peer.host} has the tunnel key of another gateway of ${what}`]

@@ -33,7 +33,10 @@ function readStep (step: Step, found: Map<string, string[]>): void {
       return
     case 'nft':
       for (const [, table = '', chain = ''] of step.text.matchAll(/^delete chain \S+ (\S+) (\S+)$/gm)) add(found, `chain ${table} ${chain}`, '')
+      // the last chains of a table go with it
+      for (const [, table = ''] of step.text.matchAll(/^delete table \S+ (\S+)$/gm)) add(found, `table ${table}`, 'removed')
       return
+    case 'vlan': add(found, `link ${step.name}`, `made, 802.1Q id ${step.id} on ${step.trunk}`); return
     case 'no-ipv6': add(found, step.links === null ? 'links' : `links ${step.links.join(' ')}`, 'IPv6 off'); return
     case 'silent-ipv6': add(found, `link ${step.link}`, 'IPv6 without address')
   }

@@ -72,9 +72,12 @@ export async function findOrphans ({ observed, services, strays }: Surroundings,
   return orphansOf({ links, namespaces, tables, services: running.map(({ name }) => name), strays: others.flat() }, await observed())
 }
 
+/** Of a segment, of a machine, of the tunnel: whether or not this host has a driver for them now. */
+export const isLinkOfOurs = (name: string): boolean => vniOfHostLink(name) !== null || new RegExp(`^${PREFIX}(t[0-9a-f]{8,12}|wg[0-9]+)$`).test(name)
+
 async function hostLinks (signal: AbortSignal): Promise<string[]> {
   const rows = await unlessMissing(() => runJson('ip', ['-json', 'link', 'show'], { signal })) as Array<{ ifname?: string }> | null
-  return (rows ?? []).map(({ ifname }) => ifname ?? '').filter(name => new RegExp(`^${PREFIX}([bhsm][0-9a-f]{6}|t[0-9a-f]{8,12}|wg[0-9]+)$`).test(name))
+  return (rows ?? []).map(({ ifname }) => ifname ?? '').filter(isLinkOfOurs)
 }
 
 async function hostNamespaces (): Promise<string[]> {

@@ -225,6 +225,18 @@ t.test('once a gateway has said its keys itself, documents need not agree about 
   t.end()
 })
 
+t.test('nobody takes the tunnel address of a gateway of another cluster, with whichever key it was found', t => {
+  const ground = tunnelAddressFor('peer-tokyo-1')
+  const truth = { ...truthOf('tsukuba-1'), tunnelAddressFor: (peer: string) => peer === 'peer-osaka-1' ? ground : tunnelAddressFor(peer), heardKeys: () => [] }
+  const before = other(d => { Object.assign(at(d, 'tokyo').gateway, { peer: 'peer-osaka-1', tunnelPublicKey: keyOf('osaka'), tunnelAddress: `${ground}/32` }) })
+  const claims = (active: boolean) => () => { checkAgainstLeases(build(), selfOf('tsukuba-1'), leases('tsukuba-1'), [{ document: before, active }], truth) }
+  const message = new RegExp(`gateway tokyo-1 has the tunnel address ${ground} of gateway tokyo-1 of cluster other`)
+  t.throws(claims(true), { code: 'CONFLICT', message })
+  t.throws(claims(false), { code: 'NOT_READY', message }, 'nor while it is being removed: its segment still sends there')
+  t.doesNotThrow(() => { checkAgainstLeases(build(), selfOf('tsukuba-1'), leases('tsukuba-1'), [{ document: other(), active: true }], truth) }, 'the gateway itself, in two clusters')
+  t.end()
+})
+
 t.test('gateways of a cluster have an IP version in common', t => {
   const at6 = (endpoint: string): ClusterDocument => changed(d => { at(d, 'tokyo').gateway.tunnelEndpoint = endpoint })
   t.equal(documentProblem(at6('192.0.2.1:51820,[2001:db8::1]:51820'), gatewayTruth), null)

@@ -92,3 +92,22 @@ t.test('a gateway\'s own word on its keys stands beside what the document says',
   t.strictSame(withNews([tunnel], () => null), [tunnel])
   t.end()
 })
+
+t.test('a key that a gateway had once takes its tunnel from nobody when another writes it into a document of its own', t => {
+  const gatewayOf = (site: string) => document.sites.find(one => one.site === site)?.gateway
+  const thief = {
+    ...document, id: '00000002-0000-4000-8000-000000000000', vni: 8,
+    sites: document.sites.filter(({ site }) => site !== 'osaka').map(one => one.site === 'kyoto' ? { ...one, gateway: { ...one.gateway, tunnelPublicKey: gatewayOf('osaka')?.tunnelPublicKey ?? '' } } : one)
+  }
+  const tracks = (site: string): TunnelTrack[] => [{ track: 0, publicKey: `newest of ${site}`, endpoint: '192.0.2.9:51820', draining: false }]
+  const peersOf = (documents: readonly ClusterDocument[], heard: readonly string[]): string[] => {
+    const ledger = { activeDocuments: () => documents.map(one => ({ document: one, secrets: [] })), leases: () => [] } as unknown as Ledger
+    const news = (_gateway: unknown, site: string) => ({ revoked: false, tracks: heard.includes(site) ? tracks(site) : null })
+    return (tunnelOf(createHostObjects({ site: 'tokyo', host: 'gw' }, ledger, () => null as unknown as Reconciler, { news, own: () => ({}) }).desired())?.peers ?? []).map(({ site }) => site)
+  }
+  for (const documents of [[document, thief], [thief, document]]) {
+    for (const heard of [['osaka'], ['kyoto'], ['osaka', 'kyoto']]) t.strictSame(peersOf(documents, heard), ['osaka', 'kyoto'], `${heard.join(' and ')} heard`)
+  }
+  t.strictSame(peersOf([document, thief], []), ['kyoto'], 'of two that nothing was heard of one has it')
+  t.end()
+})

@@ -14,6 +14,7 @@ interface World {
   changes: () => number
   say: (site: string, seq: number, tunnel: SaidTrack[], part?: { gateway?: string, peer?: string, epoch?: number, madeMs?: number }) => void
   silence: (site: string) => void
+  later: (ms: number) => void
   restart: () => Promise<TrackBook>
 }
 
@@ -22,9 +23,10 @@ async function world (gateways: NamedGateway[], own: string[] = [], endpoint = '
   const rows = new Map<string, RecordRow<'site'>>()
   const listeners = new Set<(kind: 'site', peer: string) => void>()
   let changes = 0
+  let nowMs = 0
   const store = createMemoryStore()
   const records = { view: () => [...rows.values()], onChange: (listener: (kind: 'site', peer: string) => void) => { listeners.add(listener); return () => { listeners.delete(listener) } } } as unknown as Pick<Records, 'view' | 'onChange'>
-  const open = (): Promise<TrackBook> => createTrackBook({ store, records, named: () => gateways, endpoint, ownKeys: () => own, onChange: () => { changes++ }, log: { warn: () => undefined } })
+  const open = (): Promise<TrackBook> => createTrackBook({ store, records, named: () => gateways, endpoint, ownKeys: () => own, onChange: () => { changes++ }, monotonic: () => nowMs, log: { warn: () => undefined } })
   const tell = (peer: string): void => { for (const listener of listeners) listener('site', peer) }
   return {
     book: await open(),
@@ -37,6 +39,7 @@ async function world (gateways: NamedGateway[], own: string[] = [], endpoint = '
       rows.delete(`peer-${site}`)
       tell(`peer-${site}`)
     },
+    later (ms) { nowMs += ms },
     restart: open
   }
 }
@@ -57,6 +60,21 @@ t.test('until a gateway is heard the document stands; then its own word', async 
   t.equal(changes(), 1)
   say('osaka', 2, [said(12, { track: 1 }), said(11, { draining: true })])
   t.equal(changes(), 1, 'the same again is no news')
+})
+
+t.test('a gateway that says something else all the time is heeded, and has no pass for each word', async t => {
+  const { book, say, changes, later } = await world([osaka, kyoto])
+  for (let n = 1; n <= 100; n++) {
+    say('osaka', n, [said(n)])
+    later(100)
+  }
+  t.strictSame(keysOf(book, osaka), [key(100)])
+  t.equal(changes(), 2, 'in ten seconds')
+  say('kyoto', 1, [said(200)])
+  t.equal(changes(), 3, 'another gateway does not wait for that')
+  later(5_000)
+  say('osaka', 101, [said(101)])
+  t.equal(changes(), 4)
 })
 
 t.test('what is older, or says nothing, takes nothing back', async t => {

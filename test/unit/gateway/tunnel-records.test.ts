@@ -151,4 +151,7 @@ t.test('whoever asks is told why not', async t => {
   await t.rejects(keys.rotate(true), { code: 'CONFLICT', message: /being exchanged already/ })
   tracks.splice(0, 1, { track: 1, publicKey: key(2), draining: false, epoch: 41, madeMs: NOW })
   t.equal(await keys.rotate(true), 42, 'above the keys, whatever the store remembers')
+  tracks.splice(0, 1, { track: 0, publicKey: key(3), draining: false, epoch: Number.MAX_SAFE_INTEGER, madeMs: NOW })
+  await t.rejects(keys.rotate(true), { code: 'CONFLICT', message: /cannot be exchanged/ }, 'a number that the helper would refuse, and the tunnel with it')
+  t.equal(keys.epoch(), Number.MAX_SAFE_INTEGER)
 })

@@ -2,7 +2,7 @@
 import t from 'tap'
 import type { ObservedObject } from '../../../agent/drivers/driver.ts'
 import { ownedText, sweptText } from '../../../agent/helper/people.ts'
-import { orphansOf } from '../../../agent/helper/owned/orphans.ts'
+import { isLinkOfOurs, orphansOf } from '../../../agent/helper/owned/orphans.ts'
 import { startBench } from '../../helper-bench.ts'
 import { SAMPLES } from '../../helper-samples.ts'
 
@@ -70,8 +70,8 @@ t.test('an orphan is what no object explains', t => {
     seen('segment', 'a.segment', { vni: 0x201 }), seen('domain', 'a.n1', { tap: 'mzt00020101' }), seen('frontend', 'a.frontend', { namespace: 'mzf-000201' }), seen('cache', 'a.cache'), seen('tunnel', 'wg')
   ]
   const ours = {
-    links: ['mzb000201', 'mzh000201', 'mzt00020101', 'mzwg0'], namespaces: ['mz-000201', 'mzf-000201'], tables: ['inet mz_guard', 'bridge mz_mss'],
-    services: ['mz-wireguard', 'mzf-000201-dnsmasq', 'mzf-000201-nginx', 'mz-cache-000201', 'mz-cacheprobe-000201'], strays: []
+    links: ['mzb000201', 'mzh000201', 'mzv000201', 'mzt00020101', 'mzwg0', 'mzwg1'], namespaces: ['mz-000201', 'mzf-000201'], tables: ['inet mz_guard', 'bridge mz_mss', 'inet mz_tunnel'],
+    services: ['mz-wireguard', 'mz-wireguard-1', 'mz-forward', 'mzf-000201-dnsmasq', 'mzf-000201-nginx', 'mz-cache-000201', 'mz-cacheprobe-000201'], strays: []
   }
   t.strictSame(orphansOf(ours, observed), [])
   const strangers = { links: ['mzb000999', 'mzt00020102'], namespaces: ['mz-000999', 'mzf-000999'], tables: ['inet mz_old'], services: ['tgtd', 'mz-cache-000999'], strays: ['target iqn.2026-11.org.musubi:x.y'] }
@@ -80,5 +80,11 @@ t.test('an orphan is what no object explains', t => {
     'service mz-cache-000999', 'service tgtd', 'stray target iqn.2026-11.org.musubi:x.y', 'link mzb000999', 'link mzt00020102', 'namespace mz-000999', 'namespace mzf-000999', 'nft table inet mz_old'
   ])
   t.strictSame(orphansOf(ours, []).length, ours.links.length + ours.namespaces.length + ours.tables.length + ours.services.length, 'with no object all of it is one')
+  t.end()
+})
+
+t.test('links of segments are known by their names, VLANs too, and the administrator\'s are not ours', t => {
+  for (const name of ['mzb000201', 'mzh000201', 'mzs000201', 'mzm000201', 'mzv000201', 'mzt00020101', 'mzwg0', 'mzwg1']) t.ok(isLinkOfOurs(name), name)
+  for (const name of ['eth1', 'eth1.100', 'mzx000201', 'mzv00020', 'amzv000201', 'mz0']) t.notOk(isLinkOfOurs(name), name)
   t.end()
 })

@@ -1,8 +1,13 @@
+import { readFileSync } from 'node:fs'
 import t from 'tap'
 import { termsOf, withForwarding } from '../../../agent/helper/forwarding.ts'
+import { fingerprint } from '../../../agent/fingerprint.ts'
+import { createForwarding, FORWARD_SERVICE } from '../../../agent/drivers/network/forward/forwarding.ts'
 import { openText } from '../../../agent/drivers/network/forward/gate.ts'
 import { admitForwarder, nextTerms, parseTerms, renderTerms, type ForwardTerm } from '../../../agent/drivers/network/forward/terms.ts'
 import { FORWARD_GUARD_MS, FORWARD_LIFETIME_MS, FORWARD_LOOK_MS, FORWARD_RENEW_MS, FORWARD_TERM_MAX_MS } from '../../../protocol/core/limits.ts'
+import type { ServiceManager, ServiceSpec } from '../../../agent/services.ts'
+import type { SegmentSpec } from '../../../protocol/core/desired.ts'
 import type { Fence } from '../../../agent/helper/fence-store.ts'
 import type { FenceRecord } from '../../../protocol/core/fence/fence.ts'
 
@@ -109,4 +114,28 @@ t.test('what the fence decides of segments is known to the keeper before anybody
   t.match(errors, [{ message: 'full' }], 'what cannot be written down keeps nobody from removing')
   await t.rejects(heeding.tick(), { message: 'disk' })
   t.equal(errors.length, 2, 'with a fence that cannot be written the keeper hears of what the clock has ended')
+})
+
+t.test('the keeper runs while there is a term, and an upgrade that brings another program starts that', async (t) => {
+  const deeds: Array<[what: string, name: string, spec?: ServiceSpec]> = []
+  const services = {
+    ensure: (name: string, spec: ServiceSpec) => { deeds.push(['ensure', name, spec]); return Promise.resolve() },
+    stop: (name: string) => { deeds.push(['stop', name]); return Promise.resolve() },
+    status: (name: string) => Promise.resolve({ name, running: true, pid: 1, fingerprint: fingerprint(deeds.findLast(([what]) => what === 'ensure')?.[2]) })
+  } as unknown as ServiceManager
+  const stateDir = t.testdir({ one: {}, two: {} })
+  const forwarding = createForwarding({ stateDir: `${stateDir}/one`, services, term: () => 200_000, now: () => NOW })
+  const spec = { vni: 0x101, gateway: { tunnel: {} } } as unknown as SegmentSpec
+  forwarding.know(new Map([['a', spec], ['alone', { ...spec, vni: 0x102, gateway: { ...spec.gateway, tunnel: null } } as SegmentSpec]]))
+  await forwarding.settle(AbortSignal.timeout(5_000))
+  const [[what, name, service] = []] = deeds
+  t.strictSame([what, name, service?.keeper], ['ensure', FORWARD_SERVICE, true])
+  t.equal(service?.env?.MZ_KEEPER, fingerprint(readFileSync(new URL('../../../agent/drivers/network/forward/keeper.pl', import.meta.url), 'utf8')))
+  t.ok(await forwarding.keeperRuns())
+  t.match(readFileSync(`${stateDir}/one/forwarding`, 'utf8'), /\nmz-000101 200000 a\n$/, 'and of a cluster at one site nothing')
+
+  const idle = createForwarding({ stateDir: `${stateDir}/two`, services, term: () => NOW, now: () => NOW })
+  idle.know(new Map([['a', spec]]))
+  await idle.settle(AbortSignal.timeout(5_000))
+  t.strictSame(deeds.at(-1), ['stop', FORWARD_SERVICE], 'a term that is over is none')
 })

@@ -2,6 +2,7 @@
 import t from 'tap'
 import { parseLinks } from '../../../agent/drivers/network/observed.ts'
 import { checkSegment, planSegment } from '../../../agent/drivers/network/plan.ts'
+import { describeSteps } from '../../../agent/drivers/network/repairs.ts'
 import { segmentSteps } from '../../../agent/drivers/network/steps.ts'
 import { bridgeProblem, checkTrunk, nicProblem, parseBridgeVlans, trunkProblem, vlanRefusal } from '../../../agent/drivers/network/vlan/trunk.ts'
 import type { SpaceState } from '../../../agent/drivers/network/observed.ts'
@@ -49,6 +50,15 @@ t.test('on a compute host the sub-interface is the port of the bridge, and knows
   ])
   t.strictSame(plan.host.chains.map(({ name }) => name), ['ports_000abc', 'local_000abc'], 'no datagrams are let in, and TCP needs no clamp')
   t.match(plan.host.chains[0]?.rules.join('\n'), /iifname "mzv000abc" ether saddr \{ 02:00:00:00:00:aa \} accept/)
+  t.end()
+})
+
+t.test('a pass says that it makes one, and what it takes away with a table', (t) => {
+  const words = describeSteps(segmentSteps(planSegment('c1', compute, 1500, false), { host: space(NIC), cluster: null }))
+  t.match(words.find((one) => one.startsWith('link mzv000abc')), /^link mzv000abc: made, 802\.1Q id 100 on eth1, master mzb000abc, /)
+  const guard = { family: 'inet', table: 'mz_guard', name: 'guard_000abc', marks: [] }
+  const left = segmentSteps(planSegment('c1', compute, 1500, false), { host: { ...space(NIC), chains: [guard] }, cluster: null })
+  t.ok(describeSteps(left).includes('table mz_guard: removed'), 'what the VXLAN of before has left')
   t.end()
 })
 

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { rm } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
@@ -18,6 +19,8 @@ import { nextTerms, parseTerms, renderTerms, type ForwardTerm } from './terms.ts
 export const FORWARD_SERVICE = `${PREFIX}-forward`
 
 const KEEPER = fileURLToPath(new URL('./keeper.pl', import.meta.url))
+/** It goes on over upgrades: another program under the same name is another service. What it has opened stays open for longer than its start takes. */
+const KEEPER_PRINT = fingerprint(readFileSync(KEEPER, 'utf8'))
 /** It reads a folder of root's, enters namespaces, writes to a set in them, and is ahead of a busy host. It opens no network socket and hears nobody. */
 const CAPABILITIES = '-all,+net_admin,+sys_admin,+dac_read_search,+sys_nice'
 const CONFINED = ['setpriv', '--reuid=nobody', '--regid=nogroup', '--clear-groups', `--inh-caps=${CAPABILITIES}`, `--ambient-caps=${CAPABILITIES}`, `--bounding-set=${CAPABILITIES}`, '--no-new-privs', '--'] as const
@@ -57,7 +60,7 @@ const fileIn = (stateDir: string): string => join(stateDir, 'forwarding')
 
 /** The keeper's service. @param file that it reads */
 function keeperService (file: string): ServiceSpec {
-  return { argv: [...CONFINED, 'perl', KEEPER, file, MSS_TABLE, FORWARD_SET, INNER.wanPort, ...[FORWARD_LIFETIME_MS, FORWARD_RENEW_MS, FORWARD_LOOK_MS].map(String)], cwd: '/', keeper: true }
+  return { argv: [...CONFINED, 'perl', KEEPER, file, MSS_TABLE, FORWARD_SET, INNER.wanPort, ...[FORWARD_LIFETIME_MS, FORWARD_RENEW_MS, FORWARD_LOOK_MS].map(String)], env: { MZ_KEEPER: KEEPER_PRINT }, cwd: '/', keeper: true }
 }
 
 async function runsAsWanted (services: ServiceManager, file: string): Promise<boolean> {

@@ -1,8 +1,8 @@
-import { link, rm, stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { link, readdir, rm, stat } from 'node:fs/promises'
+import { basename, join } from 'node:path'
 import { run } from '../../../exec.ts'
 import { createRecords, hasCode, readIfThere, writeWhole } from '../records.ts'
-import { TRACKS } from './names.ts'
+import { TRACKS, wgInterface } from './names.ts'
 import type { Track } from '../../../../protocol/core/desired.ts'
 import type { KeyState } from './rotation.ts'
 
@@ -11,7 +11,7 @@ export interface Keys {
   state (): Promise<KeyState>
   /** Makes a key for a track unless there is one. @param epoch that it is made under */
   open (track: Track, epoch: number, signal: AbortSignal): Promise<void>
-  /** The key goes for good. */
+  /** The key goes for good, and copies of it that a crash has left. */
   close (track: Track): Promise<void>
   setDraining (draining: KeyState['draining']): Promise<void>
   /** Both halves; null without a key on this track. */
@@ -73,6 +73,9 @@ export function createKeys (stateDir: string): Keys {
     async close (track) {
       const before = await state()
       cache.delete(track)
+      // of a key that was being made, and of a configuration that was being set
+      const left = (await readdir(stateDir)).filter((name) => name.startsWith(`${basename(fileOf(track))}.`) || name.startsWith(`${wgInterface(track)}.conf`))
+      for (const name of left) await rm(join(stateDir, name), { force: true })
       await rm(fileOf(track), { force: true })
       await records.put(NAME, { tracks: before.tracks.filter((one) => one.track !== track), draining: before.draining?.track === track ? null : before.draining })
     },

@@ -20,6 +20,8 @@ const KERNEL_TIMEOUT_MS = 10_000
  * it sends under load only prove that somebody can receive there. From all others come, at a bounded
  * rate, only what may begin a conversation (first four bytes of the payload, `@th,64,32`): handshakes
  * (type 1), and data (type 4) of a peer that has changed its address, which WireGuard checks.
+ * What WireGuard itself sends never goes into a tunnel: peers say where they are, and one that says an
+ * address inside tunnels would have every packet wrapped again and again.
  *
  * @param address own one inside the tunnel: nothing of it leaves by another link, whatever the routes say
  */
@@ -35,6 +37,7 @@ export function renderTable (address: string, ports: readonly number[]): string 
   chain out {
     type filter hook output priority -10; policy accept;
     ip saddr ${address} oifname != { "lo", ${own} } counter drop MARK
+    oifname { ${own} } udp sport { ${list} } counter drop
     udp sport { ${list} } update @peers4 { ip daddr }
     udp sport { ${list} } update @peers6 { ip6 daddr }
   }
@@ -61,7 +64,7 @@ const shapeOf = (chains: ReadonlyArray<{ name: string, marks: string[] }>): stri
 /** What `tableShape` must be for that text. */
 export function wantedShape (text: string): string {
   const mark = /comment "([^"]*)"/.exec(text)?.[1] ?? ''
-  return shapeOf([['out', 3], ['in', 1], ['wireguard', 6]].map(([name, rules]) => ({ name: String(name), marks: [mark, ...Array.from({ length: Number(rules) - 1 }, () => '')] })))
+  return shapeOf([['out', 4], ['in', 1], ['wireguard', 6]].map(([name, rules]) => ({ name: String(name), marks: [mark, ...Array.from({ length: Number(rules) - 1 }, () => '')] })))
 }
 
 /** '' without a table. */
