@@ -137,7 +137,8 @@ export function watchDoors (dir: string): WatchedDoors {
     const { root } = deeds
     const config = {
       name: 'host', site: 'site', roles: ['gateway', 'compute', 'storage'], imageStore: join(root, 'images'), accelerator: 'tcg', drivers: 'real',
-      helper: { socket: join(root, 'run', 'sock'), stateDir: join(root, 'state'), agentUser: 0 }
+      helper: { socket: join(root, 'run', 'sock'), stateDir: join(root, 'state'), agentUser: 0 },
+      inSite: { technique: 'vxlan' }
     } as unknown as AgentConfig
     const { drivers, details } = createRealDrivers(config, pretendServices(deeds))
     const driver = drivers[object.kind]

@@ -277,6 +277,12 @@ async function main (t: Test): Promise<void> {
     t.ok(((await again.stats(NAME))?.requests ?? 0) > 9, 'figures are kept')
   })
 
+  await t.test('an upgrade that brings another prober starts that one: its service is told apart by the program', async t => {
+    const { pid } = await services.status('mz-cacheprobe-00ca5e')
+    const program = await readFile(new URL('../../agent/drivers/cache/prober.pl', import.meta.url), 'utf8')
+    t.ok((await readFile(`/proc/${String(pid)}/environ`, 'utf8')).split('\0').includes(`MZ_KEEPER=${fingerprint(program)}`))
+  })
+
   await t.test('apply mends what was broken by hand', async t => {
     for (const [what, seamless, breakIt] of [
       ['table bridge', true, async () => await run('nft', ['delete', 'table', 'bridge', 'mz_cache'], { netns: SITE })],

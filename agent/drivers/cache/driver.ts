@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { chown, mkdir, stat } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -42,6 +43,8 @@ export interface CacheDriverOptions {
 
 const LAUNCHER = fileURLToPath(new URL('./launch.pl', import.meta.url))
 const PROBER = fileURLToPath(new URL('./prober.pl', import.meta.url))
+/** It goes on over upgrades: another program under the same name is another service. */
+const PROBER_PRINT = fingerprint(readFileSync(PROBER, 'utf8'))
 /** It talks TCP, so it is not root: it may write to the nft set, turn the engine's logs over, and be ahead of a busy host. */
 const PROBER_CAPABILITIES = '-all,+net_admin,+dac_override,+kill,+sys_nice'
 /**
@@ -83,6 +86,7 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
       argv: [...asUser('nobody', 'nogroup', PROBER_CAPABILITIES), 'perl', PROBER, String(plan.healthPort), plan.paths.engine, TABLE, LIVE_SET, String(LIVE_SECONDS), ...ports],
       netns: plan.namespace,
       cwd: '/',
+      env: { MZ_KEEPER: PROBER_PRINT },
       keeper: true
     }
   }
