@@ -109,6 +109,17 @@ async function all (t: Test): Promise<void> {
     t.strictSame(await stateOf(a1), [true, []])
   })
 
+  await t.test('a keeper that was stopped and still is there: the next pass after the lapse brings another', async (t) => {
+    const pid = await keeperPid(a1)
+    await a1.ok(`kill -STOP ${pid}`)
+    t.ok(await within(FORWARD_LIFETIME_MS + SLACK_MS, async () => !await isOpen(a1)), 'it runs out')
+    t.match(await stateOf(a1), [false, ['forwarding lease']])
+    await a1.apply('segment', NAME, specs.a1)
+    t.ok(await isOpen(a1))
+    t.not(await keeperPid(a1), pid)
+    t.strictSame(await stateOf(a1), [true, []])
+  })
+
   await t.test('a set that was emptied by hand is filled by the keeper, a chain that was taken away by the next pass', async (t) => {
     await a1.ok('nft flush set bridge mz_mss forward', { netns: NS })
     t.ok(await within(FORWARD_RENEW_MS + SLACK_MS, async () => await isOpen(a1)))

@@ -238,6 +238,8 @@ export function createSegmentDriver (options: { stateDir: string, services: Serv
           throw error
         })
         await allRecords()
+        // a lease that has run out beside a keeper: somebody has stopped that one, or it hangs
+        if (before !== undefined && steps.length === 0 && forwarding.mayForward(name) && !isOpen(observed.cluster)) await forwarding.stopKeeper()
         await forwarding.settle(signal)
         if (hasGate(spec)) await forwarding.open(name, signal)
       })

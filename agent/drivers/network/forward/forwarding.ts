@@ -49,6 +49,8 @@ export interface Forwarding {
   open (name: string, signal: AbortSignal): Promise<void>
   /** Whether a segment has a term that has not run out. */
   mayForward (name: string): boolean
+  /** For a keeper that is there and does not do its work; `settle` starts another, and what it opened stays open meanwhile. */
+  stopKeeper (): Promise<void>
   /** Whether the keeper runs as it should. */
   keeperRuns (): Promise<boolean>
 }
@@ -127,6 +129,7 @@ export function createForwarding (options: { stateDir: string, services: Service
       if ((await write(signal)).length > 0) await services.ensure(FORWARD_SERVICE, keeperService(file))
       else await services.stop(FORWARD_SERVICE)
     },
+    async stopKeeper () { await services.stop(FORWARD_SERVICE) },
     async open (name, signal) {
       const namespace = known.get(name) ?? null
       const held = parseTerms(await readIfThere(file) ?? '', boot).find((one) => one.namespace === namespace && one.holder === name)
