@@ -7,8 +7,8 @@ import { createKeys } from '../../../agent/drivers/network/tunnel/keys.ts'
 t.test('a key that is given up goes with the copies that crashes have left, and the other one stays', async t => {
   const dir = t.testdir()
   mkdirSync(join(dir, 'segments'))
-  const own = ['wireguard.key', 'wireguard.key.4711', 'wireguard.key.4711.part', 'mzwg0.conf', 'mzwg0.conf.part']
-  const others = ['wireguard-1.key', 'mzwg1.conf', 'forwarding']
+  const own = ['wireguard.key', 'wireguard.key.4711', 'wireguard.key.4711.part']
+  const others = ['wireguard-1.key', 'forwarding']
   for (const name of [...own, ...others]) writeFileSync(join(dir, name), 'secret\n')
   const keys = createKeys(dir)
   t.strictSame((await keys.state()).tracks.map(({ track }) => track), [0, 1])

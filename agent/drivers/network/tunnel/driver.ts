@@ -1,9 +1,8 @@
-import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describeError, InvalidInputError, NotFoundError } from '../../../../protocol/core/errors.ts'
 import { run } from '../../../exec.ts'
 import { fingerprint } from '../../../fingerprint.ts'
-import { createRecords, writeWhole } from '../records.ts'
+import { createRecords } from '../records.ts'
 import { createKeys } from './keys.ts'
 import { bringUp, hasKernel, readTracks, refreshEndpoints, requireUserspace, settle, START_TIMEOUT_MS, tearDown } from './links.ts'
 import { createLocals } from './locals.ts'
@@ -11,7 +10,7 @@ import { otherTrack, TRACKS, wgInterface } from './names.ts'
 import { createPathMtu } from './path-mtu.ts'
 import { dropTable, renderTable, setTable, tableShape, wantedShape } from './ports.ts'
 import { decide, GRACE_MS, noteQuiet, QUIET_MS, sessionKey, SETTLE_MS, TIDY_MS } from './rotation.ts'
-import { checkTunnel, endpointsOf, endpointsThatStay, hostOf, needsSync, renderConfig, trackConfig } from './wireguard.ts'
+import { checkTunnel, endpointsOf, hostOf, setArguments, trackConfig } from './wireguard.ts'
 import type { Track, TunnelSpec } from '../../../../protocol/core/desired.ts'
 import type { ServiceManager } from '../../../services.ts'
 import type { Driver } from '../../driver.ts'
@@ -147,6 +146,7 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
     return [...wanted, ...strange]
   }
 
+  const ownKey = (track: Track, seen: Seen): { publicKey: string, keyFile: string } => ({ publicKey: seen.pairs.get(track)?.publicKey ?? '', keyFile: keys.fileOf(track) })
   const plan = (spec: CheckedTunnel, seen: Seen, applied: CheckedTunnel | null): Plan => {
     const decision = decide(seen.keys, spec.peers, spec.keyEpoch, { nowMs: seen.nowMs, sessions: sessionsOf(spec, seen), routes: routesOf(spec, seen) }, rotation)
     const own = seen.keys.tracks.map(({ track }) => track).filter((track) => track !== decision.close)
@@ -164,7 +164,7 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
         todo.push(`${name} is not there, or does not answer`)
         continue
       }
-      if (needsSync(config, one.wireguard, seen.pairs.get(track)?.publicKey ?? '', endpoints, seen.nowMs / 1000)) todo.push(`peers of ${name} differ`)
+      if (setArguments(config, one.wireguard, ownKey(track, seen), endpoints, seen.nowMs / 1000).length > 0) todo.push(`peers of ${name} differ`)
       if (one.link?.ipv6 === true || one.rpFilter !== '2') todo.push(`settings of ${name} differ`)
       lines.push(...linkLines(spec, track, one.link, mtu))
     }
@@ -178,17 +178,6 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
     if (seen.moved) todo.push('an address of this host has gone: endpoints are to be set again')
     if (seen.table !== wantedShape(renderTable(spec.address, [spec.listenPort, spec.secondPort]))) todo.push('the filter of the ports differs')
     return { decision, own, configs, mtu, lines, todo }
-  }
-
-  const sync = async (track: Track, config: TrackConfig, pair: KeyPair, stays: ReadonlySet<string>, signal: AbortSignal): Promise<void> => {
-    const file = join(stateDir, `${wgInterface(track)}.conf`)
-    await writeWhole(file, renderConfig(config, pair.privateKey, stays))
-    try {
-      // names of endpoints are looked up here: twice is enough, the next pass tries again
-      await run('wg', ['syncconf', wgInterface(track), file], { signal, env: { WG_ENDPOINT_RESOLUTION_RETRIES: '2' } })
-    } finally {
-      await rm(file, { force: true })
-    }
   }
 
   /** One step towards the plan. @returns whether the keys or the interfaces are others now, so that all is to be decided anew */
@@ -209,8 +198,9 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
       const pair = seen.pairs.get(track)
       if (one?.wireguard == null || config === undefined || pair === undefined) continue
       if (one.link?.ipv6 === true || one.rpFilter !== '2') await settle(track)
-      const facts = [endpointsOf(applied), seen.nowMs / 1000] as const
-      if (needsSync(config, one.wireguard, pair.publicKey, ...facts)) await sync(track, config, pair, endpointsThatStay(config, one.wireguard, ...facts), signal)
+      const changes = setArguments(config, one.wireguard, ownKey(track, seen), endpointsOf(applied), seen.nowMs / 1000)
+      // names of endpoints are looked up here: twice is enough, the next pass tries again
+      if (changes.length > 0) await run('wg', ['set', wgInterface(track), ...changes], { signal, env: { WG_ENDPOINT_RESOLUTION_RETRIES: '2' } })
       if (seen.moved) await refreshEndpoints(track, one.wireguard, signal)
     }
     await ownAddresses.settled()
@@ -315,7 +305,6 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
       paths.want([])
       for (const track of [0, otherTrack(0)] as const) {
         await tearDown(track, services, signal)
-        await rm(join(stateDir, `${wgInterface(track)}.conf`), { force: true })
       }
       if (await tableShape(signal) !== '') await dropTable(signal)
       await records.delete(NAME)

@@ -2,7 +2,7 @@ import { link, readdir, rm, stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { run } from '../../../exec.ts'
 import { createRecords, hasCode, readIfThere, writeWhole } from '../records.ts'
-import { TRACKS, wgInterface } from './names.ts'
+import { TRACKS } from './names.ts'
 import type { Track } from '../../../../protocol/core/desired.ts'
 import type { KeyState } from './rotation.ts'
 
@@ -14,6 +14,8 @@ export interface Keys {
   /** The key goes for good, and copies of it that a crash has left. */
   close (track: Track): Promise<void>
   setDraining (draining: KeyState['draining']): Promise<void>
+  /** Where the private half is, if there is one. */
+  fileOf (track: Track): string
   /** Both halves; null without a key on this track. */
   pair (track: Track, signal: AbortSignal): Promise<KeyPair | null>
 }
@@ -54,6 +56,7 @@ export function createKeys (stateDir: string): Keys {
 
   return {
     state,
+    fileOf,
 
     async open (track, epoch, signal) {
       const before = await state()
@@ -73,8 +76,8 @@ export function createKeys (stateDir: string): Keys {
     async close (track) {
       const before = await state()
       cache.delete(track)
-      // of a key that was being made, and of a configuration that was being set
-      const left = (await readdir(stateDir)).filter((name) => name.startsWith(`${basename(fileOf(track))}.`) || name.startsWith(`${wgInterface(track)}.conf`))
+      // of a key that was being made
+      const left = (await readdir(stateDir)).filter((name) => name.startsWith(`${basename(fileOf(track))}.`))
       for (const name of left) await rm(join(stateDir, name), { force: true })
       await rm(fileOf(track), { force: true })
       await records.put(NAME, { tracks: before.tracks.filter((one) => one.track !== track), draining: before.draining?.track === track ? null : before.draining })

@@ -124,19 +124,6 @@ export function trackConfig (spec: CheckedTunnel, track: Track, keepsAlive: (add
   return { listenPort: track === 0 ? spec.listenPort : spec.secondPort, peers: peers.sort((a, b) => (a.publicKey < b.publicKey ? -1 : 1)) }
 }
 
-/**
- * Text for `wg syncconf`. It holds the private key: a file of mode 0600, removed after use.
- *
- * @param stays public keys of peers that WireGuard has found or followed elsewhere: their endpoints are left as they are
- */
-export function renderConfig (config: TrackConfig, privateKey: string, stays: ReadonlySet<string> = new Set()): string {
-  const peers = config.peers.map((peer) => [
-    '[Peer]', `PublicKey = ${peer.publicKey}`, `AllowedIPs = ${peer.address}/32`, ...(stays.has(peer.publicKey) ? [] : [`Endpoint = ${peer.endpoint}`]),
-    `PersistentKeepalive = ${peer.keepalive ? KEEPALIVE_SECONDS : 'off'}`, ''
-  ].join('\n'))
-  return ['[Interface]', `PrivateKey = ${privateKey}`, `ListenPort = ${config.listenPort}`, '', ...peers].join('\n')
-}
-
 /** Reads `wg show INTERFACE dump`. */
 export function parseDump (text: string): WireGuardState {
   const [own, ...rest] = text.split('\n').filter((line) => line !== '').map((line) => line.split('\t'))
@@ -168,29 +155,35 @@ function isElsewhere (want: TrackPeer, have: PeerState, applied: ReadonlyMap<str
   return isNew || (isIP(hostOf(want.endpoint)) !== 0 && silent)
 }
 
-/** Public keys of peers whose endpoints are right where they are. */
-export function endpointsThatStay (config: TrackConfig, state: WireGuardState, applied: ReadonlyMap<string, string>, nowSeconds: number): Set<string> {
-  const byKey = new Map(state.peers.map((peer) => [peer.publicKey, peer]))
-  return new Set(config.peers.filter((want) => {
-    const have = byKey.get(want.publicKey)
-    return have !== undefined && !isElsewhere(want, have, applied, nowSeconds)
-  }).map(({ publicKey }) => publicKey))
-}
-
 /**
- * Whether `wg syncconf` is needed.
+ * What `wg set INTERFACE` has to be told, empty when nothing: only what differs. wireguard-go opens its socket anew
+ * whenever it is told a port, be it the one that it has, and loses what is under way; between taking a peer's addresses
+ * and giving them again it drops what is for that peer. `wg syncconf` does both, each time.
  *
+ * @param publicKey that the interface should have, with its private half in `keyFile`
  * @param applied endpoint by public key of the last `apply`; empty when unknown
  * @param nowSeconds since the epoch
  */
-export function needsSync (config: TrackConfig, state: WireGuardState, publicKey: string, applied: ReadonlyMap<string, string>, nowSeconds: number): boolean {
-  if (state.publicKey !== publicKey || state.listenPort !== config.listenPort || state.peers.length !== config.peers.length) return true
-  const byKey = new Map(state.peers.map((peer) => [peer.publicKey, peer]))
-  return config.peers.some((want) => {
-    const have = byKey.get(want.publicKey)
+export function setArguments (config: TrackConfig, state: WireGuardState, own: { publicKey: string, keyFile: string }, applied: ReadonlyMap<string, string>, nowSeconds: number): string[] {
+  const had = new Map(state.peers.map((peer) => [peer.publicKey, peer]))
+  const wanted = new Set(config.peers.map((peer) => peer.publicKey))
+  const changes = config.peers.flatMap((want) => {
+    const have = had.get(want.publicKey)
     const keepalive = want.keepalive ? KEEPALIVE_SECONDS : 0
-    return have === undefined || have.keepaliveSeconds !== keepalive || have.allowedIps.join() !== `${want.address}/32` || isElsewhere(want, have, applied, nowSeconds)
+    const facts = [
+      ...(have?.allowedIps.join() === `${want.address}/32` ? [] : ['allowed-ips', `${want.address}/32`]),
+      ...(have !== undefined && !isElsewhere(want, have, applied, nowSeconds) ? [] : ['endpoint', want.endpoint]),
+      ...((have?.keepaliveSeconds ?? 0) === keepalive ? [] : ['persistent-keepalive', String(keepalive)])
+    ]
+    return facts.length === 0 ? [] : ['peer', want.publicKey, ...facts]
   })
+  return [
+    ...(state.listenPort === config.listenPort ? [] : ['listen-port', String(config.listenPort)]),
+    ...(state.publicKey === own.publicKey ? [] : ['private-key', own.keyFile]),
+    // first: an address that goes from one peer to another is taken before it is given
+    ...state.peers.flatMap((peer) => (wanted.has(peer.publicKey) ? [] : ['peer', peer.publicKey, 'remove'])),
+    ...changes
+  ]
 }
 
 /** Endpoints of a spec by key, over both tracks. */
