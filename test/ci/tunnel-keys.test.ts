@@ -1,7 +1,7 @@
 /** Keys that are exchanged between real tunnels whose agents hear of them by signed records: no ping may be lost. */
 import t, { type Test } from 'tap'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { addVxlan, answers, INNER, startPings, V4, V6, type Side } from '../host/tunnel-lab.ts'
+import { addVxlan, answers, INNER, noneLost, startPings, V4, V6, type Side } from '../host/tunnel-lab.ts'
 import { startAgentsLab, type AgentsLab } from '../host/tunnel-agents.ts'
 
 t.setTimeout(280_000)
@@ -23,13 +23,7 @@ async function rotations (t: Test, lab: AgentsLab, count: number): Promise<void>
     known.add(await keyOf(lab, side))
   }
   const ms = performance.now() - started
-  for (const [i, stop] of stops.entries()) {
-    const { sent, lost, doubled } = await stop()
-    t.comment(`${i === 0 ? 'a to b' : 'b to a'}: ${sent} pings, one every ${(ms / sent).toFixed(1)} ms, lost ${lost.length}; ${count} rotations, ${known.size} keys, ${Math.round(ms / 1000)} s`)
-    t.ok(sent > count * 20, `${sent} pings`)
-    t.strictSame(lost, [], 'none lost')
-    t.equal(doubled, 0, 'none doubled')
-  }
+  await noneLost(t, stops, { ms, count, keys: known.size })
   t.equal(known.size, count + 2)
 }
 

@@ -138,6 +138,17 @@ export async function settle (lab: TunnelLab, first: Side = 'a', mostMs = 60_000
   throw new Error(`the keys were not exchanged within ${mostMs} ms: ${JSON.stringify(left, null, 1)}`)
 }
 
+/** Ends pings from a to b and from b to a: none may be lost or come twice in so many exchanges. */
+export async function noneLost (t: Test, stops: ReadonlyArray<() => Promise<Pings>>, { ms, count, keys }: { ms: number, count: number, keys: number }): Promise<void> {
+  for (const [i, stop] of stops.entries()) {
+    const { sent, lost, doubled } = await stop()
+    t.comment(`${i === 0 ? 'a to b' : 'b to a'}: ${sent} pings, one every ${(ms / sent).toFixed(1)} ms, lost ${lost.length}; ${count} exchanges, ${keys} keys, ${Math.round(ms / 1000)} s`)
+    t.ok(sent > count * 20, `${sent} pings`)
+    t.strictSame(lost, [], 'none lost')
+    t.equal(doubled, 0, 'none doubled')
+  }
+}
+
 /** Exchanges keys of one side, then of the other, so many times in all, under pings both ways: none may be lost. */
 export async function exchanges (t: Test, lab: TunnelLab, count: number): Promise<void> {
   const { a, b } = lab.gateways
@@ -152,12 +163,6 @@ export async function exchanges (t: Test, lab: TunnelLab, count: number): Promis
     for (const key of await keys()) known.add(key)
   }
   const ms = performance.now() - started
-  for (const [i, stop] of stops.entries()) {
-    const { sent, lost, doubled } = await stop()
-    t.comment(`${i === 0 ? 'a to b' : 'b to a'}: ${sent} pings, one every ${(ms / sent).toFixed(1)} ms, lost ${lost.length}; ${count} exchanges, ${known.size} keys, ${Math.round(ms / 1000)} s`)
-    t.ok(sent > count * 20, `${sent} pings`)
-    t.strictSame(lost, [], 'none lost')
-    t.equal(doubled, 0, 'none doubled')
-  }
+  await noneLost(t, stops, { ms, count, keys: known.size })
   t.ok(known.size >= count + 2, `${known.size} keys in all`)
 }

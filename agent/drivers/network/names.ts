@@ -26,6 +26,9 @@ export const TUNNEL_MTU = 1420
 /** What an underlay is taken for when the own address is on no link yet. */
 export const DEFAULT_UNDERLAY_MTU = 1500
 
+/** Least MTU of a link that has IPv6, bytes (RFC 8200, section 5): no underlay has less, and the kernel takes IPv6 from a link that has. */
+export const IPV6_MIN_MTU = 1280
+
 /** nftables table in the host's namespace: who may send VXLAN to us. */
 export const GUARD_TABLE = `${PREFIX}_guard`
 /** nftables bridge table, in the namespaces of bridges: MSS clamp, and what ports let pass. */

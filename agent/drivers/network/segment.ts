@@ -6,7 +6,7 @@ import { CommandError, run } from '../../exec.ts'
 import { fingerprint } from '../../fingerprint.ts'
 import { createForwarding, hasGate, type TermOf } from './forward/forwarding.ts'
 import { hasIpv6, listNamespaces, readBridgeVlans, readHost, runSteps } from './host.ts'
-import { DEFAULT_UNDERLAY_MTU, INNER, nameOfAlias, orphanName, vniOfChain, vniOfHostLink, vniOfOrphan } from './names.ts'
+import { DEFAULT_UNDERLAY_MTU, INNER, IPV6_MIN_MTU, nameOfAlias, orphanName, vniOfChain, vniOfHostLink, vniOfOrphan } from './names.ts'
 import { parseCounters } from './observed.ts'
 import { checkSegment, planSegment } from './plan.ts'
 import { createRecords } from './records.ts'
@@ -39,9 +39,6 @@ export interface SegmentDriver extends Driver<'segment'> {
   clusterNamespace (name: string): Promise<string | null>
 }
 
-/** Least MTU of an underlay, bytes: that of IPv6, below which no tunnel is of use. */
-const MIN_UNDERLAY_MTU = 1280
-
 /** The link of the host that has an address of a segment's underlay. */
 const underlayOf = (host: SpaceState, localAddress: string): LinkState | undefined => host.links.find(({ ipv4 }) => ipv4.some((address) => address.split('/')[0] === localAddress))
 
@@ -49,7 +46,7 @@ const underlayOf = (host: SpaceState, localAddress: string): LinkState | undefin
 function checkUnderlay (name: string, { site, gateway }: SegmentSpec, host: SpaceState): void {
   const link = underlayOf(host, site.localAddress)
   if (link === undefined) return
-  if (link.mtu < MIN_UNDERLAY_MTU) throw new ConflictError(`segment ${name}: ${link.name}, which has ${site.localAddress}, has MTU ${link.mtu}, and ${MIN_UNDERLAY_MTU} are needed`, `ip link set ${link.name} mtu 1500, if its switch takes that`)
+  if (link.mtu < IPV6_MIN_MTU) throw new ConflictError(`segment ${name}: ${link.name}, which has ${site.localAddress}, has MTU ${link.mtu}, and ${IPV6_MIN_MTU} are needed`, `ip link set ${link.name} mtu 1500, if its switch takes that`)
   const within = gateway === undefined ? undefined : link.ipv4.find((address) => networksOverlap(gateway.address, address))
   if (within !== undefined) throw new ConflictError(`segment ${name}: its network (${gateway?.address ?? ''}) overlaps ${within} of ${link.name}, the underlay`, 'give the cluster another spec.network.cidr')
 }

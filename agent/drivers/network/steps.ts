@@ -1,7 +1,7 @@
 import { clusterNamespace } from '../../../protocol/core/desired.ts'
 import { answerSteps } from './broadcast/steps.ts'
 import { chainKey, chainMarks, renderChains, renderRemoval } from './filter.ts'
-import { hostVethName, INNER, tapPrefix, vniOfChain, vniOfHostLink } from './names.ts'
+import { hostVethName, INNER, tapPrefix, vniOfChain, vniOfHostLink, IPV6_MIN_MTU } from './names.ts'
 import { VXLAN_FIXED } from './plan.ts'
 import type { LinkPlan, SegmentPlan, SpacePlan } from './plan.ts'
 import type { LinkState, SpaceState } from './observed.ts'
@@ -27,8 +27,6 @@ export interface Observed {
   cluster: SpaceState | 'broken' | null
 }
 
-/** RFC 8200, section 5. */
-const IPV6_MIN_MTU = 1280
 const EMPTY: SpaceState = { links: [], floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [], open: new Set() }
 const NO_SPACE: SpacePlan = { links: [], forwards: [], neighbours: [], chains: [] }
 

@@ -6,6 +6,7 @@ import { createRecords } from '../records.ts'
 import { createKeys } from './keys.ts'
 import { bringUp, hasKernel, readTracks, refreshEndpoints, requireUserspace, settle, START_TIMEOUT_MS, tearDown } from './links.ts'
 import { createLocals } from './locals.ts'
+import { IPV6_MIN_MTU } from '../names.ts'
 import { otherTrack, TRACKS, wgInterface } from './names.ts'
 import { createPathMtu } from './path-mtu.ts'
 import { dropTable, renderTable, setTable, tableShape, wantedShape } from './ports.ts'
@@ -19,12 +20,10 @@ import type { KeyPair } from './keys.ts'
 import type { TrackSeen } from './links.ts'
 import type { PathMtuOptions } from './path-mtu.ts'
 import type { Decision, KeyState, RotationOptions, SessionSeen } from './rotation.ts'
-import type { CheckedTunnel, TrackConfig } from './wireguard.ts'
+import type { CheckedTunnel } from './wireguard.ts'
 
 /** The host's one tunnel object. */
 const NAME = 'wg'
-/** RFC 8200, section 5. */
-const IPV6_MIN_MTU = 1280
 /** Steps of one apply: a key is made, its interface, its peers, and the same for what is given up. */
 const MAX_STEPS = 8
 
@@ -73,7 +72,8 @@ interface Plan {
   decision: Decision
   /** tracks that are to have an interface after this step */
   own: Track[]
-  configs: Map<Track, TrackConfig>
+  /** what `wg set` is to be told, by track; empty where nothing differs */
+  changes: Map<Track, string[]>
   mtu: number
   /** lines for `ip -batch` by track */
   lines: string[]
@@ -146,25 +146,26 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
     return [...wanted, ...strange]
   }
 
-  const ownKey = (track: Track, seen: Seen): { publicKey: string, keyFile: string } => ({ publicKey: seen.pairs.get(track)?.publicKey ?? '', keyFile: keys.fileOf(track) })
   const plan = (spec: CheckedTunnel, seen: Seen, applied: CheckedTunnel | null): Plan => {
     const decision = decide(seen.keys, spec.peers, spec.keyEpoch, { nowMs: seen.nowMs, sessions: sessionsOf(spec, seen), routes: routesOf(spec, seen) }, rotation)
     const own = seen.keys.tracks.map(({ track }) => track).filter((track) => track !== decision.close)
     const current = TRACKS.map((track) => seen.tracks.get(track)?.link?.mtu).find((bytes) => bytes !== undefined) ?? null
     const mtu = paths.tunnelMtu(spec.peers.map(({ address }) => address), current)
     const endpoints = endpointsOf(applied)
-    const configs = new Map(own.map((track) => [track, trackConfig(spec, track, (address) => decision.alive.has(sessionKey(track, address)))]))
+    const changes = new Map<Track, string[]>()
     const todo: string[] = []
     const lines: string[] = []
     for (const track of own) {
       const one = seen.tracks.get(track)
-      const config = configs.get(track)
       const name = wgInterface(track)
-      if (one?.wireguard == null || config === undefined) {
+      if (one?.wireguard == null) {
         todo.push(`${name} is not there, or does not answer`)
         continue
       }
-      if (setArguments(config, one.wireguard, ownKey(track, seen), endpoints, seen.nowMs / 1000).length > 0) todo.push(`peers of ${name} differ`)
+      const config = trackConfig(spec, track, (address) => decision.alive.has(sessionKey(track, address)))
+      const told = setArguments(config, one.wireguard, { publicKey: seen.pairs.get(track)?.publicKey ?? '', keyFile: keys.fileOf(track) }, endpoints, seen.nowMs / 1000)
+      changes.set(track, told)
+      if (told.length > 0) todo.push(`peers of ${name} differ`)
       if (one.link?.ipv6 === true || one.rpFilter !== '2') todo.push(`settings of ${name} differ`)
       lines.push(...linkLines(spec, track, one.link, mtu))
     }
@@ -177,11 +178,11 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
     if (decision.draining !== (seen.keys.draining?.track ?? null)) todo.push('what is given up is to be written down')
     if (seen.moved) todo.push('an address of this host has gone: endpoints are to be set again')
     if (seen.table !== wantedShape(renderTable(spec.address, [spec.listenPort, spec.secondPort]))) todo.push('the filter of the ports differs')
-    return { decision, own, configs, mtu, lines, todo }
+    return { decision, own, changes, mtu, lines, todo }
   }
 
   /** One step towards the plan. @returns whether the keys or the interfaces are others now, so that all is to be decided anew */
-  const step = async (spec: CheckedTunnel, seen: Seen, { decision, own, configs, lines }: Plan, applied: CheckedTunnel | null, signal: AbortSignal): Promise<boolean> => {
+  const step = async (spec: CheckedTunnel, seen: Seen, { decision, own, changes, lines }: Plan, signal: AbortSignal): Promise<boolean> => {
     const text = renderTable(spec.address, [spec.listenPort, spec.secondPort])
     if (seen.table !== wantedShape(text)) await setTable(text, signal)
     if (decision.draining !== (seen.keys.draining?.track ?? null)) await keys.setDraining(decision.draining === null ? null : { track: decision.draining, sinceMs: seen.nowMs })
@@ -194,13 +195,11 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
     if (missing.length > 0) return true
     for (const track of own) {
       const one = seen.tracks.get(track)
-      const config = configs.get(track)
-      const pair = seen.pairs.get(track)
-      if (one?.wireguard == null || config === undefined || pair === undefined) continue
+      if (one?.wireguard == null || !seen.pairs.has(track)) continue
       if (one.link?.ipv6 === true || one.rpFilter !== '2') await settle(track)
-      const changes = setArguments(config, one.wireguard, ownKey(track, seen), endpointsOf(applied), seen.nowMs / 1000)
+      const told = changes.get(track) ?? []
       // names of endpoints are looked up here: twice is enough, the next pass tries again
-      if (changes.length > 0) await run('wg', ['set', wgInterface(track), ...changes], { signal, env: { WG_ENDPOINT_RESOLUTION_RETRIES: '2' } })
+      if (told.length > 0) await run('wg', ['set', wgInterface(track), ...told], { signal, env: { WG_ENDPOINT_RESOLUTION_RETRIES: '2' } })
       if (seen.moved) await refreshEndpoints(track, one.wireguard, signal)
     }
     await ownAddresses.settled()
@@ -296,7 +295,7 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
         const seen = await read(signal)
         const theirs = endpointsOf(spec)
         for (const { publicKey } of seen.pairs.values()) if (theirs.has(publicKey)) throw new InvalidInputError(`tunnel: a peer has the public key ${publicKey} of this gateway`)
-        again = await step(spec, seen, plan(spec, seen, applied), applied, signal)
+        again = await step(spec, seen, plan(spec, seen, applied), signal)
       }
     },
 

@@ -1,10 +1,10 @@
 /** Which size to try next on a path, and what the answers mean: pure. Sizes are of whole IP packets, in bytes. */
 import { isIPv6 } from 'node:net'
 import { VXLAN_OVERHEAD_BYTES } from '../filter.ts'
-import { INNER_MTU, TUNNEL_MTU } from '../names.ts'
+import { INNER_MTU, IPV6_MIN_MTU, TUNNEL_MTU } from '../names.ts'
 
-/** What an underlay must carry: the least that IPv6 allows (RFC 8200, section 5). */
-export const MIN_PATH_MTU = 1280
+/** What an underlay must carry. */
+export const MIN_PATH_MTU = IPV6_MIN_MTU
 /** What every IPv4 host must take in (RFC 1122, section 3.3.2): one that does not answer this does not answer at all. */
 const TINY = 576
 /** Jumbo frames as cards have them; more than any tunnel packet needs. */

@@ -1,5 +1,6 @@
 import { isIP, isIPv4, isIPv6 } from 'node:net'
 import { InvalidInputError } from '../../../../protocol/core/errors.ts'
+import { isTunnelKey } from '../../../../protocol/core/tracks.ts'
 import type { Track, TunnelPeer, TunnelSpec, TunnelTrack } from '../../../../protocol/core/desired.ts'
 import { defaultSecondPort, TRACKS } from './names.ts'
 
@@ -49,7 +50,6 @@ export type CheckedTunnel = Omit<TunnelSpec, 'peers'> & { secondPort: number, ke
 /** Own and peers' tunnel addresses may be given with or without `/32`. */
 export const bareAddress = (address: string): string => address.replace(/\/32$/, '')
 
-const KEY = /^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$/
 const ENDPOINT = /^(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})$/
 
 function check (ok: boolean, what: string): void {
@@ -74,7 +74,7 @@ function checkTracks (peer: TunnelPeer): TunnelTrack[] {
   return given.map(({ track, publicKey, endpoint, draining }) => {
     check(TRACKS.includes(track), `track ${String(track)} of ${peer.site} is neither 0 nor 1`)
     check(given.filter((one) => one.track === track).length === 1, `${peer.site} has two keys on track ${track}`)
-    check(KEY.test(publicKey), `public key of ${peer.site} is no WireGuard key`)
+    check(isTunnelKey(publicKey), `public key of ${peer.site} is no WireGuard key`)
     check(isPort(Number(ENDPOINT.exec(endpoint)?.[1])), `endpoint ${endpoint} of ${peer.site} is not host:port`)
     const host = hostOf(endpoint)
     check(!endpoint.startsWith('[') || isIPv6(host), `endpoint ${endpoint} of ${peer.site} has no IPv6 address in its brackets`)
