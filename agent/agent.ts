@@ -13,6 +13,8 @@ import { createLeaseView } from './api/leases.ts'
 import { metricsOf } from './api/figures.ts'
 import { addAgentRoutes } from './api/routes.ts'
 import { createCordon, createHostCordon, type Cordon } from './cordon.ts'
+import { createCaches } from './cache/fleet.ts'
+import { createSiteCaches } from './cache/site.ts'
 import { createDiagnose } from './diagnose/diagnose.ts'
 import { createDirectory, type Directory } from './directory.ts'
 import { createEventLog, type EventLog } from './events.ts'
@@ -169,13 +171,15 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     return { master: m, builder: b }
   }
 
-  serveAgent(mesh, { lessor, gateway, copies, cordon, site: config.site, callerOf: ctx => callerOf(ctx), sites: () => directory.siteAds() })
+  const siteCaches = createSiteCaches({ site: config.site, helper, masterSite: id => gateway?.list().find(record => record.clusterId === id)?.masterSite ?? null })
+  serveAgent(mesh, { lessor, gateway, ...gateway === null ? {} : { caches: siteCaches }, copies, cordon, site: config.site, callerOf: ctx => callerOf(ctx), sites: () => directory.siteAds() })
   const problems: string[] = []
   const view = makeView({ config, mesh, directory, ledger, reconciler, events, gateway, builder, epoch, total, started, issuer, cordon, problems: () => [...helpless(helper.problem(), availability.blind()), ...unkept(ledger), ...membership.problems(), ...issuer.problems(), ...shutOut(mesh), ...tunnels?.problems() ?? [], ...problems] })
   const api = await createApi({ title: 'Musubi agent', description: `agent of host ${config.name} at site ${config.site}`, logger: log })
   const gateways = (): string[] => directory.siteHosts().filter(h => h.roles.includes('gateway')).map(h => h.host)
   addAgentRoutes(api, {
     view, events, master, gateways, policy, tunnels, issuer: isGateway ? issuer : null,
+    caches: master === null ? null : createCaches({ call, document: name => master.record(name).document }),
     diagnose: config.drivers === 'fake' ? null : createDiagnose({
       site: config.site, host: config.name, helper, documents: () => ledger.activeDocuments().map(({ document }) => document), skews: id => masterSkew(ledger, gateway, id)
     }),

@@ -32,6 +32,8 @@ export interface RunOptions {
   cwd?: string
   /** exit codes other than 0 that are an answer, not a failure */
   okCodes?: readonly number[]
+  /** of standard output, in place of COMMAND_MAX_OUTPUT_BYTES */
+  maxOutputBytes?: number
   /** standard output is no text: one character for each byte (latin1) */
   binary?: boolean
 }
@@ -67,7 +69,7 @@ export async function run (file: string, args: readonly string[], options: RunOp
   const result = await execa(program, rest, {
     reject: false,
     timeout: options.timeoutMs ?? COMMAND_TIMEOUT_MS,
-    maxBuffer: COMMAND_MAX_OUTPUT_BYTES,
+    maxBuffer: options.maxOutputBytes ?? COMMAND_MAX_OUTPUT_BYTES,
     stripFinalNewline: false,
     ...(options.binary === true ? { encoding: 'latin1' as const } : {}),
     env: { LC_ALL: 'C', ...options.env },

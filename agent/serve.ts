@@ -8,6 +8,7 @@ import { copyProblem } from '../protocol/core/verify-request.ts'
 import type { SiteAd } from '../protocol/wire/gen/types.ts'
 import { filled } from '../protocol/wire/filled.ts'
 import { isGateway } from '../protocol/mesh/roles.ts'
+import type { SiteCaches } from './cache/site.ts'
 import type { Cordon } from './cordon.ts'
 import type { CallContext, Mesh, MeshLog } from '../protocol/mesh/mesh.ts'
 
@@ -32,6 +33,8 @@ export interface ServeDeps {
   site: string
   lessor: Lessor
   gateway: Gateway | null
+  /** left out on a host that is no gateway */
+  caches?: SiteCaches
   /** of the decisions of masters of this site */
   copies: Pick<Copies, 'keep'>
   cordon?: Cordon
@@ -44,7 +47,7 @@ export interface ServeDeps {
  * Which peer may ask what: gateways (of any admitted site) ask gateways; hosts listen only to
  * gateways of their own site. What is asked is checked by who answers.
  */
-export function serveAgent (mesh: Mesh, { site, lessor, gateway, copies, cordon, callerOf: who, sites }: ServeDeps): void {
+export function serveAgent (mesh: Mesh, { site, lessor, gateway, caches, copies, cordon, callerOf: who, sites }: ServeDeps): void {
   const refuse = (caller: Caller, what: string): never => {
     throw new MusubiError('FORBIDDEN', `${caller.host} of ${caller.site ?? 'the coordinators'} may not ${what} here`)
   }
@@ -67,6 +70,7 @@ export function serveAgent (mesh: Mesh, { site, lessor, gateway, copies, cordon,
     mesh.serve('status', (r, c) => gateway.status(r, fromMaster(c)))
     mesh.serve('search', () => ({ sites: sites() }))
   }
+  if (caches !== undefined) mesh.serve('cache', (r, c) => caches.answer(r, fromMaster(c)))
   // who may be master of a site's clusters is that site's affair
   mesh.serve('claim', (r, c) => lessor.claim(r, fromOwnGateway(c, 'claim clusters')))
   mesh.serve('copy', (r, c) => {

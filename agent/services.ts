@@ -14,6 +14,11 @@ export interface ServiceSpec {
    * it fails, also while agent and helper are down: by systemd, where that runs; else the next pass does it.
    */
   keeper?: boolean
+  /**
+   * It talks to the kernel by netlink, reads files, and does nothing else: where systemd runs, its unit can do nothing else
+   * either, beyond these capabilities (as setpriv names them) and changing its user to use them.
+   */
+  confined?: { capabilities: readonly string[] }
 }
 
 export interface ServiceStatus {

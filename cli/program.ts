@@ -1,4 +1,5 @@
 import { Command } from 'commander'
+import { addCacheCommands } from './commands/cache.ts'
 import { addClusterCommands } from './commands/cluster.ts'
 import { addCoordinatorCommands } from './commands/coordinator.ts'
 import { addDaemonCommands, addOwnedCommands } from './commands/daemons.ts'
@@ -57,6 +58,7 @@ Exit codes: 0 done, 1 refused or failed, 2 bad usage or input, 3 doctor, ping or
   addLeaseCommands(program)
   addSegmentCommands(program)
   addTunnelCommands(program)
+  addCacheCommands(program)
   addViewCommands(program)
   program.command('completion').description('print the completion script for bash')
     .action(() => { process.stdout.write(`${bashCompletion(program)}\n`) })

@@ -75,8 +75,9 @@ export function clustersTable (clusters: ClusterResource[]): string {
 
 /** Where each node is and when it reached each phase, in time since the request. */
 export function nodesTable (cluster: ClusterResource): string {
-  return table(['node', 'site', 'host', 'ip', 'mac', ...PHASES, 'state'],
-    cluster.nodes.map(n => [n.name, n.site, n.host, n.ip, n.mac, ...PHASES.map(p => duration(n.phases[p])), n.state]))
+  const local = cluster.segment.local !== undefined
+  return table(['node', 'site', 'host', 'ip', 'mac', ...local ? ['local ip'] : [], ...PHASES, 'state'],
+    cluster.nodes.map(n => [n.name, n.site, n.host, n.ip, n.mac, ...local ? [n.local?.ip ?? '-'] : [], ...PHASES.map(p => duration(n.phases[p])), n.state]))
 }
 
 function lenderText ({ state, heardAgoMs, skewMs, error }: ClusterResource['lenders'][number]): string {
@@ -90,6 +91,8 @@ export function clusterText (c: ClusterResource): string {
     `leases     ${c.lease.holds} at ${c.lease.sites} sites, negotiated in ${duration(c.lease.negotiateMs)} at RTT ${duration(c.lease.rttMs)}`,
     `segment    VNI ${c.segment.vni}, ${c.cidr}, in-site ids ${Object.entries(c.segment.ids).map(([site, id]) => `${site}=${id}`).join(' ')}, packets of ${c.segment.mtuInner} bytes, first ping across after ${duration(c.segment.firstPingMs)}`
   ]
+  const { local } = c.segment
+  if (local !== undefined) lines.push(`local      VNI ${local.vni}, ${local.cidr}, inside each site, in-site ids ${Object.entries(local.ids).map(([site, id]) => `${site}=${id}`).join(' ')}`)
   if (c.frontend !== null) lines.push(`frontend   ${c.frontend.name}  ${c.frontend.ip}  on ${c.frontend.host} (${c.frontend.site})`)
   for (const l of c.lenders) lines.push(`lender     ${l.site} (${l.gateway})  ${lenderText(l)}`)
   for (const v of c.volumes) lines.push(`volume     ${v.name}  ${mib(v.sizeMib)}  on ${v.host} for ${v.node}  ${v.iqn}`)

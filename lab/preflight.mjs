@@ -59,11 +59,14 @@ export const REQUIREMENTS = [
   { needs: 'cpio', package: 'cpio', targets: AND_VM },
   { needs: 'zstd', package: 'zstd', targets: AND_VM },
   { needs: 'iperf3', package: 'iperf3', targets: ['test', 'bench'] },
+  { needs: 'busybox', package: 'busybox', targets: ['test'] },
+  { needs: 'tcpdump', package: 'tcpdump', targets: ['test'] },
   { needs: 'serf', package: 'serf', targets: ['bench'] },
   { needs: 'etcd', package: 'etcd-server', targets: ['bench'] },
   { needs: 'openvpn', package: 'openvpn', targets: ['bench'] },
   { needs: 'tincd', package: 'tinc', targets: ['bench'] },
   { needs: 'supernode', package: 'n2n', targets: ['bench'] },
+  { needs: 'squid', package: 'squid', targets: ['bench'] },
   { needs: 'systemd-nspawn', package: 'systemd-container', targets: ['test'] }
 ]
 

@@ -176,7 +176,8 @@ export const PHASES = ['leased', 'defined', 'dhcp', 'boot', 'image', 'ready'] as
 
 export const NodeSchema = Type.Object({
   name: text('node'), site: text('site'), host: text('host'), mac: text('MAC'), ip: text('address'),
-  ready: Type.Boolean(), state: text('latest phase, or the error'), phases: PhasesSchema, rxBytes: count('bytes received by its NIC')
+  local: Type.Optional(Type.Object({ mac: text('MAC'), ip: text('address') }, { description: 'its second card, on the segment that does not leave its site' })),
+  ready: Type.Boolean(), state: text('latest phase, or the error'), phases: PhasesSchema, rxBytes: count('bytes received by its card on the cluster\'s segment')
 })
 export type NodeResource = Static<typeof NodeSchema>
 
@@ -196,10 +197,13 @@ export const ClusterSchema = Type.Object({
   })),
   segment: Type.Object({
     vni: count('VNI'), ids: Type.Record(Type.String(), Type.Number()), mtuInner: count('largest inner packet'),
-    firstPingMs: MaybeMs
+    firstPingMs: MaybeMs,
+    local: Type.Optional(Type.Object({
+      vni: count('what its links are named by'), cidr: text('addresses'), ids: Type.Record(Type.String(), Type.Number(), { description: 'in-site id by site' })
+    }, { description: 'the second segment of each site, which does not leave it' }))
   }),
   wan: Type.Object({ bytes: count('received on the WAN ports of the far sites'), bytesWithoutCache: count('received by the nodes there') }),
-  caches: Type.Array(Type.Object({ site: Type.String(), requests: Type.Number(), hits: Type.Number(), bytesToNodes: Type.Number(), bytesFromUpstream: Type.Number() })),
+  caches: Type.Array(Type.Object({ site: Type.String(), requests: Type.Number(), hits: Type.Number(), bytesToNodes: Type.Number(), bytesFromUpstream: Type.Number(), wanBytes: Type.Optional(count('of packets from the frontend')), paused: Type.Optional(text('why nothing is fetched before nodes ask; empty: it is')) })),
   timings: Type.Object({ createMs: MaybeMs, deleteMs: MaybeMs }),
   problems: Type.Array(Type.Object({ site: Type.String(), host: Type.String(), kind: Type.String(), name: Type.String(), error: Type.String() }))
 })

@@ -47,7 +47,34 @@ function answerOf (argv: readonly string[]): string {
   if (/^\S*wg (genkey|pubkey)/.test(line)) return `${KEY}\n`
   if (/ -json| -j /.test(line)) return '[]\n'
   if (/^\S*id /.test(line)) return '33\n'
+  // a host with nothing on it, and no namespace of ours
+  if (argv.some(word => word.endsWith('/network/spaces.pl'))) return argv.slice(9).map(name => name === '-' ? '- read\n' : `${name} gone\n`).join('')
   return ''
+}
+
+/** What the program that does a segment's steps is told to do: it would start these programs, give them these lines, and write these keys. */
+function carryOut (input: string, deeds: Deeds): void {
+  const fields: string[] = []
+  for (let rest = Buffer.from(input); rest.length > 0;) {
+    const colon = rest.indexOf(':')
+    const length = Number(rest.subarray(0, colon).toString())
+    if (colon < 1 || !Number.isSafeInteger(length)) throw new Error(`the steps are no netstrings: ${rest.subarray(0, 100).toString()}`)
+    fields.push(rest.subarray(colon + 1, colon + 1 + length).toString())
+    rest = rest.subarray(colon + 2 + length)
+  }
+  for (let at = 0; at < fields.length;) {
+    const verb = fields[at] ?? ''
+    const [a = '', b = '', c = '', count = ''] = fields.slice(at + 1)
+    if (verb === 'end') return
+    if (verb === 'write') {
+      deeds.paths.push({ call: 'write', path: resolve('/proc/sys/net/ipv6/conf', b) }, ...(a === '' ? [] : [{ call: 'enter', path: resolve('/run/netns', a) }]))
+      at += 5
+    } else if (verb === 'run') {
+      deeds.argvs.push(fields.slice(at + 5, at + 5 + Number(count)))
+      deeds.inputs.push(c)
+      at += 5 + Number(count)
+    } else throw new Error(`a step that is none: ${verb}`)
+  }
 }
 
 function pretend (argv: readonly string[], options: SpawnOptions, deeds: Deeds): ChildProcess {
@@ -59,7 +86,8 @@ function pretend (argv: readonly string[], options: SpawnOptions, deeds: Deeds):
   stdin?.on('data', (chunk: Buffer) => { input += chunk.toString() })
   const child = Object.assign(new EventEmitter(), { stdin, stdout, stderr, stdio: [stdin, stdout, stderr], pid: NOBODY, exitCode: null, signalCode: null, connected: false, kill: () => true, ref: () => undefined, unref: () => undefined })
   const end = (): void => {
-    deeds.inputs.push(input)
+    if (argv.some(word => word.endsWith('/run/steps.pl'))) carryOut(input, deeds)
+    else deeds.inputs.push(input)
     stdout?.end(answerOf(argv))
     stderr?.end()
     child.emit('exit', 0, null)
@@ -154,7 +182,7 @@ export function watchDoors (dir: string): WatchedDoors {
   const generic = (deeds: Deeds, path: string): string => path.replace(deeds.root, '@')
   const inside = (deeds: Deeds, path: string): boolean => path === deeds.root || path.startsWith(`${deeds.root}/`)
   /** Namespaces and processes are named by numbers that are checked to be such. */
-  const OURS = /^\/(run\/netns\/mzf?-[0-9a-f]{6}|proc\/\d+\/[a-z/]+)$/
+  const OURS = /^\/(run\/netns\/mzf?-[0-9a-f]{6}|proc\/\d+\/[a-z/]+|proc\/sys\/net\/ipv6\/conf\/(mz[a-z][0-9a-f]{6,8}|br0|host0|site0m?|wan0m?|all|default)\/(accept_ra|autoconf|disable_ipv6))$/
   const optionsOf = (deeds: Deeds): string[] => deeds.argvs.flatMap(argv => argv.filter(word => word.startsWith('-')))
   const linesOf = (deeds: Deeds): string[] => deeds.inputs.flatMap(input => input.split('\n')).filter(line => line.trim() !== '')
   const programsOf = (deeds: Deeds): string[] => deeds.argvs.map(argv => argv[0] === 'service' ? `service ${argv[2] ?? ''}` : argv[0] ?? '')

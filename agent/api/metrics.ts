@@ -1,3 +1,5 @@
+import type { ClusterResource } from '../../protocol/api.ts'
+
 /** Figures of one agent at this moment, for Prometheus. */
 export interface AgentMetrics {
   /** connections that were not admitted, by code: `us` refused others, `them` refused us */
@@ -38,9 +40,10 @@ function family (name: string, type: 'counter' | 'gauge', help: string, samples:
 const by = (label: string, counts: Readonly<Record<string, number>>, more: Readonly<Record<string, string>> = {}): Sample[] =>
   Object.entries(counts).sort(([a], [b]) => a < b ? -1 : 1).map(([text, value]) => [{ ...more, [label]: text }, value])
 
-/** The text format of Prometheus, version 0.0.4. */
-export function metricsText (m: AgentMetrics): string {
+/** The text format of Prometheus, version 0.0.4. @param clusters of this master, with their caches */
+export function metricsText (m: AgentMetrics, clusters: readonly Pick<ClusterResource, 'name' | 'caches'>[] = []): string {
   const one = (value: number): Sample[] => [[{}, value]]
+  const caches = clusters.flatMap(({ name, caches: list }) => list.map(cache => ({ at: { cluster: name, site: cache.site }, cache })))
   return `${[
     ...family('musubi_admission_refusals_total', 'counter', 'Connections that were not admitted, and frames and gossip that ended one, by who refused and why.',
       [...by('code', m.admissionRefusals.us, { by: 'us' }), ...by('code', m.admissionRefusals.them, { by: 'them' })]),
@@ -55,6 +58,13 @@ export function metricsText (m: AgentMetrics): string {
     ...family('musubi_revocations', 'gauge', 'Revocations that are known.', one(m.revocations)),
     ...family('musubi_certificate_not_after_seconds', 'gauge', 'When the certificate of this host ends, Unix time.', one(Math.floor(m.certificateNotAfterMs / 1000))),
     ...family('musubi_cordoned', 'gauge', '1 when this host takes no new leases.', one(m.cordoned ? 1 : 0)),
+    ...caches.length === 0 ? [] : [
+      ...family('musubi_cache_bytes_total', 'counter', 'Bytes of caches: served to nodes and fetched from the frontend (HTTP), and packets from the frontend (wan). HTTPS is in none.',
+        caches.flatMap(({ at, cache }): Sample[] => [[{ ...at, way: 'nodes' }, cache.bytesToNodes], [{ ...at, way: 'frontend' }, cache.bytesFromUpstream], [{ ...at, way: 'wan' }, cache.wanBytes ?? 0]])),
+      ...family('musubi_cache_requests_total', 'counter', 'Requests of nodes to caches, by whether the store alone answered.',
+        caches.flatMap(({ at, cache }): Sample[] => [[{ ...at, answer: 'store' }, cache.hits], [{ ...at, answer: 'frontend' }, Math.max(0, cache.requests - cache.hits)]])),
+      ...family('musubi_cache_paused', 'gauge', '1 when the WAN budget is used up and nothing is fetched before nodes ask.', caches.map(({ at, cache }) => [at, (cache.paused ?? '') === '' ? 0 : 1]))
+    ],
     ...family('musubi_uptime_seconds', 'gauge', 'Time since the start.', one(m.uptimeMs / 1000))
   ].join('\n')}\n`
 }

@@ -5,6 +5,8 @@ import type { Master } from '../master/master.ts'
 import type { Api } from '../../protocol/rest/server.ts'
 import { metricsText } from './metrics.ts'
 import { addAmendmentRoutes, addLeaseRoutes } from './lease-routes.ts'
+import type { Caches } from '../cache/fleet.ts'
+import { addCacheRoutes } from './cache-routes.ts'
 import { addSegmentRoutes } from './segment-routes.ts'
 import { addSiteRoutes } from './site-routes.ts'
 import { addTunnelRoutes } from './tunnel-routes.ts'
@@ -33,6 +35,8 @@ export interface RouteDeps {
   diagnose?: Diagnose | null
   /** left out, or null, on a host that is no gateway */
   tunnels?: Pick<Tunnels, 'show' | 'rotate'> | null
+  /** left out, or null, on a host that is no gateway */
+  caches?: Caches | null
   cordonHost: (host: string, cordoned: boolean, reason: string) => Promise<CordonResource>
 }
 
@@ -57,7 +61,7 @@ export function addAgentRoutes (api: Api, deps: RouteDeps): void {
   addLeaseRoutes(api, view)
 
   addSiteRoutes(api, deps, onGateway)
-  api.get('/metrics', { schema: { summary: 'figures in the text format of Prometheus' } }, async (_request, reply) => await reply.type('text/plain; version=0.0.4; charset=utf-8').send(metricsText(view.metrics())))
+  api.get('/metrics', { schema: { summary: 'figures in the text format of Prometheus' } }, async (_request, reply) => await reply.type('text/plain; version=0.0.4; charset=utf-8').send(metricsText(view.metrics(), deps.master?.list())))
 
   api.get('/v1/clusters', { schema: { summary: 'clusters of this master, and masterless ones of its site', response: { 200: Type.Array(ClusterSchema) } } }, () => deps.master?.list() ?? [])
   api.post('/v1/clusters', {
@@ -75,6 +79,7 @@ export function addAgentRoutes (api: Api, deps: RouteDeps): void {
     return await reply.status(202).send(await master().remove(request.params.name))
   })
   addAmendmentRoutes(api, master)
+  addCacheRoutes(api, () => onGateway(deps.caches ?? null, 'it is not the master of clusters'))
   addSegmentRoutes(api, { diagnose: deps.diagnose ?? null })
   addTunnelRoutes(api, () => onGateway(deps.tunnels ?? null, 'it has no tunnel to other sites'))
   api.get('/v1/clusters/:name/segment', {

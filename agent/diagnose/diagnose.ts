@@ -1,14 +1,17 @@
 import type { HelperClient } from '../helper/client/client.ts'
 import type { DiagnosisResource, HopResource, PingBody, PingResource } from '../../protocol/api.ts'
-import { ConflictError, NotFoundError } from '../../protocol/core/errors.ts'
+import { hostBridgeName } from '../../protocol/core/desired.ts'
+import { ConflictError, errorCode, NotFoundError } from '../../protocol/core/errors.ts'
 import { DIAGNOSE_MAX_NODES } from '../../protocol/core/limits.ts'
+import { LOCAL, localVniOf } from '../../protocol/core/local.ts'
 import type { ClusterDocument } from '../../protocol/core/messages.ts'
-import { objectName } from '../../protocol/core/plan.ts'
+import { localSegmentFor, objectName } from '../../protocol/core/plan.ts'
 import type { AnswerFact, SegmentFacts } from './facts.ts'
+import { found as finding, type Finding } from './findings.ts'
 import { judge } from './judge.ts'
 import { documentWith, memberCalled, membersOf, type Member } from './members.ts'
 import { pathHops, stopOf, type Ask } from './path.ts'
-import { seenLines } from './seen.ts'
+import { cacheLines, seenLines } from './seen.ts'
 
 const FULL = 1500
 const PINGS = 2
@@ -61,6 +64,24 @@ export function createDiagnose ({ site, host, helper, documents, skews }: Diagno
   }
   const asker = (document: ClusterDocument, count: number): Ask => async (where, address, bytes) =>
     await helper.call('segment-echo', { name: segmentOf(document), where, address, bytes, count, largest: true })
+
+  /** The segment that does not leave this site: its links, filters and the way to the other hosts. What both segments lack is told once. */
+  async function lookInside (document: ClusterDocument, told: readonly Finding[]): Promise<{ findings: Finding[], seen: string[] }> {
+    if (localSegmentFor(document, { site, host }) === null) return { findings: [], seen: [] }
+    const facts = await helper.call('segment-look', { name: objectName(document.id, LOCAL) }).catch((error: unknown) => {
+      if (errorCode(error) === 'NOT_FOUND') return null
+      throw error
+    })
+    if (facts === null) {
+      const what = 'this host has nothing of the site-local segment of its nodes'
+      return { findings: [finding('link-missing', { where: 'site-local segment', interface: hostBridgeName(localVniOf(document.vni)), what, try: 'musubi agent status; journalctl -u musubi-helper' })], seen: [] }
+    }
+    const isTold = (one: Finding): boolean => told.some(({ code, what }) => code === one.code && what === one.what)
+    return {
+      findings: judge(facts, { answers: [], skews: [] }).filter(one => !isTold(one)).map(one => ({ ...one, where: `site-local segment, ${one.where}` })),
+      seen: seenLines(facts, []).filter(line => line.startsWith('segment')).map(line => line.replace('segment', 'in site'))
+    }
+  }
 
   function gatewayOf (document: ClusterDocument): Member {
     const gateways = membersOf(document).filter(({ kind }) => kind === 'gateway')
@@ -116,8 +137,10 @@ export function createDiagnose ({ site, host, helper, documents, skews }: Diagno
       if (others.length > 0) throw new ConflictError(`several clusters here are called "${cluster}"`, `say which, by id: ${found.map(({ id }) => id).join(', ')}`)
       const facts = await look(document)
       const heard = facts.namespace?.state === 'ok' ? await answers(document) : []
-      const findings = judge(facts, { answers: heard, skews: skews(document.id) })
-      return { cluster: document.name, site, host, gateway: facts.namespace !== null, ok: findings.every(({ severity }) => severity !== 'fault'), findings, seen: seenLines(facts, heard) }
+      const before = judge(facts, { answers: heard, skews: skews(document.id) })
+      const inside = await lookInside(document, before)
+      const findings = [...before, ...inside.findings]
+      return { cluster: document.name, site, host, gateway: facts.namespace !== null, ok: findings.every(({ severity }) => severity !== 'fault'), findings, seen: [...seenLines(facts, heard), ...inside.seen, ...cacheLines(document, site)] }
     })
   }
 }

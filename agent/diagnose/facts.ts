@@ -48,6 +48,16 @@ export interface ForwardFact {
   leftMs: number | null
 }
 
+/** Learning of addresses, where the frontend hands them out by itself. */
+export interface SnoopFact {
+  /** service that learns, and whether it runs as it should */
+  unit: string
+  keeper: boolean
+  /** nodes of this host, and of them those whose address is known */
+  nodes: number
+  learned: number
+}
+
 /** A rule of others, or the policy of a chain of theirs, that drops datagrams of this segment. */
 export interface DropFact {
   chain: string
@@ -122,6 +132,8 @@ export interface SegmentFacts {
   chains: ChainFact[]
   /** null: not the gateway, or no other site, or its namespace could not be looked into */
   forwarding: ForwardFact | null
+  /** null or absent: addresses are those of the cluster's document */
+  snoop?: SnoopFact | null
   drops: DropFact[]
   /** other VXLAN links with the id and port of ours */
   idUsers: Array<{ space: string | null, link: string, id: number, port: number }>

@@ -1,6 +1,6 @@
 import { IN_SITE_VLAN, judgeTrunk, vlanSilent } from './judge-trunk.ts'
 import { judgeTunnel } from './judge-tunnel.ts'
-import type { AnswerFact, ForwardFact, LinkFact, SegmentFacts } from './facts.ts'
+import type { AnswerFact, ForwardFact, LinkFact, SegmentFacts, SnoopFact } from './facts.ts'
 import { found, quoted, type Finding } from './findings.ts'
 
 /** What is known besides the host's own look. */
@@ -78,6 +78,7 @@ function judgeObjects (facts: SegmentFacts): Finding[] {
     findings.push(found('chain', { where: 'filters', interface: where(space, `${table} ${name}`), what: `nftables chain ${where(space, `${table} ${name}`)} is ${state}: ${effect}`, try: `nft list chain ${table} ${name}; ${REPAIRED}` }))
   }
   if (facts.forwarding !== null) findings.push(...judgeForwarding(facts.forwarding))
+  if (facts.snoop != null) findings.push(...judgeSnoop(facts.snoop, facts.name))
   return findings
 }
 
@@ -94,6 +95,14 @@ function judgeForwarding ({ space, port, open, unit, keeper, leftMs }: ForwardFa
     ? 'has the lease of the cluster ended? musubi lease list; musubi host owned'
     : keeper ? `systemctl restart ${unit}; its last words: journalctl -u musubi-helper, and its log; nft list set bridge mz_mss forward in ${space}; ${REPAIRED}` : `systemctl status ${unit}; ${REPAIRED}`
   return [found(open ? 'forward-ending' : 'forward-lapsed', { ...at, severity: open ? 'warning' : 'fault', what: `the forwarding lease of ${where(space, port)} ${open ? 'is about to run out' : 'has run out'}: ${why}; ${effect}`, try: next })]
+}
+
+/** A node without an address may only ask for one. */
+function judgeSnoop ({ unit, keeper, nodes, learned }: SnoopFact, name: string): Finding[] {
+  const at = { where: 'addresses by DHCP', interface: null }
+  if (!keeper) return [found('snoop-stopped', { ...at, what: `${unit}, which learns the addresses that the frontend gives, does not run as it should: nodes of this host get no answer from it, and keep what they have until their lease ends`, try: `systemctl status ${unit}; ${REPAIRED}` })]
+  if (learned >= nodes) return []
+  return [found('no-lease', { ...at, severity: 'warning', what: `${nodes - learned} of the ${nodes} nodes of this host have no address from the frontend: they may send nothing but their asking for one`, try: `musubi segment capture ${name} --port node; is the frontend's DHCP server up, and does a node use an address that it was not given?` })]
 }
 
 function judgeInSite (facts: SegmentFacts): Finding[] {

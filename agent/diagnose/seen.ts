@@ -1,3 +1,5 @@
+import type { ClusterDocument } from '../../protocol/core/messages.ts'
+import { CACHE_PORTS } from '../../protocol/core/plan.ts'
 import type { AnswerFact, Echo, SegmentFacts } from './facts.ts'
 
 const times = ({ rttMs, sent, received }: Echo): string => rttMs === null ? `0 of ${sent} answered` : `${rttMs.avg} ms${received < sent ? `, ${received} of ${sent} answered` : ''}`
@@ -14,4 +16,12 @@ export function seenLines (facts: SegmentFacts, answers: readonly AnswerFact[]):
     ...bridge === null ? [] : [`gateway    ${bridge.address} by ARP from ${bridge.link}: ${bridge.answered ? `answered${size(bridge.largestBytes)}` : 'no answer'}`],
     ...answers.map(({ kind, name, site, address, echo, largestBytes }) => `${kind.padEnd(9)}  ${name} of ${site} ${address}, ${times(echo)}${size(largestBytes)}`)
   ]
+}
+
+/** What the cache of a site does not do, where there is one: figures that leave it out mislead. Pure. */
+export function cacheLines ({ sites, name, frontend }: ClusterDocument, site: string): string[] {
+  const own = sites.find(one => one.site === site)
+  if (own === undefined) return []
+  const cached = own.cache ? `HTTP to ${frontend.ip} on port ${CACHE_PORTS.join(', ')} goes through the cache on ${own.gateway.host}; HTTPS passes untouched and is not counted as saved (musubi cache status ${name})` : 'none at this site, which has the frontend'
+  return [`cache      ${cached}`]
 }

@@ -5,7 +5,7 @@ import type { DetailSources } from '../details.ts'
 import type { DriverSet } from '../reconciler.ts'
 import type { ServiceManager } from '../services.ts'
 import { createFrontendDriver } from './boot/frontend.ts'
-import { createCacheDriver } from './cache/driver.ts'
+import { createCacheDriver, type CacheDriver } from './cache/driver.ts'
 import { createLibvirtDriver } from './compute/libvirt.ts'
 import { createDirectoryFakeStore, createFakeComputeDriver, createFakeDriver } from './fake.ts'
 import { createDiagnosis, type Diagnosis } from './network/diagnose/diagnosis.ts'
@@ -33,6 +33,8 @@ export interface HostDrivers {
   tunnelTracks: (signal?: AbortSignal) => Promise<PublicTrack[]>
   /** not there with pretended drivers: they have no segments */
   diagnosis?: Diagnosis
+  /** what people ask of caches; not there with pretended drivers */
+  cache?: Pick<CacheDriver, 'preheat' | 'list' | 'purge'>
   /** terms of forwarding leases have changed; not there with pretended drivers */
   syncForwarding?: (signal: AbortSignal) => Promise<void>
 }
@@ -78,6 +80,7 @@ export function createRealDrivers (config: AgentConfig, services: ServiceManager
     },
     tunnelTracks: signal => tunnel.publicTracks(signal),
     diagnosis: createDiagnosis({ stateDir: dir('network'), services }),
+    ...(kinds.includes('cache') ? { cache } : {}),
     ...(kinds.includes('segment') ? { syncForwarding: signal => segment.syncForwarding(signal) } : {})
   }
 }

@@ -51,6 +51,10 @@ export function createHandlers ({ config, host, hands, fence, clock, details, ow
     if (host.diagnosis === undefined) throw new NotFoundError('this host has no drivers for segments', 'see drivers in its configuration')
     return host.diagnosis
   }
+  const cache = (): NonNullable<HostDrivers['cache']> => {
+    if (host.cache === undefined) throw new NotFoundError('this host has no real caches', 'they are on gateways; see drivers in its configuration')
+    return host.cache
+  }
   const accelerator = config.accelerator === undefined ? {} : { accelerator: config.accelerator }
   return {
     hello ({ ledgerMs }, { fromAgent }) {
@@ -117,6 +121,17 @@ export function createHandlers ({ config, host, hands, fence, clock, details, ow
     'segment-look': ({ name, gatewayAddress }, { signal }) => diagnosis().look(name, gatewayAddress ?? null, signal),
     'segment-echo': (asked, { signal }) => diagnosis().echo(asked, signal),
     'segment-capture': ({ name, port, count, seconds, snapBytes, filter }, { signal }) => diagnosis().capture(name, { port, count, seconds, snapBytes, filter }, signal),
+
+    async 'cache-preheat' ({ name, order, objects, rateKbitPerS }) {
+      await cache().preheat(name, order, { objects, ...rateKbitPerS === undefined ? {} : { rateMbitPerS: rateKbitPerS / 1000 } })
+      return null
+    },
+    async 'cache-cancel' ({ name, order }) {
+      await cache().preheat(name, order, null)
+      return null
+    },
+    'cache-list': ({ name, prefix, after }, { signal }) => cache().list(name, prefix ?? '', after ?? '', signal),
+    'cache-purge': ({ name, prefix }, { signal }) => cache().purge(name, prefix ?? '', signal),
 
     inventory: (_params, { signal }) => readPrivileged({
       source, ...accelerator, emulator: async () => await source.program(EMULATOR) !== null,

@@ -7,7 +7,7 @@ export const HELPER_PROGRAMS: readonly string[] = [
   // volumes
   'tgtd', 'tgtadm', 'vgs',
   // frontends and caches
-  'nginx', 'dnsmasq', 'perl', 'setpriv', 'id',
+  'nginx', 'dnsmasq', 'perl', 'setpriv', 'id', 'chown',
   // services
   'systemctl', 'systemd-run', 'systemd-notify'
 ]

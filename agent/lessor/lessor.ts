@@ -104,9 +104,9 @@ export function createLessor (deps: LessorDeps): Lessor {
       mustBe(holdProblem(request), `hold of offer ${brief(request.offerId)} for cluster ${brief(request.cluster)}`)
       // what is promised stays promised: only what is new is refused
       if (!ledger.state().replays.has(request.key)) deps.cordon?.check()
-      const { receipts, segmentId } = await ledger.hold(request)
+      const { receipts, segmentId, localSegmentId = 0 } = await ledger.hold(request)
       events.add('lease.held', `${request.items.map(i => `${i.kind} ${i.name}`).join(', ')} held for cluster ${request.cluster} of ${request.masterSite}`, request.cluster)
-      return { receipts, segmentId }
+      return { receipts, segmentId, localSegmentId }
     },
 
     async extend (request) {

@@ -6,6 +6,7 @@ import { openImageStore } from '../images/store.ts'
 import { buildClusterDocument } from '../../protocol/core/document.ts'
 import { MusubiError } from '../../protocol/core/errors.ts'
 import { MAX_VNI } from '../../protocol/core/limits.ts'
+import { localVniOf } from '../../protocol/core/local.ts'
 import { documentSource } from '../../protocol/core/master/growth.ts'
 import type { MasterRecord } from '../../protocol/core/master/record.ts'
 import type { ClusterDocument, Secret } from '../../protocol/core/messages.ts'
@@ -69,7 +70,7 @@ export function createBuilder (options: BuilderOptions): Builder {
     vniFor (clusterId, taken) {
       for (let salt = 0; ; salt++) {
         const vni = parseInt(sha256(`${clusterId}/${salt}`).slice(0, 6), 16)
-        if (vni > 0 && vni <= MAX_VNI && !taken.has(vni)) return vni
+        if (vni > 0 && vni <= MAX_VNI && !taken.has(vni) && !taken.has(localVniOf(vni))) return vni
       }
     },
 

@@ -12,6 +12,7 @@ import { createWatcher } from './watch.ts'
 import type { ClusterResource } from '../../protocol/api.ts'
 import { ConflictError, describeError, NoCapacityError, NotFoundError } from '../../protocol/core/errors.ts'
 import { MAX_CLUSTERS } from '../../protocol/core/limits.ts'
+import { vnisOf } from '../../protocol/core/local.ts'
 import type { KnownSite } from '../../protocol/core/master/events.ts'
 import type { MasterRecord } from '../../protocol/core/master/record.ts'
 import { parseClusterSpec, type ClusterSpec } from '../../protocol/core/spec.ts'
@@ -153,7 +154,7 @@ export function createMaster (deps: MasterDeps): Master {
     if (alive.length >= MAX_CLUSTERS) throw new NoCapacityError(`this master looks after ${alive.length} clusters and takes no more`, 'delete one: musubi cluster list; or ask at another gateway')
     const id = deps.newId()
     const startMs = deps.now()
-    const vni = builder.vniFor(id, new Set(negotiator.records().map(r => r.vni)))
+    const vni = builder.vniFor(id, new Set(negotiator.records().flatMap(r => vnisOf({ vni: r.vni, ...(r.spec.localCidr === undefined ? {} : { localCidr: r.spec.localCidr }) }))))
     const record = await negotiator.create({ id, spec, vni, imageDigest, startMs, endMs: startMs + spec.termMs })
     return view(record)
   }

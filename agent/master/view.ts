@@ -4,6 +4,7 @@ import { noPhases } from './record.ts'
 import { PHASES, type ClusterResource, type NodeResource, type Phases } from '../../protocol/api.ts'
 import type { Contact } from '../../protocol/core/master/machine.ts'
 import type { MasterRecord } from '../../protocol/core/master/record.ts'
+import { localOf, localVniOf } from '../../protocol/core/local.ts'
 import type { ClusterNode } from '../../protocol/core/messages.ts'
 
 /** Details that drivers give with an object; every field may be missing or odd, so each is checked. */
@@ -21,6 +22,17 @@ const figure = (value: unknown): number => typeof value === 'number' && Number.i
 
 /** Nodes and other sites write these texts. */
 const short = (text: string): string => text.slice(0, 200)
+const inner = (value: unknown): Record<string, unknown> => value !== null && typeof value === 'object' ? value as Record<string, unknown> : {}
+const wanBytesOf = ({ wire }: Record<string, unknown>): number => figure(inner(wire).static) + figure(inner(wire).dynamic)
+const pausedOf = ({ budget }: Record<string, unknown>): string => {
+  const { paused } = inner(budget)
+  return typeof paused === 'string' ? short(paused) : ''
+}
+
+/** Why the caches of a cluster fetch nothing before nodes ask, by site. */
+export function pausedCaches (statuses: readonly HostStatus[]): Map<string, string> {
+  return new Map(statuses.map(host => [host.site, pausedOf(detailOf(host, 'cache'))] as const).filter(([, why]) => why !== ''))
+}
 
 /** Phases that the frontend saw in a node's latest boot: epoch ms each, and why it failed. */
 interface SeenPhases { dhcp?: unknown, boot?: unknown, image?: unknown, ready?: unknown, failed?: unknown, reason?: unknown }
@@ -81,8 +93,9 @@ export function clusterView (record: ClusterRecord, statuses: readonly HostStatu
   const hostOf = (site: string, host: string): HostStatus | undefined => statuses.find(s => s.site === site && s.host === host)
   const nodes = (document?.nodes ?? []).map((node): NodeResource => {
     const phases = record.phases[node.name] ?? noPhases()
+    const local = document === null ? null : localOf(document, node)
     return {
-      name: node.name, site: node.site, host: node.host, mac: node.mac, ip: node.ip,
+      name: node.name, site: node.site, host: node.host, mac: node.mac, ip: node.ip, ...(local === null ? {} : { local: { mac: local.mac, ip: local.ip } }),
       ready: phases.ready !== null, phases, state: stateOf(phases, record.failures[node.name]),
       rxBytes: figure(detailOf(hostOf(node.site, node.host), 'domain', `.${node.name}`).rxBytes)
     }
@@ -90,8 +103,10 @@ export function clusterView (record: ClusterRecord, statuses: readonly HostStatu
   const far = (document?.sites ?? []).filter(s => s.site !== document?.masterSite)
   const caches = far.map(s => {
     const detail = detailOf(hostOf(s.site, s.gateway.host), 'cache')
-    return { site: s.site, requests: figure(detail.requests), hits: figure(detail.hits), bytesToNodes: figure(detail.bytesToNodes), bytesFromUpstream: figure(detail.bytesFromUpstream) }
+    return { site: s.site, requests: figure(detail.requests), hits: figure(detail.hits), bytesToNodes: figure(detail.bytesToNodes), bytesFromUpstream: figure(detail.bytesFromUpstream), wanBytes: wanBytesOf(detail), paused: pausedOf(detail) }
   })
+  const { localCidr: cidr } = record.spec
+  const local = cidr === undefined ? {} : { local: { vni: localVniOf(record.vni), cidr, ids: Object.fromEntries(record.offers.map(o => [o.site, o.localSegmentId ?? 0])) } }
   return {
     id: record.id, name: record.name, state: record.state, error: record.error,
     createdAt: record.createdMs, startsAt: record.startMs, expiresAt: record.endMs, masterSite: record.masterSite, epoch: record.epoch, cidr: record.spec.cidr, domain: document?.domain ?? '',
@@ -100,9 +115,9 @@ export function clusterView (record: ClusterRecord, statuses: readonly HostStatu
     volumes: (document?.volumes ?? []).map(v => ({ name: v.name, site: v.site, host: v.host, node: v.node, sizeMib: v.sizeMib, iqn: v.iqn })),
     lease: { sites: record.offers.length, holds: record.offers.reduce((n, o) => n + o.held.length, 0), negotiateMs: record.negotiateMs, rttMs: record.rttMs },
     lenders: lendersOf(record, keepAlives),
-    segment: { vni: record.vni, ids: Object.fromEntries(record.offers.map(o => [o.site, o.segmentId])), mtuInner: record.mtuInner, firstPingMs: record.firstPingMs },
+    segment: { vni: record.vni, ids: Object.fromEntries(record.offers.map(o => [o.site, o.segmentId])), mtuInner: record.mtuInner, firstPingMs: record.firstPingMs, ...local },
     wan: {
-      bytes: far.reduce((n, s) => n + figure(detailOf(hostOf(s.site, s.gateway.host), 'segment').wanRxBytes), 0),
+      bytes: far.reduce((n, s) => n + figure(detailOf(hostOf(s.site, s.gateway.host), 'segment', 'segment').wanRxBytes), 0),
       bytesWithoutCache: nodes.filter(n => n.site !== document?.masterSite).reduce((n, x) => n + x.rxBytes, 0)
     },
     caches,

@@ -4,7 +4,7 @@ import type { CallPeer, HostStatus } from '../peers.ts'
 import type { EventLog } from '../events.ts'
 import type { Probe } from './probe.ts'
 import type { ClusterNotes } from './record.ts'
-import { foldStatus } from './view.ts'
+import { foldStatus, pausedCaches } from './view.ts'
 import { describeError } from '../../protocol/core/errors.ts'
 import type { MasterRecord } from '../../protocol/core/master/record.ts'
 
@@ -41,6 +41,8 @@ export interface Watcher {
 export function createWatcher (deps: WatcherDeps): Watcher {
   const { call, events, log } = deps
   const statuses = new Map<string, HostStatus[]>()
+  /** sites whose caches are known to wait, by cluster */
+  const paused = new Map<string, Set<string>>()
   const loops = new Map<string, Promise<void>>()
   const abort = new AbortController()
   const pause = (ms: number): Promise<void> => sleep(ms, undefined, { signal: abort.signal }).catch(() => undefined)
@@ -70,6 +72,11 @@ export function createWatcher (deps: WatcherDeps): Watcher {
       if (phases.ready !== null && before.phases[node]?.ready == null) events.add('node.ready', `${node} is ready`, record.name)
     }
     if (notes.firstPingMs === null || notes.mtuInner === 0) changed = await deps.probe(record, notes, deps.now) || changed
+    const stopped = pausedCaches(hosts)
+    for (const [site, why] of stopped) {
+      if (paused.get(record.id)?.has(site) !== true) events.add('cache.paused', `the cache at ${site} fetches nothing before nodes ask: ${why}`, record.name)
+    }
+    paused.set(record.id, new Set(stopped.keys()))
     const health = healthOf(record, notes, hosts)
     if (health !== notes.health) {
       notes.health = health
@@ -111,7 +118,7 @@ export function createWatcher (deps: WatcherDeps): Watcher {
       }))
     },
     statuses: id => statuses.get(id) ?? [],
-    forget (id) { statuses.delete(id) },
+    forget (id) { statuses.delete(id); paused.delete(id) },
     async measure (peers, clusterId) {
       const times = await Promise.all(peers.map(peer => ping(peer, clusterId)))
       return Math.round(Math.max(0, ...times) * 10) / 10

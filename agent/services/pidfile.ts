@@ -12,6 +12,7 @@ import { fingerprint } from '../fingerprint.ts'
 import type { ServiceManager, ServiceSpec, ServiceStatus } from '../services.ts'
 import { bootId, environmentOf, listProcesses, outputsOf, ownerOf, readProcess } from './proc.ts'
 import type { ProcessStat } from './proc.ts'
+import { isKeeperId } from './keepers.ts'
 import { assertServiceName, LOG_MAX_BYTES, logTail, namesIn, SETTLE_MS, STOP_GRACE_MS } from './common.ts'
 import { createTurns } from '../turns.ts'
 
@@ -25,7 +26,7 @@ const MARKER_SPEC = 'MUSUBI_SERVICE_SPEC'
 const MARKER_KEY = 'MUSUBI_SERVICE_KEY'
 const KEY_FILE = '.key'
 const KEY_BYTES = 16
-/** Whom a service that overwrites its environment may run as, beside root: nginx. */
+/** Whom a service that overwrites its environment may run as, beside root and users that are only ours: nginx. */
 const SERVICE_USER = 'www-data'
 
 interface ServiceRecord {
@@ -131,7 +132,8 @@ export function createPidfileServices (options: { dir: string }): ServiceManager
       if (!mark.startsWith(`${dir}/`) || known === '' || environmentOf(pid, MARKER_KEY) !== known) return null
       return serviceNameOrNull(mark.slice(dir.length + 1))
     }
-    if (!users.has(ownerOf(pid) ?? -1)) return null
+    const owner = ownerOf(pid) ?? -1
+    if (!users.has(owner) && !isKeeperId(owner)) return null
     const folder = realFolder()
     const log = outputsOf(pid).find(path => path.startsWith(`${folder}/`) && path.endsWith('.log'))
     return log === undefined ? null : serviceNameOrNull(log.slice(folder.length + 1, -'.log'.length))

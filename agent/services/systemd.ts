@@ -13,6 +13,15 @@ const KILL_WAIT_MS = 5_000
 const POLL_MS = 50
 /** However often it fails; SIGTERM is no failure. */
 const KEEPER = ['--property=Restart=on-failure', '--property=RestartSec=1s', '--property=StartLimitIntervalSec=0'] as const
+/**
+ * What a keeper that is confined can do nothing with. No mounts of its own: it is to see namespaces that get names later. It
+ * starts as root to become somebody else, hence the three capabilities of setpriv.
+ */
+const confinement = (capabilities: readonly string[]): string[] => [
+  `CapabilityBoundingSet=${[...capabilities, 'setuid', 'setgid', 'setpcap'].map(one => `CAP_${one.toUpperCase()}`).join(' ')}`,
+  'NoNewPrivileges=yes', 'RestrictAddressFamilies=AF_NETLINK', 'RestrictNamespaces=net', 'RestrictSUIDSGID=yes', 'RestrictRealtime=yes', 'LockPersonality=yes', 'MemoryDenyWriteExecute=yes',
+  'SystemCallArchitectures=native', 'SystemCallFilter=@system-service setns', 'SystemCallErrorNumber=EPERM', 'IPAddressDeny=any', 'DevicePolicy=closed', 'UMask=0077', 'KeyringMode=private', 'TasksMax=1'
+].map(one => `--property=${one}`)
 const SHOWN = 'Id,LoadState,ActiveState,MainPID,Description'
 
 export interface UnitState {
@@ -126,7 +135,7 @@ export function createSystemdServices (options: { unitPrefix: string, dir: strin
       await run('systemd-run', [
         '--quiet', `--unit=${unitOf(name)}`,
         `--description=Musubi service ${name} spec=${fingerprint(spec)}`,
-        '--property=Type=exec', '--property=KillMode=mixed', '--property=TimeoutStopSec=2s', ...(spec.keeper === true ? KEEPER : ['--property=Restart=no']), '--property=LimitNOFILE=65536',
+        '--property=Type=exec', '--property=KillMode=mixed', '--property=TimeoutStopSec=2s', ...(spec.keeper === true ? KEEPER : ['--property=Restart=no']), '--property=LimitNOFILE=65536', ...(spec.confined === undefined ? [] : confinement(spec.confined.capabilities)),
         `--property=StandardOutput=append:${logPath(name)}`, `--property=StandardError=append:${logPath(name)}`,
         `--working-directory=${spec.cwd ?? '/'}`,
         ...Object.entries(environment).map(([key, value]) => `--setenv=${key}=${value}`),

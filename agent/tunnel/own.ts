@@ -39,6 +39,8 @@ export interface OwnKeysOptions {
   maxAgeMs: number
   /** wall clock, Unix ms */
   now: () => number
+  /** ms of a clock that is never set */
+  monotonic?: () => number
   /** gateways of active clusters that would not hear of a new key */
   unheard: () => readonly NamedGateway[]
   /** others are to know of other keys */
@@ -49,13 +51,24 @@ export interface OwnKeysOptions {
 
 const KEY = 'tunnel-epoch'
 const HOUR_MS = 3_600_000
+/**
+ * A key is never older than twice what the configuration allows: a gateway that does not say its own keys, for whatever
+ * reason, must not decide how long others keep theirs. Between the two ages somebody can look after it.
+ */
+const OVERDUE_FACTOR = 2
+/** An agent that has just begun has heard of nobody yet, and its wall clock may not be set: it waits for this long first. */
+const OVERDUE_WAIT_MS = HOUR_MS
+
+const namesOf = (gateways: readonly NamedGateway[]): string => gateways.map(({ host, site }) => `${host} of ${site}`).join(', ')
 
 export async function createOwnKeys (options: OwnKeysOptions): Promise<OwnKeys> {
-  const { store, now } = options
+  const { store, now, monotonic = () => performance.now() } = options
   const kept = await store.get<{ epoch: number }>(KEY)
   let epoch = Number.isSafeInteger(kept?.epoch) ? kept?.epoch ?? 0 : 0
   let known: readonly PublicTrack[] = []
   let overdueFor: readonly NamedGateway[] = []
+  /** since when somebody has been unheard of while a key was too old, without a break */
+  let overdueSinceMs: number | null = null
 
   const published = (tracks: readonly PublicTrack[]): TunnelTrack[] =>
     tracks.map(({ track, publicKey, draining }) => ({ track, publicKey, draining, endpoint: formatEndpoints(options.addresses, options.ports[track]) }))
@@ -73,7 +86,8 @@ export async function createOwnKeys (options: OwnKeysOptions): Promise<OwnKeys> 
   const exchanging = (): boolean => known.some(one => one.epoch < epoch || one.draining)
   /** A clock that was wrong when a key was made makes it old as well. */
   const ageOf = ({ madeMs }: PublicTrack): number => Math.abs(now() - madeMs)
-  const isOld = (): boolean => known.length > 0 && known.some(one => !one.draining && ageOf(one) >= options.maxAgeMs)
+  const isOlderThan = (ms: number): boolean => known.length > 0 && known.some(one => !one.draining && ageOf(one) >= ms)
+  const isOld = (): boolean => isOlderThan(options.maxAgeMs)
 
   async function raise (why: string): Promise<number> {
     const next = epoch + 1
@@ -101,7 +115,7 @@ export async function createOwnKeys (options: OwnKeysOptions): Promise<OwnKeys> 
       if (exchanging()) throw new ConflictError(`the keys of this gateway's tunnel are being exchanged already (epoch ${epoch})`, 'see: musubi tunnel show; it goes on by itself')
       const unheard = options.unheard()
       if (unheard.length > 0 && !force) {
-        throw new MusubiError('GATEWAYS_UNHEARD', `these gateways would not hear of the new key: ${unheard.map(({ host, site }) => `${host} of ${site}`).join(', ')}`, { hint: 'wait until they are heard of (musubi tunnel show); with --force the tunnel to them ends after 24 hours, until they are' })
+        throw new MusubiError('GATEWAYS_UNHEARD', `these gateways would not hear of the new key: ${namesOf(unheard)}`, { hint: 'wait until they are heard of (musubi tunnel show); with --force the tunnel to them ends after 24 hours, until they are' })
       }
       return await raise(force ? 'asked for, by force' : 'asked for')
     },
@@ -109,14 +123,22 @@ export async function createOwnKeys (options: OwnKeysOptions): Promise<OwnKeys> 
     async tick () {
       await look()
       overdueFor = []
-      if (exchanging() || !isOld()) return
+      if (exchanging() || !isOld()) {
+        overdueSinceMs = null
+        return
+      }
       overdueFor = options.unheard()
+      overdueSinceMs = overdueFor.length === 0 ? null : overdueSinceMs ?? monotonic()
       if (overdueFor.length === 0) await raise(`a key is older than ${Math.round(options.maxAgeMs / HOUR_MS)} hours`)
+      else if (isOlderThan(OVERDUE_FACTOR * options.maxAgeMs) && monotonic() - (overdueSinceMs ?? monotonic()) >= OVERDUE_WAIT_MS) {
+        await raise(`a key is older than ${Math.round(OVERDUE_FACTOR * options.maxAgeMs / HOUR_MS)} hours, ${namesOf(overdueFor)} unheard`)
+        overdueFor = []
+      }
     },
 
     problems: () => overdueFor.length === 0
       ? []
-      : [`the tunnel's key is older than ${Math.round(options.maxAgeMs / HOUR_MS)} hours and is not exchanged, as these gateways would not hear of the new one: ${overdueFor.map(({ host, site }) => `${host} of ${site}`).join(', ')}`],
+      : [`the tunnel's key is older than ${Math.round(options.maxAgeMs / HOUR_MS)} hours and is not exchanged, as these gateways would not hear of the new one: ${namesOf(overdueFor)}; it is exchanged all the same after ${Math.round(OVERDUE_FACTOR * options.maxAgeMs / HOUR_MS)} hours`],
 
     state: () => ({ epoch, tracks: known, exchanging: exchanging(), oldestMs: known.length === 0 ? null : Math.max(...known.map(ageOf)), overdue: isOld() })
   }

@@ -2,22 +2,12 @@ import type { Command } from 'commander'
 import { addSearch } from './search.ts'
 import { call, events } from '../client.ts'
 import { agentEndpoint, untilInterrupted, wantsJson } from '../context.ts'
-import { bytes, show, table } from '../output.ts'
+import { show } from '../output.ts'
 import { statusText } from '../render.ts'
-import type { AgentStatus, ClusterResource, EventResource } from '../../protocol/api.ts'
+import type { AgentStatus, EventResource } from '../../protocol/api.ts'
 
 export function addViewCommands (program: Command): void {
   addSearch(program, 'the view of this agent', agentEndpoint)
-
-  const cache = program.command('cache').description('what the transparent caches saved')
-  cache.command('status').description('requests, hits and bytes of each cache')
-    .addHelpText('after', '\nExample:\n  musubi cache status')
-    .action(async (_o: object, command: Command) => {
-      show(await call<ClusterResource[]>(agentEndpoint(command), 'GET', '/v1/clusters'), wantsJson(command), clusters => {
-        const rows = clusters.flatMap(c => c.caches.map(k => [c.name, k.site, String(k.requests), String(k.hits), bytes(k.bytesToNodes), bytes(k.bytesFromUpstream)]))
-        return rows.length === 0 ? 'No cache is running: a cluster has one at each site without its frontend.' : table(['cluster', 'site', 'requests', 'hits', 'to nodes', 'from frontend'], rows)
-      })
-    })
 
   program.command('events').description('what happened here, and with --follow what happens')
     .option('-F, --follow', 'go on until Ctrl-C')

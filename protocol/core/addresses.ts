@@ -87,14 +87,15 @@ const inRange = (value: number, from: number, to: number, what: string): number 
  *
  * @param cidr a network without `cidrProblem`
  * @param vni 24 bits
+ * @param of `site`: the second segment, which does not leave its site; its MACs start with 52:55
  */
-export function layout (cidr: string, vni: number): Layout {
+export function layout (cidr: string, vni: number, of: 'cluster' | 'site' = 'cluster'): Layout {
   const network = parseCidr(cidr)
   if (network === null || cidrProblem(cidr) !== null) throw new RangeError(cidrProblem(cidr) ?? 'no network')
   const hex = (byte: number): string => byte.toString(16).padStart(2, '0')
   const place = (high: number, low: number): { ip: string, mac: string } => ({
     ip: formatIp(network.base + high * 256 + low),
-    mac: ['52', '54', hex((vni >>> 8) & 0xff), hex(vni & 0xff), hex(high), hex(low)].join(':')
+    mac: ['52', of === 'site' ? '55' : '54', hex((vni >>> 8) & 0xff), hex(vni & 0xff), hex(high), hex(low)].join(':')
   })
   const siteByte = (site: number): number => 1 + inRange(site, 0, MAX_SITES_PER_CLUSTER - 1, 'site index')
   return {

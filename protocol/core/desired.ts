@@ -78,7 +78,7 @@ export interface SegmentSpec {
     bridgeMac: string
     tunnel: { localAddress: string, remoteAddresses: string[] } | null
   }
-  /** Whose addresses are known; absent where a frontend gives them out by itself: then broadcasts are all there is. */
+  /** Who is known; absent where nobody is: then broadcasts are all there is. */
   known?: SegmentKnown
 }
 
@@ -92,8 +92,8 @@ export interface SegmentKnown {
 export interface SegmentMember {
   role: 'node' | 'frontend' | 'gateway'
   mac: string
-  /** IPv4 on the segment, without prefix length */
-  address: string
+  /** IPv4 on the segment, without prefix length; null of nodes whose frontend hands out addresses by itself: its answers are learnt from */
+  address: string | null
   /** `host`: on this host; `site`: on another host of the own site; `remote`: at another site */
   where: 'host' | 'site' | 'remote'
   /** underlay address of the next host on the way, or tunnel address of the far gateway; absent on this host */
@@ -113,7 +113,8 @@ export interface FrontendSpec {
   mac: string
   domain: string
   image: ImageRef
-  nodes: Array<{ name: string, mac: string, ip: string, site: string }>
+  /** `local`: the second card, on the segment of its site; `address` with prefix length */
+  nodes: Array<{ name: string, mac: string, ip: string, site: string, local?: { mac: string, address: string } }>
   sshPublicKey: string
 }
 
@@ -123,9 +124,23 @@ export interface ImageRef {
   digest: string
 }
 
+/** What the frontend's own software says about its paths; what it does not say is judged by names and headers. */
+export interface CacheProfile {
+  /** path prefixes whose objects never change under one name */
+  immutable?: string[]
+  /** path prefixes that are kept as long as the frontend confirms their validator */
+  validated?: string[]
+  /** path prefixes that are never kept, whatever their names */
+  dynamic?: string[]
+  /** indexes on the frontend that name objects with their SHA-256 */
+  indexes?: Array<{ kind: 'debian' | 'rpm' | 'manifest', path: string }>
+}
+
 /** Transparent HTTP cache of one cluster at a site without the frontend. */
 export interface CacheSpec {
   cluster: string
+  /** tells objects of this cluster from those of another one with the same addresses; absent: `cluster` */
+  clusterId?: string
   vni: number
   frontendAddress: string
   /** the gateway's own address on the segment, without prefix: upstream source of static fetches */
@@ -133,6 +148,23 @@ export interface CacheSpec {
   bridgeMac: string
   ports: number[]
   maxSizeMiB: number
+  /** names under which nodes may know the frontend, besides its address */
+  hosts?: string[]
+  profile?: CacheProfile
+  /** the way to the frontend, from which the size of parts follows; absent: the gateway measures the RTT when the cache is made */
+  link?: { rttMs: number, rateMbitPerS: number }
+  /** manifest on the frontend (a path) of what is to be fetched before nodes ask, and how fast */
+  preheat?: { manifest: string, rateMbitPerS?: number }
+  /** of all that is fetched before nodes ask: its rate, and the bytes over the WAN, those of nodes included, after which it waits */
+  budget?: { rateMbitPerS?: number, totalBytes?: number }
+  /** TFTP is served inside the site, and none leaves it; absent: it goes to the frontend as it is */
+  tftp?: CacheTftp
+}
+
+/** Where the files come from that a site serves by TFTP. */
+export interface CacheTftp {
+  /** the gateway's address on the segment at the site of an external frontend, without prefix: its relay is asked; absent: the built-in frontend, whose files each gateway has */
+  relay?: string
 }
 
 /** One node: a persistent libvirt domain that boots from the network. */
@@ -148,6 +180,8 @@ export interface DomainSpec {
   bridge: string
   /** name of the tap on this host, at most 15 characters, with our prefix */
   tap: string
+  /** the second card, on the segment that does not leave the site */
+  local?: { mac: string, bridge: string, tap: string }
   volumes: Array<{ name: string, iqn: string, portalAddress: string, portalPort: number, chap: { user: string, secret: string } }>
 }
 

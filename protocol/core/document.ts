@@ -1,6 +1,8 @@
 import { layout } from './addresses.ts'
+import { renderCacheTerms } from './cache-terms.ts'
 import { endpointClash } from './endpoints.ts'
 import { ConflictError } from './errors.ts'
+import { isLocal } from './local.ts'
 import { MAX_NODES_PER_CLUSTER, MAX_SITES_PER_CLUSTER } from './limits.ts'
 import type { ClusterDocument, ClusterNode, ClusterVolume, Frontend, Held, MemberHost, MemberSite, Offer, Receipt } from './messages.ts'
 import type { ClusterSpec } from './spec.ts'
@@ -120,6 +122,7 @@ export function buildClusterDocument (input: DocumentInput): ClusterDocument {
   const offers = inOrder(input.offers, input.masterSite)
   checkTunnels(offers)
   const net = layout(spec.cidr, vni)
+  const local = spec.localCidr === undefined ? null : layout(spec.localCidr, vni, 'site')
   const nodes: ClusterNode[] = []
   const volumes: ClusterVolume[] = []
   const frontends: Frontend[] = []
@@ -140,9 +143,11 @@ export function buildClusterDocument (input: DocumentInput): ClusterDocument {
       if (held.resources.vcpus < spec.nodes.vcpus || held.resources.memoryMib < spec.nodes.memoryMiB) {
         throw new ConflictError(`site ${site} holds too little for node ${held.name}`)
       }
+      const second = local?.node(siteIndex, index)
       nodes.push({
         name: held.name, site, host: held.host, ...net.node(siteIndex, index), uuid: uuidFrom(input.hash(`${id}/${held.name}`)),
-        vcpus: spec.nodes.vcpus, memoryMib: spec.nodes.memoryMiB, leaseId: held.leaseId, index
+        vcpus: spec.nodes.vcpus, memoryMib: spec.nodes.memoryMiB, leaseId: held.leaseId, index,
+        ...(second === undefined ? {} : { localMac: second.mac, localIp: second.ip })
       })
     }
     for (const stray of heldNodes.keys()) throw new ConflictError(`site ${site} holds ${stray}, which is no node of cluster ${name}`)
@@ -167,7 +172,8 @@ export function buildClusterDocument (input: DocumentInput): ClusterDocument {
     return {
       site: offer.site, segmentId: offer.segmentId, gateway: offer.gateway, hosts: memberHosts(offer),
       gatewayAddress: gateway.ip, gatewayMac: gateway.mac, cache: offer.site !== frontend.site,
-      leaseId: offer.held.find(held => held.kind === 'segment')?.leaseId ?? ''
+      leaseId: offer.held.find(held => held.kind === 'segment' && !isLocal(held))?.leaseId ?? '',
+      ...(local === null ? {} : { localSegmentId: offer.localSegmentId ?? 0, localLeaseId: offer.held.find(isLocal)?.leaseId ?? '' })
     }
   })
   return {
@@ -175,7 +181,9 @@ export function buildClusterDocument (input: DocumentInput): ClusterDocument {
     createdMs: input.nowMs, endMs: input.endMs ?? input.nowMs + spec.termMs, frontend, sites, nodes, volumes,
     imageDigest: input.imageDigest, sshPublicKey: input.sshPublicKey, version: input.version ?? 1, startMs: input.startMs ?? input.nowMs,
     // a record of an earlier release does not say it
-    antiSpoofOff: (spec.antiSpoof as boolean | undefined) === false
+    antiSpoofOff: (spec.antiSpoof as boolean | undefined) === false,
+    ...(spec.localCidr === undefined ? {} : { localCidr: spec.localCidr }),
+    ...(spec.cache === undefined ? {} : { cacheTerms: renderCacheTerms(spec.cache) })
   }
 }
 
@@ -206,6 +214,6 @@ function checkComplete ({ name, spec, masterSite }: DocumentInput, got: { nodes:
  */
 export function missingReceipts (document: ClusterDocument, receipts: readonly Receipt[]): string[] {
   const have = new Set(receipts.map(receipt => receipt.leaseId))
-  const parts = [document.frontend, ...document.nodes, ...document.volumes, ...document.sites.map(site => ({ leaseId: site.leaseId, name: `the segment at ${site.site}` }))]
+  const parts = [document.frontend, ...document.nodes, ...document.volumes, ...document.sites.flatMap(site => [{ leaseId: site.leaseId, name: `the segment at ${site.site}` }, ...(document.localCidr ?? '') === '' ? [] : [{ leaseId: site.localLeaseId ?? '', name: `the site-local segment at ${site.site}` }]])]
   return parts.filter(part => !have.has(part.leaseId)).map(part => part.name)
 }

@@ -228,6 +228,24 @@ export const FLOOD_BURST = 400
 export const PORT_FLOOD_PER_SECOND = 2_000
 export const PORT_FLOOD_BURST = 4_000
 export const MAX_SPEC_BYTES = 256 * 1024
+/** Path prefixes of one sort that a cache is told of: each is tried against every request. */
+export const MAX_CACHE_PREFIXES = 64
+/** Indexes of repositories that a cache follows. */
+export const MAX_CACHE_INDEXES = 16
+/** What a document says of caches, as text: it is the smaller part of MAX_MESSAGE_BYTES. */
+export const MAX_CACHE_TERMS_CHARACTERS = 16 * 1024
+/** Objects of a cache's store in one answer: with the longest paths they fit MAX_MESSAGE_BYTES, asked for in pages. */
+export const CACHE_LIST_MAX = 250
+/** Objects of one part of a preheat order, likewise. */
+export const PREHEAT_PART_MAX = 250
+/** Questions of masters about caches that a gateway answers at once: each may read a store, and leases come first. */
+export const MAX_CACHE_ASKS = 8
+/** Orders that one cache has at once: PREHEAT_OBJECTS_MAX objects in parts. */
+export const CACHE_ORDERS_MAX = 256
+/** A terabit a second: more than any way between sites carries. */
+export const MAX_CACHE_RATE_KBIT = 1_000_000_000
+/** A petabyte. */
+export const MAX_CACHE_BUDGET_BYTES = 1e15
 export const MAX_VNI = 0xff_ffff
 /** Clusters that one master keeps alive; each has a loop, a status and up to a message's worth of record. */
 export const MAX_CLUSTERS = 256
@@ -256,6 +274,10 @@ export const SPACES_PER_LOOK = 64
 export const SPACE_MAX_BYTES = 512 * 1024
 /** What one process prints of all its namespaces, two characters a byte; the rest is asked for again. Within COMMAND_MAX_OUTPUT_BYTES. */
 export const SPACES_MAX_OUTPUT_BYTES = 6 * 1024 * 1024
+/** Netlink messages of the host's own namespace: each member of each segment with nodes there has some 450 bytes of entries. */
+export const HOST_SPACE_MAX_BYTES = 24 * 1024 * 1024
+/** Members of all segments of a host together, so that they fit `HOST_SPACE_MAX_BYTES`: one segment too many is refused, and takes none of the others along. */
+export const MAX_HOST_MEMBERS = 40_000
 /** The kernel answers in less than a millisecond for each; on a crowded machine, or one that changes links, it may be seconds. */
 export const SPACES_TIMEOUT_MS = 10_000
 export const RECONCILE_INTERVAL_MS = 5_000
@@ -297,6 +319,15 @@ export const FORWARD_LOOK_MS = 1_000
 export const FORWARD_TERM_MAX_MS = MAX_TERM_MS + 86_400_000
 /** Between the end of one gateway's term and the beginning of another's: what two looks at a clock and a step of 10 ms differ by, many times over. */
 export const FORWARD_GUARD_MS = 1_000
+/**
+ * How long hosts let answers of a frontend's DHCP server through when nobody learns from them any more: five looks of the
+ * keeper that does. What a client is given meanwhile it cannot use before it asks again.
+ */
+export const SNOOP_AWAKE_MS = 5_000
+/** Answers of DHCP that are read per second and segment of a host: 256 nodes that start at once get two each; the rest is asked for again. */
+export const SNOOP_ANSWERS_PER_SECOND = 500
+/** ... and at once. */
+export const SNOOP_ANSWERS_BURST = 1_000
 /** Between the ledger's clock, by which leases end, and that of the boot: less is no news. */
 export const FORWARD_CLOCK_OFF_MS = 1_000
 /** An agent's ledger clock that differs by more is taken over: both are slewed alike, so it was set anew. */

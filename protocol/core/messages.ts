@@ -6,7 +6,7 @@ import type { Resources } from './capacity.ts'
 
 /**
  * What a lease is about. `segment` is the gateway's promise of one segment id of its slice, with
- * bandwidth; `quota` takes from what the gateway may lend to the master's site, not from the host.
+ * bandwidth: one of the cluster, and one more of the name `local` for what does not leave the site; `quota` takes from what the gateway may lend to the master's site, not from the host.
  */
 export type LeaseKind = 'node' | 'volume' | 'frontend' | 'segment' | 'quota'
 
@@ -35,6 +35,8 @@ export interface Request {
   sentMs: number
   /** more for a cluster that has leases here already */
   grow: boolean
+  /** with a second segment that does not leave the site */
+  local?: boolean
 }
 
 /** Master to gateway: hold the leases of a cluster for longer; it is so once `offerId` is committed. */
@@ -82,6 +84,8 @@ export interface Offer {
   ttlMs: number
   /** lender's clock */
   nowMs: number
+  /** of the second segment, which does not leave the site; 0 or absent: none was asked for, or an earlier release answers */
+  localSegmentId?: number
 }
 
 /** Proof that a host has held or committed a lease: its fencing token at that moment. */
@@ -120,6 +124,9 @@ export interface MemberSite {
   cache: boolean
   /** of the segment at this site */
   leaseId: string
+  /** of the segment that does not leave this site; 0 and empty, or absent: there is none */
+  localSegmentId?: number
+  localLeaseId?: string
 }
 
 export interface ClusterNode {
@@ -135,6 +142,10 @@ export interface ClusterNode {
   leaseId: string
   /** the node's number in the spec, from 1; unique in the cluster */
   index: number
+  /** on the segment that does not leave its site; empty or absent: there is none */
+  localMac?: string
+  /** without prefix length */
+  localIp?: string
 }
 
 export interface ClusterVolume {
@@ -180,5 +191,9 @@ export interface ClusterDocument {
   version: number
   startMs: number
   /** true: nodes may send with addresses that are none of theirs, but none of another member's; a document of an earlier release has none of this */
-  antiSpoofOff: boolean
+  antiSpoofOff?: boolean
+  /** every site has a second segment with this network, which does not leave it; empty or absent: there is none */
+  localCidr?: string
+  /** what is asked of its caches, see `parseCacheTerms`; empty or absent: nothing */
+  cacheTerms?: string
 }

@@ -1,11 +1,13 @@
 /** From a cluster document to what one host must run. */
 import { parseCidr } from './addresses.ts'
+import { parseCacheTerms } from './cache-terms.ts'
 import {
-  type DesiredObject, type DomainSpec, type ObjectKind, type SegmentMember, type SegmentSpec, type SpecByKind, type TunnelSpec, type TunnelTrack, hostBridgeName, tapName
+  type CacheSpec, type DesiredObject, type DomainSpec, type ObjectKind, type SegmentMember, type SegmentSpec, type SpecByKind, type TunnelSpec, type TunnelTrack, hostBridgeName, tapName
 } from './desired.ts'
 import { bareAddress } from './document.ts'
 import { sharedEndpoint } from './endpoints.ts'
 import { ConflictError, NotFoundError } from './errors.ts'
+import { LOCAL, localOf, localVniOf } from './local.ts'
 import type { ClusterDocument, ClusterNode, ClusterVolume, MemberHost, MemberSite, Secret } from './messages.ts'
 import type { Self } from './verify.ts'
 
@@ -15,6 +17,8 @@ export const PORTAL_PORT = 3260
 export const CACHE_PORTS: readonly number[] = [80]
 /** Bound on what one cluster's cache keeps on a gateway, in MiB. */
 export const CACHE_MAX_SIZE_MIB = 8192
+/** Manifest of the built-in frontend: the files of its image, for caches to fetch before nodes ask. */
+export const PREHEAT_PATH = '/v1/preheat.json'
 /** The tunnel of a host has one name whatever clusters use it. */
 export const TUNNEL_NAME = 'wg'
 
@@ -69,12 +73,14 @@ function segmentMembers (document: ClusterDocument, site: MemberSite, self: Memb
     return { where: 'remote', via: self.gateway ? bareAddress(far) : site.gateway.underlayAddress }
   }
   const { frontend: fe } = document
+  // the built-in frontend gives every node the address that the document says; another one has a DHCP server of its own
+  const gives = fe.mode === 'builtin'
   return [
     { role: 'frontend', mac: fe.mac, address: fe.ip, ...place(fe.site, fe.host) },
     ...document.sites.map(({ site: at, gateway, gatewayMac, gatewayAddress }): SegmentMember => ({ role: 'gateway', mac: gatewayMac, address: gatewayAddress, ...place(at, gateway.host) })),
     ...document.nodes.map(({ site: at, host, mac, ip, index }): SegmentMember => {
       const there = place(at, host)
-      return { role: 'node', mac, address: ip, ...there, ...(there.where === 'host' ? { tap: tapName(document.vni, index) } : {}) }
+      return { role: 'node', mac, address: gives ? ip : null, ...there, ...(there.where === 'host' ? { tap: tapName(document.vni, index) } : {}) }
     })
   ]
 }
@@ -100,8 +106,7 @@ function segmentSpec (document: ClusterDocument, site: MemberSite, member: Membe
       ...(trunk === undefined ? {} : { trunk })
     },
     compute: nodes.length > 0,
-    // The built-in frontend gives every node the address that the document says, and no other.
-    ...(document.frontend.mode === 'builtin' ? { known: { antiSpoof: !document.antiSpoofOff, members: segmentMembers(document, site, member) } } : {})
+    known: { antiSpoof: document.antiSpoofOff !== true, members: segmentMembers(document, site, member) }
   }
   if (member.gateway) {
     const others = document.sites.filter(other => other.site !== site.site)
@@ -118,7 +123,40 @@ function segmentSpec (document: ClusterDocument, site: MemberSite, member: Membe
 
 function segment ({ document, site, member, trunk }: View): DesiredObject[] {
   const spec = segmentSpec(document, site, member, trunk)
-  return spec === null ? [] : [object('segment', objectName(document.id, 'segment'), spec)]
+  const local = localSpec(document, site, member, trunk)
+  return [...spec === null ? [] : [object('segment', objectName(document.id, 'segment'), spec)], ...local === null ? [] : [object('segment', objectName(document.id, LOCAL), local)]]
+}
+
+/** What one host has of the segment that does not leave its site; null when it carries none of it. */
+export function localSegmentFor (document: ClusterDocument, self: Self): SegmentSpec | null {
+  const site = document.sites.find(one => one.site === self.site)
+  const member = site?.hosts.find(one => one.host === self.host)
+  return site === undefined || member === undefined ? null : localSpec(document, site, member, self.trunk)
+}
+
+/**
+ * Between hosts that have nodes, and nobody else: no gateway takes part, so there is no way out. The site's gateway
+ * has given out the id and carries it only where it has nodes itself, as any other host.
+ */
+function localSpec (document: ClusterDocument, site: MemberSite, member: MemberHost, trunk?: string): SegmentSpec | null {
+  const nodes = document.nodes.flatMap(({ site: at, host, index, ...node }) => {
+    const local = at === site.site ? localOf(document, node) : null
+    return local === null ? [] : [{ host, index, ...local }]
+  })
+  if (!nodes.some(node => node.host === member.host)) return null
+  const vni = localVniOf(document.vni)
+  const others = site.hosts.filter(host => host.host !== member.host && nodes.some(node => node.host === host.host))
+  const members = nodes.map(({ host, index, mac, ip }): SegmentMember => host === member.host
+    ? { role: 'node', mac, address: ip, where: 'host', tap: tapName(vni, index) }
+    : { role: 'node', mac, address: ip, where: 'site', via: others.find(one => one.host === host)?.underlayAddress ?? '' })
+  return {
+    cluster: document.name,
+    vni,
+    site: { segmentId: site.localSegmentId ?? 0, localAddress: member.underlayAddress, remoteAddresses: others.map(host => host.underlayAddress).sort(), ...(trunk === undefined ? {} : { trunk }) },
+    compute: true,
+    // its addresses are those of the document whoever installs the nodes: nobody gives out others there
+    known: { antiSpoof: document.antiSpoofOff !== true, members }
+  }
 }
 
 const withPrefix = (document: ClusterDocument, ip: string): string => `${ip}/${parseCidr(document.cidr)?.prefixLength ?? 16}`
@@ -129,24 +167,43 @@ function frontend ({ document, site, member }: View): DesiredObject[] {
   return [object('frontend', objectName(document.id, 'frontend'), {
     cluster: document.name, clusterId: document.id, vni: document.vni, name: fe.name, address: withPrefix(document, fe.ip), mac: fe.mac,
     domain: document.domain, image: { digest: document.imageDigest },
-    nodes: document.nodes.map(({ name, mac, ip, site: at }) => ({ name, mac, ip, site: at })),
+    nodes: document.nodes.map(node => {
+      const { name, mac, ip, site: at } = node
+      const local = localOf(document, node)
+      return { name, mac, ip, site: at, ...(local === null ? {} : { local: { mac: local.mac, address: `${local.ip}/${local.prefixLength}` } }) }
+    }),
     sshPublicKey: document.sshPublicKey
   })]
 }
 
 function cache ({ document, site, member }: View): DesiredObject[] {
   if (!member.gateway || !site.cache) return []
-  return [object('cache', objectName(document.id, 'cache'), {
-    cluster: document.name, vni: document.vni, frontendAddress: document.frontend.ip, ownAddress: site.gatewayAddress,
-    bridgeMac: site.gatewayMac, ports: [...CACHE_PORTS], maxSizeMiB: CACHE_MAX_SIZE_MIB
-  })]
+  const { frontend: fe } = document
+  const { sizeMib, profile, preheat, budget } = parseCacheTerms(document.cacheTerms)
+  const manifest = preheat === false ? undefined : preheat?.manifest ?? (fe.mode === 'builtin' ? PREHEAT_PATH : undefined)
+  const rate = preheat === undefined || preheat === false ? undefined : preheat.rateKbitPerS
+  const spec: CacheSpec = {
+    cluster: document.name, clusterId: document.id, vni: document.vni, frontendAddress: fe.ip, ownAddress: site.gatewayAddress,
+    bridgeMac: site.gatewayMac, ports: [...CACHE_PORTS], maxSizeMiB: sizeMib ?? CACHE_MAX_SIZE_MIB, hosts: [fe.name, `${fe.name}.${document.domain}`]
+  }
+  if (Object.values(profile).some(list => list.length > 0)) spec.profile = profile
+  if (manifest !== undefined) spec.preheat = { manifest, ...rate === undefined ? {} : { rateMbitPerS: rate / 1000 } }
+  if (budget.rateKbitPerS !== undefined || budget.totalBytes !== undefined) {
+    spec.budget = { ...budget.rateKbitPerS === undefined ? {} : { rateMbitPerS: budget.rateKbitPerS / 1000 }, ...budget.totalBytes === undefined ? {} : { totalBytes: budget.totalBytes } }
+  }
+  // what the built-in frontend serves by TFTP each gateway has; another one's files need the relay at its site
+  if (fe.mode === 'builtin') spec.tftp = {}
+  return [object('cache', objectName(document.id, 'cache'), spec)]
 }
 
 function domains ({ document, nodes, chap }: View): DesiredObject[] {
   return nodes.map(node => {
+    const local = localOf(document, node)
+    const localVni = localVniOf(document.vni)
     const spec: DomainSpec = {
       cluster: document.name, clusterId: document.id, node: node.name, uuid: node.uuid, vcpus: node.vcpus, memoryMiB: node.memoryMib, mac: node.mac,
       bridge: hostBridgeName(document.vni), tap: tapName(document.vni, node.index),
+      ...(local === null ? {} : { local: { mac: local.mac, bridge: hostBridgeName(localVni), tap: tapName(localVni, node.index) } }),
       volumes: document.volumes.filter(volume => volume.node === node.name).map(volume => ({
         name: volume.name, iqn: volume.iqn, portalAddress: volume.portalAddress, portalPort: PORTAL_PORT, chap: chap(volume)
       }))

@@ -1,8 +1,10 @@
 import Type, { type Static } from 'typebox'
 import { Settings } from 'typebox/system'
 import { Errors } from 'typebox/value'
-import { cidrProblem } from './addresses.ts'
+import { cidrProblem, networksOverlap } from './addresses.ts'
+import { cacheSectionSchema, readCacheSection, type CacheTerms } from './cache-terms.ts'
 import { InvalidInputError } from './errors.ts'
+import { DEFAULT_LOCAL_CIDR } from './local.ts'
 import {
   MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_TERM_MS, MAX_VCPUS_PER_NODE, MAX_VOLUME_MIB,
   MAX_VOLUMES_PER_CLUSTER, MIN_TERM_MS
@@ -29,11 +31,13 @@ export const clusterSpecSchema = Type.Object({
   spec: Type.Object({
     network: Type.Optional(Type.Object({
       cidr: Type.Optional(Type.String({ description: 'private IPv4 network of the segment, /16 or larger; default 10.42.0.0/16' })),
+      local: Type.Optional(Type.Union([Type.Boolean(), Type.Object({ cidr: Type.String() }, closed)], { description: `true: at every site a second segment that does not leave it, with the network ${DEFAULT_LOCAL_CIDR}; {cidr: ...}: with that network; default false` })),
       antiSpoof: Type.Optional(Type.Boolean({ description: 'false: nodes may send with addresses that are none of theirs, as guests and containers in them do; default true' }))
     }, closed)),
     frontend: Type.Optional(Type.Object({
       mode: Type.Optional(Type.Literal('builtin'))
     }, closed)),
+    cache: Type.Optional(cacheSectionSchema),
     image: Type.Optional(Type.String({ pattern: '^(default|sha256:[0-9a-f]{64})$', description: '`default`, or the digest of an image manifest' })),
     nodes: Type.Object({
       count: Type.Integer({ minimum: 1, maximum: MAX_NODES_PER_CLUSTER }),
@@ -57,6 +61,8 @@ export interface ClusterSpec {
   cidr: string
   /** a node sends from its own MAC and IPv4 address only; one of an earlier release has none of this, and means it */
   antiSpoof: boolean
+  /** network of the second segment of every site, which does not leave it; absent: there is none */
+  localCidr?: string
   frontend: { mode: 'builtin' }
   /** `default` or `sha256:<hex>` */
   image: string
@@ -64,6 +70,8 @@ export interface ClusterSpec {
   /** `node` is the number of the node that uses the volume, from 1 */
   volumes: Array<{ name: string, sizeMiB: number, node: number }>
   termMs: number
+  /** what is asked of the caches; absent: nothing, and in a record of an earlier release */
+  cache?: CacheTerms
 }
 
 export const specDefaults = { cidr: '10.42.0.0/16', antiSpoof: true, image: 'default', vcpus: 1, memoryMiB: 768, term: '2h' } as const
@@ -133,12 +141,16 @@ function problemsOfForm (input: unknown): string[] {
   const before = Settings.Get().maxErrors
   Settings.Set({ maxErrors: MAX_PROBLEMS })
   try {
-    return Errors(clusterSpecSchema, input).flatMap(error => {
+    const errors = Errors(clusterSpecSchema, input)
+    // of a union each way in which it does not fit is an error too: the union's own says it all
+    const unions = errors.filter(({ keyword }) => keyword === 'anyOf').map(({ instancePath }) => instancePath)
+    return errors.filter(({ keyword, instancePath }) => keyword === 'anyOf' || !unions.some(union => instancePath === union || instancePath.startsWith(`${union}/`))).flatMap(error => {
       const parts = steps(error.instancePath)
       const at = readable(parts)
       const here = at === '' ? 'the document' : at
       switch (error.keyword) {
         case 'boolean': return [] // the echo of additionalProperties below
+        case 'anyOf': return [`${here}: must be ${parts.at(-1) === 'preheat' ? 'false or {manifest: PATH, rate: 50Mbit/s}' : 'true, false or {cidr: NETWORK}'}, not ${show(valueAt(input, parts))}`]
         case 'additionalProperties': return error.params.additionalProperties.map(field => {
           const known = knownFields(parts)
           const near = nearest(field, known)
@@ -155,17 +167,27 @@ function problemsOfForm (input: unknown): string[] {
   }
 }
 
+/** The network of the second segment as asked for, null without one. */
+const localCidrOf = ({ spec: { network: { local = false } = {} } }: ClusterSpecInput): string | null => local === false ? null : local === true ? DEFAULT_LOCAL_CIDR : local.cidr
+
 /** What a well-formed spec can still have wrong. */
-function problemsOfMeaning ({ spec }: ClusterSpecInput): string[] {
+function problemsOfMeaning (input: ClusterSpecInput): string[] {
+  const { spec } = input
   const problems: string[] = []
   const cidr = spec.network?.cidr
   const badCidr = cidr === undefined ? null : cidrProblem(cidr)
   if (badCidr !== null) problems.push(`spec.network.cidr: ${badCidr}`)
+  const local = localCidrOf(input)
+  const badLocal = local === null ? null : cidrProblem(local)
+  const main = cidr ?? specDefaults.cidr
+  if (badLocal !== null) problems.push(`spec.network.local.cidr: ${badLocal}`)
+  else if (local !== null && networksOverlap(main, local)) problems.push(`spec.network.local: its network ${local} overlaps ${main} of spec.network.cidr; give it another: local: {cidr: 172.20.0.0/16}`)
   if (spec.term !== undefined) {
     const term = parseDuration(spec.term)
     if (term === null) problems.push(`spec.term: ${show(spec.term)} is not a duration such as 90m, 2h or PT90M`)
     else if (term < MIN_TERM_MS || term > MAX_TERM_MS) problems.push(`spec.term: ${show(spec.term)} is outside ${MIN_TERM_MS / 1000} s to ${MAX_TERM_MS / 86_400_000} days`)
   }
+  if (spec.cache !== undefined) problems.push(...readCacheSection(spec.cache).problems)
   const seen = new Map<string, number>()
   for (const [i, volume] of (spec.volumes ?? []).entries()) {
     const first = seen.get(volume.name)
@@ -189,14 +211,17 @@ export function parseClusterSpec (input: unknown): ClusterSpec {
     throw new InvalidInputError(`the cluster spec has ${problems.length === 1 ? 'a problem' : `${problems.length} problems`}:\n${problems.join('\n')}`)
   }
   const { metadata, spec } = input as ClusterSpecInput
+  const local = localCidrOf(input as ClusterSpecInput)
   return {
     name: metadata.name,
     cidr: spec.network?.cidr ?? specDefaults.cidr,
     antiSpoof: spec.network?.antiSpoof ?? specDefaults.antiSpoof,
+    ...(local === null ? {} : { localCidr: local }),
     frontend: { mode: spec.frontend?.mode ?? 'builtin' },
     image: spec.image ?? specDefaults.image,
     nodes: { count: spec.nodes.count, vcpus: spec.nodes.vcpus ?? specDefaults.vcpus, memoryMiB: spec.nodes.memoryMiB ?? specDefaults.memoryMiB },
     volumes: (spec.volumes ?? []).map(({ name, sizeMiB, node }) => ({ name, sizeMiB, node })),
-    termMs: parseDuration(spec.term ?? specDefaults.term) ?? 0
+    termMs: parseDuration(spec.term ?? specDefaults.term) ?? 0,
+    ...(spec.cache === undefined ? {} : { cache: readCacheSection(spec.cache).terms })
   }
 }

@@ -8,6 +8,7 @@ import {
   HOLD_TTL_MS, MAX_BANDWIDTH_MBIT, MAX_CERTIFICATE_BYTES, MAX_CHAIN, MAX_COPY_BYTES, MAX_EPOCH, MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_TERM_MS,
   MAX_VCPUS_PER_NODE, MAX_VNI, MAX_VOLUME_MIB, MAX_VOLUMES_PER_CLUSTER, MIN_TERM_MS
 } from './limits.ts'
+import { isLocal } from './local.ts'
 import type { CommitRequest, ExtendRequest, HoldItem, HoldRequest, KeepAliveRequest, LeaseKind, ReleaseRequest, Request } from './messages.ts'
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
@@ -17,8 +18,8 @@ const ID = /^[A-Za-z0-9-]{1,64}$/
 const MAX_KEY = 256
 const MAX_MASTER_KEY = MAX_KEY - 65
 const KINDS: ReadonlySet<string> = new Set<LeaseKind>(['node', 'volume', 'frontend', 'segment', 'quota'])
-/** One frontend, one segment and one share of a quota beside nodes and volumes. */
-export const MAX_ITEMS = MAX_NODES_PER_CLUSTER + MAX_VOLUMES_PER_CLUSTER + 3
+/** One frontend, two segments and one share of a quota beside nodes and volumes. */
+export const MAX_ITEMS = MAX_NODES_PER_CLUSTER + MAX_VOLUMES_PER_CLUSTER + 4
 /** Why something is given back: a sentence for people. */
 const MAX_REASON = 1024
 /** Some hundred thousand years: what is beyond it is no time. */
@@ -188,7 +189,7 @@ export function holdProblem (request: HoldRequest): string | null {
     [items.every(item => KINDS.has(item.kind)), 'it asks for something of an unknown kind'],
     [items.every(item => isName(item.name)), 'something has a malformed name'],
     [twice(items.map(item => `${item.kind} ${item.name}`)) === undefined, `${twice(items.map(item => `${item.kind} ${item.name}`)) ?? ''} is asked for twice`],
-    [count('frontend') <= 1 && count('segment') <= 1 && count('quota') <= 1, 'a cluster has one frontend, one segment and one share of the quota']
+    [count('frontend') <= 1 && items.filter(item => item.kind === 'segment' && !isLocal(item)).length <= 1 && count('quota') <= 1, 'a cluster has one frontend, one segment besides the site-local one, and one share of the quota']
   ) ?? items.map(sizeProblem).find(problem => problem !== null) ?? null
 }
 

@@ -3,12 +3,14 @@
  * a master of another site: nothing in it is believed that this host, its ledger or the roster can
  * tell. Pure; the first problem is told in words.
  */
-import { cidrProblem, parseCidr, parseIp } from './addresses.ts'
+import { cidrProblem, networksOverlap, parseCidr, parseIp } from './addresses.ts'
+import { cacheTermsProblem } from './cache-terms.ts'
 import { bareAddress, memberHosts, volumeIqn } from './document.ts'
 import { endpointClash, isUnderlayAddress, parseEndpoints } from './endpoints.ts'
 import { ConflictError, MusubiError } from './errors.ts'
 import { fits } from './capacity.ts'
 import { type Lease, isLive } from './lease/lease.ts'
+import { isLocal, vnisOf } from './local.ts'
 import {
   MAX_EPOCH, MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_SITES_PER_CLUSTER, MAX_VCPUS_PER_NODE, MAX_VNI, MAX_VOLUME_MIB, MAX_VOLUMES_PER_CLUSTER
 } from './limits.ts'
@@ -18,6 +20,10 @@ import { isTunnelKey } from './tracks.ts'
 import { holdTimeOf, isName, isUuid, twice } from './verify-request.ts'
 
 const MAC = /^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$/
+/** 0 where there is none, as in all that earlier releases wrote. */
+const localIdOf = ({ localSegmentId = 0 }: { localSegmentId?: number }): number => localSegmentId
+const hasLocal = ({ localCidr = '' }: Pick<ClusterDocument, 'localCidr'>): boolean => localCidr !== ''
+
 const isWhole = (value: number, least: number, most: number): boolean => Number.isSafeInteger(value) && value >= least && value <= most
 
 export interface Self {
@@ -80,6 +86,7 @@ export function offerProblem (offer: Offer, asked: { site: string, peer: string 
     [offer.gateway.peer === asked.peer, `it names another gateway than was asked, ${offer.gateway.peer}`],
     [holdTimeOf(offer) !== null, 'it is held for no time at all'],
     [isWhole(offer.segmentId, 1, MAX_VNI), `its segment id is ${offer.segmentId}`],
+    [isWhole(localIdOf(offer), 0, MAX_VNI) && localIdOf(offer) !== offer.segmentId, `its site-local segment id is ${localIdOf(offer)}`],
     [offer.held.every(held => isHostAddress(held.underlayAddress)), 'a host of it has no usable address']
   ]) ?? gatewayProblem(offer.site, offer.gateway, truth)
 }
@@ -99,8 +106,11 @@ export function offeredProblem (document: ClusterDocument, offer: Offer): string
   ].filter(({ part }) => part.site === offer.site)
   const stray = parts.find(({ kind, part, name }) => !offer.held.some(held => held.leaseId === part.leaseId && held.kind === kind && held.name === name && held.host === part.host))
   return firstOf([
-    [offer.held.some(held => held.kind === 'segment' && held.leaseId === member.leaseId), `the lease of the segment at site ${offer.site} is not as offered`],
+    [offer.held.some(held => held.kind === 'segment' && !isLocal(held) && held.leaseId === member.leaseId), `the lease of the segment at site ${offer.site} is not as offered`],
     [member.segmentId === offer.segmentId, `site ${offer.site} offered the segment id ${offer.segmentId}, not ${member.segmentId}`],
+    [hasLocal(document) === offer.held.some(isLocal), `site ${offer.site} offered ${offer.held.some(isLocal) ? 'a' : 'no'} site-local segment`],
+    [!hasLocal(document) || offer.held.some(held => isLocal(held) && held.leaseId === member.localLeaseId), `the lease of the site-local segment at site ${offer.site} is not as offered`],
+    [localIdOf(member) === localIdOf(offer), `site ${offer.site} offered the site-local segment id ${localIdOf(offer)}, not ${localIdOf(member)}`],
     [facts(member.gateway) === facts(offer.gateway), `the gateway of site ${offer.site} is not as offered`],
     [hosts(member.hosts) === hosts(memberHosts(offer)), `the hosts of site ${offer.site} are not as offered`],
     [stray === undefined, `site ${offer.site} did not offer ${stray?.kind ?? ''} ${stray?.name ?? ''} on ${stray?.part.host ?? ''}`]
@@ -116,6 +126,8 @@ function * siteChecks (document: ClusterDocument, member: MemberSite, truth: Gat
   yield [twice(hosts.map(host => host.underlayAddress)) === undefined, `two hosts of site ${site} have one address`]
   yield [gateways.length === 1 && gateways[0]?.host === gateway.host && gateways[0].peer === gateway.peer && gateways[0].underlayAddress === gateway.underlayAddress, `the gateway of site ${site} is not one of its hosts`]
   yield [isWhole(member.segmentId, 1, MAX_VNI), `the segment id ${member.segmentId} of site ${site} is not within 1..${MAX_VNI}`]
+  yield [hasLocal(document) ? isWhole(localIdOf(member), 1, MAX_VNI) && localIdOf(member) !== member.segmentId : localIdOf(member) === 0, `site ${site} has the site-local segment id ${localIdOf(member)}`]
+  yield [hasLocal(document) === ((member.localLeaseId ?? '') !== ''), `site ${site} has ${hasLocal(document) ? 'no' : 'a'} lease of a site-local segment`]
   yield [!member.cache || site !== document.frontend.site, `site ${site} has the frontend and needs no cache`]
   const problem = gatewayProblem(site, gateway, truth)
   yield [problem === null, problem ?? '']
@@ -130,7 +142,7 @@ function * partChecks (document: ClusterDocument): Generator<Check> {
   }
   const names = twice([frontend.name, ...nodes.map(node => node.name)]) ?? twice(volumes.map(volume => volume.name))
   yield [names === undefined, `${names ?? ''} is there twice`]
-  const leases = twice([frontend, ...nodes, ...volumes, ...sites].map(part => part.leaseId))
+  const leases = twice([...[frontend, ...nodes, ...volumes, ...sites].map(part => part.leaseId), ...sites.flatMap(site => hasLocal(document) ? site.localLeaseId ?? '' : [])])
   yield [leases === undefined, `lease ${leases ?? ''} is named twice`]
   for (const node of nodes) {
     yield [isWhole(node.index, 1, MAX_NODES_PER_CLUSTER), `node ${node.name} has the number ${node.index}`]
@@ -149,12 +161,25 @@ function * partChecks (document: ClusterDocument): Generator<Check> {
 }
 
 function * segmentChecks (document: ClusterDocument): Generator<Check> {
-  const { cidr, frontend, nodes, sites } = document
+  const { cidr, localCidr = '', frontend, nodes, sites } = document
+  yield * networkChecks(document, cidr, [frontend.ip, ...nodes.map(node => node.ip), ...sites.map(site => site.gatewayAddress)], 'cidr')
+  yield [nodes.every(node => hasLocal(document) === ((node.localIp ?? '') !== '') && hasLocal(document) === ((node.localMac ?? '') !== '')), `a node has ${hasLocal(document) ? 'no' : 'an'} address on a site-local segment`]
+  const localIps = hasLocal(document) ? nodes.map(node => node.localIp ?? '') : []
+  if (hasLocal(document)) {
+    yield * networkChecks(document, localCidr, localIps, 'local.cidr')
+    yield [!networksOverlap(cidr, localCidr), `the networks ${cidr} and ${localCidr} of the cluster overlap; give it another spec.network.local.cidr`]
+  }
+  const macs = [frontend.mac, ...nodes.map(node => node.mac), ...sites.map(site => site.gatewayMac), ...localIps.length === 0 ? [] : nodes.map(node => node.localMac ?? '')]
+  for (const mac of macs) yield [MAC.test(mac), `${JSON.stringify(mac)} is no unicast MAC address in lower case`]
+  yield [twice(macs) === undefined, `the MAC address ${twice(macs) ?? ''} is given twice`]
+}
+
+/** @param field of the spec's network */
+function * networkChecks ({ sites }: ClusterDocument, cidr: string, ips: readonly string[], field: string): Generator<Check> {
   const bad = cidrProblem(cidr)
   yield [bad === null, bad ?? '']
   const network = parseCidr(cidr)
   const size = 2 ** (32 - (network?.prefixLength ?? 32))
-  const ips = [frontend.ip, ...nodes.map(node => node.ip), ...sites.map(site => site.gatewayAddress)]
   for (const text of ips) {
     const ip = parseIp(text)
     const host = ip === null || network === null ? 0 : ip - network.base
@@ -166,19 +191,18 @@ function * segmentChecks (document: ClusterDocument): Generator<Check> {
   }
   // a host would look for its own site, or for another gateway, on the cluster's network, and nodes for others of theirs outside of it
   for (const { site, hosts, gateway } of sites) {
-    for (const { host, underlayAddress } of hosts) yield [!inside(underlayAddress), `the network ${cidr} of the cluster overlaps the underlay: ${underlayAddress} is host ${host} of site ${site}; give the cluster another spec.network.cidr`]
+    for (const { host, underlayAddress } of hosts) yield [!inside(underlayAddress), `the network ${cidr} of the cluster overlaps the underlay: ${underlayAddress} is host ${host} of site ${site}; give the cluster another spec.network.${field}`]
     const reached = parseEndpoints(gateway.tunnelEndpoint) ?? []
-    yield [!reached.some(({ address }) => inside(address)), `the network ${cidr} of the cluster overlaps the underlay: ${gateway.tunnelEndpoint} is the tunnel of gateway ${gateway.host} of site ${site}; give the cluster another spec.network.cidr`]
+    yield [!reached.some(({ address }) => inside(address)), `the network ${cidr} of the cluster overlaps the underlay: ${gateway.tunnelEndpoint} is the tunnel of gateway ${gateway.host} of site ${site}; give the cluster another spec.network.${field}`]
   }
   yield [twice(ips) === undefined, `the address ${twice(ips) ?? ''} is given twice`]
-  const macs = [frontend.mac, ...nodes.map(node => node.mac), ...sites.map(site => site.gatewayMac)]
-  for (const mac of macs) yield [MAC.test(mac), `${JSON.stringify(mac)} is no unicast MAC address in lower case`]
-  yield [twice(macs) === undefined, `the MAC address ${twice(macs) ?? ''} is given twice`]
 }
 
 function * documentChecks (document: ClusterDocument, truth: GatewayTruth): Generator<Check> {
   const { sites, nodes, volumes } = document
   yield [isUuid(document.id), 'its id is no UUID in lower case']
+  const cache = cacheTermsProblem(document.cacheTerms)
+  yield [cache === null, cache ?? '']
   yield [isName(document.name) && isName(document.masterSite), 'its name or its master\'s site is malformed']
   yield [isWhole(document.vni, 1, MAX_VNI), `its VNI ${document.vni} is not within 1..${MAX_VNI}`]
   yield [isWhole(document.epoch, 1, MAX_EPOCH) && isWhole(document.version, 1, MAX_EPOCH), `its epoch ${document.epoch} or its version ${document.version} is none`]
@@ -192,6 +216,7 @@ function * documentChecks (document: ClusterDocument, truth: GatewayTruth): Gene
   }
   const clash = endpointClash(sites.map(({ site, gateway }) => ({ site, ...gateway })))
   yield [clash === null, clash ?? '']
+  yield [document.frontend.mode === 'builtin', `its frontend is of the mode ${JSON.stringify(document.frontend.mode)}, which is not known here`]
   yield [document.frontend.site === document.masterSite, `its frontend is at ${document.frontend.site}, not at its master`]
   yield * partChecks(document)
   yield * segmentChecks(document)
@@ -223,6 +248,8 @@ export function growthProblem (before: ClusterDocument, after: ClusterDocument):
     [after.version > before.version, `version ${after.version} is not newer than ${before.version}`],
     [after.epoch >= before.epoch, `its epoch ${after.epoch} is older than ${before.epoch}`],
     [changed === undefined, `its ${changed ?? ''} is another than in version ${before.version}`],
+    [(before.localCidr ?? '') === (after.localCidr ?? ''), `its localCidr is another than in version ${before.version}`],
+    [(before.cacheTerms ?? '') === (after.cacheTerms ?? ''), `its cacheTerms are others than in version ${before.version}`],
     [spoofing(before) === spoofing(after), `its antiSpoofOff is another than in version ${before.version}`],
     [part === undefined, `${part ?? ''} is another than in version ${before.version}`],
     [site === undefined, `site ${site ?? ''} is another than in version ${before.version}`],
@@ -230,11 +257,15 @@ export function growthProblem (before: ClusterDocument, after: ClusterDocument):
   ])
 }
 
+/** What an earlier release does not write, and the wire fills in. */
+const LATER: ReadonlySet<string> = new Set(['localSegmentId', 'localLeaseId', 'localMac', 'localIp'])
+
 /** Objects with their keys in order: a document that was stored or sent is the same one. */
 function canonical (value: unknown): unknown {
   if (Array.isArray(value)) return value.map(canonical)
   if (typeof value !== 'object' || value === null) return value
-  return Object.fromEntries(Object.entries(value).sort(([a], [b]) => a < b ? -1 : 1).map(([key, one]) => [key, canonical(one)]))
+  const parts = Object.entries(value).filter(([key, one]) => !(LATER.has(key) && (one === '' || one === 0)))
+  return Object.fromEntries(parts.sort(([a], [b]) => a < b ? -1 : 1).map(([key, one]) => [key, canonical(one)]))
 }
 
 function * leaseChecks (document: ClusterDocument, self: Self, leases: readonly Lease[]): Generator<Check> {
@@ -254,10 +285,13 @@ function * leaseChecks (document: ClusterDocument, self: Self, leases: readonly 
   const site = document.sites.find(one => one.site === self.site)
   const member = site?.hosts.find(one => one.host === self.host)
   if (site === undefined || member === undefined) return
-  const segment = mine.find(lease => lease.kind === 'segment')
+  const segment = mine.find(lease => lease.kind === 'segment' && !isLocal(lease))
+  const local = mine.find(isLocal)
   yield [member.gateway === (segment !== undefined), member.gateway ? `${self.host} has no lease as its gateway` : `${self.host} is its gateway by its lease`]
   yield [segment === undefined || segment.id === site.leaseId, `${self.host} has no lease ${site.leaseId} for the segment of site ${self.site}`]
   yield [segment === undefined || segment.segmentId === site.segmentId, `its segment id at site ${self.site} is ${segment?.segmentId ?? 0}, not ${site.segmentId}`]
+  yield [(member.gateway && hasLocal(document)) === (local !== undefined), `${self.host} has ${local === undefined ? 'no' : 'a'} lease of a site-local segment`]
+  yield [local === undefined || (local.id === site.localLeaseId && local.segmentId === localIdOf(site)), `the site-local segment id at site ${self.site} is ${local?.segmentId ?? 0} by lease ${local?.id ?? ''}, not ${localIdOf(site)}`]
   yield [mine.length > 0, `${self.host} has no lease of it`]
 }
 
@@ -288,10 +322,12 @@ const tunnelPeers = (document: ClusterDocument, self: Self): GatewayFacts[] =>
 function * clashChecks (document: ClusterDocument, self: Self, { document: other, active }: OtherDocument, heardKeys: (peer: string) => readonly string[] | null): Generator<Check> {
   const what = `cluster ${other.name}${active ? '' : ', which is being removed,'} on ${self.host}`
   const here = (one: ClusterDocument): string[] => one.nodes.filter(node => node.site === self.site && node.host === self.host).map(node => node.uuid)
-  const segmentOf = (one: ClusterDocument): number | undefined => one.sites.find(member => member.site === self.site)?.segmentId
+  const idsOf = (one: ClusterDocument): number[] => one.sites.filter(member => member.site === self.site).flatMap(member => [member.segmentId, localIdOf(member)]).filter(id => id !== 0)
+  const vni = vnisOf(document).find(one => vnisOf(other).includes(one))
+  const id = idsOf(document).find(one => idsOf(other).includes(one))
   yield [document.id.slice(0, 8) !== other.id.slice(0, 8), `its id begins as that of ${what}`]
-  yield [document.vni !== other.vni, `VNI ${document.vni} belongs to ${what}`]
-  yield [segmentOf(document) === undefined || segmentOf(document) !== segmentOf(other), `segment id ${segmentOf(document) ?? 0} belongs to ${what}`]
+  yield [vni === undefined, `VNI ${vni ?? 0} belongs to ${what}`]
+  yield [id === undefined, `segment id ${id ?? 0} belongs to ${what}`]
   yield [!here(document).some(uuid => here(other).includes(uuid)), `a node has the UUID of a node of ${what}`]
   const used = tunnelPeers(other, self)
   const wanted = tunnelPeers(document, self)

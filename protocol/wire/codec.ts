@@ -117,6 +117,8 @@ function toStatic (type: MessageName, value: unknown): Record<string, unknown> {
       const found = value[name]
       if (!slot.field.repeated) {
         if (found === null && slot.nested !== null) continue
+        // left out or zero: the same bytes
+        if (slot.field.optional === true && (found === undefined || found === ZERO[slot.field.type])) continue
         out[name] = one(slot, found, toStatic)
       } else if (Array.isArray(found)) out[name] = many(slot, found, toStatic)
       else throw new Misfit(`expected an array, got ${describe(found)}`)

@@ -49,14 +49,21 @@ function fieldType (field: protobuf.Field): { plain: string, wire: string } {
   return { plain, wire: field.type }
 }
 
+/** Of proto3: protobufjs has a oneof of one member for it. */
+function isOptional (field: protobuf.Field): boolean {
+  const optional = field.options?.proto3_optional === true
+  if (optional && SCALARS[field.type] === undefined) throw new Error(`${field.fullName}: only scalars can be optional`)
+  return optional
+}
+
 function interfaceOf (message: protobuf.Type): string {
-  const fields = message.fieldsArray.map(field => `  ${field.name}: ${fieldType(field).plain}\n`)
+  const fields = message.fieldsArray.map(field => `  ${field.name}${isOptional(field) ? '?' : ''}: ${fieldType(field).plain}\n`)
   return `export interface ${message.name} {\n${fields.join('')}}\n`
 }
 
 function schemaOf (message: protobuf.Type): string {
   const fields = message.fieldsArray.map(field => {
-    const oneof = field.partOf === null ? '' : `, oneof: '${field.partOf.name}'`
+    const oneof = isOptional(field) ? ', optional: true' : field.partOf === null ? '' : `, oneof: '${field.partOf.name}'`
     return `    { name: '${field.name}', id: ${field.id}, type: '${fieldType(field).wire}', repeated: ${field.repeated}${oneof} }`
   })
   return `  ${message.name}: [\n${fields.join(',\n')}\n  ]`
@@ -77,11 +84,11 @@ function types (root: protobuf.Root): string {
   const methods = methodsOf(root)
   return [
     BANNER,
-    '// Plain data: every field is present; a nested message that is not set is null.\n\n',
+    '// Plain data: every field is present, an optional one where it was read; a nested message that is not set is null.\n\n',
     messages.map(interfaceOf).join('\n'),
     '\nexport interface Messages {\n', ...messages.map(({ name }) => `  ${name}: ${name}\n`), '}\n',
     '\nexport interface Methods {\n', ...methods.map(({ name, request, reply }) => `  ${name}: { request: ${request}, reply: ${reply} }\n`), '}\n',
-    '\nexport interface Field { readonly name: string, readonly id: number, readonly type: string, readonly repeated: boolean, readonly oneof?: string }\n',
+    '\nexport interface Field { readonly name: string, readonly id: number, readonly type: string, readonly repeated: boolean, readonly oneof?: string, readonly optional?: true }\n',
     `\nexport const METHODS: readonly (keyof Methods)[] = [${methods.map(({ name }) => `'${name}'`).join(', ')}]\n`,
     '\nexport const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {\n',
     messages.map(schemaOf).join(',\n'),

@@ -1,9 +1,10 @@
-import { mkdir, readdir, readFile, readlink } from 'node:fs/promises'
+import { mkdir } from 'node:fs/promises'
 import { createCacheDriver } from '../../agent/drivers/cache/driver.ts'
 import { run } from '../../agent/exec.ts'
 import { createPidfileServices } from '../../agent/services/pidfile.ts'
-import { LAB_SPEC, SITE, createCacheLab } from './cache-lab.ts'
+import { LAB_SPEC, createCacheLab } from './cache-lab.ts'
 import type { CacheLab } from './cache-lab.ts'
+import { memoryBytes } from './cache-memory.ts'
 import type { Figure } from './figures.ts'
 
 /** The script that runs in the pod: prints one figure a line; `--full` for the large objects. */
@@ -23,18 +24,6 @@ async function fetchAll (lab: CacheLab, path: string, bytes: number, nodes = lab
   const seconds = (performance.now() - begun) / 1000
   if (answers.some(answer => answer.bytes !== bytes)) throw new Error('a download was cut short')
   return { seconds, bytes: await lab.wanBytes() - start }
-}
-
-/** Bytes of memory that are the cache's alone, by the kernel's proportional count. */
-async function memoryBytes (): Promise<number> {
-  const { stdout } = await run('stat', ['-L', '-c', '%i', `/run/netns/${SITE}`])
-  let sum = 0
-  for (const pid of (await readdir('/proc')).filter(entry => /^\d+$/.test(entry))) {
-    if (await readlink(`/proc/${pid}/ns/net`).catch(() => '') !== `net:[${stdout.trim()}]`) continue
-    const rollup = await readFile(`/proc/${pid}/smaps_rollup`, 'utf8').catch(() => '')
-    sum += Number(/^Pss:\s+(\d+) kB/m.exec(rollup)?.[1] ?? 0) * 1024
-  }
-  return sum
 }
 
 function figure (name: string, unit: string, better: Figure['better'], samples: readonly number[], against: { peer?: string, peerSamples?: readonly number[], limit?: number }): Figure {

@@ -7,6 +7,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { CacheSpec } from '../../protocol/core/desired.ts'
 import { clusterNamespace } from '../../protocol/core/desired.ts'
 import { run, runJson } from '../../agent/exec.ts'
+import { ip, joinGateways } from './cache-wan.ts'
 
 /** What the cache of these labs is asked to be. */
 export const LAB_SPEC: CacheSpec = {
@@ -43,13 +44,21 @@ export interface CacheLab {
   originRequests (): Promise<OriginRequest[]>
   /** limits the path from the frontend, in Mbit/s; null lifts it */
   limitWan (mbitPerS: number | null): Promise<void>
+  /** delay between the gateways, there and back; only of a lab that was made with `delayed` */
+  setRtt (rttMs: number): Promise<void>
   close (): Promise<void>
 }
 
-/** Runs ip commands in one namespace (`''`: this one), one a line. */
-async function ip (namespace: string, lines: string): Promise<void> {
-  await run('ip', [...(namespace === '' ? [] : ['-n', namespace]), '-batch', '-'], { input: `${lines.trim().split('\n').map(line => line.trim()).join('\n')}\n` })
+export interface CacheLabOptions {
+  /** the path between the gateways has a delay that can be set, see cache-wan.ts */
+  delayed?: boolean
+  /** script, with arguments, that serves the frontend's port 8080; must answer `/` with 200 */
+  program?: readonly string[]
+  /** more lines for the server block of the frontend's nginx on port 80 */
+  locations?: string
 }
+
+const WHO_ASKED = [join(import.meta.dirname, 'cache-origin.ts'), LAB_SPEC.frontendAddress, '8080'] as const
 
 /** One end of the tunnel: VXLAN made in the gateway's own namespace, moved to the cluster's. */
 async function tunnelEnd (gateway: string, cluster: string, local: string, remote: string): Promise<void> {
@@ -72,16 +81,12 @@ async function tunnelEnd (gateway: string, cluster: string, local: string, remot
  * namespaces of the calling pod: the frontend behind a bridge, VXLAN between two gateways, the
  * cluster's namespace as the segment driver leaves it, nodes behind `host0`.
  */
-export async function createCacheLab (dir: string, nodeCount: number): Promise<CacheLab> {
+export async function createCacheLab (dir: string, nodeCount: number, { delayed = false, program = WHO_ASKED, locations = '' }: CacheLabOptions = {}): Promise<CacheLab> {
   const children: ChildProcess[] = []
   const nodes = Array.from({ length: nodeCount }, (_, i): LabNode => ({ namespace: `n${i + 1}`, address: `10.42.1.${i + 1}` }))
   await ip('', ['gwa', 'gwb', MASTER, SITE, FRONTEND, 'hb', ...nodes.map(node => node.namespace)].map(name => `netns add ${name}`).join('\n'))
   for (const name of ['gwa', 'gwb', MASTER, SITE, FRONTEND, 'hb']) await ip(name, 'link set lo up')
-  await ip('gwa', `
-    link add u0 type veth peer name u0 netns gwb
-    addr add 10.98.0.1/24 dev u0
-    link set u0 up`)
-  await ip('gwb', 'addr add 10.98.0.2/24 dev u0\nlink set u0 up')
+  const wan = await joinGateways(dir, delayed)
   await ip(MASTER, `
     link add br0 address 02:00:00:00:a1:01 type bridge mcast_snooping 0
     link set br0 up
@@ -105,12 +110,12 @@ export async function createCacheLab (dir: string, nodeCount: number): Promise<C
   const www = join(dir, 'www')
   const log = join(dir, 'origin.log')
   await mkdir(join(www, 'images'), { recursive: true })
-  await writeFile(join(dir, 'origin.conf'), originConf(dir))
+  await writeFile(join(dir, 'origin.conf'), originConf(dir, locations))
   const start = (argv: readonly string[]): void => {
     children.push(spawn('ip', ['netns', 'exec', FRONTEND, ...argv], { stdio: ['ignore', 'inherit', 'inherit'] }))
   }
   start(['nginx', '-c', join(dir, 'origin.conf'), '-p', dir, '-e', join(dir, 'origin.err')])
-  start([process.execPath, join(import.meta.dirname, 'cache-origin.ts'), LAB_SPEC.frontendAddress, '8080'])
+  start([process.execPath, ...program])
 
   let logRead = 0
   let marks = 0
@@ -162,11 +167,10 @@ export async function createCacheLab (dir: string, nodeCount: number): Promise<C
       }
       throw new Error('the log of the lab\'s frontend does not grow')
     },
-    async limitWan (mbitPerS) {
-      await run('tc', ['-n', 'gwa', 'qdisc', 'del', 'dev', 'u0', 'root'], { okCodes: [2] })
-      if (mbitPerS !== null) await run('tc', ['-n', 'gwa', 'qdisc', 'add', 'dev', 'u0', 'root', 'tbf', 'rate', `${mbitPerS}mbit`, 'burst', '256kb', 'latency', '100ms'])
-    },
+    limitWan: async mbitPerS => await wan.limit(mbitPerS),
+    setRtt: async rttMs => await wan.setRtt(rttMs),
     async close () {
+      wan.close()
       for (const child of children) child.kill('SIGKILL')
       await delay(50)
     }
@@ -181,7 +185,7 @@ export async function createCacheLab (dir: string, nodeCount: number): Promise<C
   throw new Error('the frontend of the cache lab does not answer')
 }
 
-function originConf (dir: string): string {
+function originConf (dir: string, locations: string): string {
   return `daemon off; user root; worker_processes 1; pid ${dir}/origin.pid; error_log ${dir}/origin.err;
 events { worker_connections 1024; }
 http {
@@ -194,6 +198,7 @@ http {
     listen ${LAB_SPEC.frontendAddress}:80;
     root ${dir}/www;
     location = /who { return 200 "$remote_addr"; }
+    ${locations}
   }
 }
 `

@@ -24,17 +24,20 @@ const BRIDGED: Place = 'bridge'
 
 const CIPHER = 'AES-256-GCM'
 
-/** Runs until its pod ends. @throws Error when it ends before `ready` is true */
+/**
+ * Runs until its pod ends, in a session of its own as our services and those of a system do: the scheduler shares the processors
+ * among sessions (autogroup), and a program within that of the bench got a quarter more of them than ours. @throws Error when it ends before `ready` is true
+ */
 async function startDaemon (pod: Pod, argv: readonly string[], ready: () => Promise<boolean>): Promise<void> {
-  const [file = '', ...args] = argv
+  const args = [...argv]
   const end = { how: '' }
-  void pod.run(file, args, { timeoutMs: LONG_MS }).then(({ exitCode, stdout, stderr }) => { end.how = `exit code ${exitCode}: ${stderr}${stdout}` }, () => { end.how = 'its pod ended' })
+  void pod.run('setsid', args, { timeoutMs: LONG_MS }).then(({ exitCode, stdout, stderr }) => { end.how = `exit code ${exitCode}: ${stderr}${stdout}` }, () => { end.how = 'its pod ended' })
   for (let i = 0; i < 100; i++) {
     if (await ready()) return
-    if (end.how !== '') throw new Error(`${file}: ${end.how}`)
+    if (end.how !== '') throw new Error(`${args[0] ?? ''}: ${end.how}`)
     await sleep(100)
   }
-  throw new Error(`${file} was not ready after 10 s`)
+  throw new Error(`${args[0] ?? ''} was not ready after 10 s`)
 }
 
 const hasLink = (pod: Pod, link: string) => async (): Promise<boolean> => (await pod.run('ip', ['link', 'show', 'dev', link])).exitCode === 0

@@ -42,6 +42,9 @@ const CALLS: ReadonlyArray<{ verb: VerbName, params: object }> = [
   { verb: 'segment-look', params: { name: '01234567.segment', gatewayAddress: '10.42.255.1' } },
   { verb: 'segment-echo', params: { name: '01234567.segment', where: 'segment', address: '10.42.255.2', bytes: 1500, count: 1, largest: false } },
   { verb: 'segment-capture', params: { kind: 'segment', name: '01234567.segment', port: 'wan', count: 1, seconds: 1, snapBytes: 64, filter: { host: '10.42.1.1', proto: 'tcp' } } },
+  { verb: 'cache-preheat', params: { name: '01234567.cache', order: 'mine', objects: [{ path: '/a/b.rpm', sha256: 'a'.repeat(64) }] } },
+  { verb: 'cache-list', params: { name: '01234567.cache', prefix: '/a', after: '/a/b.rpm 80 named' } },
+  { verb: 'cache-purge', params: { name: '01234567.cache', prefix: '/a' } },
   { verb: 'sweep', params: { keep: ['tunnel wg'], dryRun: true } }
 ]
 
@@ -85,12 +88,19 @@ function * hostileFor (good: string): Generator<string> {
 
 /** Free text, by design: a comment of a key, and the secret of a volume. */
 const FREE = new Set(['sshPublicKey', 'secret'])
+/** Paths on a frontend, not on this host: they become lines of orders and patterns of prefixes, never an argument or the name of a file. */
+const ON_FRONTEND = new Set(['prefix', 'path', 'manifest', 'after'])
 /** Why a string that was let through could be read as something else; null when it could not. Written without a look at the schemas. */
 function danger ({ path, value }: Parameter, text: string): string | null {
   const field = String(path.at(-1))
   if (/[^\x20-\x7e]/.test(text)) return 'not printable ASCII'
   if (text.length > 4_096) return 'very long'
   if (FREE.has(field)) return null
+  if (ON_FRONTEND.has(field)) {
+    if (!text.startsWith('/')) return 'no path on a frontend'
+    if (/[;|$`'"<>(){}*!\\#^,\[\]]/.test(text) || text.split(' ').length !== value.split(' ').length) return 'a sign of shells, XML or configurations, or another word'
+    return text.split(/[/?]/).includes('..') ? 'a path' : null
+  }
   if (text.startsWith('-')) return 'an option'
   if (/[;|&$`'"<>(){}*?!\\#~%^,]/.test(text)) return 'a sign of shells, XML or configurations'
   if ((text.startsWith('/') && field !== 'publicKey') || text.split(/[/ ]/).some(part => part === '..' || part === '.')) return 'a path'

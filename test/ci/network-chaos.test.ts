@@ -6,6 +6,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFile, rm, writeFile } from 'node:fs/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { FORWARD_SERVICE } from '../../agent/drivers/network/forward/forwarding.ts'
@@ -35,6 +36,9 @@ const ok = async (command: string, netns?: string): Promise<string> => {
   return (await run(file, args, netns === undefined ? {} : { netns })).stdout
 }
 
+/** A map lists its elements in an order of its own. */
+const sorted = (part: string): string => part.replace(/elements = \{([^}]*)\}/, (_, elements: string) => elements.split(',').map((one) => one.trim()).sort().join(', '))
+
 /** All that a driver could have made, as text: without numbers that are given out anew each time, and times that run. */
 async function stateText (): Promise<string> {
   const lines: string[] = []
@@ -51,8 +55,8 @@ async function stateText (): Promise<string> {
     lines.push(...entries.filter(({ state, master, dst }) => state === 'static' || (master === undefined && dst !== undefined)).map((entry) => JSON.stringify([ns, entry.mac, entry.ifname, entry.dst, entry.state, entry.flags])).sort())
     const neighbours = await runJson('ip', [...where, '-json', 'neighbour', 'show', 'nud', 'permanent']) as Array<Record<string, unknown>>
     lines.push(...neighbours.map(({ dst, dev, lladdr }) => JSON.stringify([ns, dst, dev, lladdr])).sort())
-    const tables = (await ok('nft list ruleset', ns ?? undefined)).replaceAll(/ (timeout|expires) \w+/g, '').split(/^(?=\t(?:chain|set) )/m)
-    lines.push(...tables.map((part) => part.replaceAll(/^(table .*|\})$/gm, '').trim()).filter((part) => !part.includes('mz_tunnel')).sort())
+    const tables = (await ok('nft list ruleset', ns ?? undefined)).replaceAll(/ (timeout|expires) \w+/g, '').split(/^(?=\t(?:chain|set|map) )/m)
+    lines.push(...tables.map((part) => part.replaceAll(/^(table .*|\})$/gm, '').trim()).filter((part) => part !== '' && !part.includes('mz_tunnel')).map(sorted).sort())
   }
   lines.push(await ok('ip netns list').then((text) => text.replaceAll(/ \(id: \d+\)/g, '')), String((await podDrivers().services.status(FORWARD_SERVICE)).running))
   return lines.join('\n')
@@ -106,6 +110,9 @@ async function segments (t: Test): Promise<void> {
       ['the bridge gone', [`ip link delete dev ${bridge}`], new RegExp(`link ${bridge}: made`)],
       ['an address of somebody else', [`ip -n ${NS} address add 10.99.0.1/24 dev br0`], /link br0 in mz-000101: address 10.99.0.1\/24/],
       ['a chain gone', [`ip netns exec ${NS} nft delete chain bridge mz_mss ports_000101`], /chain mz_mss ports_000101 in mz-000101/],
+      ['the guard as an earlier release made it, with a hook of its own', ['nft delete table inet mz_guard; add table inet mz_guard; add chain inet mz_guard guard_000101 { type filter hook input priority -10; policy accept; }; add rule inet mz_guard guard_000101 udp dport 4790 @th,96,24 7 drop comment "0123456789abcdef.0"'], /chain mz_guard vxlan,chain mz_guard guard_000101/],
+      ['nothing leads to a guard', ['nft flush map inet mz_guard ways'], /chain mz_guard guard_000101/],
+      ['the way to all guards gone', ['nft delete chain inet mz_guard vxlan'], /chain mz_guard vxlan/],
       ['a chain emptied', ['nft flush chain inet mz_guard guard_000101'], /chain mz_guard guard_000101/],
       ['all tables gone', [`ip netns exec ${NS} nft flush ruleset`], /chain mz_mss forward_000101 in mz-000101.*forwarding lease/],
       ['the namespace gone', [`ip netns delete ${NS}`], /namespace mz-000101: made/]
@@ -118,7 +125,9 @@ async function segments (t: Test): Promise<void> {
       await podDrivers().segment.apply(NAME, SPEC, signal())
       t.equal(await stateText(), planned, `${what}: mended by one pass`)
     }
-    await podDrivers().services.kill(FORWARD_SERVICE, 'SIGKILL')
+    const { services } = podDrivers()
+    await services.kill(FORWARD_SERVICE, 'SIGKILL')
+    for (let tries = 0; (await services.status(FORWARD_SERVICE)).running && tries < 500; tries++) await sleep(10)
     t.match(await seen(), { healthy: false, missing: 'keeper of the forwarding lease' })
     await podDrivers().segment.apply(NAME, SPEC, signal())
     t.equal(await stateText(), planned, 'the keeper killed')
@@ -138,7 +147,15 @@ async function segments (t: Test): Promise<void> {
     for (const [what, spec, why] of refused) await t.rejects(driver.apply('c2', spec, signal()), { message: why }, what)
     await ok('ip link set dev eth0 mtu 1200')
     await t.rejects(driver.apply('c2', other, signal()), { code: 'CONFLICT', message: /eth0, which has 10\.77\.0\.1, has MTU 1200, and 1280 are needed/ })
+    // of the one that is there the rest is mended first
+    await ok('nft flush map inet mz_guard ways')
+    await ok(`ip -n ${NS} link set dev wan0m nomaster`)
+    t.match((await seen()).missing, /chain mz_guard guard_000101.*link wan0m in mz-000101: master br0/)
+    await t.rejects(driver.apply(NAME, SPEC, signal()), { code: 'CONFLICT', message: /has MTU 1200/ })
+    t.strictSame(await seen(), { healthy: false, missing: '' }, 'nothing else is left')
+    t.match(await driver.observe(signal()), [{ name: NAME, healthy: false, detail: { problem: /has MTU 1200/ } }])
     await ok('ip link set dev eth0 mtu 1500')
+    await driver.apply(NAME, SPEC, signal())
     t.equal(await stateText(), before)
     t.strictSame((await driver.observe(signal())).map(({ name }) => name), [NAME])
   })

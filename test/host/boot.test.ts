@@ -29,7 +29,7 @@ const STATE = '/run/boot'
 const BAD_STORE = '/run/bad-images'
 const [GOOD, BAD] = [0x401, 0x402]
 const FRONTEND = '10.42.0.1'
-const NODE = { name: 'c1-tokyo-001', mac: '02:6d:7a:00:01:01', ip: '10.42.1.1', site: 'tokyo' }
+const NODE = { name: 'c1-tokyo-001', mac: '02:6d:7a:00:01:01', ip: '10.42.1.1', site: 'tokyo', local: { mac: '02:6d:7b:00:01:01', address: '10.43.1.1/16' } }
 /** Generous: two emulated processors may be shared with other tests. */
 const BOOT_TIMEOUT_MS = 240_000
 
@@ -41,7 +41,9 @@ async function segment (vni: number): Promise<void> {
   const namespace = clusterNamespace(vni)
   await run('ip', ['netns', 'add', namespace])
   await run('ip', ['-n', namespace, '-batch', '-'], {
-    input: 'link add name br0 address 02:6d:7a:ff:00:01 type bridge\naddr add 10.42.255.1/16 dev br0\nlink set br0 up\ntuntap add tap0 mode tap\nlink set tap0 master br0 up\n'
+    input: 'link add name br0 address 02:6d:7a:ff:00:01 type bridge\naddr add 10.42.255.1/16 dev br0\nlink set br0 up\ntuntap add tap0 mode tap\nlink set tap0 master br0 up\n' +
+      // of its second card: nobody answers DHCP there
+      'tuntap add tap1 mode tap\naddr add 10.43.1.2/16 dev tap1\nlink set tap1 up\n'
   })
 }
 
@@ -55,7 +57,8 @@ async function powerOn (vni: number): Promise<ChildProcess> {
     '-machine', 'q35', '-accel', 'tcg', '-cpu', 'max', '-m', '768', '-nodefaults', '-display', 'none', '-boot', 'n',
     '-chardev', `socket,id=serial,path=${base}.sock,server=on,wait=off,logfile=${base}.log`, '-serial', 'chardev:serial',
     '-drive', `file=${base}.disk,format=raw,if=none,id=data,cache=unsafe`, '-device', 'virtio-blk-pci,drive=data,serial=scratch',
-    '-netdev', 'tap,id=net,ifname=tap0,script=no,downscript=no', '-device', `virtio-net-pci,netdev=net,mac=${NODE.mac}`
+    '-netdev', 'tap,id=net,ifname=tap0,script=no,downscript=no', '-device', `virtio-net-pci,netdev=net,mac=${NODE.mac}`,
+    '-netdev', 'tap,id=site,ifname=tap1,script=no,downscript=no', '-device', `virtio-net-pci,netdev=site,mac=${NODE.local.mac},romfile=`
   ]
   return spawn('ip', ['netns', 'exec', clusterNamespace(vni), 'qemu-system-x86_64', ...args], { stdio: 'inherit' })
 }
@@ -149,9 +152,14 @@ async function works (t: Test): Promise<void> {
   })
   await t.test('lets its owner in by key, nobody by password, and knows its cluster', async t => {
     const { stdout, stderr } = await ssh('hostname; grep -c tokyo /etc/hosts; ip -o -4 addr show eth0; cat /sys/class/net/eth0/mtu; ping -c1 -W5 frontend >/dev/null && echo frontend answers; getent ahostsv4 frontend.c1.musubi | head -1; ls /etc/ssh/*_key')
-    t.match(stdout, new RegExp(`^${NODE.name}\n1\n.* ${NODE.ip}/16 .*\n1500\nfrontend answers\n10\\.42\\.0\\.1 .*\n/etc/ssh/ssh_host_ed25519_key\n$`), stderr)
+    t.match(stdout, new RegExp(`^${NODE.name}\n2\n.* ${NODE.ip}/16 .*\n1500\nfrontend answers\n10\\.42\\.0\\.1 .*\n/etc/ssh/ssh_host_ed25519_key\n$`), stderr)
     const keyless = await onSegment('ssh', '-o', 'BatchMode=yes', '-o', 'ConnectTimeout=20', '-o', 'PubkeyAuthentication=no', '-o', 'StrictHostKeyChecking=no', '-o', 'UserKnownHostsFile=/dev/null', `root@${NODE.ip}`, 'true')
     t.match(keyless.stderr, /Permission denied \(publickey\)/)
+  })
+  await t.test('has its second card as its profile says, and answers there', async t => {
+    const { stdout, stderr } = await ssh('ip -o -4 addr show eth1; cat /sys/class/net/eth1/mtu /sys/class/net/eth1/address; grep -c c1-tokyo-001-local /etc/hosts; getent ahostsv4 c1-tokyo-001-local | head -1; ip route show default | wc -l; ping -c1 -W5 10.43.1.2 >/dev/null && echo a neighbour answers')
+    t.match(stdout, new RegExp(`^.* 10\\.43\\.1\\.1/16 brd 10\\.43\\.255\\.255 .*\n1500\n${NODE.local.mac}\n1\n10\\.43\\.1\\.1 .*\n0\na neighbour answers\n$`), stderr)
+    t.equal((await onSegment('ping', '-c', '1', '-W', '5', '-M', 'do', '-s', '1472', '10.43.1.1')).exitCode, 0, 'full frames')
   })
   await t.test('finds its disk by serial number, and nothing failed', async t => {
     const { stdout } = await ssh('for i in $(seq 60); do [ -e /dev/disk/by-id/virtio-scratch ] && systemctl is-system-running | grep -v starting && break; sleep 1; done; systemctl --failed --no-legend; mkfs.ext4 -q /dev/disk/by-id/virtio-scratch && mount /dev/vda /mnt && echo data > /mnt/x && cat /mnt/x')

@@ -1,6 +1,7 @@
 import { mkdir, readdir, readFile, rm } from 'node:fs/promises'
 import type { Test } from 'tap'
 import { createCacheDriver } from '../../agent/drivers/cache/driver.ts'
+import { serviceNames } from '../../agent/drivers/cache/plan.ts'
 import { run } from '../../agent/exec.ts'
 import { createPidfileServices } from '../../agent/services/pidfile.ts'
 import { clusterNamespace } from '../../protocol/core/desired.ts'
@@ -13,8 +14,8 @@ const isRoot = process.getuid?.() === 0
 if (isRoot && !inPod()) process.exit(await runInPod(import.meta.filename))
 const { default: t } = await import('tap')
 
-const spec: CacheSpec = { cluster: 'c1', vni: 0x301, frontendAddress: '10.42.0.1', ownAddress: '10.42.255.2', bridgeMac: '02:00:00:00:b1:01', ports: [80], maxSizeMiB: 64 }
-const changed: CacheSpec = { ...spec, ports: [80, 8080], maxSizeMiB: 128 }
+const spec: CacheSpec = { cluster: 'c1', vni: 0x301, frontendAddress: '10.42.0.1', ownAddress: '10.42.255.2', bridgeMac: '02:00:00:00:b1:01', ports: [80], maxSizeMiB: 64, tftp: {} }
+const changed: CacheSpec = { ...spec, ports: [80, 8080], maxSizeMiB: 128, tftp: { relay: '10.42.255.1' } }
 const second: CacheSpec = { ...spec, cluster: 'c2', vni: 0x302 }
 const DIR = '/run/mz-cache-contract'
 const services = createPidfileServices({ dir: `${DIR}/services` })
@@ -55,10 +56,13 @@ async function contract (t: Test): Promise<void> {
   await driverContract(t, {
     make: () => createCacheDriver({ stateDir: `${DIR}/cache`, services: createPidfileServices({ dir: `${DIR}/services` }) }),
     specs: { name: 'c1', spec, changed, second: { name: 'c2', spec: second } },
-    identity: async () => `${String((await services.status('mz-cache-000301')).pid)} ${String((await services.status('mz-cacheprobe-000301')).pid)} ${(await run('nft', ['-a', 'list', 'table', 'ip', 'mz_cache'], { netns: NETNS })).stdout}`,
+    identity: async () => `${(await Promise.all(Object.values(serviceNames(spec.vni)).map(async name => String((await services.status(name)).pid)))).join(' ')} ${(await run('nft', ['-a', 'list', 'table', 'ip', 'mz_cache'], { netns: NETNS })).stdout}`,
     breaks: {
       'the engine was killed': async () => await kill('mz-cache-000301'),
       'the prober was killed': async () => await kill('mz-cacheprobe-000301'),
+      'the fetcher was killed': async () => await kill('mz-cachefetch-000301'),
+      'the TFTP server was killed': async () => await kill('mz-cachetftp-000301'),
+      'its folder is gone': async () => { await rm(`${DIR}/cache/c1/tftp`, { recursive: true }) },
       'a table is gone': async () => { await run('nft', ['delete', 'table', 'bridge', 'mz_cache'], { netns: NETNS }) },
       'the routing rule is gone': async () => { await run('ip', ['-n', NETNS, 'rule', 'del', 'priority', '7734']) },
       'the namespace was made anew': async () => {
@@ -97,7 +101,7 @@ async function contract (t: Test): Promise<void> {
     t.same(await driver.observe(AbortSignal.timeout(30_000)), [])
     t.same(await services.list(), [])
     const commands = await Promise.all((await readdir('/proc')).filter(entry => /^\d+$/.test(entry)).map(async pid => await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')))
-    t.same(commands.filter(command => /nginx|prober/.test(command)), [])
+    t.same(commands.filter(command => /nginx|prober|server\.pl/.test(command)), [])
   })
 }
 

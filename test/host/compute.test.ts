@@ -186,6 +186,30 @@ async function inside (t: Test, dir: string): Promise<void> {
     t.strictSame(await leftovers(), [])
   })
 
+  await t.test('a second card hangs on the segment of the site, and is put back there', async t => {
+    const driver = make()
+    const name = '0123abcd.n5'
+    const spec = node(5, { local: { mac: '52:55:00:00:00:05', bridge: 'mzb000002', tap: 'mzt00000205' } })
+    await driver.apply(name, spec, signal())
+    const cards = [...(await virsh('domiflist', `mz-${name}`)).matchAll(/^\s*(\S+)\s+bridge\s+(\S+)\s+virtio\s+(\S+)/gm)].map(([, ...card]) => card)
+    t.strictSame(cards, [[spec.tap, spec.bridge, spec.mac], ['mzt00000205', 'mzb000002', '52:55:00:00:00:05']], 'in this order on the bus')
+    t.match(await virsh('dumpxml', `mz-${name}`), /52:55:00:00:00:05[^]*<rom enabled='no'\/>/)
+    const mark = { tap: spec.tap, bridge: spec.bridge, localTap: 'mzt00000205' }
+    t.match(await make().observe(signal()), [{ name, fingerprint: fingerprint(spec), healthy: true, detail: mark }])
+    const before = await pidOf(name)
+    await run('ip', ['link', 'set', 'mzt00000205', 'nomaster'])
+    t.match(await driver.observe(signal()), [{ healthy: false, detail: { problem: 'its tap mzt00000205 is not a port of mzb000002' } }])
+    await driver.apply(name, spec, signal())
+    t.match(await driver.observe(signal()), [{ healthy: true }])
+    t.equal(await pidOf(name), before, 'the node runs on')
+    await run('ip', ['link', 'del', 'mzt00000205'])
+    t.match(await driver.observe(signal()), [{ healthy: false, detail: { problem: 'its tap mzt00000205 is gone' } }])
+    await driver.apply(name, spec, signal())
+    t.match(await driver.observe(signal()), [{ healthy: true }])
+    await driver.remove(name, signal())
+    t.strictSame(await leftovers(), [])
+  })
+
   await t.test('a segment that is not there is named in the error', async t => {
     const driver = make()
     await t.rejects(driver.apply('n6', node(6, { bridge: 'mzb00dead' }), signal()), { code: 'COMMAND_FAILED', message: /mzb00dead/ })

@@ -72,3 +72,17 @@ export async function watch (pod: Pod, netns: string, seconds: number): Promise<
 /** Text of a program that broadcasts datagrams on 10.42.0.0/16, paced well below what a node may have copied to everybody. */
 export const shout = (port: number, count: number): string =>
   `const s = require('node:dgram').createSocket('udp4'); s.bind(0, () => { s.setBroadcast(true); let left = ${count}; const t = setInterval(() => { for (let i = 0; i < 8 && left > 0; i++, left--) s.send('x', ${port}, '10.42.255.255'); if (left === 0) { clearInterval(t); setTimeout(() => s.close(), 200) } }, 50) })`
+
+/** Options of DHCP, by number: values in hexadecimal. */
+export const dhcpOptions = (options: ReadonlyArray<readonly [code: number, value: string]>): string => options.map(([code, value]) => hexByte(code) + hexByte(value.length / 2) + value).join('')
+const hexByte = (value: number): string => value.toString(16).padStart(2, '0')
+
+/** What an answer of a DHCP server says; `options` in place of those of an acknowledgement. */
+export interface DhcpAnswer { from?: string, mac: string, address: string, seconds?: number, relay?: string, options?: string, file?: string, server?: string }
+
+/** A packet with an answer of a DHCP server (RFC 2131): an acknowledgement, unless its options say otherwise. */
+export function dhcpAnswer ({ from = '10.42.0.1', mac, address, seconds = 600, relay = '0.0.0.0', options, file = '', server = '' }: DhcpAnswer): string {
+  const head = `02010600123456780000000000000000${hexIp(address)}00000000${hexIp(relay)}${bare(mac)}${'0'.repeat(20)}`
+  const said = options ?? dhcpOptions([[53, '05'], [54, hexIp(from)], [51, seconds.toString(16).padStart(8, '0')]])
+  return udp(from, '255.255.255.255', 67, 68, `${head}${server.padEnd(128, '0')}${file.padEnd(256, '0')}63825363${said}ff`)
+}

@@ -3,9 +3,10 @@ import t from 'tap'
 import type { Test } from 'tap'
 import { hostBridgeName } from '../../protocol/core/desired.ts'
 import { FORWARD_SERVICE } from '../../agent/drivers/network/forward/forwarding.ts'
+import { SNOOP_SERVICE } from '../../agent/drivers/network/snoop/snooping.ts'
 import { run, runJson } from '../../agent/exec.ts'
 import { driverContract } from '../contract/driver.ts'
-import { macOf, segmentSpecs, TUNNEL, UNDERLAY, withoutKnown } from './network-lab.ts'
+import { learning, macOf, segmentSpecs, TUNNEL, UNDERLAY, withoutKnown } from './network-lab.ts'
 import { enterPod, POD_STATE, podDrivers } from './network-pod.ts'
 import type { SegmentSpec, TunnelSpec } from '../../protocol/core/desired.ts'
 
@@ -25,7 +26,7 @@ async function leftovers (): Promise<string[]> {
     ...links.map(({ ifname }) => ifname).filter((name) => name.startsWith('mz')),
     ...namespaces.split('\n').filter((name) => name.startsWith('mz')),
     ...tables.split('\n').filter((name) => name.includes(' mz_')),
-    ...processes.split('\n').filter((line) => /^[^Z].*(wireguard-go|forward\/keeper\.pl)/.test(line))
+    ...processes.split('\n').filter((line) => /^[^Z].*(wireguard-go|(forward|snoop)\/keeper\.pl)/.test(line))
   ]
 }
 
@@ -62,7 +63,9 @@ async function segments (t: Test): Promise<void> {
       'the inter-site port is gone': command(`ip -n ${ns} link delete dev wan0`),
       'the veth is gone': command('ip link delete dev mzh000201'),
       'the host bridge is gone': command(`ip link delete dev ${hostBridgeName(VNI)}`),
-      'the guard is gone': command('nft delete chain inet mz_guard guard_000201'),
+      'the guard is gone': command(`nft delete element inet mz_guard ways { 4789 . ${VNI}, 4790 . 7 }; delete chain inet mz_guard guard_000201`),
+      'nothing leads to the guard': command(`nft delete element inet mz_guard ways { 4789 . ${VNI}, 4790 . 7 }`),
+      'what leads to the guard lets frames pass': command(`nft delete element inet mz_guard ways { 4789 . ${VNI} }; add element inet mz_guard ways { 4789 . ${VNI} : accept }`),
       'a known member is gone': command(`bridge -n ${ns} fdb delete ${macOf(2)} dev wan0m master`),
       'the chain of the forwarding lease is gone': command(`ip netns exec ${ns} nft delete chain bridge mz_mss forward_000201`),
       'the keeper of the forwarding lease is gone': async () => { await podDrivers().services.kill(FORWARD_SERVICE, 'SIGKILL') },
@@ -75,6 +78,27 @@ async function segments (t: Test): Promise<void> {
     foreign,
     leftovers: async () => (await leftovers()).filter((line) => !line.includes('other')),
     abortAfterMs: [5, 25, 45, 65, 85, 105, 130]
+  })
+}
+
+/** Where the frontend hands out addresses by itself. */
+async function learners (t: Test): Promise<void> {
+  const specs = segmentSpecs('c1', VNI, { a: 7, b: 8 })
+  const ns = 'mz-000201'
+  await driverContract(t, {
+    make: () => podDrivers().segment,
+    specs: { name: 'c1', spec: learning(specs.a1), changed: specs.a1, second: { name: 'c2', spec: learning(segmentSpecs('c2', VNI + 1, { a: 8, b: 9 }).a2) } },
+    identity: async () => (await run('ip', ['-n', ns, '-o', 'link', 'show'])).stdout + (await run('nft', ['-a', 'list', 'chain', 'bridge', 'mz_mss', 'ports_000201'])).stdout,
+    breaks: {
+      'the namespace is gone': command(`ip netns delete ${ns}`),
+      'the host bridge is gone': command(`ip link delete dev ${hostBridgeName(VNI)}`),
+      'the table is gone, and with it what was learnt': command(`ip netns exec ${ns} nft delete table bridge mz_mss`),
+      'the chain that asks for addresses is gone': command('nft delete chain bridge mz_mss ports_000201'),
+      'the keeper that learns is gone': async () => { await podDrivers().services.kill(SNOOP_SERVICE, 'SIGKILL') }
+    },
+    foreign,
+    leftovers: async () => (await leftovers()).filter((line) => !line.includes('other')),
+    abortAfterMs: [25, 65, 105]
   })
 }
 
@@ -130,6 +154,7 @@ async function tunnel (t: Test): Promise<void> {
 if (process.argv[2] === INSIDE) {
   await enterPod()
   await t.test('segment', segments)
+  await t.test('segment of which addresses are learnt', learners)
   await t.test('tunnel', tunnel)
 } else if (process.getuid?.() !== 0) {
   t.pass('the drivers work as root', { skip: 'needs root' })

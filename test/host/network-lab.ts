@@ -171,3 +171,16 @@ export async function counted (pod: Pod, comment: string, netns?: string): Promi
   const line = text.split('\n').find((l) => l.includes(`comment "${comment}"`)) ?? ''
   return Number(/counter packets (\d+)/.exec(line)?.[1] ?? Number.NaN)
 }
+
+/** As where a frontend gives out addresses that are learnt from it. */
+export const learning = (spec: SegmentSpec): SegmentSpec => spec.known === undefined ? spec : { ...spec, known: { ...spec.known, members: spec.known.members.map((one) => one.role === 'node' ? { ...one, address: null } : one) } }
+
+/** No tunnel: two gateways of one underlay reach each other's tunnel addresses by a route through a link of that name. */
+export async function joinGateways ({ hosts: { a1, b1 } }: Lab): Promise<void> {
+  for (const [pod, own, far] of [[a1, TUNNEL.a1, TUNNEL.b1], [b1, TUNNEL.b1, TUNNEL.a1]] as const) {
+    await pod.ok('ip link add link eth0 name mzwg0 type macvlan mode bridge')
+    await pod.ok(`ip address add ${own}/32 dev mzwg0`)
+    await pod.ok('ip link set dev mzwg0 up')
+    await pod.ok(`ip route add ${far}/32 dev mzwg0`)
+  }
+}

@@ -17,7 +17,8 @@ import type { SegmentCounters } from '../../agent/drivers/network/segment.ts'
 import type { PublicTrack } from '../../agent/drivers/network/tunnel/driver.ts'
 import type { ObservedObject } from '../../agent/drivers/driver.ts'
 import type { RunOptions, RunResult } from '../../agent/exec.ts'
-import type { ObjectKind } from '../../protocol/core/desired.ts'
+import { carryTagged } from './vlan-stand-in.ts'
+import type { ObjectKind, SegmentSpec } from '../../protocol/core/desired.ts'
 
 /** State of a pod's drivers; /run is private to the pod. */
 export const POD_STATE = '/run/state'
@@ -62,6 +63,7 @@ async function serve (times: PodOptions): Promise<void> {
     switch (method) {
       case 'observe': return await drivers[target].observe(signal())
       case 'apply': await drivers[target].apply(name, spec, signal()); return null
+      case 'carryTagged': return await carryTagged(name, spec, signal())
       case 'remove': await drivers[target].remove(name, signal()); return null
       case 'publicTracks': return await tunnel.publicTracks()
       case 'mode': return await tunnel.mode()
@@ -95,6 +97,8 @@ export interface Pod {
   observe (kind: ObjectKind & ('tunnel' | 'segment')): Promise<ObservedObject[]>
   apply (kind: 'tunnel' | 'segment', name: string, spec: unknown): Promise<void>
   remove (kind: 'tunnel' | 'segment', name: string): Promise<void>
+  /** See `vlan-stand-in.ts`. */
+  carryTagged (name: string, spec: SegmentSpec): Promise<boolean>
   publicKey (): Promise<string>
   publicTracks (): Promise<PublicTrack[]>
   counters (name: string): Promise<SegmentCounters | null>
@@ -142,6 +146,7 @@ export async function startPod (times: PodOptions = {}): Promise<Pod> {
     restart: async () => { await call('restart', '') },
     observe: async (kind) => await call(kind, 'observe') as ObservedObject[],
     apply: async (kind, name, spec) => { await call(kind, 'apply', name, spec) },
+    carryTagged: async (name, spec) => await call('segment', 'carryTagged', name, spec) === true,
     remove: async (kind, name) => { await call(kind, 'remove', name) },
     publicKey: async () => (await pod.publicTracks()).find(({ draining }) => !draining)?.publicKey ?? '',
     publicTracks: async () => await call('tunnel', 'publicTracks') as PublicTrack[],

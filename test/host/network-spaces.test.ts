@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { CommandError, run, runJson } from '../../agent/exec.ts'
 import { parseChains, parseElements, parseFloods, parseForwards, parseLinks, parseNeighbours } from '../../agent/drivers/network/observed.ts'
-import { readSpaces } from '../../agent/drivers/network/spaces.ts'
+import { HOST_SPACE, readSpaces } from '../../agent/drivers/network/spaces.ts'
 import { clusterNamespace } from '../../protocol/core/desired.ts'
 import { SPACES_PER_LOOK } from '../../protocol/core/limits.ts'
 import { segmentSpecs } from './network-lab.ts'
@@ -27,13 +27,28 @@ const ok = async (command: string, input?: string): Promise<string> => {
   return (await run(file, args, input === undefined ? {} : { input })).stdout
 }
 
+interface MapJson { map?: { elem?: Array<[{ concat: number[] }, { jump?: { target: string } }]> } }
+
+/** What the programs of the system say of the host's own namespace. */
+async function toldOfHost (): Promise<SpaceAnswer> {
+  const guard = await runJson('nft', ['-j', 'list', 'table', 'inet', 'mz_guard']) as { nftables: MapJson[] }
+  const forwards = await runJson('bridge', ['-json', 'fdb', 'show'])
+  const elements = guard.nftables.flatMap(({ map }) => map?.elem ?? [])
+  return {
+    links: parseLinks(await runJson('ip', ['-json', '-details', 'address', 'show'])), floods: parseFloods(forwards), forwards: parseForwards(forwards),
+    neighbours: parseNeighbours(await runJson('ip', ['-json', 'neighbour', 'show', 'nud', 'permanent'])),
+    chains: [...parseChains(guard), ...parseChains(await runJson('nft', ['-j', 'list', 'table', 'bridge', 'mz_mss']))],
+    ways: new Map(elements.map(([{ concat }, { jump }]) => [concat.join(' . '), jump?.target ?? ''])), open: new Set()
+  }
+}
+
 /** What the programs of the system say of a namespace. */
 async function told (ns: string): Promise<SpaceAnswer> {
   const chains = await runJson('nft', ['-j', 'list', 'table', 'bridge', 'mz_mss'], { netns: ns })
   const forwards = await runJson('bridge', ['-n', ns, '-json', 'fdb', 'show'])
   return {
     links: parseLinks(await runJson('ip', ['-n', ns, '-json', '-details', 'address', 'show'])), floods: parseFloods(forwards), forwards: parseForwards(forwards),
-    neighbours: parseNeighbours(await runJson('ip', ['-n', ns, '-json', 'neighbour', 'show', 'nud', 'permanent'])), chains: parseChains(chains),
+    neighbours: parseNeighbours(await runJson('ip', ['-n', ns, '-json', 'neighbour', 'show', 'nud', 'permanent'])), chains: parseChains(chains), ways: new Map(),
     open: parseElements(await runJson('nft', ['-j', 'list', 'set', 'bridge', 'mz_mss', 'forward'], { netns: ns }))
   }
 }
@@ -67,6 +82,23 @@ async function manyAtOnce (): Promise<void> {
     t.strictSame(unhealthy.sort(), ['c1', 'c2', 'c3'])
     for (const n of names.keys()) await segment.apply(`c${n}`, spec(n), signal())
     t.ok((await segment.observe(signal())).every(({ healthy }) => healthy))
+  })
+
+  await t.test('the host itself is read as ip, bridge and nft say', async (t) => {
+    await ok('ip link add name eth9 type veth peer name eth8')
+    await ok('ip address add 10.9.9.9/24 dev eth9')
+    await ok('ip address add 10.9.8.1 peer 10.9.8.2 dev eth9')
+    await ok('ip link set dev eth9 up')
+    await ok('nft -f -', 'table inet other {\n  chain c { }\n}\nadd element inet mz_guard ways { 4789 . 99999 : accept }\n')
+    const answers = await readSpaces([HOST_SPACE, first], signal())
+    const theirs = await toldOfHost()
+    t.strictSame(answers.get(HOST_SPACE), theirs)
+    t.strictSame(answers.get(first), await told(first), 'and it is left for the next one')
+    t.match(theirs, { links: [{ name: 'lo' }, {}, {}, {}, {}, {}, {}, {}, {}, {}], chains: [{ name: 'vxlan' }, { name: 'guard_000201' }, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}] }, 'and that is not nothing')
+    t.equal(theirs instanceof Object && 'ways' in theirs ? theirs.ways.size : 0, 2 * names.length + 1)
+    await ok('nft -f -', 'delete table inet other\ndelete element inet mz_guard ways { 4789 . 99999 }\n')
+    await ok('ip link delete dev eth9')
+    await t.rejects(readSpaces([first, HOST_SPACE], signal()), { message: /not a namespace of ours/ }, 'only as the first: from another nothing leads back')
   })
 
   await t.test('what is wrong with one namespace is in its own answer', async (t) => {

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { stringify } from 'yaml'
 import { encodeManifest, IMAGE_FILES, manifestDigest } from '../../agent/images/manifest.ts'
+import { FORWARD_SERVICE } from '../../agent/drivers/network/forward/forwarding.ts'
 import { eventually } from '../contract/services.ts'
 import { keepersTest } from './systemd-keepers.ts'
 import { SHARE_INSIDE, TREE_INSIDE } from './systemd-host.ts'
@@ -181,7 +182,11 @@ export async function unitsTest (t: Test, host: SystemdHost): Promise<void> {
   await t.test('what was installed is taken away, but for what it has kept', async t => {
     const uninstall = join(TREE_INSIDE, 'packaging', 'uninstall')
     await t.rejects(out(uninstall, 'agent'), { message: /the helper cannot say/ }, 'with a bad configuration nobody knows what is there')
+    const keeper = `musubi-svc-${FORWARD_SERVICE}.service`
+    await out('systemd-run', '--quiet', `--unit=${keeper}`, 'sleep', '600')
+    t.ok(await active(keeper))
     t.match(await out(uninstall, '--force', 'agent'), /left as they are: \/var\/lib\/musubi /)
+    t.notOk(await active(keeper), 'nothing goes on being forwarded between sites with nobody to end it')
     await out('test', '-e', '/usr/bin/musubi')
     await out('musubi', '--version')
     await out(uninstall, 'coordinator')

@@ -25,6 +25,12 @@ export const facts = (site: string, index: number): GatewayFacts => ({
   tunnelEndpoint: `192.0.2.${index * 10 + 1}:51820`, tunnelAddress: `100.64.0.${index + 1}`, chain: []
 })
 
+/** An offer with the segment that does not leave the site. */
+export const withLocal = (offer: Offer): Offer => ({
+  ...offer, localSegmentId: offer.segmentId + 1000,
+  held: [...offer.held, { leaseId: `lease-${offer.site}-local`, kind: 'segment', name: 'local', host: offer.gateway.host, peer: offer.gateway.peer, underlayAddress: offer.gateway.underlayAddress, resources: zero(), token: 1 }]
+})
+
 /** The offer that a site's gateway would make for its part, on hosts that have room. */
 export function offerFor (site: string, index: number, part: SitePart, hosts: readonly HostCapacity[]): Offer {
   const placed = placeAtSite(part, hosts)

@@ -7,7 +7,7 @@ import type { Asker, GatewayEffect, GatewayEvent, HostAnswer, HostAsk, SiteAnswe
 import type { GatewayRecord } from '../../protocol/core/gateway/record.ts'
 import type { GatewayMachine } from '../../protocol/core/gateway/machine.ts'
 import { advance, emptyGateway, loadGateway } from '../../protocol/core/gateway/step.ts'
-import type { ClusterDocument, Offer, Receipt, Request } from '../../protocol/core/messages.ts'
+import type { ClusterDocument, HoldRequest, Offer, Receipt, Request } from '../../protocol/core/messages.ts'
 import { facts } from './fixtures.ts'
 
 export const CLUSTER = 'c1000000-0000-4000-8000-000000000000'
@@ -41,6 +41,8 @@ export class GatewayBench {
   /** says what a host answers instead; null: as usual */
   fate: (peer: string, ask: HostAsk) => MusubiError | null = () => null
   quota = false
+  /** what the gateway's ledger gives out for a segment that does not leave the site */
+  localId = 2000
   refusal: MusubiError | null = null
   private asks = 0
   private ids = 0
@@ -57,6 +59,11 @@ export class GatewayBench {
   view (): SiteView {
     const hosts = [...this.hosts.keys()].map((peer, i) => ({ host: peer.slice(5), peer, underlayAddress: `192.0.2.${i + 1}`, roles: i === 0 ? ['gateway'] : ['compute', 'storage'], free: { vcpus: 4, memoryMib: 4096, diskMib: 500, volumes: 8, bandwidthMbit: 0 } }))
     return { hosts, facts: facts('tokyo', 0), id: `${String(++this.ids).padStart(8, '0')}-0000-4000-8000-000000000000`, refusal: this.refusal, quota: this.quota }
+  }
+
+  private idsOf ({ items }: HoldRequest): { segmentId: number, localSegmentId?: number } {
+    const wants = (name: string): boolean => items.some(item => item.kind === 'segment' && item.name === name)
+    return { segmentId: wants('segment') ? 1000 : 0, ...(wants('local') ? { localSegmentId: this.localId } : {}) }
   }
 
   request (part: Partial<Request> = {}): Request {
@@ -193,11 +200,11 @@ export class GatewayBench {
       case 'hold': {
         const { request } = ask
         const known = host.holds.get(request.key)
-        if (known !== undefined) return { method: 'hold', reply: { receipts: known, segmentId: request.items.some(i => i.kind === 'segment') ? 1000 : 0 } }
+        if (known !== undefined) return { method: 'hold', reply: { receipts: known, ...this.idsOf(request) } }
         for (const item of request.items) host.leases.set(item.leaseId, { leaseId: item.leaseId, offerId: request.offerId, state: 'held', kind: item.kind, endMs: request.endMs })
         const receipts = request.items.map(item => receipt(item.leaseId))
         host.holds.set(request.key, receipts)
-        return written({ method: 'hold', reply: { receipts, segmentId: request.items.some(i => i.kind === 'segment') ? 1000 : 0 } })
+        return written({ method: 'hold', reply: { receipts, ...this.idsOf(request) } })
       }
       case 'hostCommit': {
         const extension = host.extensions.get(ask.request.offerId)

@@ -2,6 +2,8 @@ import { isIPv4 } from 'node:net'
 import { InvalidInputError } from '../../../protocol/core/errors.ts'
 import { MAX_NODES_PER_CLUSTER } from '../../../protocol/core/limits.ts'
 import type { FrontendSpec } from '../../../protocol/core/desired.ts'
+import { PREHEAT_PATH } from '../../../protocol/core/plan.ts'
+import { IMAGE_FILES } from '../../images/manifest.ts'
 import type { ImageManifest } from '../../images/manifest.ts'
 
 /** Where a frontend keeps its files; absolute paths. */
@@ -38,13 +40,27 @@ export function checkFrontendSpec (spec: FrontendSpec): void {
     must(LABEL.test(node.name), `node name ${JSON.stringify(node.name)} is no host name`)
     must(LABEL.test(node.site), `node ${node.name}: ${JSON.stringify(node.site)} is no site name`)
     must(MAC.test(node.mac), `node ${node.name}: "${node.mac}" is no MAC address in lower case`)
+    if (node.local !== undefined) {
+      must(MAC.test(node.local.mac), `node ${node.name}: "${node.local.mac}" is no MAC address in lower case`)
+      must(parseNetwork(node.local.address) !== null, `node ${node.name}: "${node.local.address}" is no IPv4 address with prefix length`)
+    }
     must(isIPv4(node.ip) && network !== null && network.contains(node.ip), `node ${node.name}: ${node.ip} is not on ${spec.address}`)
   }
-  for (const values of [[spec.name, ...spec.nodes.map(node => node.name)], [spec.mac, ...spec.nodes.map(node => node.mac)], [network?.address ?? '', ...spec.nodes.map(node => node.ip)]]) {
+  const locals = localHosts(spec.nodes)
+  must(locals.every(({ name }) => LABEL.test(name)), 'a node\'s name is too long for one on a site-local segment')
+  for (const values of [
+    [spec.name, ...spec.nodes.map(node => node.name), ...locals.map(({ name }) => name)],
+    [spec.mac, ...spec.nodes.flatMap(node => [node.mac, ...node.local === undefined ? [] : [node.local.mac]])],
+    [network?.address ?? '', ...spec.nodes.map(node => node.ip), ...locals.map(({ ip }) => ip)]
+  ]) {
     const twice = values.find((value, index) => values.indexOf(value) !== index)
     must(twice === undefined, `${twice ?? ''} is given twice`)
   }
 }
+
+/** What nodes are called on the segment that does not leave their site. */
+const localHosts = (nodes: FrontendSpec['nodes']): Array<{ name: string, ip: string }> =>
+  nodes.flatMap(({ name, local }) => local === undefined ? [] : [{ name: `${name}-local`, ip: local.address.split('/')[0] ?? '' }])
 
 export interface Network {
   /** own address without prefix length */
@@ -83,7 +99,7 @@ const macInUrl = (mac: string): string => mac.replaceAll(':', '-')
 /** DHCP for the known nodes only, names, and TFTP for boot ROMs that are not iPXE. */
 export function renderDnsmasq (spec: FrontendSpec, paths: FrontendPaths): string {
   const { address, network, netmask } = requireNetwork(spec)
-  const hosts = [{ name: spec.name, ip: address }, ...spec.nodes]
+  const hosts = [{ name: spec.name, ip: address }, ...spec.nodes, ...localHosts(spec.nodes)]
   return [
     '# made by Musubi from the desired state; changes are lost',
     'keep-in-foreground',
@@ -229,24 +245,34 @@ export function renderBootScript (spec: FrontendSpec, manifest: ImageManifest, n
 
 /** What makes a node itself: `key value` lines that the initrd reads, never runs. */
 export function renderProfile (spec: FrontendSpec, node: FrontendSpec['nodes'][number]): string {
-  const hosts = [{ name: spec.name, ip: frontendAddress(spec) }, ...spec.nodes]
+  // what is at other sites cannot be reached on this one's own segment
+  const near = localHosts(spec.nodes.filter(one => one.site === node.site))
+  const hosts = [{ name: spec.name, ip: frontendAddress(spec) }, ...spec.nodes, ...near]
   return [
     `hostname ${node.name}`,
     `domain ${spec.domain}`,
     `cluster ${spec.clusterId}`,
     `site ${node.site}`,
+    ...(node.local === undefined ? [] : [`local ${node.local.mac} ${node.local.address}`]),
     ...hosts.map(host => `host ${host.ip} ${host.name}.${spec.domain} ${host.name}`),
     `authorized-key ${spec.sshPublicKey}`,
     ''
   ].join('\n')
 }
 
-/** All files below the document root that depend on the nodes, by relative path. */
+/** What every node will ask for, in that order, for caches to fetch before: the manifest that their fetcher reads. */
+export function renderPreheat (manifest: ImageManifest): string {
+  const objects = IMAGE_FILES.flatMap(name => manifest.files.filter(file => file.name === name)).map(({ name, sizeBytes, sha256 }) => ({ path: imagePath(manifest, name), size: sizeBytes, sha256 }))
+  return `${JSON.stringify({ objects })}\n`
+}
+
+/** All files below the document root that depend on the nodes, or on the image, by relative path. */
 export function renderNodeFiles (spec: FrontendSpec, manifest: ImageManifest): Map<string, string> {
   const files = new Map<string, string>()
   for (const node of spec.nodes) {
     files.set(`v1/boot/${macInUrl(node.mac)}.ipxe`, renderBootScript(spec, manifest, node))
     files.set(`v1/profile/${macInUrl(node.mac)}`, renderProfile(spec, node))
   }
+  files.set(PREHEAT_PATH.slice(1), renderPreheat(manifest))
   return files
 }

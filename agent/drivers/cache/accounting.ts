@@ -1,16 +1,32 @@
 import { constants } from 'node:fs'
 import { open, readdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { MAX_NODES_PER_CLUSTER } from '../../../protocol/core/limits.ts'
+import { REQUEST_CLASSES } from './classes.ts'
+import type { RequestClass } from './classes.ts'
 import { ignoreMissing } from './folder.ts'
 
-/** What the engine has done since it was first set up. Bytes are those of HTTP, headers included. */
-export interface CacheCounters {
+/** Requests of nodes and their bytes. Bytes are those of HTTP, headers included. */
+export interface ClassCounters {
   requests: number
-  /** requests answered from the store alone */
-  hits: number
   bytesToNodes: number
+  /** also what was fetched ahead of nodes */
   bytesFromUpstream: number
 }
+
+/** What the engine has done since it was first set up. */
+export interface CacheCounters extends ClassCounters {
+  /** requests answered from the store alone */
+  hits: number
+  classes: Record<RequestClass, ClassCounters>
+  /** by address, at most `NODES_MAX` */
+  nodes: Record<string, { requests: number, bytes: number }>
+}
+
+/** Nodes that are counted one by one; a cluster has no more, others have made up addresses. */
+const NODES_MAX = MAX_NODES_PER_CLUSTER
+/** The cache's own requests come from here: what was fetched ahead, and what orders said. */
+const OWN = '127.0.0.1'
 
 /** How far the logs have been read: offset in bytes by identity of the log file. */
 export interface LogState {
@@ -23,33 +39,40 @@ const CHUNK_BYTES = 1024 * 1024
 /** Enough of the first line to tell one log file from another that got the same inode. */
 const HEAD_BYTES = 64
 
-export const noCounters = (): CacheCounters => ({ requests: 0, hits: 0, bytesToNodes: 0, bytesFromUpstream: 0 })
+const none = (): ClassCounters => ({ requests: 0, bytesToNodes: 0, bytesFromUpstream: 0 })
+
+export const noCounters = (): CacheCounters => ({ ...none(), hits: 0, classes: { listed: none(), named: none(), validated: none(), dynamic: none() }, nodes: {} })
 
 /**
  * Adds one line of the engine's log. Lines of subrequests (further parts of an object; they have
- * received no request of their own, `asked` is 0) count only what they fetched. Pure; a line that
+ * received no request of their own, `asked` is 0) count only what they fetched. A line that
  * cannot be read (cut off by a crash or a full disk) changes nothing.
  */
-export function countLine (counters: CacheCounters, line: string): CacheCounters {
+export function addLine (into: CacheCounters, line: string): void {
   let entry: Record<string, unknown>
   try {
     const parsed: unknown = JSON.parse(line)
-    if (parsed === null || typeof parsed !== 'object') return counters
+    if (parsed === null || typeof parsed !== 'object') return
     entry = parsed as Record<string, unknown>
   } catch {
-    return counters
+    return
   }
-  const { asked, sent, store, fetched } = entry
-  if (typeof asked !== 'number' || typeof sent !== 'number' || typeof fetched !== 'string') return counters
-  // retries and parts are listed like `0, 812 : 4096`
-  const fetchedBytes = [...fetched.matchAll(/\d+/g)].reduce((sum, match) => sum + Number(match[0]), 0)
-  const own = asked > 0
-  return {
-    requests: counters.requests + (own ? 1 : 0),
-    hits: counters.hits + (own && store === 'HIT' ? 1 : 0),
-    bytesToNodes: counters.bytesToNodes + (own ? sent : 0),
-    bytesFromUpstream: counters.bytesFromUpstream + fetchedBytes
+  const { asked, sent, store, fetched, node } = entry
+  if (typeof asked !== 'number' || typeof sent !== 'number' || typeof fetched !== 'string' || typeof node !== 'string') return
+  const ofNode = asked > 0 && node !== OWN
+  const name = REQUEST_CLASSES.find(one => one === entry['class']) ?? 'dynamic'
+  for (const counters of [into, into.classes[name]]) {
+    // retries and parts are listed like `0, 812 : 4096`
+    for (const [bytes] of fetched.matchAll(/\d+/g)) counters.bytesFromUpstream += Number(bytes)
+    if (!ofNode) continue
+    counters.requests++
+    counters.bytesToNodes += sent
   }
+  if (!ofNode) return
+  if (store === 'HIT') into.hits++
+  const known = into.nodes[node] ?? { requests: 0, bytes: 0 }
+  if (known.requests === 0 && Object.keys(into.nodes).length >= NODES_MAX) return
+  into.nodes[node] = { requests: known.requests + 1, bytes: known.bytes + sent }
 }
 
 /**
@@ -61,7 +84,7 @@ export function countLine (counters: CacheCounters, line: string): CacheCounters
 export async function readCounters (folder: string, logs = folder): Promise<CacheCounters> {
   const statePath = join(folder, 'counters.json')
   const before = await readState(statePath)
-  const after: LogState = { counters: before.counters, offsets: {} }
+  const after: LogState = { counters: structuredClone(before.counters), offsets: {} }
   for (const file of ['access.log.1', 'access.log']) await readLog(join(logs, file), before.offsets, after)
   if (JSON.stringify(after) !== JSON.stringify(before)) {
     await writeFile(`${statePath}.tmp`, JSON.stringify(after), { mode: 0o600 })
@@ -93,7 +116,7 @@ async function readLog (path: string, offsets: Readonly<Record<string, number>>,
         offset += bytesRead
         continue
       }
-      for (const line of buffer.toString('utf8', 0, end).split('\n')) into.counters = countLine(into.counters, line)
+      for (const line of buffer.toString('utf8', 0, end).split('\n')) addLine(into.counters, line)
       offset += end + 1
     }
     into.offsets[key] = offset
@@ -109,7 +132,8 @@ async function readState (path: string): Promise<LogState> {
   try {
     const value = JSON.parse(text) as Partial<LogState>
     if (value.counters === undefined || value.offsets === undefined) return empty
-    return { counters: { ...noCounters(), ...value.counters }, offsets: { ...value.offsets } }
+    const zero = noCounters()
+    return { counters: { ...zero, ...value.counters, classes: { ...zero.classes, ...value.counters.classes } }, offsets: { ...value.offsets } }
   } catch {
     return empty
   }

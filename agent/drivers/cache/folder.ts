@@ -3,6 +3,7 @@ import { join, resolve } from 'node:path'
 import type { CacheSpec } from '../../../protocol/core/desired.ts'
 import { InvalidInputError } from '../../../protocol/core/errors.ts'
 import { fingerprint } from '../../fingerprint.ts'
+import type { Link } from './plan.ts'
 
 /** The durable record of one cache: written before anything of it is made, deleted last. */
 export interface CacheRecord {
@@ -10,6 +11,8 @@ export interface CacheRecord {
   spec: CacheSpec
   /** fingerprint of `spec` once everything has been brought to it; null while it is being done */
   applied: string | null
+  /** the way to the frontend, as it was when the cache was made: parts that are stored have a size that follows from it */
+  link?: Link
 }
 
 const RECORD = 'cache.json'
@@ -38,15 +41,15 @@ export async function readRecord (folder: string): Promise<CacheRecord | null> {
   try {
     const value = JSON.parse(await readFile(join(folder, RECORD), 'utf8')) as Partial<CacheRecord> | null
     if (typeof value?.name !== 'string' || typeof value.spec?.vni !== 'number') return null
-    return { name: value.name, spec: value.spec, applied: value.applied ?? null }
+    return { name: value.name, spec: value.spec, applied: value.applied ?? null, ...(value.link === undefined ? {} : { link: value.link }) }
   } catch (error) {
     return error instanceof SyntaxError ? null : ignoreMissing(error)
   }
 }
 
-export async function writeRecord (folder: string, name: string, spec: CacheSpec, applied: boolean): Promise<void> {
+export async function writeRecord (folder: string, name: string, spec: CacheSpec, applied: boolean, link?: Link): Promise<void> {
   await mkdir(folder, { recursive: true, mode: 0o700 })
-  const record: CacheRecord = { name, spec, applied: applied ? fingerprint(spec) : null }
+  const record: CacheRecord = { name, spec, applied: applied ? fingerprint(spec) : null, ...(link === undefined ? {} : { link }) }
   await writeAtomically(join(folder, RECORD), JSON.stringify(record))
 }
 

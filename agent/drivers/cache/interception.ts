@@ -1,5 +1,5 @@
 import { run } from '../../exec.ts'
-import { LIVE_SET, MARK, ROUTE_TABLE, RULE_PRIORITY, TABLE, nftComment, renderNft, renderNftRemoval } from './nft.ts'
+import { LIVE_SET, MARK, ROUTE_TABLE, RULE_PRIORITY, TABLE, TFTP_COUNTER, nftComment, renderNft, renderNftRemoval, renderPause } from './nft.ts'
 import type { CachePlan } from './plan.ts'
 
 /** What the kernel of a cluster's namespace has of our interception. */
@@ -10,6 +10,8 @@ export interface InterceptionState {
   routing: boolean
   /** ports in the live set: new connections to them go through the engine */
   live: number[]
+  /** packets of TFTP that were kept from other sites since the tables were made; null where nothing keeps them */
+  tftpStopped: number | null
 }
 
 /** Settings of the namespace that interception and the fail-open path rest on. */
@@ -50,7 +52,8 @@ export async function observeInterception (plan: CachePlan, signal: AbortSignal)
   return {
     tables: bridge.includes(comment) && ip.includes(comment),
     routing: rules.length > 0 && routes.some(route => route['type'] === 'local'),
-    live: liveElements(bridge)
+    live: liveElements(bridge),
+    tftpStopped: stoppedPackets(bridge)
   }
 }
 
@@ -69,6 +72,11 @@ export async function applyRouting (plan: CachePlan, signal: AbortSignal): Promi
 /** Replaces both tables in one transaction; the live set is empty until the prober's next round. */
 export async function applyTables (plan: CachePlan, signal: AbortSignal): Promise<void> {
   await run('nft', ['-f', '-'], { netns: plan.namespace, signal, input: renderNft(plan) })
+}
+
+/** Takes the interception out until `applyTables`; new connections go directly meanwhile. */
+export async function pauseTables (plan: CachePlan, signal: AbortSignal): Promise<void> {
+  await run('nft', ['-f', '-'], { netns: plan.namespace, signal, input: renderPause(plan) })
 }
 
 /** Takes tables, rule and route out; what is not there is no error. */
@@ -97,4 +105,10 @@ async function listing (args: readonly string[], signal: AbortSignal): Promise<L
 export function liveElements (table: string): number[] {
   const elements = new RegExp(`set ${LIVE_SET} \\{[^}]*elements = \\{([^}]*)\\}`).exec(table)?.[1] ?? ''
   return elements.split(',').map(element => Number.parseInt(element, 10)).filter(port => !Number.isNaN(port))
+}
+
+/** Packets that the counter of stopped TFTP tells of, from the listing of the bridge table; null without one. Pure. */
+export function stoppedPackets (table: string): number | null {
+  const packets = new RegExp(`counter ${TFTP_COUNTER} \\{[^}]*packets (\\d+)`).exec(table)?.[1]
+  return packets === undefined ? null : Number(packets)
 }

@@ -1,14 +1,12 @@
-import { CLASS_RULES } from './classes.ts'
+import { INSIDE, decide } from './classes.ts'
 import type { ClassRule } from './classes.ts'
-import { SLICE_BYTES } from './plan.ts'
+import { renderPort } from './nginx-port.ts'
 import type { CachePlan } from './plan.ts'
 
-/** Waiting for the first download of an object is what the cache is for: longer than any slow link needs. */
-const COLLAPSE_SECONDS = 600
-/** Idle connections to the frontend that are kept open for static fetches. */
-const POOL_SIZE = 16
-/** Shorter than usual servers keep theirs (nginx: 75 s), so that the frontend seldom closes first. */
-const POOL_IDLE_SECONDS = 60
+/** Parts of objects larger than this, in decimal digits of their length, are told to the fetcher: 10 MB and more. */
+const LARGE_DIGITS = 8
+/** What verified indexes may list: a bucket holds the longest path that is looked up. */
+const LISTED_HASH = 'map_hash_max_size 262144;\n  map_hash_bucket_size 1024;'
 
 /** The nginx configuration of one cache. Pure: equal plans give equal text. */
 export function renderNginxConf (plan: CachePlan): string {
@@ -40,6 +38,8 @@ http {
   sendfile on;
   tcp_nopush on;
   default_type "";
+  # what is kept fails by name: it goes to the frontend as the node sent it
+  recursive_error_pages on;
 
   client_body_temp_path ${paths.engine}/body;
   proxy_temp_path ${paths.engine}/proxy;
@@ -47,21 +47,37 @@ http {
   uwsgi_temp_path ${paths.engine}/uwsgi;
   scgi_temp_path ${paths.engine}/scgi;
 
+  ${LISTED_HASH}
+
   # one line per request; the parts of an object are subrequests, whose own length is 0
-  log_format mz escape=json '{"at":$msec,"node":"$remote_addr","class":"$mz_class","method":"$request_method",'
+  log_format mz escape=json '{"at":$msec,"node":"$remote_addr","class":"$mz_way","method":"$request_method",'
     '"target":"$request_uri","status":$status,"asked":$request_length,"sent":$bytes_sent,'
     '"store":"$upstream_cache_status","fetched":"$upstream_bytes_received"}';
+  # parts of large objects, and what indexes name, for who fetches the next ones ahead of the nodes
+  log_format parts escape=json '$mz_port\t$mz_host\t$request_uri\t$upstream_http_content_range\t$mz_way\t$upstream_cache_status\t$mz_digest';
   access_log ${paths.log} mz;
+  access_log ${paths.partsLog} parts if=$mz_part;
   log_subrequest on;
+  map "$remote_addr $mz_way $upstream_cache_status $upstream_http_content_range" $mz_part { volatile; default ""; "~^(?!127\\.0\\.0\\.1 )\\S+ (listed .*|\\S+ \\S* bytes \\d+-\\d+/\\d{${LARGE_DIGITS},15})$" 1; }
+  # the fetcher is told what its request cost; nobody else is
+  map $remote_addr $mz_tell { volatile; default ""; 127.0.0.1 "$mz_way $upstream_cache_status"; }
+  # lost with the parts of an object, unless all of it is sent
+  map $http_range $mz_ranges { volatile; default $upstream_http_accept_ranges; "" ""; }
+  map $remote_addr $mz_from { default $remote_addr; 127.0.0.1 ${spec.ownAddress}; }
 
-${CLASS_RULES.map(renderRule).join('\n')}
-  map "${CLASS_RULES.map(rule => `$mz_is_${rule.name}`).join('')}" $mz_class { default dynamic; "${'1'.repeat(CLASS_RULES.length)}" static; }
+${renderClasses(plan)}
   # a body that ends with its connection may have been cut off
   map $upstream_http_content_length $mz_unsized { default 0; "" 1; }
+  map "$upstream_http_cache_control" $mz_secret { volatile; default 0; "~*(private|no-store)" 1; }
   map $http_host $mz_host { default $http_host; "" ${spec.frontendAddress}; }
+  # it is nginx that says so, of parts that came; else the frontend has said it to the cache, and says it to the node as well
+  map $upstream_status $mz_beyond { volatile; default @dynamic; 200 @beyond; 206 @beyond; "" @beyond; }
+  map "" $mz_nothing { default ""; }
   map $http_upgrade $mz_connection { default upgrade; "" close; }
 
-  proxy_cache_path ${paths.store} levels=1:2 keys_zone=mz:10m max_size=${spec.maxSizeMiB}m min_free=64m inactive=30d use_temp_path=off;
+${renderValidators()}
+  # by way of proxy_temp_path: a store that is deleted is made again when a part of it is whole
+  proxy_cache_path ${paths.store} levels=1:2 keys_zone=mz:10m max_size=${spec.maxSizeMiB}m min_free=64m inactive=30d;
   proxy_http_version 1.1;
   proxy_redirect off;
   proxy_connect_timeout 60s;
@@ -83,66 +99,44 @@ ${plan.listeners.map(listener => renderPort(plan, listener)).join('')}}
 `
 }
 
-/** What one intercepted port of the frontend needs: its pool, and a server with both classes. */
-function renderPort (plan: CachePlan, { port, listenPort }: CachePlan['listeners'][number]): string {
-  const { frontendAddress, ownAddress } = plan.spec
-  return `
-  upstream mz_static_${port} {
-    server ${frontendAddress}:${port} max_fails=0;
-    keepalive ${POOL_SIZE};
-    keepalive_timeout ${POOL_IDLE_SECONDS}s;
-    keepalive_requests 100000;
+/** The rules, and the class that follows from their verdicts, each combination written out. */
+function renderClasses (plan: CachePlan): string {
+  const { every, never, fresh, named, kept } = plan.rules
+  const { spec } = plan
+  const verdicts = [false, true]
+  const lines: string[] = []
+  for (const a of verdicts) for (const b of verdicts) for (const c of verdicts) for (const d of verdicts) for (const e of verdicts) {
+    const found = decide({ never: a, fresh: b, listed: c, named: d, kept: e })
+    if (found !== 'dynamic') lines.push(`    "${'1'.repeat(every.length)}:${[a, b, c, d, e].map(Number).join('')}" ${found};`)
   }
+  const hosts = [spec.frontendAddress, ...(spec.hosts ?? [])].flatMap(host => plan.listeners.map(({ port }) => `"${host}:${port}" 1;`).concat(`${host} 1;`))
+  return `${[...every, never, fresh, named, kept].map(renderRule).join('\n')}
+  # the digest that a verified index gives; under other names the frontend may have other objects
+  map $http_host $mz_is_host { default 0; "" 1; ${[...new Set(hosts)].join(' ')} }
+  map "$mz_port:$request_uri" $mz_entry { default ""; include ${plan.paths.listed.replace(/.$/, '[$&]')}; }
+  map "$mz_entry $mz_port:$request_uri" $mz_digest { default ""; "~^([0-9a-f]{64}) (\\S+) \\2$" $1; }
+  map "$mz_is_host:$mz_digest" $mz_is_listed { default 0; "~^1:[0-9a-f]{64}$" 1; }
+  map "${every.map(rule => `$mz_is_${rule.name}`).join('')}:$mz_is_never$mz_is_fresh$mz_is_listed$mz_is_named$mz_is_kept" $mz_class {
+    default dynamic;
+${lines.join('\n')}
+  }`
+}
 
-  server {
-    listen 127.0.0.1:${listenPort} backlog=1024;
-
-    # dynamic: the node's own address, one connection each, nothing kept, nothing held back
-    location / {
-      error_page 418 = @static;
-      if ($mz_class = static) { return 418; }
-      proxy_pass http://${frontendAddress}:${port};
-      proxy_bind $remote_addr transparent;
-      proxy_set_header Host $mz_host;
-      proxy_set_header Connection $mz_connection;
-      proxy_set_header Upgrade $http_upgrade;
-      proxy_request_buffering off;
-      proxy_buffering off;
-      proxy_buffer_size 64k;
-      proxy_buffers 8 32k;
-      proxy_next_upstream off;
-      proxy_read_timeout 3600s;
-      proxy_send_timeout 3600s;
-    }
-
-    # static: once, in parts, through warm connections from the gateway's own address
-    location @static {
-      slice ${SLICE_BYTES};
-      proxy_pass http://mz_static_${port};
-      proxy_bind ${ownAddress};
-      proxy_set_header Host $mz_host;
-      proxy_set_header Connection "";
-      proxy_set_header Accept-Encoding "";
-      proxy_set_header Range $slice_range;
-      proxy_cache mz;
-      proxy_cache_key "${port} $mz_host $request_uri $slice_range";
-      proxy_cache_methods GET HEAD;
-      proxy_cache_valid 200 206 365d;
-      proxy_no_cache $mz_unsized;
-      proxy_cache_use_stale off;
-      proxy_cache_lock on;
-      proxy_cache_lock_timeout ${COLLAPSE_SECONDS}s;
-      proxy_cache_lock_age ${COLLAPSE_SECONDS}s;
-      proxy_ignore_client_abort on;
-      proxy_buffers 16 32k;
-      proxy_buffer_size 32k;
-      proxy_busy_buffers_size 64k;
-      proxy_max_temp_file_size 0;
-      proxy_next_upstream error timeout;
-      proxy_next_upstream_tries 3;
-      proxy_read_timeout ${COLLAPSE_SECONDS}s;
-    }
-  }
+/**
+ * What the frontend's answer to a HEAD must be like for an object to be kept under its validator. A weak
+ * ETag does not tell bytes apart (RFC 9110, section 8.8.3); a date alone does not tell variants apart.
+ */
+function renderValidators (): string {
+  return String.raw`  map $mz_v_etag $mz_v_tag { volatile; default 2; "" 0; "~^\"[^\"\\s]+\"$" 1; }
+  map $mz_v_modified $mz_v_date { volatile; default 1; "" 0; }
+  map $mz_v_vary $mz_v_variants { volatile; default 1; "" 0; "~\*" 2; }
+  map $mz_v_control $mz_v_secret { volatile; default 0; "~*(private|no-store)" 1; }
+  map $mz_v_cookie $mz_v_person { volatile; default 1; "" 0; }
+  # nginx has an answer of its own to a range that begins behind the end, and parts of nothing cannot be asked for
+  map "$http_range:$mz_v_length" $mz_v_sized { volatile; default 0; "~${nginxPattern(INSIDE)}" 1; }
+  map "$mz_v_tag$mz_v_date$mz_v_variants$mz_v_secret$mz_v_person$mz_v_sized" $mz_v_pool { volatile; default refuse; "~^1.[01]001$" static; 010001 static; }
+  map $mz_v_tag $mz_v_match { volatile; default ""; 1 $mz_v_etag; }
+  map $mz_v_tag $mz_v_since { volatile; default ""; 0 $mz_v_modified; }
 `
 }
 

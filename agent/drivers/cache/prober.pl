@@ -5,7 +5,7 @@
 # not part of the agent, so the cache works on, and fails open, without one.
 use strict;
 use warnings;
-use IO::Socket::INET;
+use Socket;
 
 use constant ANSWER_SECONDS => 2;
 use constant NFT_SECONDS => 5;
@@ -28,10 +28,9 @@ sub answers {
   eval {
     local $SIG{ALRM} = sub { die "late\n" };
     alarm ANSWER_SECONDS;
-    my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $health, Proto => 'tcp');
-    if ($socket) {
-      print {$socket} "GET / HTTP/1.0\r\n\r\n";
-      $socket->flush;
+    my $socket;
+    if (socket($socket, PF_INET, SOCK_STREAM, 0) && connect($socket, sockaddr_in($health, inet_aton('127.0.0.1')))) {
+      syswrite $socket, "GET / HTTP/1.0\r\n\r\n";
       $line = <$socket>;
     }
     alarm 0;

@@ -151,11 +151,12 @@ export function createLibvirtDriver (options: LibvirtDriverOptions): ComputeDriv
   async function mend (known: KnownDomain, signal: AbortSignal): Promise<boolean> {
     const links = await listLinks(signal)
     if (problemOf(known, links) === null) return true
-    if (!links.has(known.mark.tap)) return false
+    const cards = cardsOf(known.mark)
+    if (!cards.every(({ tap }) => links.has(tap))) return false
     if (known.state === 'paused') await virsh.change(['resume', '--domain', known.domain], signal)
     else if (!isRunning(known.state)) return false
     // the bridge was made anew under a running guest
-    await run('ip', ['link', 'set', 'dev', known.mark.tap, 'master', known.mark.bridge, 'up'], { signal })
+    for (const { tap, bridge } of cards) await run('ip', ['link', 'set', 'dev', tap, 'master', bridge, 'up'], { signal })
     return true
   }
 
@@ -177,7 +178,7 @@ export function createLibvirtDriver (options: LibvirtDriverOptions): ComputeDriv
           name: mark.name,
           fingerprint: mark.fingerprint,
           healthy: problem === null,
-          detail: { state, rxBytes, txBytes, tap: mark.tap, bridge: mark.bridge, ...(problem === null ? {} : { problem }) }
+          detail: { state, rxBytes, txBytes, tap: mark.tap, bridge: mark.bridge, ...(mark.localTap === '' ? {} : { localTap: mark.localTap }), ...(problem === null ? {} : { problem }) }
         }
       })
     },
@@ -228,11 +229,16 @@ function isRunning (state: string): boolean {
 /** Why the node cannot work, in words; null when it can. */
 function problemOf ({ state, mark }: { state: string, mark: DomainMark }, links: ReadonlyMap<string, Link>): string | null {
   if (!isRunning(state)) return `the domain is ${state}`
-  const tap = links.get(mark.tap)
-  if (tap === undefined) return `its tap ${mark.tap} is gone`
-  if (tap.master !== mark.bridge) return `its tap ${mark.tap} is not a port of ${mark.bridge}`
-  return tap.up ? null : `its tap ${mark.tap} is down`
+  for (const { tap, bridge } of cardsOf(mark)) {
+    const link = links.get(tap)
+    if (link === undefined) return `its tap ${tap} is gone`
+    if (link.master !== bridge) return `its tap ${tap} is not a port of ${bridge}`
+    if (!link.up) return `its tap ${tap} is down`
+  }
+  return null
 }
+
+const cardsOf = ({ tap, bridge, localTap, localBridge }: DomainMark): Array<{ tap: string, bridge: string }> => [{ tap, bridge }, ...localTap === '' ? [] : [{ tap: localTap, bridge: localBridge }]]
 
 /** QEMU appends to the log as long as it runs, hence copy and cut instead of rename. */
 async function boundLog (file: string): Promise<void> {

@@ -61,9 +61,12 @@ export function checkDomainSpec (spec: DomainSpec): void {
     throw new InvalidInputError(`node ${spec.node}: ${what} ${JSON.stringify(value)} ${why}`)
   }
   if (!UUID.test(spec.uuid)) bad('uuid', spec.uuid, 'is not a lower-case UUID')
-  if (!MAC.test(spec.mac)) bad('mac', spec.mac, 'is not a lower-case unicast MAC address')
-  if (!LINK_NAME.test(spec.bridge)) bad('bridge', spec.bridge, 'is not the name of a bridge of ours')
-  if (!LINK_NAME.test(spec.tap)) bad('tap', spec.tap, `is not a link name of at most 15 characters that begins with ${PREFIX}`)
+  for (const [of, { mac, bridge, tap }] of [['', spec], ['local ', spec.local ?? spec]] as const) {
+    if (!MAC.test(mac)) bad(`${of}mac`, mac, 'is not a lower-case unicast MAC address')
+    if (!LINK_NAME.test(bridge)) bad(`${of}bridge`, bridge, 'is not the name of a bridge of ours')
+    if (!LINK_NAME.test(tap)) bad(`${of}tap`, tap, `is not a link name of at most 15 characters that begins with ${PREFIX}`)
+  }
+  if (spec.local !== undefined && (spec.local.mac === spec.mac || spec.local.tap === spec.tap)) bad('second card', spec.local, 'has the MAC or the tap of the first')
   whole('vcpus', spec.vcpus, 1, MAX_VCPUS_PER_NODE)
   whole('memoryMiB', spec.memoryMiB, 32, MAX_MEMORY_MIB_PER_NODE)
   if (spec.volumes.length > MAX_VOLUMES_PER_CLUSTER) bad('volumes', spec.volumes.length, `are more than ${MAX_VOLUMES_PER_CLUSTER}`)

@@ -14,6 +14,9 @@ export interface DomainMark {
   fingerprint: string
   bridge: string
   tap: string
+  /** of the second card; empty: there is none */
+  localBridge: string
+  localTap: string
 }
 
 /** One domain of ours as libvirt knows it. */
@@ -90,7 +93,7 @@ const STATES: Readonly<Record<string, string>> = {
   0: 'no state', 1: 'running', 2: 'blocked', 3: 'paused', 4: 'in shutdown', 5: 'shut off', 6: 'crashed', 7: 'suspended'
 }
 
-/** Reads `virsh domstats --state --interface`; bytes are from the guest's point of view. */
+/** Reads `virsh domstats --state --interface`; bytes are from the guest's point of view, of its card on the cluster's segment, the first one. */
 export function parseDomstats (text: string): Map<string, DomainStats> {
   const all = new Map<string, DomainStats>()
   let current: DomainStats | undefined
@@ -104,8 +107,8 @@ export function parseDomstats (text: string): Map<string, DomainStats> {
     const pair = /^\s+([a-z0-9.]+)=(.*)$/.exec(line)
     if (pair?.[1] === undefined || pair[2] === undefined || current === undefined) continue
     if (pair[1] === 'state.state') current.state = STATES[pair[2]] ?? `state ${pair[2]}`
-    else if (/^net\.\d+\.rx\.bytes$/.test(pair[1])) current.rxBytes += Number(pair[2])
-    else if (/^net\.\d+\.tx\.bytes$/.test(pair[1])) current.txBytes += Number(pair[2])
+    else if (pair[1] === 'net.0.rx.bytes') current.rxBytes = Number(pair[2])
+    else if (pair[1] === 'net.0.tx.bytes') current.txBytes = Number(pair[2])
   }
   return all
 }
@@ -130,7 +133,7 @@ export function parseMark (text: string): DomainMark | null {
     if (key !== undefined && value !== undefined) attributes.set(key, unescapeXml(value))
   }
   const get = (key: string): string => attributes.get(key) ?? ''
-  const mark = { name: get('name'), uuid: get('uuid'), cluster: get('cluster'), fingerprint: get('fingerprint'), bridge: get('bridge'), tap: get('tap') }
+  const mark = { name: get('name'), uuid: get('uuid'), cluster: get('cluster'), fingerprint: get('fingerprint'), bridge: get('bridge'), tap: get('tap'), localBridge: get('localBridge'), localTap: get('localTap') }
   return mark.name === '' || mark.fingerprint === '' ? null : mark
 }
 

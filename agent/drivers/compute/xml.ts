@@ -55,7 +55,8 @@ export function renderDomainXml (name: string, spec: DomainSpec, options: Domain
     `  <uuid>${x(spec.uuid)}</uuid>`,
     '  <metadata>',
     `    <musubi:object xmlns:musubi='${METADATA_NAMESPACE}' name='${x(name)}' uuid='${x(spec.uuid)}' cluster='${x(spec.clusterId)}' clusterName='${x(spec.cluster)}'` +
-      ` node='${x(spec.node)}' fingerprint='${fingerprint(spec)}' bridge='${x(spec.bridge)}' tap='${x(spec.tap)}'/>`,
+      ` node='${x(spec.node)}' fingerprint='${fingerprint(spec)}' bridge='${x(spec.bridge)}' tap='${x(spec.tap)}'` +
+      `${spec.local === undefined ? '' : ` localBridge='${x(spec.local.bridge)}' localTap='${x(spec.local.tap)}'`}/>`,
     '  </metadata>',
     `  <memory unit='MiB'>${spec.memoryMiB}</memory>`,
     `  <vcpu>${spec.vcpus}</vcpu>`,
@@ -76,12 +77,9 @@ export function renderDomainXml (name: string, spec: DomainSpec, options: Domain
     '  <on_crash>restart</on_crash>',
     '  <devices>',
     ...spec.volumes.flatMap((volume, index) => disk(name, spec, volume, index)),
-    "    <interface type='bridge'>",
-    `      <mac address='${x(spec.mac)}'/>`,
-    `      <source bridge='${x(spec.bridge)}'/>`,
-    `      <target dev='${x(spec.tap)}'/>`,
-    "      <model type='virtio'/>",
-    '    </interface>',
+    ...card(spec, true),
+    // behind the first one, so that it is eth1 on the node
+    ...(spec.local === undefined ? [] : card(spec.local, false)),
     `    <serial type='pty'>${log}<target port='0'/></serial>`,
     `    <console type='pty'>${log}<target type='serial' port='0'/></console>`,
     "    <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>",
@@ -115,6 +113,20 @@ function cpu (kvm: boolean): string[] {
     "    <feature policy='disable' name='la57'/>",
     "    <feature policy='disable' name='svm'/>",
     '  </cpu>'
+  ]
+}
+
+/** A network card. @param boots without a ROM the firmware does not look for a DHCP server there */
+function card ({ mac, bridge, tap }: NonNullable<DomainSpec['local']>, boots: boolean): string[] {
+  const x = escapeXml
+  return [
+    "    <interface type='bridge'>",
+    `      <mac address='${x(mac)}'/>`,
+    `      <source bridge='${x(bridge)}'/>`,
+    `      <target dev='${x(tap)}'/>`,
+    "      <model type='virtio'/>",
+    ...(boots ? [] : ["      <rom enabled='no'/>"]),
+    '    </interface>'
   ]
 }
 

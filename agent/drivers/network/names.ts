@@ -31,6 +31,10 @@ export const IPV6_MIN_MTU = 1280
 
 /** nftables table in the host's namespace: who may send VXLAN to us. */
 export const GUARD_TABLE = `${PREFIX}_guard`
+/** Its one chain with a hook: it leads VXLAN to the chain of the segment that the frame is of. */
+export const GUARD_CHAIN = 'vxlan'
+/** Its map: UDP port and VNI, and the chain of the segment that they are of. */
+export const GUARD_WAYS = 'ways'
 /** nftables bridge table, in the namespaces of bridges: MSS clamp, and what ports let pass. */
 export const MSS_TABLE = `${PREFIX}_mss`
 

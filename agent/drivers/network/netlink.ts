@@ -9,7 +9,7 @@ import { addFlood, addForward, addNeighbour } from './observed.ts'
 import type { ChainState, LinkState, SpaceState } from './observed.ts'
 
 /** The lists of one namespace, each as the messages that the kernel sent. */
-export interface SpaceLists { links: Buffer, addresses: Buffer, forwards: Buffer, neighbours: Buffer, chains: Buffer, rules: Buffer, elements: Buffer }
+export interface SpaceLists { links: Buffer, addresses: Buffer, forwards: Buffer, neighbours: Buffer, chains: Buffer, rules: Buffer, elements: Buffer, guardChains: Buffer, guardRules: Buffer, guardWays: Buffer }
 
 type Attributes = ReadonlyMap<number, Buffer>
 
@@ -27,7 +27,7 @@ const ADDRESS = { new: 20, headBytes: 8, address: 1, local: 2, inet: 2, inet6: 1
 const NEIGHBOUR = { new: 28, headBytes: 12, destination: 1, mac: 2, master: 9, isPermanent: 0x80, isSticky: 0x40 } as const
 const CHAIN = { new: 10 << 8 | 3, headBytes: 4, table: 1, name: 3 } as const
 const RULE = { new: 10 << 8 | 6, table: 1, chain: 2, userData: 7, comment: 0 } as const
-const ELEMENT = { new: 10 << 8 | 12, list: 3, key: 1, value: 1 } as const
+const ELEMENT = { new: 10 << 8 | 12, list: 3, key: 1, data: 2, value: 1, verdict: 2, code: 1, chain: 2, jump: 0xffff_fffd } as const
 const FAMILIES: Readonly<Record<number, string>> = { 1: 'inet', 2: 'ip', 3: 'arp', 5: 'netdev', 7: 'bridge', 10: 'ip6' }
 
 const little = endianness() === 'LE'
@@ -148,8 +148,22 @@ function parseElements (elements: Buffer): Set<string> {
   return new Set(keys.map((element) => text(attributes(element.get(ELEMENT.key)).get(ELEMENT.value))).filter((name) => name !== undefined))
 }
 
-/** What one network namespace holds. @param table the nftables table whose chains are wanted */
-export function parseSpace (lists: SpaceLists, table: string): SpaceState {
+/** Keys are a UDP port and a VNI, each in the order of the wire and padded to four bytes, and values verdicts. */
+function parseWays (elements: Buffer): SpaceState['ways'] {
+  const ways: SpaceState['ways'] = new Map()
+  for (const element of messages(elements, ELEMENT.new, CHAIN.headBytes).flatMap(({ attrs }) => allOf(attrs.get(ELEMENT.list)))) {
+    const key = attributes(element.get(ELEMENT.key)).get(ELEMENT.value)
+    if (key === undefined || key.length < 7) continue
+    const verdict = attributes(attributes(element.get(ELEMENT.data)).get(ELEMENT.verdict))
+    const code = verdict.get(ELEMENT.code)
+    const jumps = code?.length === 4 && code.readUInt32BE() === ELEMENT.jump
+    ways.set(`${key.readUInt16BE()} . ${key.readUIntBE(4, 3)}`, jumps ? text(verdict.get(ELEMENT.chain)) ?? '' : '')
+  }
+  return ways
+}
+
+/** What one network namespace holds. @param table the nftables table of the family `bridge` whose chains are wanted @param guard the same of `inet` */
+export function parseSpace (lists: SpaceLists, table: string, guard: string): SpaceState {
   const { links, names } = parseLinks(lists.links, lists.addresses)
   const floods: SpaceState['floods'] = new Map()
   const forwards: SpaceState['forwards'] = new Map()
@@ -165,5 +179,5 @@ export function parseSpace (lists: SpaceLists, table: string): SpaceState {
     if ((u16(head, 8) & NEIGHBOUR.isPermanent) === 0 || !attrs.has(NEIGHBOUR.mac)) continue
     addNeighbour(neighbours, names.get(u32(head, 4)), ip(attrs.get(NEIGHBOUR.destination)), mac(attrs.get(NEIGHBOUR.mac)))
   }
-  return { links, floods, forwards, neighbours, chains: parseChains(lists.chains, lists.rules, table), open: parseElements(lists.elements) }
+  return { links, floods, forwards, neighbours, chains: [...parseChains(lists.guardChains, lists.guardRules, guard), ...parseChains(lists.chains, lists.rules, table)], ways: parseWays(lists.guardWays), open: parseElements(lists.elements) }
 }

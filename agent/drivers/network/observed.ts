@@ -44,6 +44,8 @@ export interface SpaceState {
   /** per link: MACs of permanent neighbours by address */
   neighbours: Map<string, Map<string, string>>
   chains: ChainState[]
+  /** UDP port and VNI of VXLAN, as nft writes them, and the chain that the map of guards leads to; '' for anything else than a jump */
+  ways: Map<string, string>
   /** ports that may forward at this moment; how long they still may is not told, it changes all the time */
   open: Set<string>
 }

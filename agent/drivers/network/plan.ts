@@ -5,9 +5,10 @@ import { MAX_VNI } from '../../../protocol/core/limits.ts'
 import { clusterPortChains, hostPortChains } from './broadcast/chains.ts'
 import { checkKnown, clusterEntries, hostEntries } from './broadcast/entries.ts'
 import { forwardChain } from './forward/gate.ts'
-import { guardChain, mssChains } from './filter.ts'
+import { guardChains, mssChains } from './filter.ts'
 import { aliasOf, hostBridgeMac, hostPortName, hostVethName, hostVxlanName, INNER, INNER_MTU, SITE_VXLAN_PORT, TUNNEL_MTU, vlanName, WAN_VXLAN_PORT } from './names.ts'
 import { isLinkName, isVlanId } from './vlan/trunk.ts'
+import { NOTHING_LEARNED, type LearnedOf } from './snoop/snooping.ts'
 import type { SegmentSpec } from '../../../protocol/core/desired.ts'
 import type { ForwardPlan, NeighbourPlan } from './broadcast/entries.ts'
 import type { FilterChain } from './filter.ts'
@@ -129,13 +130,14 @@ const useful = (chains: FilterChain[]): FilterChain[] => chains.filter(({ rules 
  * @param underlayMtu MTU in bytes of the link that has `spec.site.localAddress`
  * @param ipv6 false: this kernel has none
  * @param tunnelMtu MTU in bytes of what goes between sites now, see `tunnelMtuOf`
+ * @param learned addresses of members that only their frontend knows
  */
-export function planSegment (name: string, spec: SegmentSpec, underlayMtu: number, ipv6 = true, tunnelMtu = TUNNEL_MTU): SegmentPlan {
+export function planSegment (name: string, spec: SegmentSpec, underlayMtu: number, ipv6 = true, tunnelMtu = TUNNEL_MTU, learned: LearnedOf = NOTHING_LEARNED): SegmentPlan {
   checkSegment(name, spec)
   const { vni, gateway } = spec
   const bridge = hostBridgeName(vni)
   const tagged = spec.site.trunk !== undefined
-  const guard = guardChain(vni, spec.site, gateway?.tunnel ?? null)
+  const guard = guardChains(vni, spec.site, gateway?.tunnel ?? null)
   const answers = (spec.known?.members.length ?? 0) > 0
   const silent = answers && ipv6 ? { ipv6: 'silent' as const } : {}
   const hostBridge: LinkPlan[] = spec.compute ? [{ name: bridge, kind: 'bridge', mtu: INNER_MTU, mac: hostBridgeMac(vni), alias: aliasOf(name), ...silent }] : []
@@ -147,8 +149,8 @@ export function planSegment (name: string, spec: SegmentSpec, underlayMtu: numbe
       vni,
       host: {
         links: [...hostBridge, ...sitePort(spec, names, answers)],
-        ...hostEntries(spec, { bridge, uplink: names.port, vxlan: tagged ? null : names.vxlan }, ipv6),
-        chains: useful([guard, ...hostPortChains(spec, names.port), ...mssChains(vni, tagged ? [] : [{ port: names.port, mtu: underlayMtu }])])
+        ...hostEntries(spec, { bridge, uplink: names.port, vxlan: tagged ? null : names.vxlan }, ipv6, learned.host),
+        chains: useful([...guard, ...hostPortChains(spec, names.port), ...mssChains(vni, tagged ? [] : [{ port: names.port, mtu: underlayMtu }])])
       },
       cluster: null,
       veth: false,
@@ -166,8 +168,8 @@ export function planSegment (name: string, spec: SegmentSpec, underlayMtu: numbe
     vni,
     host: {
       links: spec.compute ? [...hostBridge, { ...veth, name: uplink, master: bridge, suppress: answers }] : [],
-      ...hostEntries(spec, { bridge, uplink, vxlan: null }, ipv6),
-      chains: useful([guard, ...(spec.compute ? hostPortChains(spec, uplink) : [])])
+      ...hostEntries(spec, { bridge, uplink, vxlan: null }, ipv6, learned.host),
+      chains: useful([...guard, ...(spec.compute ? hostPortChains(spec, uplink) : [])])
     },
     cluster: {
       namespace: clusterNamespace(vni),
@@ -177,7 +179,7 @@ export function planSegment (name: string, spec: SegmentSpec, underlayMtu: numbe
         ...wan,
         ...(spec.compute ? [veth] : [])
       ],
-      ...clusterEntries(spec, ipv6),
+      ...clusterEntries(spec, ipv6, learned.cluster),
       chains: useful([
         ...clusterPortChains(spec),
         ...(gateway.tunnel === null ? [] : [forwardChain(vni)]),
@@ -190,4 +192,13 @@ export function planSegment (name: string, spec: SegmentSpec, underlayMtu: numbe
     veth: spec.compute,
     tapBridge
   }
+}
+
+/** What can be done of a plan while its sub-interface cannot be made: all but that, and but what is said of it. */
+export function withoutVlan (plan: SegmentPlan): SegmentPlan {
+  const rest = <Space extends SpacePlan>(space: Space): Space => {
+    const vlans = new Set(space.links.filter(({ kind }) => kind === 'vlan').map(({ name }) => name))
+    return { ...space, links: space.links.filter(({ name }) => !vlans.has(name)), forwards: space.forwards.filter(({ link }) => !vlans.has(link)) }
+  }
+  return { ...plan, host: rest(plan.host), cluster: plan.cluster === null ? null : rest(plan.cluster) }
 }

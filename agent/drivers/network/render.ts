@@ -22,8 +22,12 @@ function sysctls (links: readonly LinkPlan[]): string[] {
   return links.flatMap(({ name, ipv6 }) => (ipv6 === 'silent' ? ['accept_ra = 0', 'autoconf = 0', 'disable_ipv6 = 0'] : ['disable_ipv6 = 1']).map((setting) => `net.ipv6.conf.${name}.${setting}`))
 }
 
-const chainLines = ({ family, table, name, base, rules, gate }: FilterChain): string[] =>
-  [...(gate === undefined ? [] : [`set ${family} ${table} ${gate}: ports that may forward, each for some seconds`]), `chain ${family} ${table} ${name}: ${base}, policy accept`, ...indent(rules)]
+const chainLines = ({ family, table, name, base, rules, gate, learned, ways = [] }: FilterChain): string[] => [
+  ...(gate === undefined ? [] : [`set ${family} ${table} ${gate}: ports that may forward, each for some seconds`]),
+  ...(learned === undefined ? [] : [`set ${family} ${table} ${learned}: MAC and address as the frontend's DHCP server gives them, each for as long as it says`]),
+  `chain ${family} ${table} ${name}: ${base === null ? `for ${ways.join(', ')}` : `${base}, policy accept`}`,
+  ...indent(rules)
+]
 
 function spaceLines ({ links, forwards, neighbours, chains }: SpacePlan): string[] {
   return [

@@ -32,7 +32,7 @@ function readStep (step: Step, found: Map<string, string[]>): void {
       }
       return
     case 'nft':
-      for (const [, table = '', chain = ''] of step.text.matchAll(/^delete chain \S+ (\S+) (\S+)$/gm)) add(found, `chain ${table} ${chain}`, '')
+      for (const [, table = '', chain = ''] of step.text.matchAll(/^(?:add|delete) chain \S+ (\S+) (\S+)/gm)) add(found, `chain ${table} ${chain}`, '')
       // the last chains of a table go with it
       for (const [, table = ''] of step.text.matchAll(/^delete table \S+ (\S+)$/gm)) add(found, `table ${table}`, 'removed')
       return

@@ -1,10 +1,11 @@
 #!/usr/bin/perl
-# usage: spaces.pl SPACE_BYTES ALL_BYTES TABLE SET NAMESPACE...
+# usage: spaces.pl SPACE_BYTES ALL_BYTES HOST_BYTES TABLE SET GUARD WAYS NAMESPACE...
+# A first namespace `-` is that of this process, the host's: it may hold HOST_BYTES.
 # Enters one named network namespace after the other and has the kernel list its links, addresses, permanent
 # forwarding entries, permanent neighbours, the chains and rules of one table of the family `bridge`, and the elements
-# of one set of it. It reads of the answers
-# only where each ends; spaces.ts does the rest. One line for each namespace: its name, a state, and
-# `read`: the seven lists in hexadecimal; `failed`: why; `gone`: no such name; `broken`: the name leads to no
+# of one set of it; of the host also the chains and rules of the table GUARD of the family `inet`, and the elements of its
+# map WAYS. It reads of the answers only where each ends; spaces.ts does the rest. One line for each namespace: its name, a state, and
+# `read`: the ten lists in hexadecimal; `failed`: why; `gone`: no such name; `broken`: the name leads to no
 # namespace; `later`: did not fit. What is wrong with one namespace is in its own line, and in no other.
 # No modules but Config: loading one takes longer than looking into a namespace.
 use strict;
@@ -14,11 +15,12 @@ use constant { CLONE_NEWNET => 0x40000000, O_NONBLOCK => 04000, ENOENT => 2 };
 use constant { AF_NETLINK => 16, SOCK_RAW => 3, NETLINK_ROUTE => 0, NETLINK_NETFILTER => 12, SOL_SOCKET => 1, SO_RCVTIMEO => 20 };
 use constant { NLMSG_ERROR => 2, NLMSG_DONE => 3, NLM_F_DUMP_INTR => 0x10, REQUEST_DUMP => 0x301, HEADER_BYTES => 16 };
 use constant { RTM_GETLINK => 18, RTM_GETADDR => 22, RTM_GETNEIGH => 30, NFT_MSG_GETCHAIN => 10 << 8 | 4, NFT_MSG_GETRULE => 10 << 8 | 7, NFT_MSG_GETSETELEM => 10 << 8 | 13 };
-use constant { IFLA_EXT_MASK => 29, SKIP_STATISTICS => 8, NUD_PERMANENT => 0x80, NUD_NOARP => 0x40, BRIDGE => 7, NFTA_TABLE => 1, NFTA_SET => 2 };
+use constant { IFLA_EXT_MASK => 29, SKIP_STATISTICS => 8, NUD_PERMANENT => 0x80, NUD_NOARP => 0x40, INET => 1, BRIDGE => 7, NFTA_TABLE => 1, NFTA_SET => 2 };
 # of a list that changed while it was read; the kernel says so
-use constant TRIES => 5;
+use constant { TRIES => 12, REST_SECONDS => 0.01 };
 
-my ($space_bytes, $all_bytes, $table, $set, @names) = @ARGV;
+my ($space_bytes, $all_bytes, $host_bytes, $table, $set, $guard, $ways, @names) = @ARGV;
+my $host = @names && $names[0] eq '-' ? shift @names : undef;
 # setns has no name in perl; the ABI is that of the perl that runs this
 my %numbers = (x86_64 => 308, aarch64 => 268, riscv64 => 268, powerpc64le => 350, s390x => 339);
 my ($machine) = $Config{archname} =~ /^([^-]+)/;
@@ -40,6 +42,11 @@ my @lists = (
   [NETLINK_NETFILTER, NFT_MSG_GETCHAIN, pack('C x3', BRIDGE)],
   [NETLINK_NETFILTER, NFT_MSG_GETRULE, pack('C x3', BRIDGE) . attribute(NFTA_TABLE, "$table\0")],
   [NETLINK_NETFILTER, NFT_MSG_GETSETELEM, pack('C x3', BRIDGE) . attribute(NFTA_TABLE, "$table\0") . attribute(NFTA_SET, "$set\0")]
+);
+my @guard_lists = (
+  [NETLINK_NETFILTER, NFT_MSG_GETCHAIN, pack('C x3', INET)],
+  [NETLINK_NETFILTER, NFT_MSG_GETRULE, pack('C x3', INET) . attribute(NFTA_TABLE, "$guard\0")],
+  [NETLINK_NETFILTER, NFT_MSG_GETSETELEM, pack('C x3', INET) . attribute(NFTA_TABLE, "$guard\0") . attribute(NFTA_SET, "$ways\0")]
 );
 
 my $sequence = 0;
@@ -75,12 +82,13 @@ sub ask {
 }
 
 sub look {
-  my $room = $space_bytes;
+  my ($room, @lists) = @_;
   my (%sockets, @found);
   for (@lists) {
     my ($protocol, $type, $body) = @$_;
     my $list;
-    for (1 .. TRIES) {
+    for my $try (1 .. TRIES) {
+      select undef, undef, undef, REST_SECONDS * ($try - 1) if $try > 1;
       if (!$sockets{$protocol}) {
         socket($sockets{$protocol}, AF_NETLINK, SOCK_RAW, $protocol) or die "socket: $!\n";
         setsockopt($sockets{$protocol}, SOL_SOCKET, SO_RCVTIMEO, pack 'l! l!', 2, 0) or die "SO_RCVTIMEO: $!\n";
@@ -95,18 +103,22 @@ sub look {
   return join ' ', 'read', @found;
 }
 
+sub looked {
+  my $found = eval { look(@_) } // "failed $@";
+  return $found =~ s/\n.*//sr;
+}
+
 sub enter {
   my ($name) = @_;
   # a name may lead anywhere: to a pipe, which would not open until somebody writes
   sysopen(my $file, "/run/netns/$name", O_NONBLOCK) or return $! == ENOENT ? 'gone' : "failed $!";
   return 'broken' if syscall($setns, fileno $file, CLONE_NEWNET) != 0;
-  my $found = eval { look() } // "failed $@";
-  return $found =~ s/\n.*//sr;
+  return looked($space_bytes, @lists);
 }
 
 my $written = 0;
-for my $name (@names) {
-  my $found = $written >= $all_bytes ? 'later' : enter($name);
+for my $name ($host // (), @names) {
+  my $found = $written >= $all_bytes ? 'later' : $name eq '-' ? looked($host_bytes, @lists, @guard_lists) : enter($name);
   # the first is always said: it is what all others wait for
   $found = 'later' if $written > 0 && $written + length $found > $all_bytes;
   $written += length $found;

@@ -1,6 +1,6 @@
 import { clusterNamespace } from '../../../protocol/core/desired.ts'
 import { answerSteps } from './broadcast/steps.ts'
-import { chainKey, chainMarks, renderChains, renderRemoval } from './filter.ts'
+import { chainKey, chainStateOf, isShared, renderChains, renderRemoval } from './filter.ts'
 import { hostVethName, INNER, tapPrefix, vniOfChain, vniOfHostLink, IPV6_MIN_MTU } from './names.ts'
 import { VXLAN_FIXED } from './plan.ts'
 import type { LinkPlan, SegmentPlan, SpacePlan } from './plan.ts'
@@ -27,7 +27,7 @@ export interface Observed {
   cluster: SpaceState | 'broken' | null
 }
 
-const EMPTY: SpaceState = { links: [], floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [], open: new Set() }
+const EMPTY: SpaceState = { links: [], floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [], ways: new Map(), open: new Set() }
 const NO_SPACE: SpacePlan = { links: [], forwards: [], neighbours: [], chains: [] }
 
 /** A link that cannot be changed into what is wanted, only made again. */
@@ -118,13 +118,13 @@ function floodLines (want: readonly LinkPlan[], diff: LinkDiff, have: SpaceState
 }
 
 function filterSteps (vni: number, want: SpacePlan, have: SpaceState, ns: string | null): Step[] {
-  const marks = new Map(have.chains.map((chain) => [chainKey(chain), chain.marks.join(' ')]))
-  const stale = want.chains.filter((chain) => marks.get(chainKey(chain)) !== chainMarks(chain).join(' '))
+  const stale = want.chains.filter((chain) => chainStateOf(chain, have) !== 'ok')
   const wanted = new Set(want.chains.map(chainKey))
   const gone = have.chains.filter((chain) => vniOfChain(chain.name) === vni && !wanted.has(chainKey(chain)))
   const steps: Step[] = []
-  if (stale.length > 0) steps.push({ do: 'nft', ns, text: renderChains(stale) })
-  if (gone.length > 0) steps.push({ do: 'nft', ns, text: renderRemoval(gone, have.chains) })
+  if (stale.length > 0) steps.push({ do: 'nft', ns, text: renderChains(stale, have) })
+  // a table that has got chains just now is not empty
+  if (gone.length > 0) steps.push({ do: 'nft', ns, text: renderRemoval(gone, { ...have, chains: [...have.chains, ...want.chains.map((chain) => ({ ...chain, marks: [] }))] }) })
   return steps
 }
 
@@ -224,6 +224,8 @@ export function removalSteps (vni: number, observed: Observed): Step[] {
   if (links.length > 0) steps.push({ do: 'ip', ns: null, lines: links.map(({ name }) => `link delete dev ${name}`), lenient: true })
   // the guard goes last: until then the links may still take frames
   const chains = observed.host.chains.filter(({ name }) => vniOfChain(name) === vni)
-  if (chains.length > 0) steps.push({ do: 'nft', ns: null, text: renderRemoval(chains, observed.host.chains) })
+  // somebody may have taken the last segment's away, and left what leads to them
+  const lonely = observed.host.chains.filter((chain) => isShared(chain) && !observed.host.chains.some(({ table, name }) => table === chain.table && (vniOfChain(name) ?? vni) !== vni))
+  if (chains.length + lonely.length > 0) steps.push({ do: 'nft', ns: null, text: renderRemoval([...chains, ...lonely], observed.host) })
   return steps
 }

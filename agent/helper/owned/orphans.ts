@@ -1,5 +1,6 @@
 import { GUARD_TABLE, MSS_TABLE, vniOfHostLink } from '../../drivers/network/names.ts'
 import { FORWARD_SERVICE } from '../../drivers/network/forward/forwarding.ts'
+import { SNOOP_SERVICE } from '../../drivers/network/snoop/snooping.ts'
 import { TRACKS, TUNNEL_TABLE, wgInterface, wgService } from '../../drivers/network/tunnel/names.ts'
 import { hasCode } from '../../drivers/network/records.ts'
 import { serviceNames as cacheServices } from '../../drivers/cache/plan.ts'
@@ -34,7 +35,7 @@ const text = (value: unknown): string => typeof value === 'string' ? value : ''
 /** What the objects that were seen account for. */
 function explained (observed: readonly ObservedObject[]): Record<'link' | 'namespace' | 'nft table' | 'service', (name: string) => boolean> {
   const vnis = new Set(observed.filter(o => o.kind === 'segment').map(o => o.detail.vni).filter(vni => typeof vni === 'number'))
-  const taps = new Set(observed.filter(o => o.kind === 'domain').map(o => text(o.detail.tap)))
+  const taps = new Set(observed.filter(o => o.kind === 'domain').flatMap(o => [text(o.detail.tap), text(o.detail.localTap)]))
   const tunnel = observed.some(o => o.kind === 'tunnel')
   const frontends = new Set(observed.filter(o => o.kind === 'frontend').map(o => text(o.detail.namespace)))
   const caches = observed.some(o => o.kind === 'cache')
@@ -43,6 +44,7 @@ function explained (observed: readonly ObservedObject[]): Record<'link' | 'names
   const services = new Set<string>()
   if (tunnel) for (const track of TRACKS) services.add(wgService(track))
   if (vnis.size > 0) services.add(FORWARD_SERVICE)
+  if (observed.some(o => o.kind === 'segment' && o.detail.learned !== undefined)) services.add(SNOOP_SERVICE)
   if (observed.some(o => o.kind === 'volume')) services.add('tgtd')
   for (const name of frontends) for (const part of ['dnsmasq', 'nginx']) services.add(`${name}-${part}`)
   if (caches) for (const vni of vnis) for (const name of Object.values(cacheServices(vni))) services.add(name)

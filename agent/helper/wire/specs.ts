@@ -4,7 +4,7 @@
  */
 import Type from 'typebox'
 import type { ObjectKind } from '../../../protocol/core/desired.ts'
-import { MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_SEGMENT_MEMBERS, MAX_SITES_PER_CLUSTER, MAX_VCPUS_PER_NODE, MAX_VNI, MAX_VOLUMES_PER_CLUSTER, MAX_VOLUME_MIB } from '../../../protocol/core/limits.ts'
+import { MAX_CACHE_BUDGET_BYTES, MAX_CACHE_INDEXES, MAX_CACHE_PREFIXES, MAX_CACHE_RATE_KBIT, MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_SEGMENT_MEMBERS, MAX_SITES_PER_CLUSTER, MAX_VCPUS_PER_NODE, MAX_VNI, MAX_VOLUMES_PER_CLUSTER, MAX_VOLUME_MIB } from '../../../protocol/core/limits.ts'
 
 const OCTET = '(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])'
 const IPV4 = `${OCTET}\\.${OCTET}\\.${OCTET}\\.${OCTET}`
@@ -33,6 +33,11 @@ const Endpoint = text(`(${IPV4}|\\[[0-9a-fA-F:.]+\\]):[0-9]{1,5}`, 64)
 /** Of the administrator's, as the configuration names it. */
 const TrunkName = text('[A-Za-z0-9][A-Za-z0-9._-]{0,14}', 15)
 const LinkName = text('mz[A-Za-z0-9-]+', 15)
+/** On a frontend, as it stands in a request. */
+export const FetchPath = text('(?!.*/\\.\\.(/|$))/([A-Za-z0-9._:@+~/=?&-]|%[0-9A-Fa-f]{2}){0,511}', 512)
+const Prefixes = Type.Optional(Type.Array(text('(?!.*/\\.\\.(/|$))/[A-Za-z0-9._@+~/-]*', 256), { maxItems: MAX_CACHE_PREFIXES }))
+/** Mbit/s */
+const Rate = Type.Number({ exclusiveMinimum: 0, maximum: MAX_CACHE_RATE_KBIT / 1000 })
 /** Hosts of a site, and gateways of clusters: more than any of them has. */
 const MANY = 4096
 
@@ -53,7 +58,7 @@ export const SPECS = {
       antiSpoof: Type.Boolean(),
       members: Type.Array(Type.Object({
         role: Type.Union([Type.Literal('node'), Type.Literal('frontend'), Type.Literal('gateway')]),
-        mac: Mac, address: Ipv4, where: Type.Union([Type.Literal('host'), Type.Literal('site'), Type.Literal('remote')]), via: Type.Optional(Ipv4), tap: Type.Optional(LinkName)
+        mac: Mac, address: Type.Union([Ipv4, Type.Null()]), where: Type.Union([Type.Literal('host'), Type.Literal('site'), Type.Literal('remote')]), via: Type.Optional(Ipv4), tap: Type.Optional(LinkName)
       }, closed), { maxItems: MAX_SEGMENT_MEMBERS })
     }, closed)),
     gateway: Type.Optional(Type.Object({
@@ -64,15 +69,25 @@ export const SPECS = {
   frontend: Type.Object({
     cluster: Label, clusterId: ClusterId, vni: Vni, name: Label, address: Cidr, mac: Mac, domain: Domain,
     image: Type.Object({ digest: text('sha256:[0-9a-f]{64}', 71) }, closed),
-    nodes: Type.Array(Type.Object({ name: Label, mac: Mac, ip: Ipv4, site: Label }, closed), { maxItems: MAX_NODES_PER_CLUSTER }),
+    nodes: Type.Array(Type.Object({ name: Label, mac: Mac, ip: Ipv4, site: Label, local: Type.Optional(Type.Object({ mac: Mac, address: Cidr }, closed)) }, closed), { maxItems: MAX_NODES_PER_CLUSTER }),
     sshPublicKey: text('[A-Za-z0-9@.-]+ [A-Za-z0-9+/=]+( [ -~]*)?', 4096)
   }, closed),
   cache: Type.Object({
-    cluster: Label, vni: Vni, frontendAddress: Ipv4, ownAddress: Ipv4, bridgeMac: Mac, ports: Type.Array(Port, { minItems: 1, maxItems: 16 }), maxSizeMiB: whole(1, MAX_VOLUME_MIB)
+    cluster: Label, clusterId: Type.Optional(ClusterId), vni: Vni, frontendAddress: Ipv4, ownAddress: Ipv4, bridgeMac: Mac, ports: Type.Array(Port, { minItems: 1, maxItems: 16 }), maxSizeMiB: whole(1, MAX_VOLUME_MIB),
+    hosts: Type.Optional(Type.Array(Domain, { maxItems: 16 })),
+    profile: Type.Optional(Type.Object({
+      immutable: Prefixes, validated: Prefixes, dynamic: Prefixes,
+      indexes: Type.Optional(Type.Array(Type.Object({ kind: Type.Union([Type.Literal('debian'), Type.Literal('rpm'), Type.Literal('manifest')]), path: FetchPath }, closed), { maxItems: MAX_CACHE_INDEXES }))
+    }, closed)),
+    link: Type.Optional(Type.Object({ rttMs: Type.Number({ minimum: 0, maximum: 10_000 }), rateMbitPerS: Rate }, closed)),
+    preheat: Type.Optional(Type.Object({ manifest: FetchPath, rateMbitPerS: Type.Optional(Rate) }, closed)),
+    budget: Type.Optional(Type.Object({ rateMbitPerS: Type.Optional(Rate), totalBytes: Type.Optional(whole(1, MAX_CACHE_BUDGET_BYTES)) }, closed)),
+    tftp: Type.Optional(Type.Object({ relay: Type.Optional(Ipv4) }, closed))
   }, closed),
   domain: Type.Object({
     cluster: Label, clusterId: ClusterId, node: Label, uuid: text('[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}', 36),
     vcpus: whole(1, MAX_VCPUS_PER_NODE), memoryMiB: whole(1, MAX_MEMORY_MIB_PER_NODE), mac: Mac, bridge: LinkName, tap: LinkName,
+    local: Type.Optional(Type.Object({ mac: Mac, bridge: LinkName, tap: LinkName }, closed)),
     volumes: Type.Array(Type.Object({ name: VolumeName, iqn: Iqn, portalAddress: Ipv4, portalPort: Port, chap: Chap }, closed), { maxItems: MAX_VOLUMES_PER_CLUSTER })
   }, closed)
 } as const satisfies Record<ObjectKind, object>

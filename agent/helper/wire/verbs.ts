@@ -7,14 +7,15 @@ import { Compile } from 'typebox/compile'
 import { InvalidInputError } from '../../../protocol/core/errors.ts'
 import { KIND_ORDER, type ObjectKind } from '../../../protocol/core/desired.ts'
 import type { FenceRecord } from '../../../protocol/core/fence/fence.ts'
-import { CAPTURE_MAX_FRAMES, CAPTURE_MAX_SECONDS, DIAGNOSE_MAX_PINGS, DIAGNOSE_MS, FENCE_COUNTER_MAX, HELPER_DEADLINE_MAX_MS, HELPER_MAX_NAMES } from '../../../protocol/core/limits.ts'
+import { CAPTURE_MAX_FRAMES, CAPTURE_MAX_SECONDS, DIAGNOSE_MAX_PINGS, DIAGNOSE_MS, FENCE_COUNTER_MAX, HELPER_DEADLINE_MAX_MS, HELPER_MAX_NAMES, MAX_CACHE_RATE_KBIT, PREHEAT_PART_MAX } from '../../../protocol/core/limits.ts'
 import type { Privileged } from '../../inventory/privileged.ts'
 import type { Echo, SegmentFacts } from '../../diagnose/facts.ts'
 import type { ObservedObject } from '../../drivers/driver.ts'
 import type { PublicTrack } from '../../drivers/network/tunnel/driver.ts'
 import { CAPTURE_PROTOCOLS, type Captured } from '../../drivers/network/diagnose/capture.ts'
 import type { Owned, Swept } from '../owned/owned.ts'
-import { Ipv4, Ipv6, SPECS, Vni } from './specs.ts'
+import type { ObjectPage, Purged } from '../../drivers/cache/store.ts'
+import { FetchPath, Ipv4, Ipv6, SPECS, Vni } from './specs.ts'
 
 const closed = { additionalProperties: false } as const
 const KIND = `(${KIND_ORDER.join('|')})`
@@ -35,6 +36,20 @@ const ApplyByKind = Object.fromEntries(KIND_ORDER.map(kind => [kind, Type.Object
   /** null for what the clusters of a host share, and for nothing else */
   claim: Type.Union([Claim, Type.Null()])
 }, closed)])) as unknown as { [K in ObjectKind]: TSchema }
+
+const OrderName = Type.String({ pattern: '^[a-z0-9][a-z0-9-]{0,63}$', maxLength: 64 })
+/** What may be asked of a cache, without its name: masters of other sites ask the same of a gateway. */
+export const CACHE_ASKS = {
+  'cache-preheat': Type.Object({
+    order: OrderName, rateKbitPerS: Type.Optional(Type.Integer({ minimum: 1, maximum: MAX_CACHE_RATE_KBIT })),
+    objects: Type.Array(Type.Object({
+      path: FetchPath, port: Type.Optional(Type.Integer({ minimum: 1, maximum: 65_535 })), sizeBytes: Type.Optional(Ms), sha256: Type.Optional(Type.String({ pattern: '^[0-9a-f]{64}$', maxLength: 64 }))
+    }, closed), { minItems: 1, maxItems: PREHEAT_PART_MAX })
+  }, closed),
+  'cache-cancel': Type.Object({ order: OrderName }, closed),
+  'cache-list': Type.Object({ prefix: Type.Optional(FetchPath), after: Type.Optional(Type.String({ pattern: '^(?!.*/\\.\\.(/|$))/[A-Za-z0-9._:@+~/=?&%-]{0,511} [0-9]{1,5} (listed|named|validated)$', maxLength: 540 })) }, closed),
+  'cache-purge': Type.Object({ prefix: Type.Optional(FetchPath) }, closed)
+} as const
 
 /** `change`: only the agent's user may ask; `clean`: also root; `read`: likewise; `watch`: only root, as it shows what guests say. */
 export type Access = 'read' | 'clean' | 'change' | 'watch'
@@ -72,6 +87,11 @@ export const VERBS = {
       bytes: Type.Integer({ minimum: 84, maximum: 9_000 }), count: Type.Integer({ minimum: 1, maximum: DIAGNOSE_MAX_PINGS }), largest: Type.Boolean()
     }, closed)
   },
+  /** objects to fetch before nodes ask; another order of that name goes */
+  'cache-preheat': { access: 'change', params: Type.Object({ name: Name, ...CACHE_ASKS['cache-preheat'].properties }, closed), deadlineMs: LOOK_MS },
+  'cache-cancel': { access: 'change', params: Type.Object({ name: Name, ...CACHE_ASKS['cache-cancel'].properties }, closed), deadlineMs: LOOK_MS },
+  'cache-list': { access: 'read', params: Type.Object({ name: Name, ...CACHE_ASKS['cache-list'].properties }, closed), deadlineMs: DEED_MS },
+  'cache-purge': { access: 'change', params: Type.Object({ name: Name, ...CACHE_ASKS['cache-purge'].properties }, closed), deadlineMs: DEED_MS },
   /** frames of guests, as a pcap file */
   'segment-capture': {
     access: 'watch', deadlineMs: HELPER_DEADLINE_MAX_MS, params: Type.Object({
@@ -123,6 +143,10 @@ export interface VerbResults {
   'segment-look': SegmentFacts
   'segment-echo': { echo: Echo, largestBytes: number | null }
   'segment-capture': Captured
+  'cache-preheat': null
+  'cache-cancel': null
+  'cache-list': ObjectPage
+  'cache-purge': Purged
   inventory: Privileged
   owned: Owned
   sweep: Swept

@@ -10,7 +10,12 @@ import type { GatewayRecord } from './record.ts'
 export interface Asker { peerId: string, site: string | null, host: string, gateway: boolean }
 
 /** A host of the site as the gateway sees it: capacity to place on, peer to call. */
-export interface SiteHost extends HostCapacity { peer: string, underlayAddress: string }
+export interface SiteHost extends HostCapacity {
+  peer: string
+  underlayAddress: string
+  /** an earlier release, which would run nodes without their card on the segment of the site */
+  lacksLocal?: boolean
+}
 
 /** What the gateway knows of its site at the moment of a request. */
 export interface SiteView {
@@ -50,7 +55,7 @@ export type HostAsk =
 
 /** What hosts answer, by method. */
 export type HostAnswer =
-  | { method: 'hold', reply: { receipts: Receipt[], segmentId: number } }
+  | { method: 'hold', reply: { receipts: Receipt[], segmentId: number, localSegmentId?: number } }
   | { method: 'hostExtend', reply: { receipts: Receipt[] } }
   | { method: 'hostCommit', reply: { receipts: Receipt[] } }
   | { method: 'hostActivate', reply: { site: string } }

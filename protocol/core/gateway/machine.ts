@@ -219,7 +219,7 @@ const total = (waiting: GatewayMachine['waiting']): number => {
 export type EventOf<T extends GatewayEvent['type']> = Extract<GatewayEvent, { type: T }>
 
 export interface Replies {
-  hold: { receipts: Receipt[], segmentId: number }
+  hold: { receipts: Receipt[], segmentId: number, localSegmentId?: number }
   hostExtend: { receipts: Receipt[] }
   hostCommit: { receipts: Receipt[] }
   hostStatus: { leaseState: string, objects: readonly unknown[] }

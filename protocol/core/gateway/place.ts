@@ -2,6 +2,7 @@
 import { type Resources, add, sum, zero } from '../capacity.ts'
 import { ConflictError, describeError, MusubiError, NoCapacityError } from '../errors.ts'
 import { MAX_GATEWAY_RECORDS, MAX_PLACEMENTS, MAX_VNI } from '../limits.ts'
+import { isLocal, LOCAL } from '../local.ts'
 import type { Held, HoldItem, HoldRequest, Offer, Receipt, Request } from '../messages.ts'
 import { type Assignment, placeAtSite } from '../placement.ts'
 import { checkGrowth, checkRequest, holdTtlMs, mustBeInTime, mustOwn } from './checks.ts'
@@ -10,7 +11,7 @@ import { type HostCall, type Job, type Placing, type Turn, type WaitingFor, answ
 import { type Amendment, type GatewayRecord, allHeld, digestOf, heldUnder, hostsOf } from './record.ts'
 import { releaseAllCalls, releaseCalls, released } from './release.ts'
 
-const requestDigest = (r: Request): string => digestOf([r.cluster, r.vni, r.startMs, r.endMs, r.nodes, r.volumes, r.frontend, r.bandwidthMbit, r.grow])
+const requestDigest = (r: Request): string => digestOf([r.cluster, r.vni, r.startMs, r.endMs, r.nodes, r.volumes, r.frontend, r.bandwidthMbit, r.grow, ...r.local === true ? [LOCAL] : []])
 
 /** The offer that answers a growth: only what is new, with the site's facts as they are. */
 const growthOffer = ({ offer }: GatewayRecord, amendment: Amendment): Offer => ({
@@ -104,10 +105,13 @@ export function finishClear (turn: Turn, clusterId: string, job: Job & { phase: 
   turn.enqueue(clusterId, { ...entry, avoid: failed.map(({ host }) => host) }, true)
 }
 
+/** Whether a host is of a release that has no site-local segments, and one is asked for. */
+const lacksLocal = (request: Request, host: SiteHost): boolean => request.local === true && host.lacksLocal === true
+
 function placed (placing: Placing): { assignments: Assignment[], hosts: readonly SiteHost[] } | { refusal: string } {
   const { entry, full } = placing
   const hosts = (freed: ReadonlyMap<string, Resources>): SiteHost[] => entry.ask.view.hosts.map(host =>
-    full.includes(host.host) ? { ...host, free: zero() } : { ...host, free: add(host.free, freed.get(host.host) ?? zero()) })
+    lacksLocal(entry.ask.request, host) ? { ...host, free: { ...host.free, vcpus: 0, memoryMib: 0 } } : full.includes(host.host) ? { ...host, free: zero() } : { ...host, free: add(host.free, freed.get(host.host) ?? zero()) })
   for (const view of [hosts(new Map()), hosts(entry.freed)]) {
     const outcome = placeAtSite(entry.ask.request, view)
     if (!('refusal' in outcome)) return { assignments: outcome.assignments, hosts: view }
@@ -120,6 +124,7 @@ function placed (placing: Placing): { assignments: Assignment[], hosts: readonly
 function ownParts (view: SiteView, request: Request, grow: boolean, borrowed: Resources): Array<{ kind: string, name: string, resources: Resources }> {
   return [
     ...grow ? [] : [{ kind: 'segment', name: 'segment', resources: { ...zero(), bandwidthMbit: request.bandwidthMbit } }],
+    ...!grow && request.local === true ? [{ kind: 'segment', name: LOCAL, resources: zero() }] : [],
     ...view.quota ? [{ kind: 'quota', name: 'quota', resources: { ...borrowed, bandwidthMbit: grow ? 0 : request.bandwidthMbit } }] : []
   ]
 }
@@ -128,7 +133,11 @@ function ownParts (view: SiteView, request: Request, grow: boolean, borrowed: Re
 function tryPlacement (turn: Turn, placing: Placing): MusubiError | null {
   const { entry: { askId, caller, ask: { request, view } }, attempt, refusals } = placing
   const outcome = placed(placing)
-  if ('refusal' in outcome) return new NoCapacityError(`site ${turn.site}: ${[outcome.refusal, ...refusals].join('; ')}`)
+  if ('refusal' in outcome) {
+    const old = view.hosts.filter(host => lacksLocal(request, host)).map(host => host.host)
+    const without = old.length === 0 ? [] : [`${old.slice(0, 8).join(', ')}: of a release without site-local segments`]
+    return new NoCapacityError(`site ${turn.site}: ${[outcome.refusal, ...without, ...refusals].join('; ')}`)
+  }
   const record = turn.record(request.clusterId)
   const grown = record?.state === 'active' ? record : null
   const offerId = attempt === 0 ? view.id : `${view.id}-${attempt + 1}`
@@ -176,15 +185,20 @@ function holdCalls (held: readonly Held[], of: HoldOf): HostCall[] {
   }))
 }
 
+type AsHeld = Pick<Offer, 'held' | 'segmentId' | 'localSegmentId'>
+
 /** What was planned, with what the hosts have said to it; null with what is missing when that is not all. */
-function asHeld (offer: Pick<Offer, 'held' | 'gateway' | 'segmentId'>, job: Job): { held: Held[], segmentId: number } | { host: string, error: MusubiError } {
+function asHeld (offer: Pick<Offer, 'held' | 'gateway' | 'segmentId' | 'localSegmentId'>, job: Job): AsHeld | { host: string, error: MusubiError } {
   const replies = answersOf(job, 'hold')
   const receipts = new Map<string, Receipt>(replies.flatMap(one => one.reply.receipts).map(receipt => [receipt.leaseId, receipt]))
   const without = offer.held.find(held => !receipts.has(held.leaseId))
   if (without !== undefined) return { host: without.host, error: new ConflictError(`host ${without.host} gave no receipt for ${without.kind} ${without.name}`) }
-  const segmentId = offer.held.some(held => held.kind === 'segment') ? replies.find(one => one.peer === offer.gateway.peer)?.reply.segmentId ?? 0 : offer.segmentId
-  if (!Number.isSafeInteger(segmentId) || segmentId < 1 || segmentId > MAX_VNI) return { host: offer.gateway.host, error: new ConflictError(`gateway ${offer.gateway.host} gave out no segment id`) }
-  return { held: offer.held.map(held => ({ ...held, token: receipts.get(held.leaseId)?.token ?? 0 })), segmentId }
+  const given = replies.find(one => one.peer === offer.gateway.peer)?.reply
+  const segmentId = offer.held.some(held => held.kind === 'segment' && !isLocal(held)) ? given?.segmentId ?? 0 : offer.segmentId
+  const localSegmentId = offer.held.some(isLocal) ? given?.localSegmentId ?? 0 : offer.localSegmentId
+  const isId = (id: number): boolean => Number.isSafeInteger(id) && id >= 1 && id <= MAX_VNI
+  if (!isId(segmentId) || (offer.held.some(isLocal) && !(isId(localSegmentId ?? 0) && localSegmentId !== segmentId))) return { host: offer.gateway.host, error: new ConflictError(`gateway ${offer.gateway.host} gave out no segment id`) }
+  return { held: offer.held.map(held => ({ ...held, token: receipts.get(held.leaseId)?.token ?? 0 })), segmentId, ...(localSegmentId === undefined ? {} : { localSegmentId }) }
 }
 
 /** What was only held ends by itself: the master does not wait long for a host that does not answer. */
@@ -221,7 +235,8 @@ export function finishHold (turn: Turn, clusterId: string, job: Job & { phase: {
   turn.start(clusterId, { kind: 'undo', placing: next, final }, job.askers, calls)
 }
 
-function offered (turn: Turn, record: GatewayRecord, { held, segmentId }: { held: Held[], segmentId: number }, askId: number | null): void {
+function offered (turn: Turn, record: GatewayRecord, got: AsHeld, askId: number | null): void {
+  const { held } = got
   let reply: Offer
   if (record.state === 'active') {
     const { amendment } = record
@@ -229,7 +244,7 @@ function offered (turn: Turn, record: GatewayRecord, { held, segmentId }: { held
     const next = turn.amend(record, 'hold', { ...amendment, held, nowMs: turn.now })
     reply = growthOffer(next, next.amendment ?? amendment)
   } else {
-    reply = turn.move(record, 'hold', { offer: { ...record.offer, held, segmentId, nowMs: turn.now } }).offer
+    reply = turn.move(record, 'hold', { offer: { ...record.offer, ...got, nowMs: turn.now } }).offer
   }
   // Known to be held at this moment: nobody needs to look for a while.
   turn.machine.tidiedMs.set(record.clusterId, turn.now)

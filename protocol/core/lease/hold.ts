@@ -5,6 +5,7 @@ import { allocateId, inSlice, isFree } from '../ids.ts'
 import {
   HOLD_TTL_MS, MAX_HOLDS_PER_PEER, MAX_LEASES_PER_HOST, MAX_LEASES_PER_PEER, MAX_PAST_START_MS, MAX_TERM_MS, MIN_TERM_MS
 } from '../limits.ts'
+import { isLocal } from '../local.ts'
 import type { HoldRequest, LeaseKind } from '../messages.ts'
 import { checkEpoch, hear, isEpoch } from './epoch.ts'
 import { type EventOf, answerWith } from './events.ts'
@@ -119,20 +120,28 @@ export function checkRoom ({ state }: Turn, wants: readonly Want[], masterSite: 
   if (!fits(more, left)) throw new MusubiError('QUOTA_EXCEEDED', `gateway ${state.host} lends no more to site ${masterSite}: ${describeShortfall(more, left)}`, { retryable: true, hint: 'release some of what this site has borrowed, or ask its administrators for more' })
 }
 
-/** The one segment id of a hold: as asked, else the cluster's own, else the lowest free one. 0 when none is asked for. */
-function segmentIdFor (request: HoldRequest, { state, now }: Turn): number {
-  const wanting = request.items.filter(item => item.kind === 'segment')
+/**
+ * The one segment id of a hold: as asked, else the cluster's own, else the lowest free one. 0 when none is asked for.
+ *
+ * @param local of the segment that does not leave the site, not of the cluster's
+ * @param beside the id that this hold got for the other of the two
+ */
+function segmentIdFor (request: HoldRequest, { state, now }: Turn, local: boolean, beside: number): number {
+  const wanting = request.items.filter(item => item.kind === 'segment' && isLocal(item) === local)
   const asked = [...new Set(wanting.map(item => item.segmentId).filter(id => id !== 0))]
   if (wanting.length === 0) return 0
   const { slice, host } = state
   if (slice === null) throw new ConflictError(`host ${host} gives out no segment ids`)
-  if (asked.length > 1) throw new InvalidInputError(`hold of offer ${request.offerId}: a cluster has one segment id at a site, not ${asked.join(', ')}`)
-  const own = leasesOf(state, request.clusterId).find(lease => isLive(lease) && lease.kind === 'segment')?.segmentId
+  if (asked.length > 1) throw new InvalidInputError(`hold of offer ${request.offerId}: a cluster has one ${local ? 'site-local ' : ''}segment id at a site, not ${asked.join(', ')}`)
+  const ofCluster = leasesOf(state, request.clusterId).filter(lease => isLive(lease) && lease.kind === 'segment')
+  const own = ofCluster.find(lease => isLocal(lease) === local)?.segmentId
   if (own === undefined && now < state.quarantineUntilMs) throw new MusubiError('QUARANTINE', `gateway ${host} gives out no segment ids before ${new Date(state.quarantineUntilMs).toISOString()}: its former ledger was lost, and ids that it gave out may still be in use`, { retryable: true, hint: 'use another gateway of the site until then' })
-  const uses = [...idUses(state, request.clusterId)]
+  // its own two are no more alike than those of two clusters
+  const others = [beside, ...ofCluster.filter(lease => isLocal(lease) !== local).map(lease => lease.segmentId)]
+  const uses = [...idUses(state, request.clusterId), ...others.map(id => ({ id, untilMs: Number.POSITIVE_INFINITY }))]
   const id = asked[0] ?? own ?? allocateId(slice, uses, now)
-  if (id === null) throw new NoCapacityError(`gateway ${host} has no free segment id in ${slice.from}..${slice.to}`)
-  if (own !== undefined && id !== own) throw new ConflictError(`cluster ${request.cluster} has the segment id ${own} at ${host}, not ${id}`)
+  if (id === null) throw new NoCapacityError(`gateway ${host} has no free segment id in ${slice.from}..${slice.to}${local ? ` for the site-local segment of cluster ${request.cluster}` : ''}`, ...local ? ['leave spec.network.local out, or ask for more segmentIds at that gateway'] : [])
+  if (own !== undefined && id !== own) throw new ConflictError(`cluster ${request.cluster} has the ${local ? 'site-local ' : ''}segment id ${own} at ${host}, not ${id}`)
   if (!inSlice(slice, id)) throw new ConflictError(`segment id ${id} is outside the slice ${slice.from}..${slice.to} of gateway ${host}`)
   if (!isFree(id, uses, now)) throw new MusubiError('CONFLICT', `segment id ${id} of gateway ${host} is in use or resting`, { retryable: true, hint: 'ask for another id' })
   return id
@@ -146,15 +155,16 @@ export function hold (event: EventOf<'hold'>, turn: Turn): Answer {
   const { startMs, ttlMs } = checkHold(event, turn)
   checkBounds(event, turn)
   checkRoom(turn, request.items, request.masterSite, startMs, request.endMs)
-  const segmentId = segmentIdFor(request, turn)
+  const segmentId = segmentIdFor(request, turn, false, 0)
+  const localSegmentId = segmentIdFor(request, turn, true, segmentId)
   const receipts = request.items.map(item => turn.receipt(turn.begin({
     id: item.leaseId, offerId: request.offerId, clusterId: request.clusterId, cluster: request.cluster, kind: item.kind, name: item.name,
-    resources: { ...item.resources }, segmentId: item.kind === 'segment' ? segmentId : item.segmentId,
+    resources: { ...item.resources }, segmentId: isLocal(item) ? localSegmentId : item.kind === 'segment' ? segmentId : item.segmentId,
     masterSite: request.masterSite, masterPeer: request.masterPeer, requester,
     startMs, endMs: request.endMs, ttlMs, deadlineMs: turn.now + ttlMs, confirmByMs: 0,
     commitToken: 0, activatedMs: 0, endedMs: 0, endReason: '', vacated: true
   })))
-  const answer = answerWith({ receipts, segmentId })
+  const answer = answerWith({ receipts, segmentId, ...(localSegmentId === 0 ? {} : { localSegmentId }) })
   turn.keepReplay({
     key: request.key, kind: 'hold', offerId: request.offerId, startMs: request.startMs, endMs: request.endMs,
     leaseIds: request.items.map(item => item.leaseId), answer, asked: canonical(event)

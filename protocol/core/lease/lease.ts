@@ -98,6 +98,8 @@ export interface Answer {
   receipts: Receipt[]
   /** segment id that the hold got, 0 when it asked for none */
   segmentId: number
+  /** that of the segment which does not leave the site; absent when it asked for none */
+  localSegmentId?: number
   /** leases that a release ended */
   ended: number
   /** true when nothing changed because this had been answered before */

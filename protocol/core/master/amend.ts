@@ -94,9 +94,9 @@ export function startGrowth (turn: Turn, record: MasterRecord, amendment: Cluste
 /** An answer to a question of the round under way. */
 export function offered (turn: Turn, record: MasterRecord, round: Round, call: Call, reply: Offer | { ttlMs: number }): void {
   if ('held' in reply) {
-    takeOffer(round, call, reply, offer => {
+    takeOffer(record, round, call, reply, offer => {
       const before = record.offers.find(one => one.site === offer.site)
-      return before === undefined || before.segmentId === offer.segmentId ? null : `site ${offer.site} offered another segment id than the cluster has there`
+      return before === undefined || (before.segmentId === offer.segmentId && (before.localSegmentId ?? 0) === (offer.localSegmentId ?? 0)) ? null : `site ${offer.site} offered another segment id than the cluster has there`
     })
   } else {
     const ttlMs = holdTimeOf(reply)

@@ -1,6 +1,7 @@
 /** From a user's wish to the decision: requests to all sites of a placement, all offers or another placement. */
 import { MusubiError } from '../errors.ts'
 import { HOLD_MARGIN } from '../limits.ts'
+import { isLocal } from '../local.ts'
 import type { Offer } from '../messages.ts'
 import { type SitePart, placeAmongSites } from '../spread.ts'
 import { holdTimeOf } from '../verify-request.ts'
@@ -62,9 +63,14 @@ export function offerMismatch (part: SitePart, offer: Offer): string | null {
 }
 
 /** Takes an offer into the round, or what speaks against it. */
-export function takeOffer (round: Round, call: Call, offer: Offer, more: (offer: Offer) => string | null = () => null): void {
+export function takeOffer (record: MasterRecord, round: Round, call: Call, offer: Offer, more: (offer: Offer) => string | null = () => null): void {
   const asked = round.parts.get(call.site)
   if (asked === undefined) return
+  const local = record.spec.localCidr !== undefined
+  if (local && ((offer.localSegmentId ?? 0) === 0 || !(asked.grow || offer.held.some(isLocal)))) {
+    takeRefusal(round, call, new MusubiError('NO_LOCAL_SEGMENT', `site ${call.site} offered no site-local segment`, { hint: 'its gateway is of a release without them: have it upgraded, or leave spec.network.local out' }))
+    return
+  }
   const ttlMs = holdTimeOf(offer)
   const problem = offerMismatch(asked.part, offer) ?? (ttlMs === null ? `the offer of site ${call.site} is held for no time at all` : more(offer))
   if (problem !== null || ttlMs === null) {

@@ -11,7 +11,8 @@ export const requestFor = (record: MasterRecord, part: SitePart, id: string, now
   method: 'request',
   request: {
     key: id, clusterId: record.id, cluster: record.name, vni: record.vni, masterSite: record.masterSite, startMs, endMs: record.endMs,
-    nodes: part.nodes, volumes: part.volumes, frontend: part.frontend, holdTtlMs: HOLD_TTL_MS, bandwidthMbit: 0, epoch: record.epoch, sentMs: nowMs, grow
+    nodes: part.nodes, volumes: part.volumes, frontend: part.frontend, holdTtlMs: HOLD_TTL_MS, bandwidthMbit: 0, epoch: record.epoch, sentMs: nowMs, grow,
+    ...(record.spec.localCidr === undefined ? {} : { local: true })
   }
 })
 

@@ -64,7 +64,7 @@ function answered (turn: Turn, record: MasterRecord, call: Call, answer: SiteAns
     case 'request':
       if (answer.method !== 'request') break
       if (state === 'negotiating' && ofRound) {
-        negotiate.takeOffer(round, call, answer.reply)
+        negotiate.takeOffer(record, round, call, answer.reply)
         if (round.held.has(call.site)) turn.progress(record, `${call.site} holds ${answer.reply.held.filter(held => held.kind === 'node').length} nodes`)
         negotiate.settle(turn, record)
       } else if (!ofRound && state !== 'superseded') negotiate.declineLate(turn, record, call, answer.reply)

@@ -85,6 +85,8 @@ export declare const musubi: {
     ClusterVolume: StaticCodec
     Frontend: StaticCodec
     ClusterDocument: StaticCodec
+    CacheRequest: StaticCodec
+    CacheReply: StaticCodec
     SearchRequest: StaticCodec
     SearchReply: StaticCodec
     Failure: StaticCodec

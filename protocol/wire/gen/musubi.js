@@ -4685,6 +4685,15 @@ export const musubi = $root.musubi = (() => {
             Request.prototype.epoch = 0;
             Request.prototype.sentMs = 0;
             Request.prototype.grow = false;
+            Request.prototype.local = null;
+
+            let $oneOfFields;
+
+            // Virtual OneOf for proto3 optional field
+            $Object.defineProperty(Request.prototype, "_local", {
+                get: $util.oneOfGetter($oneOfFields = ["local"]),
+                set: $util.oneOfSetter($oneOfFields)
+            });
 
             Request.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -4725,6 +4734,8 @@ export const musubi = $root.musubi = (() => {
                     writer.uint32(112).uint64(message.sentMs);
                 if (message.grow != null && $Object.hasOwnProperty.call(message, "grow") && message.grow !== false)
                     writer.uint32(120).bool(message.grow);
+                if (message.local != null && $Object.hasOwnProperty.call(message, "local"))
+                    writer.uint32(128).bool(message.local);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -4889,6 +4900,13 @@ export const musubi = $root.musubi = (() => {
                                 message.grow = value;
                             else
                                 delete message.grow;
+                            continue;
+                        }
+                    case 16: {
+                            if (wireType !== 0)
+                                break;
+                            message.local = reader.bool();
+                            message._local = "local";
                             continue;
                         }
                     }
@@ -6373,6 +6391,15 @@ export const musubi = $root.musubi = (() => {
             Offer.prototype.held = $util.emptyArray;
             Offer.prototype.ttlMs = 0;
             Offer.prototype.nowMs = 0;
+            Offer.prototype.localSegmentId = null;
+
+            let $oneOfFields;
+
+            // Virtual OneOf for proto3 optional field
+            $Object.defineProperty(Offer.prototype, "_localSegmentId", {
+                get: $util.oneOfGetter($oneOfFields = ["localSegmentId"]),
+                set: $util.oneOfSetter($oneOfFields)
+            });
 
             Offer.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -6396,6 +6423,8 @@ export const musubi = $root.musubi = (() => {
                     writer.uint32(48).uint32(message.ttlMs);
                 if (message.nowMs != null && $Object.hasOwnProperty.call(message, "nowMs") && (typeof message.nowMs === "object" ? message.nowMs.low || message.nowMs.high : message.nowMs !== 0))
                     writer.uint32(56).uint64(message.nowMs);
+                if (message.localSegmentId != null && $Object.hasOwnProperty.call(message, "localSegmentId"))
+                    writer.uint32(64).uint32(message.localSegmentId);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -6486,6 +6515,13 @@ export const musubi = $root.musubi = (() => {
                                 message.nowMs = value;
                             else
                                 delete message.nowMs;
+                            continue;
+                        }
+                    case 8: {
+                            if (wireType !== 0)
+                                break;
+                            message.localSegmentId = reader.uint32();
+                            message._localSegmentId = "localSegmentId";
                             continue;
                         }
                     }
@@ -8149,6 +8185,15 @@ export const musubi = $root.musubi = (() => {
 
             HoldReply.prototype.receipts = $util.emptyArray;
             HoldReply.prototype.segmentId = 0;
+            HoldReply.prototype.localSegmentId = null;
+
+            let $oneOfFields;
+
+            // Virtual OneOf for proto3 optional field
+            $Object.defineProperty(HoldReply.prototype, "_localSegmentId", {
+                get: $util.oneOfGetter($oneOfFields = ["localSegmentId"]),
+                set: $util.oneOfSetter($oneOfFields)
+            });
 
             HoldReply.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -8162,6 +8207,8 @@ export const musubi = $root.musubi = (() => {
                         $root.musubi.v1.Receipt.encode(message.receipts[i], writer.uint32(10).fork(), _depth + 1).ldelim();
                 if (message.segmentId != null && $Object.hasOwnProperty.call(message, "segmentId") && message.segmentId !== 0)
                     writer.uint32(16).uint32(message.segmentId);
+                if (message.localSegmentId != null && $Object.hasOwnProperty.call(message, "localSegmentId"))
+                    writer.uint32(24).uint32(message.localSegmentId);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -8210,6 +8257,13 @@ export const musubi = $root.musubi = (() => {
                                 message.segmentId = value;
                             else
                                 delete message.segmentId;
+                            continue;
+                        }
+                    case 3: {
+                            if (wireType !== 0)
+                                break;
+                            message.localSegmentId = reader.uint32();
+                            message._localSegmentId = "localSegmentId";
                             continue;
                         }
                     }
@@ -9019,6 +9073,22 @@ export const musubi = $root.musubi = (() => {
             MemberSite.prototype.gatewayMac = "";
             MemberSite.prototype.cache = false;
             MemberSite.prototype.leaseId = "";
+            MemberSite.prototype.localSegmentId = null;
+            MemberSite.prototype.localLeaseId = null;
+
+            let $oneOfFields;
+
+            // Virtual OneOf for proto3 optional field
+            $Object.defineProperty(MemberSite.prototype, "_localSegmentId", {
+                get: $util.oneOfGetter($oneOfFields = ["localSegmentId"]),
+                set: $util.oneOfSetter($oneOfFields)
+            });
+
+            // Virtual OneOf for proto3 optional field
+            $Object.defineProperty(MemberSite.prototype, "_localLeaseId", {
+                get: $util.oneOfGetter($oneOfFields = ["localLeaseId"]),
+                set: $util.oneOfSetter($oneOfFields)
+            });
 
             MemberSite.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -9044,6 +9114,10 @@ export const musubi = $root.musubi = (() => {
                     writer.uint32(56).bool(message.cache);
                 if (message.leaseId != null && $Object.hasOwnProperty.call(message, "leaseId") && message.leaseId !== "")
                     writer.uint32(66).string(message.leaseId);
+                if (message.localSegmentId != null && $Object.hasOwnProperty.call(message, "localSegmentId"))
+                    writer.uint32(72).uint32(message.localSegmentId);
+                if (message.localLeaseId != null && $Object.hasOwnProperty.call(message, "localLeaseId"))
+                    writer.uint32(82).string(message.localLeaseId);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -9145,6 +9219,20 @@ export const musubi = $root.musubi = (() => {
                                 delete message.leaseId;
                             continue;
                         }
+                    case 9: {
+                            if (wireType !== 0)
+                                break;
+                            message.localSegmentId = reader.uint32();
+                            message._localSegmentId = "localSegmentId";
+                            continue;
+                        }
+                    case 10: {
+                            if (wireType !== 2)
+                                break;
+                            message.localLeaseId = reader.stringVerify();
+                            message._localLeaseId = "localLeaseId";
+                            continue;
+                        }
                     }
                     reader.skipType(wireType, _depth, tag);
                     if (!reader.discardUnknown) {
@@ -9184,6 +9272,22 @@ export const musubi = $root.musubi = (() => {
             ClusterNode.prototype.memoryMib = 0;
             ClusterNode.prototype.leaseId = "";
             ClusterNode.prototype.index = 0;
+            ClusterNode.prototype.localMac = null;
+            ClusterNode.prototype.localIp = null;
+
+            let $oneOfFields;
+
+            // Virtual OneOf for proto3 optional field
+            $Object.defineProperty(ClusterNode.prototype, "_localMac", {
+                get: $util.oneOfGetter($oneOfFields = ["localMac"]),
+                set: $util.oneOfSetter($oneOfFields)
+            });
+
+            // Virtual OneOf for proto3 optional field
+            $Object.defineProperty(ClusterNode.prototype, "_localIp", {
+                get: $util.oneOfGetter($oneOfFields = ["localIp"]),
+                set: $util.oneOfSetter($oneOfFields)
+            });
 
             ClusterNode.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -9212,6 +9316,10 @@ export const musubi = $root.musubi = (() => {
                     writer.uint32(74).string(message.leaseId);
                 if (message.index != null && $Object.hasOwnProperty.call(message, "index") && message.index !== 0)
                     writer.uint32(80).uint32(message.index);
+                if (message.localMac != null && $Object.hasOwnProperty.call(message, "localMac"))
+                    writer.uint32(90).string(message.localMac);
+                if (message.localIp != null && $Object.hasOwnProperty.call(message, "localIp"))
+                    writer.uint32(98).string(message.localIp);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -9333,6 +9441,20 @@ export const musubi = $root.musubi = (() => {
                                 message.index = value;
                             else
                                 delete message.index;
+                            continue;
+                        }
+                    case 11: {
+                            if (wireType !== 2)
+                                break;
+                            message.localMac = reader.stringVerify();
+                            message._localMac = "localMac";
+                            continue;
+                        }
+                    case 12: {
+                            if (wireType !== 2)
+                                break;
+                            message.localIp = reader.stringVerify();
+                            message._localIp = "localIp";
                             continue;
                         }
                     }
@@ -9705,7 +9827,29 @@ export const musubi = $root.musubi = (() => {
             ClusterDocument.prototype.sshPublicKey = "";
             ClusterDocument.prototype.version = 0;
             ClusterDocument.prototype.startMs = 0;
-            ClusterDocument.prototype.antiSpoofOff = false;
+            ClusterDocument.prototype.antiSpoofOff = null;
+            ClusterDocument.prototype.localCidr = null;
+            ClusterDocument.prototype.cacheTerms = null;
+
+            let $oneOfFields;
+
+            // Virtual OneOf for proto3 optional field
+            $Object.defineProperty(ClusterDocument.prototype, "_antiSpoofOff", {
+                get: $util.oneOfGetter($oneOfFields = ["antiSpoofOff"]),
+                set: $util.oneOfSetter($oneOfFields)
+            });
+
+            // Virtual OneOf for proto3 optional field
+            $Object.defineProperty(ClusterDocument.prototype, "_localCidr", {
+                get: $util.oneOfGetter($oneOfFields = ["localCidr"]),
+                set: $util.oneOfSetter($oneOfFields)
+            });
+
+            // Virtual OneOf for proto3 optional field
+            $Object.defineProperty(ClusterDocument.prototype, "_cacheTerms", {
+                get: $util.oneOfGetter($oneOfFields = ["cacheTerms"]),
+                set: $util.oneOfSetter($oneOfFields)
+            });
 
             ClusterDocument.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -9753,8 +9897,12 @@ export const musubi = $root.musubi = (() => {
                     writer.uint32(136).uint32(message.version);
                 if (message.startMs != null && $Object.hasOwnProperty.call(message, "startMs") && (typeof message.startMs === "object" ? message.startMs.low || message.startMs.high : message.startMs !== 0))
                     writer.uint32(144).uint64(message.startMs);
-                if (message.antiSpoofOff != null && $Object.hasOwnProperty.call(message, "antiSpoofOff") && message.antiSpoofOff !== false)
+                if (message.antiSpoofOff != null && $Object.hasOwnProperty.call(message, "antiSpoofOff"))
                     writer.uint32(152).bool(message.antiSpoofOff);
+                if (message.localCidr != null && $Object.hasOwnProperty.call(message, "localCidr"))
+                    writer.uint32(162).string(message.localCidr);
+                if (message.cacheTerms != null && $Object.hasOwnProperty.call(message, "cacheTerms"))
+                    writer.uint32(170).string(message.cacheTerms);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -9947,10 +10095,22 @@ export const musubi = $root.musubi = (() => {
                     case 19: {
                             if (wireType !== 0)
                                 break;
-                            if (value = reader.bool())
-                                message.antiSpoofOff = value;
-                            else
-                                delete message.antiSpoofOff;
+                            message.antiSpoofOff = reader.bool();
+                            message._antiSpoofOff = "antiSpoofOff";
+                            continue;
+                        }
+                    case 20: {
+                            if (wireType !== 2)
+                                break;
+                            message.localCidr = reader.stringVerify();
+                            message._localCidr = "localCidr";
+                            continue;
+                        }
+                    case 21: {
+                            if (wireType !== 2)
+                                break;
+                            message.cacheTerms = reader.stringVerify();
+                            message._cacheTerms = "cacheTerms";
                             continue;
                         }
                     }
@@ -9971,6 +10131,194 @@ export const musubi = $root.musubi = (() => {
             };
 
             return ClusterDocument;
+        })();
+
+        v1.CacheRequest = (function() {
+
+            const CacheRequest = function (properties) {
+                if (properties)
+                    for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                        if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                            this[keys[i]] = properties[keys[i]];
+            };
+
+            CacheRequest.prototype.clusterId = "";
+            CacheRequest.prototype.ask = "";
+            CacheRequest.prototype.params = "";
+
+            CacheRequest.encode = function (message, writer, _depth) {
+                if (!writer)
+                    writer = $Writer.create();
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $util.recursionLimit)
+                    throw $Error("max depth exceeded");
+                if (message.clusterId != null && $Object.hasOwnProperty.call(message, "clusterId") && message.clusterId !== "")
+                    writer.uint32(10).string(message.clusterId);
+                if (message.ask != null && $Object.hasOwnProperty.call(message, "ask") && message.ask !== "")
+                    writer.uint32(18).string(message.ask);
+                if (message.params != null && $Object.hasOwnProperty.call(message, "params") && message.params !== "")
+                    writer.uint32(26).string(message.params);
+                if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                    for (let i = 0; i < message.$unknowns.length; ++i)
+                        writer.raw(message.$unknowns[i]);
+                return writer;
+            };
+
+            CacheRequest.decode = function (reader, length, _end, _depth, _target) {
+                if (!(reader instanceof $Reader))
+                    reader = $Reader.create(reader);
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $Reader.recursionLimit)
+                    throw $Error("max depth exceeded");
+                let end, message, value;
+                if (length === $undefined)
+                    end = reader.len;
+                else {
+                    end = reader.pos + length;
+                    if (end > reader.len)
+                        throw $RangeError("index out of range");
+                    length = reader.len;
+                    reader.len = end;
+                }
+                message = _target || new $root.musubi.v1.CacheRequest();
+                while (reader.pos < end) {
+                    let start = reader.pos;
+                    let tag = reader.tag();
+                    if (tag === _end) {
+                        _end = $undefined;
+                        break;
+                    }
+                    let wireType = tag & 7;
+                    switch (tag >>>= 3) {
+                    case 1: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.clusterId = value;
+                            else
+                                delete message.clusterId;
+                            continue;
+                        }
+                    case 2: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.ask = value;
+                            else
+                                delete message.ask;
+                            continue;
+                        }
+                    case 3: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.params = value;
+                            else
+                                delete message.params;
+                            continue;
+                        }
+                    }
+                    reader.skipType(wireType, _depth, tag);
+                    if (!reader.discardUnknown) {
+                        $util.makeProp(message, "$unknowns", false);
+                        (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                    }
+                }
+                if (length !== $undefined) {
+                    if (reader.pos !== end)
+                        throw $RangeError("index out of range");
+                    reader.len = length;
+                }
+                if (_end !== $undefined)
+                    throw $Error("missing end group");
+                return message;
+            };
+
+            return CacheRequest;
+        })();
+
+        v1.CacheReply = (function() {
+
+            const CacheReply = function (properties) {
+                if (properties)
+                    for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                        if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                            this[keys[i]] = properties[keys[i]];
+            };
+
+            CacheReply.prototype.result = "";
+
+            CacheReply.encode = function (message, writer, _depth) {
+                if (!writer)
+                    writer = $Writer.create();
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $util.recursionLimit)
+                    throw $Error("max depth exceeded");
+                if (message.result != null && $Object.hasOwnProperty.call(message, "result") && message.result !== "")
+                    writer.uint32(10).string(message.result);
+                if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                    for (let i = 0; i < message.$unknowns.length; ++i)
+                        writer.raw(message.$unknowns[i]);
+                return writer;
+            };
+
+            CacheReply.decode = function (reader, length, _end, _depth, _target) {
+                if (!(reader instanceof $Reader))
+                    reader = $Reader.create(reader);
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $Reader.recursionLimit)
+                    throw $Error("max depth exceeded");
+                let end, message, value;
+                if (length === $undefined)
+                    end = reader.len;
+                else {
+                    end = reader.pos + length;
+                    if (end > reader.len)
+                        throw $RangeError("index out of range");
+                    length = reader.len;
+                    reader.len = end;
+                }
+                message = _target || new $root.musubi.v1.CacheReply();
+                while (reader.pos < end) {
+                    let start = reader.pos;
+                    let tag = reader.tag();
+                    if (tag === _end) {
+                        _end = $undefined;
+                        break;
+                    }
+                    let wireType = tag & 7;
+                    switch (tag >>>= 3) {
+                    case 1: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.result = value;
+                            else
+                                delete message.result;
+                            continue;
+                        }
+                    }
+                    reader.skipType(wireType, _depth, tag);
+                    if (!reader.discardUnknown) {
+                        $util.makeProp(message, "$unknowns", false);
+                        (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                    }
+                }
+                if (length !== $undefined) {
+                    if (reader.pos !== end)
+                        throw $RangeError("index out of range");
+                    reader.len = length;
+                }
+                if (_end !== $undefined)
+                    throw $Error("missing end group");
+                return message;
+            };
+
+            return CacheReply;
         })();
 
         v1.SearchRequest = (function() {
@@ -10320,6 +10668,7 @@ export const musubi = $root.musubi = (() => {
             Call.prototype.copy = null;
             Call.prototype.hostExtend = null;
             Call.prototype.hostKeepAlive = null;
+            Call.prototype.cache = null;
             Call.prototype.hold = null;
             Call.prototype.hostCommit = null;
             Call.prototype.hostActivate = null;
@@ -10329,7 +10678,7 @@ export const musubi = $root.musubi = (() => {
             let $oneOfFields;
 
             $Object.defineProperty(Call.prototype, "method", {
-                get: $util.oneOfGetter($oneOfFields = ["sync", "request", "commit", "activate", "release", "status", "search", "revocations", "renew", "hostCordon", "extend", "keepAlive", "claim", "copy", "hostExtend", "hostKeepAlive", "hold", "hostCommit", "hostActivate", "hostRelease", "hostStatus"]),
+                get: $util.oneOfGetter($oneOfFields = ["sync", "request", "commit", "activate", "release", "status", "search", "revocations", "renew", "hostCordon", "extend", "keepAlive", "claim", "copy", "hostExtend", "hostKeepAlive", "cache", "hold", "hostCommit", "hostActivate", "hostRelease", "hostStatus"]),
                 set: $util.oneOfSetter($oneOfFields)
             });
 
@@ -10386,6 +10735,8 @@ export const musubi = $root.musubi = (() => {
                     $root.musubi.v1.HostExtendRequest.encode(message.hostExtend, writer.uint32(242).fork(), _depth + 1).ldelim();
                 if (message.hostKeepAlive != null && $Object.hasOwnProperty.call(message, "hostKeepAlive"))
                     $root.musubi.v1.HostKeepAliveRequest.encode(message.hostKeepAlive, writer.uint32(250).fork(), _depth + 1).ldelim();
+                if (message.cache != null && $Object.hasOwnProperty.call(message, "cache"))
+                    $root.musubi.v1.CacheRequest.encode(message.cache, writer.uint32(258).fork(), _depth + 1).ldelim();
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -10549,6 +10900,13 @@ export const musubi = $root.musubi = (() => {
                             message.method = "hostKeepAlive";
                             continue;
                         }
+                    case 32: {
+                            if (wireType !== 2)
+                                break;
+                            message.cache = $root.musubi.v1.CacheRequest.decode(reader, reader.size(), $undefined, _depth + 1, message.cache);
+                            message.method = "cache";
+                            continue;
+                        }
                     case 20: {
                             if (wireType !== 2)
                                 break;
@@ -10631,6 +10989,7 @@ export const musubi = $root.musubi = (() => {
             Reply.prototype.copy = null;
             Reply.prototype.hostExtend = null;
             Reply.prototype.hostKeepAlive = null;
+            Reply.prototype.cache = null;
             Reply.prototype.hold = null;
             Reply.prototype.hostCommit = null;
             Reply.prototype.hostActivate = null;
@@ -10640,7 +10999,7 @@ export const musubi = $root.musubi = (() => {
             let $oneOfFields;
 
             $Object.defineProperty(Reply.prototype, "result", {
-                get: $util.oneOfGetter($oneOfFields = ["failure", "sync", "request", "commit", "activate", "release", "status", "search", "revocations", "renew", "hostCordon", "extend", "keepAlive", "claim", "copy", "hostExtend", "hostKeepAlive", "hold", "hostCommit", "hostActivate", "hostRelease", "hostStatus"]),
+                get: $util.oneOfGetter($oneOfFields = ["failure", "sync", "request", "commit", "activate", "release", "status", "search", "revocations", "renew", "hostCordon", "extend", "keepAlive", "claim", "copy", "hostExtend", "hostKeepAlive", "cache", "hold", "hostCommit", "hostActivate", "hostRelease", "hostStatus"]),
                 set: $util.oneOfSetter($oneOfFields)
             });
 
@@ -10697,6 +11056,8 @@ export const musubi = $root.musubi = (() => {
                     $root.musubi.v1.HostExtendReply.encode(message.hostExtend, writer.uint32(242).fork(), _depth + 1).ldelim();
                 if (message.hostKeepAlive != null && $Object.hasOwnProperty.call(message, "hostKeepAlive"))
                     $root.musubi.v1.HostKeepAliveReply.encode(message.hostKeepAlive, writer.uint32(250).fork(), _depth + 1).ldelim();
+                if (message.cache != null && $Object.hasOwnProperty.call(message, "cache"))
+                    $root.musubi.v1.CacheReply.encode(message.cache, writer.uint32(258).fork(), _depth + 1).ldelim();
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -10856,6 +11217,13 @@ export const musubi = $root.musubi = (() => {
                                 break;
                             message.hostKeepAlive = $root.musubi.v1.HostKeepAliveReply.decode(reader, reader.size(), $undefined, _depth + 1, message.hostKeepAlive);
                             message.result = "hostKeepAlive";
+                            continue;
+                        }
+                    case 32: {
+                            if (wireType !== 2)
+                                break;
+                            message.cache = $root.musubi.v1.CacheReply.decode(reader, reader.size(), $undefined, _depth + 1, message.cache);
+                            message.result = "cache";
                             continue;
                         }
                     case 20: {

@@ -1,5 +1,5 @@
 // Generated from musubi.proto by `npm run codegen`. Do not edit.
-// Plain data: every field is present; a nested message that is not set is null.
+// Plain data: every field is present, an optional one where it was read; a nested message that is not set is null.
 
 export interface Resources {
   vcpus: number
@@ -304,6 +304,7 @@ export interface Request {
   epoch: number
   sentMs: number
   grow: boolean
+  local?: boolean
 }
 
 export interface ExtendRequest {
@@ -401,6 +402,7 @@ export interface Offer {
   held: Held[]
   ttlMs: number
   nowMs: number
+  localSegmentId?: number
 }
 
 export interface CommitRequest {
@@ -502,6 +504,7 @@ export interface HoldRequest {
 export interface HoldReply {
   receipts: Receipt[]
   segmentId: number
+  localSegmentId?: number
 }
 
 export interface HostExtendRequest {
@@ -557,6 +560,8 @@ export interface MemberSite {
   gatewayMac: string
   cache: boolean
   leaseId: string
+  localSegmentId?: number
+  localLeaseId?: string
 }
 
 export interface ClusterNode {
@@ -570,6 +575,8 @@ export interface ClusterNode {
   memoryMib: number
   leaseId: string
   index: number
+  localMac?: string
+  localIp?: string
 }
 
 export interface ClusterVolume {
@@ -612,7 +619,19 @@ export interface ClusterDocument {
   sshPublicKey: string
   version: number
   startMs: number
-  antiSpoofOff: boolean
+  antiSpoofOff?: boolean
+  localCidr?: string
+  cacheTerms?: string
+}
+
+export interface CacheRequest {
+  clusterId: string
+  ask: string
+  params: string
+}
+
+export interface CacheReply {
+  result: string
 }
 
 export interface SearchRequest {
@@ -652,6 +671,7 @@ export interface Call {
   copy: CopyRequest | null
   hostExtend: HostExtendRequest | null
   hostKeepAlive: HostKeepAliveRequest | null
+  cache: CacheRequest | null
   hold: HoldRequest | null
   hostCommit: HostCommitRequest | null
   hostActivate: ActivateRequest | null
@@ -678,6 +698,7 @@ export interface Reply {
   copy: CopyReply | null
   hostExtend: HostExtendReply | null
   hostKeepAlive: HostKeepAliveReply | null
+  cache: CacheReply | null
   hold: HoldReply | null
   hostCommit: HostCommitReply | null
   hostActivate: ActivateReply | null
@@ -767,6 +788,8 @@ export interface Messages {
   ClusterVolume: ClusterVolume
   Frontend: Frontend
   ClusterDocument: ClusterDocument
+  CacheRequest: CacheRequest
+  CacheReply: CacheReply
   SearchRequest: SearchRequest
   SearchReply: SearchReply
   Failure: Failure
@@ -792,6 +815,7 @@ export interface Methods {
   copy: { request: CopyRequest, reply: CopyReply }
   hostExtend: { request: HostExtendRequest, reply: HostExtendReply }
   hostKeepAlive: { request: HostKeepAliveRequest, reply: HostKeepAliveReply }
+  cache: { request: CacheRequest, reply: CacheReply }
   hold: { request: HoldRequest, reply: HoldReply }
   hostCommit: { request: HostCommitRequest, reply: HostCommitReply }
   hostActivate: { request: ActivateRequest, reply: ActivateReply }
@@ -799,9 +823,9 @@ export interface Methods {
   hostStatus: { request: StatusRequest, reply: HostStatus }
 }
 
-export interface Field { readonly name: string, readonly id: number, readonly type: string, readonly repeated: boolean, readonly oneof?: string }
+export interface Field { readonly name: string, readonly id: number, readonly type: string, readonly repeated: boolean, readonly oneof?: string, readonly optional?: true }
 
-export const METHODS: readonly (keyof Methods)[] = ['sync', 'request', 'commit', 'activate', 'release', 'status', 'search', 'revocations', 'renew', 'hostCordon', 'extend', 'keepAlive', 'claim', 'copy', 'hostExtend', 'hostKeepAlive', 'hold', 'hostCommit', 'hostActivate', 'hostRelease', 'hostStatus']
+export const METHODS: readonly (keyof Methods)[] = ['sync', 'request', 'commit', 'activate', 'release', 'status', 'search', 'revocations', 'renew', 'hostCordon', 'extend', 'keepAlive', 'claim', 'copy', 'hostExtend', 'hostKeepAlive', 'cache', 'hold', 'hostCommit', 'hostActivate', 'hostRelease', 'hostStatus']
 
 export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
   Resources: [
@@ -1071,7 +1095,8 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'bandwidthMbit', id: 12, type: 'uint32', repeated: false },
     { name: 'epoch', id: 13, type: 'uint32', repeated: false },
     { name: 'sentMs', id: 14, type: 'uint64', repeated: false },
-    { name: 'grow', id: 15, type: 'bool', repeated: false }
+    { name: 'grow', id: 15, type: 'bool', repeated: false },
+    { name: 'local', id: 16, type: 'bool', repeated: false, optional: true }
   ],
   ExtendRequest: [
     { name: 'key', id: 1, type: 'string', repeated: false },
@@ -1155,7 +1180,8 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'gateway', id: 4, type: 'GatewayFacts', repeated: false },
     { name: 'held', id: 5, type: 'Held', repeated: true },
     { name: 'ttlMs', id: 6, type: 'uint32', repeated: false },
-    { name: 'nowMs', id: 7, type: 'uint64', repeated: false }
+    { name: 'nowMs', id: 7, type: 'uint64', repeated: false },
+    { name: 'localSegmentId', id: 8, type: 'uint32', repeated: false, optional: true }
   ],
   CommitRequest: [
     { name: 'clusterId', id: 1, type: 'string', repeated: false },
@@ -1241,7 +1267,8 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
   ],
   HoldReply: [
     { name: 'receipts', id: 1, type: 'Receipt', repeated: true },
-    { name: 'segmentId', id: 2, type: 'uint32', repeated: false }
+    { name: 'segmentId', id: 2, type: 'uint32', repeated: false },
+    { name: 'localSegmentId', id: 3, type: 'uint32', repeated: false, optional: true }
   ],
   HostExtendRequest: [
     { name: 'key', id: 1, type: 'string', repeated: false },
@@ -1288,7 +1315,9 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'gatewayAddress', id: 5, type: 'string', repeated: false },
     { name: 'gatewayMac', id: 6, type: 'string', repeated: false },
     { name: 'cache', id: 7, type: 'bool', repeated: false },
-    { name: 'leaseId', id: 8, type: 'string', repeated: false }
+    { name: 'leaseId', id: 8, type: 'string', repeated: false },
+    { name: 'localSegmentId', id: 9, type: 'uint32', repeated: false, optional: true },
+    { name: 'localLeaseId', id: 10, type: 'string', repeated: false, optional: true }
   ],
   ClusterNode: [
     { name: 'name', id: 1, type: 'string', repeated: false },
@@ -1300,7 +1329,9 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'vcpus', id: 7, type: 'uint32', repeated: false },
     { name: 'memoryMib', id: 8, type: 'uint32', repeated: false },
     { name: 'leaseId', id: 9, type: 'string', repeated: false },
-    { name: 'index', id: 10, type: 'uint32', repeated: false }
+    { name: 'index', id: 10, type: 'uint32', repeated: false },
+    { name: 'localMac', id: 11, type: 'string', repeated: false, optional: true },
+    { name: 'localIp', id: 12, type: 'string', repeated: false, optional: true }
   ],
   ClusterVolume: [
     { name: 'name', id: 1, type: 'string', repeated: false },
@@ -1340,7 +1371,17 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'sshPublicKey', id: 16, type: 'string', repeated: false },
     { name: 'version', id: 17, type: 'uint32', repeated: false },
     { name: 'startMs', id: 18, type: 'uint64', repeated: false },
-    { name: 'antiSpoofOff', id: 19, type: 'bool', repeated: false }
+    { name: 'antiSpoofOff', id: 19, type: 'bool', repeated: false, optional: true },
+    { name: 'localCidr', id: 20, type: 'string', repeated: false, optional: true },
+    { name: 'cacheTerms', id: 21, type: 'string', repeated: false, optional: true }
+  ],
+  CacheRequest: [
+    { name: 'clusterId', id: 1, type: 'string', repeated: false },
+    { name: 'ask', id: 2, type: 'string', repeated: false },
+    { name: 'params', id: 3, type: 'string', repeated: false }
+  ],
+  CacheReply: [
+    { name: 'result', id: 1, type: 'string', repeated: false }
   ],
   SearchRequest: [
     { name: 'nodes', id: 1, type: 'WantedNode', repeated: true },
@@ -1376,6 +1417,7 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'copy', id: 29, type: 'CopyRequest', repeated: false, oneof: 'method' },
     { name: 'hostExtend', id: 30, type: 'HostExtendRequest', repeated: false, oneof: 'method' },
     { name: 'hostKeepAlive', id: 31, type: 'HostKeepAliveRequest', repeated: false, oneof: 'method' },
+    { name: 'cache', id: 32, type: 'CacheRequest', repeated: false, oneof: 'method' },
     { name: 'hold', id: 20, type: 'HoldRequest', repeated: false, oneof: 'method' },
     { name: 'hostCommit', id: 21, type: 'HostCommitRequest', repeated: false, oneof: 'method' },
     { name: 'hostActivate', id: 22, type: 'ActivateRequest', repeated: false, oneof: 'method' },
@@ -1401,6 +1443,7 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'copy', id: 29, type: 'CopyReply', repeated: false, oneof: 'result' },
     { name: 'hostExtend', id: 30, type: 'HostExtendReply', repeated: false, oneof: 'result' },
     { name: 'hostKeepAlive', id: 31, type: 'HostKeepAliveReply', repeated: false, oneof: 'result' },
+    { name: 'cache', id: 32, type: 'CacheReply', repeated: false, oneof: 'result' },
     { name: 'hold', id: 20, type: 'HoldReply', repeated: false, oneof: 'result' },
     { name: 'hostCommit', id: 21, type: 'HostCommitReply', repeated: false, oneof: 'result' },
     { name: 'hostActivate', id: 22, type: 'ActivateReply', repeated: false, oneof: 'result' },

@@ -115,7 +115,7 @@ function planCreates (chance: Prng, sites: readonly SitePlan[]): CreatePlan[] {
     const plan: CreatePlan = {
       atMs, host: chance.pick(masters).host, startInMs: chance.chance(0.1) ? laterMs() : 0,
       spec: {
-        name: `c${i + 1}`, cidr: '10.42.0.0/16', antiSpoof: true, frontend: { mode: 'builtin' }, image: 'default',
+        name: `c${i + 1}`, cidr: '10.42.0.0/16', ...(chance.fork(`local ${i}`).chance(0.3) ? { localCidr: '10.43.0.0/16' } : {}), antiSpoof: true, frontend: { mode: 'builtin' }, image: 'default',
         nodes: { count: nodes, vcpus: 1, memoryMiB: 512 },
         volumes: Array.from({ length: volumes }, (_, v) => ({ name: `v${v + 1}`, sizeMiB: 1024, node: chance.int(1, nodes) })),
         termMs: chance.pick([60, 60, 61, 75, 90, 120, 180]) * 1000

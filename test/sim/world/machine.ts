@@ -10,6 +10,7 @@ import { createNegotiator, type Negotiator } from '../../../agent/master/negotia
 import type { Activate, CallPeer } from '../../../agent/peers.ts'
 import { MusubiError } from '../../../protocol/core/errors.ts'
 import { MASTERLESS_MS } from '../../../protocol/core/limits.ts'
+import { LOCAL } from '../../../protocol/core/local.ts'
 import type { MasterRecord } from '../../../protocol/core/master/record.ts'
 import { createLevelStore } from '../../../store/level.ts'
 import { openLedger, type Ledger } from '../../../store/ledger.ts'
@@ -267,9 +268,10 @@ export function createMachine ({ kernel, chance, plan, around, crashAtWrite }: M
     const kind = resource.slice(0, space)
     const short = resource.slice(resource.indexOf('.') + 1)
     const leaseKind = kind === 'domain' ? 'node' : kind
-    const lease = life.ledger.leases(clusterId).find(one => one.kind === leaseKind && (one.name === short || leaseKind === 'segment' || leaseKind === 'frontend') && one.state !== 'ended')
+    const lease = life.ledger.leases(clusterId).find(one => one.kind === leaseKind && (one.name === short || leaseKind === 'frontend') && one.state !== 'ended')
     const document = life.ledger.documents.get(clusterId)?.document
-    const segmentId = kind === 'segment' ? document?.sites.find(one => one.site === plan.site)?.segmentId ?? 0 : 0
+    const member = kind === 'segment' ? document?.sites.find(one => one.site === plan.site) : undefined
+    const segmentId = (short === LOCAL ? member?.localSegmentId : member?.segmentId) ?? 0
     return {
       kind, leaseId: lease?.id ?? '', segmentId,
       resources: lease === undefined ? { vcpus: 0, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 } : { ...lease.resources }

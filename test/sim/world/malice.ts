@@ -3,6 +3,7 @@
  * everything that was ever said; as a lender it answers what it likes. Everything has the form that
  * the wire lets through.
  */
+import { zero } from '../../../protocol/core/capacity.ts'
 import { buildClusterDocument } from '../../../protocol/core/document.ts'
 import { MusubiError } from '../../../protocol/core/errors.ts'
 import { HOLD_TTL_MS } from '../../../protocol/core/limits.ts'
@@ -50,8 +51,9 @@ export function createMalice ({ kernel, chance, config, around, endpoints }: { k
       offerId: around.uuid(), site: plan.site, segmentId: chance.int(1, 5000), gateway: gatewayFacts(plan), ttlMs: chance.pick([30_000, 20_000, 1, 300_000]), nowMs: nowMs(kernel),
       held: [
         ...request.nodes.map(node => held('node', node.name, nodeResources(node))), ...request.volumes.map(volume => held('volume', volume.name, volumeResources(volume))),
-        ...(request.frontend ? [held('frontend', 'frontend', { ...FRONTEND_RESOURCES })] : []), held('segment', 'segment', { vcpus: 0, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 })
-      ]
+        ...(request.frontend ? [held('frontend', 'frontend', { ...FRONTEND_RESOURCES })] : []), held('segment', 'segment', zero()), ...(request.local === true ? [held('segment', 'local', zero())] : [])
+      ],
+      ...(request.local === true ? { localSegmentId: 6000 } : {})
     }
     return offer
   }

@@ -100,6 +100,15 @@ t.test('a lease in full, and its history', t => {
   t.end()
 })
 
+t.test('a segment that does not leave its site is shown where there is one', t => {
+  t.notMatch(clusterText(cluster), /^local|LOCAL IP/m)
+  const local = { ...cluster, segment: { ...cluster.segment, local: { vni: 9, cidr: '10.43.0.0/16', ids: { tokyo: 1001, osaka: 17 } } }, nodes: cluster.nodes.map((node, i) => i === 0 ? { ...node, local: { mac: '52:55:00:00:01:01', ip: '10.43.1.1' } } : node) }
+  t.match(clusterText(local), /^local +VNI 9, 10\.43\.0\.0\/16, inside each site, in-site ids tokyo=1001 osaka=17$/m)
+  t.match(nodesTable(local), /LOCAL IP/)
+  t.match(nodesTable(local), / 10\.43\.1\.1 /)
+  t.end()
+})
+
 t.test('an error of several lines keeps them, below the first', t => {
   t.equal(indented('refused by\n  osaka: full\n  kyoto: policy', 4), 'refused by\n    osaka: full\n    kyoto: policy')
   t.match(clusterText({ ...cluster, error: { code: 'X', message: 'refused by\n  osaka: full' } }), /error +refused by\n {11}osaka: full\n/)

@@ -2,6 +2,7 @@ import { dirname, join } from 'node:path'
 import { Command } from 'commander'
 import t from 'tap'
 import { run } from '../../../agent/exec.ts'
+import { addCacheCommands } from '../../../cli/commands/cache.ts'
 import { addClusterCommands } from '../../../cli/commands/cluster.ts'
 import { addCoordinatorCommands } from '../../../cli/commands/coordinator.ts'
 import { addDaemonCommands } from '../../../cli/commands/daemons.ts'
@@ -15,7 +16,7 @@ import { bashCompletion } from '../../../cli/completion.ts'
 const CLI = join(dirname(dirname(dirname(import.meta.dirname))), 'cli', 'main.ts')
 function tree (): Command {
   const program = new Command('musubi').option('--json')
-  for (const add of [addClusterCommands, addDaemonCommands, addSiteCommands, addHostCommands, addCoordinatorCommands, addLeaseCommands, addSegmentCommands, addViewCommands]) add(program)
+  for (const add of [addClusterCommands, addDaemonCommands, addSiteCommands, addHostCommands, addCoordinatorCommands, addLeaseCommands, addSegmentCommands, addCacheCommands, addViewCommands]) add(program)
   return program
 }
 const leaves = (command: Command, path: string[] = []): Array<{ path: string, command: Command }> => command.commands.flatMap(sub =>
@@ -33,7 +34,8 @@ t.test('every command says what it does and shows an example', t => {
   for (const wanted of [
     'agent join', 'agent run', 'agent status', 'agent doctor', 'site init', 'site key', 'site invite', 'site invitations', 'site withdraw', 'site revoke', 'site policy get', 'site policy set',
     'host list', 'host show', 'host cordon', 'host uncordon', 'coordinator init', 'coordinator run', 'coordinator status', 'coordinator invite', 'coordinator sites', 'coordinator revoke', 'coordinator export', 'coordinator import', 'search',
-    'lease list', 'lease show', 'lease history', 'lease revoke', 'lease fsck', 'cluster extend', 'cluster scale', 'cluster retry', 'cluster adopt', 'segment list', 'segment ping', 'segment doctor', 'segment capture'
+    'lease list', 'lease show', 'lease history', 'lease revoke', 'lease fsck', 'cluster extend', 'cluster scale', 'cluster retry', 'cluster adopt', 'segment list', 'segment ping', 'segment doctor', 'segment capture',
+    'cache status', 'cache preheat', 'cache list', 'cache purge', 'cache export'
   ]) t.ok(all.some(({ path }) => path === wanted), `there is musubi ${wanted}`)
   for (const { path, command } of all) {
     const help = helpOf(command)
@@ -60,6 +62,8 @@ t.test('completion follows the tree, at every depth', async t => {
   t.same(await complete('lease', 'revoke', 'demo', '--'), ['--reason', '--yes'])
   t.same(await complete('segment', ''), ['list', 'plan', 'ping', 'doctor', 'capture'])
   t.same(await complete('segment', 'ping', 'a', 'b', '--p'), ['--path'])
+  t.same(await complete('cache', ''), ['status', 'preheat', 'list', 'purge', 'export'])
+  t.same(await complete('cache', 'preheat', 'demo', '--m'), ['--manifest', '--mirror'])
   t.same(await complete('cluster', 'adopt', 'demo', '--f'), ['--force'])
   t.same(await complete('no', 'such', 'sit'), ['site'], 'what is no command does not get in the way')
 })

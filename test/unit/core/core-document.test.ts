@@ -140,7 +140,9 @@ t.test('what each host must run', t => {
   t.strictSame(segmentFor(document, { site: 'tsukuba', host: 'tsukuba-2' }), specOf(of('tsukuba', 'tsukuba-2'), 'segment'))
   t.equal(segmentFor(document, { site: 'tokyo', host: 'tokyo-3' }), null, 'it carries no segment')
   const external = { ...document, frontend: { ...document.frontend, mode: 'external' } }
-  t.equal(segmentFor(external, { site: 'tokyo', host: 'tokyo-1' })?.known, undefined, 'a frontend that gives out addresses of its own makes them unknown')
+  t.strictSame(segmentFor(external, { site: 'tokyo', host: 'tokyo-1' })?.known?.members.map(({ role, address }) => [role, address]), [
+    ['frontend', '10.42.0.1'], ['gateway', '10.42.255.1'], ['gateway', '10.42.255.2'], ['node', null], ['node', null], ['node', null], ['node', null]
+  ], 'a frontend that gives out addresses of its own: those of nodes are learnt')
   t.strictSame(specOf(of('tsukuba', 'tsukuba-1'), 'tunnel'), {
     listenPort: 51820, address: '100.64.0.2', peers: [{ site: 'tokyo', publicKey: 'key-tokyo', endpoint: '192.0.2.1:51820', address: '100.64.0.1' }]
   })
@@ -149,7 +151,8 @@ t.test('what each host must run', t => {
     bridge: 'mzb0a0b0c', tap: 'mzt0a0b0c02', volumes: [{ name: 'data', portalPort: 3260, chap: { user: 'u', secret: 's' } }]
   })
   t.match(specOf(of('tokyo', 'tokyo-1'), 'frontend'), { address: '10.42.0.1/16', nodes: document.nodes.map(({ name, mac, ip, site }) => ({ name, mac, ip, site })) })
-  t.match(specOf(of('tsukuba', 'tsukuba-1'), 'cache'), { frontendAddress: '10.42.0.1', ownAddress: '10.42.255.2', ports: [80] })
+  t.match(specOf(of('tsukuba', 'tsukuba-1'), 'cache'), { frontendAddress: '10.42.0.1', ownAddress: '10.42.255.2', ports: [80], tftp: {} })
+  t.notOk('tftp' in specOf(desiredFor(external, { site: 'tsukuba', host: 'tsukuba-1' }, secrets), 'cache'), 'the files of another frontend are not those of a gateway')
   const trunks = (self: { site: string, host: string, trunk?: string }): unknown[] => desiredFor(document, self, secrets).flatMap(one => one.kind === 'segment' ? [(one as DesiredObject<'segment'>).spec.site.trunk] : [])
   t.strictSame(trunks({ site: 'tokyo', host: 'tokyo-1', trunk: 'eth1' }), ['eth1'], 'the NIC is what the host itself says')
   t.strictSame(trunks({ site: 'tokyo', host: 'tokyo-1' }), [undefined])

@@ -121,6 +121,7 @@ t.test('documents that contradict themselves or the roster', t => {
     [/two nodes have the number 1/, d => { first(d.nodes, n => n.index === 2).index = 1 }],
     [/two nodes have one UUID/, d => { first(d.nodes, n => n.index === 2).uuid = first(d.nodes).uuid }],
     [/address .* is given twice/, d => { first(d.nodes).ip = d.frontend.ip }],
+    [/of the mode "external"/, d => { d.frontend.mode = 'external' }],
     [/MAC address .* is given twice/, d => { first(d.nodes).mac = at(d, 'tokyo').gatewayMac }],
     [/no unicast MAC/, d => { first(d.nodes).mac = 'x' }],
     [/is no address of a host in 10.42.0.0\/16/, d => { first(d.nodes).ip = '10.43.0.1' }],

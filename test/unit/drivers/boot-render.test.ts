@@ -31,6 +31,29 @@ const SPEC: FrontendSpec = {
   sshPublicKey: 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFo me@here'
 }
 
+t.test('cards on the segment of a site: names for all, addresses by the profile, only near ones beside them', t => {
+  const [tokyo, tsukuba] = SPEC.nodes
+  if (tokyo === undefined || tsukuba === undefined) throw new Error('no nodes')
+  const near = { ...tokyo, local: { mac: '02:6d:7b:00:01:01', address: '10.43.1.1/16' } }
+  const far = { ...tsukuba, local: { mac: '02:6d:7b:00:02:01', address: '10.43.2.1/16' } }
+  const spec = { ...SPEC, nodes: [near, far] }
+  t.doesNotThrow(() => { checkFrontendSpec(spec) })
+  const added = (text: string, before: string): string[] => text.split('\n').filter(line => !before.split('\n').includes(line))
+  t.strictSame(added(renderDnsmasq(spec, PATHS), renderDnsmasq(SPEC, PATHS)), [
+    'host-record=c1-tokyo-001-local.c1.musubi,c1-tokyo-001-local,10.43.1.1', 'host-record=c1-tsukuba-001-local.c1.musubi,c1-tsukuba-001-local,10.43.2.1'
+  ], 'no DHCP for them')
+  t.strictSame(added(renderProfile(spec, near), renderProfile(SPEC, tokyo)), ['local 02:6d:7b:00:01:01 10.43.1.1/16', 'host 10.43.1.1 c1-tokyo-001-local.c1.musubi c1-tokyo-001-local'])
+  t.strictSame(renderNodeFiles(spec, MANIFEST).get('v1/boot/02-6d-7a-00-01-01.ipxe'), renderNodeFiles(SPEC, MANIFEST).get('v1/boot/02-6d-7a-00-01-01.ipxe'), 'it boots as before')
+  const refused = (change: Partial<typeof near>, why: RegExp): void => { t.throws(() => { checkFrontendSpec({ ...spec, nodes: [{ ...near, ...change }, far] }) }, { code: 'INVALID_INPUT', message: why }) }
+  refused({ local: { mac: '02:6d:7b:00:01:01 x', address: '10.43.1.1/16' } }, /no MAC/)
+  refused({ local: { mac: '02:6d:7b:00:01:01', address: '10.43.1.1' } }, /no IPv4 address with prefix length/)
+  refused({ local: { mac: '02:6d:7b:00:01:01', address: '10.43.1.1/16\nlocal x' } }, /no IPv4 address with prefix length/)
+  refused({ local: { mac: near.mac, address: '10.43.1.1/16' } }, /given twice/)
+  refused({ local: far.local }, /given twice/)
+  refused({ name: `a${'b'.repeat(59)}` }, /too long/)
+  t.end()
+})
+
 t.test('dnsmasq: fixed leases, names without upstream, script for iPXE, TFTP for the rest, one advertisement', t => {
   t.equal(renderDnsmasq(SPEC, PATHS), `# made by Musubi from the desired state; changes are lost
 keep-in-foreground
@@ -136,7 +159,7 @@ authorized-key ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFo me@here
 
 t.test('two files for each node', t => {
   t.strictSame([...renderNodeFiles(SPEC, MANIFEST).keys()], [
-    'v1/boot/02-6d-7a-00-01-01.ipxe', 'v1/profile/02-6d-7a-00-01-01', 'v1/boot/02-6d-7a-00-02-01.ipxe', 'v1/profile/02-6d-7a-00-02-01'
+    'v1/boot/02-6d-7a-00-01-01.ipxe', 'v1/profile/02-6d-7a-00-01-01', 'v1/boot/02-6d-7a-00-02-01.ipxe', 'v1/profile/02-6d-7a-00-02-01', 'v1/preheat.json'
   ])
   t.end()
 })
@@ -165,5 +188,17 @@ t.test('a spec that could break out of a configuration line is refused by name',
   refused({ nodes: [{ ...NODE, ip: '10.43.0.9' }] }, /10\.43\.0\.9 is not on 10\.42\.0\.1\/16/)
   refused({ nodes: [NODE, { ...NODE, name: 'other', ip: '10.42.1.2' }] }, /02:6d:7a:00:01:01 is given twice/)
   refused({ nodes: [{ ...NODE, ip: '10.42.0.1' }] }, /10\.42\.0\.1 is given twice/)
+  t.end()
+})
+
+t.test('caches learn what nodes will ask for', t => {
+  const text = renderNodeFiles(SPEC, MANIFEST).get('v1/preheat.json') ?? ''
+  t.strictSame(JSON.parse(text), {
+    objects: [
+      { path: `/images/sha256-${hex('a')}/vmlinuz`, size: 1, sha256: hex('a') },
+      { path: `/images/sha256-${hex('b')}/initrd.img`, size: 2, sha256: hex('b') },
+      { path: `/images/sha256-${hex('c')}/root.squashfs`, size: 3, sha256: hex('c') }
+    ]
+  })
   t.end()
 })

@@ -1,24 +1,46 @@
 import { appendFile, mkdir, readdir, rename, rm, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
-import { countLine, noCounters, readCounters, storedBytes } from '../../../agent/drivers/cache/accounting.ts'
+import { addLine, noCounters, readCounters, storedBytes } from '../../../agent/drivers/cache/accounting.ts'
+import type { CacheCounters } from '../../../agent/drivers/cache/accounting.ts'
+import { addWire } from '../../../agent/drivers/cache/wire.ts'
 import { run } from '../../../agent/exec.ts'
 import { cacheFolder, readRecord, readRecords, removeFolder, writeRecord } from '../../../agent/drivers/cache/folder.ts'
 import { liveElements } from '../../../agent/drivers/cache/interception.ts'
 import type { CacheSpec } from '../../../protocol/core/desired.ts'
+import { MAX_NODES_PER_CLUSTER } from '../../../protocol/core/limits.ts'
 
 const line = (change: Record<string, unknown> = {}): string => JSON.stringify({
-  at: 1795353283.509, node: '10.42.1.1', class: 'static', method: 'GET', target: '/images/x', status: 200, asked: 149, sent: 1000, store: 'HIT', fetched: '', ...change
+  at: 1795353283.509, node: '10.42.1.1', class: 'named', method: 'GET', target: '/images/x', status: 200, asked: 149, sent: 1000, store: 'HIT', fetched: '', ...change
 })
 
 const SPEC: CacheSpec = { cluster: 'c1', vni: 7, frontendAddress: '10.0.0.1', ownAddress: '10.0.0.2', bridgeMac: '02:00:00:00:00:01', ports: [80], maxSizeMiB: 1 }
 
+const counted = (...lines: string[]): CacheCounters => {
+  const counters = noCounters()
+  for (const one of lines) addLine(counters, one)
+  return counters
+}
+
 t.test('one line of the log', t => {
-  t.same(countLine(noCounters(), line()), { requests: 1, hits: 1, bytesToNodes: 1000, bytesFromUpstream: 0 })
-  t.same(countLine(noCounters(), line({ store: 'MISS', fetched: '1100' })), { requests: 1, hits: 0, bytesToNodes: 1000, bytesFromUpstream: 1100 })
-  t.same(countLine(noCounters(), line({ class: 'dynamic', store: '', fetched: '0, 12 : 30' })), { requests: 1, hits: 0, bytesToNodes: 1000, bytesFromUpstream: 42 })
-  t.same(countLine(noCounters(), line({ asked: 0, store: 'MISS', fetched: '500' })), { requests: 0, hits: 0, bytesToNodes: 0, bytesFromUpstream: 500 }, 'a further part')
-  for (const text of ['', '{"at":1', 'null', '[]', '{}', line({ sent: '5' })]) t.same(countLine(noCounters(), text), noCounters(), text)
+  t.match(counted(line()), { requests: 1, hits: 1, bytesToNodes: 1000, bytesFromUpstream: 0, classes: { named: { requests: 1, bytesToNodes: 1000 } }, nodes: { '10.42.1.1': { requests: 1, bytes: 1000 } } })
+  t.match(counted(line({ store: 'MISS', fetched: '1100' })), { requests: 1, hits: 0, bytesToNodes: 1000, bytesFromUpstream: 1100 })
+  t.match(counted(line({ class: 'dynamic', store: '', fetched: '0, 12 : 30' })), { requests: 1, hits: 0, bytesToNodes: 1000, bytesFromUpstream: 42, classes: { named: { requests: 0 }, dynamic: { bytesFromUpstream: 42 } } })
+  t.match(counted(line({ asked: 0, store: 'MISS', fetched: '500' })), { requests: 0, hits: 0, bytesToNodes: 0, bytesFromUpstream: 500, nodes: {} }, 'a further part')
+  t.match(counted(line({ node: '127.0.0.1', store: 'MISS', fetched: '500' })), { requests: 0, hits: 0, bytesToNodes: 0, bytesFromUpstream: 500, nodes: {} }, 'fetched ahead')
+  t.match(counted(line(), line({ node: '10.42.1.2' }), line()), { requests: 3, nodes: { '10.42.1.1': { requests: 2, bytes: 2000 }, '10.42.1.2': { requests: 1, bytes: 1000 } } })
+  for (const text of ['', '{"at":1', 'null', '[]', '{}', line({ sent: '5' }), line({ node: 7 })]) t.same(counted(text), noCounters(), text)
+  t.equal(Object.keys(counted(...Array.from({ length: 500 }, (_, i) => line({ node: `10.0.${i >> 8}.${i & 255}` }))).nodes).length, MAX_NODES_PER_CLUSTER, 'made up addresses fill nothing')
+  t.end()
+})
+
+t.test('counters of packets are added up over tables that come and go', t => {
+  const start = { sum: { static: 0, dynamic: 0 }, last: { static: 0, dynamic: 0 } }
+  const one = addWire(start, { static: 100, dynamic: 5 })
+  t.same(one.sum, { static: 100, dynamic: 5 })
+  const two = addWire(one, { static: 150, dynamic: 5 })
+  t.same(two.sum, { static: 150, dynamic: 5 })
+  t.same(addWire(two, { static: 10, dynamic: 2 }).sum, { static: 160, dynamic: 7 }, 'a new table')
   t.end()
 })
 

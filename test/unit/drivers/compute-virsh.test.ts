@@ -4,7 +4,7 @@ import t from 'tap'
 import { createLibvirtDriver } from '../../../agent/drivers/compute/libvirt.ts'
 import { parseDomstats, parseMark } from '../../../agent/drivers/compute/virsh.ts'
 
-t.test('domstats are read as libvirt prints them, several cards summed, odd names kept apart', t => {
+t.test('domstats are read as libvirt prints them, the first card counted, odd names kept apart', t => {
   const stats = parseDomstats([
     "Domain: 'mz-a.n1'",
     '  state.state=1',
@@ -25,7 +25,7 @@ t.test('domstats are read as libvirt prints them, several cards summed, odd name
     ''
   ].join('\n'))
   t.strictSame(Object.fromEntries(stats), {
-    'mz-a.n1': { state: 'running', rxBytes: 120, txBytes: 10 },
+    'mz-a.n1': { state: 'running', rxBytes: 100, txBytes: 7 },
     "it's odd": { state: 'shut off', rxBytes: 0, txBytes: 0 },
     new: { state: 'state 42', rxBytes: 0, txBytes: 0 }
   })
@@ -34,7 +34,8 @@ t.test('domstats are read as libvirt prints them, several cards summed, odd name
 })
 
 t.test('our mark is read in either quoting, and nothing else is taken for it', t => {
-  const mark = { name: 'a.n1', uuid: 'u', cluster: 'c', fingerprint: 'f', bridge: 'b', tap: 't' }
+  const mark = { name: 'a.n1', uuid: 'u', cluster: 'c', fingerprint: 'f', bridge: 'b', tap: 't', localBridge: '', localTap: '' }
+  t.strictSame(parseMark('<object name="a.n1" uuid="u" cluster="c" fingerprint="f" bridge="b" tap="t" localBridge="lb" localTap="lt"/>'), { ...mark, localBridge: 'lb', localTap: 'lt' })
   t.strictSame(parseMark('<object name="a.n1" uuid="u" cluster="c" clusterName="x &amp; y" node="n1" fingerprint="f" bridge="b" tap="t"/>\n'), mark)
   t.strictSame(parseMark("<musubi:object xmlns:musubi='urn:musubi:1' name='a.n1' uuid='u' cluster='c' fingerprint='f' bridge='b' tap='t'/>"), mark)
   t.equal(parseMark('<object name="&lt;&#39;&#x41;&unknown;&gt;" fingerprint="f"/>')?.name, "<'A&unknown;>")

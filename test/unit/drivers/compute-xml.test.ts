@@ -20,6 +20,21 @@ const volume = (name: string): DomainSpec['volumes'][number] => ({
   name, iqn: `iqn.2026-11.org.musubi:0123abcd4567.${name}`, portalAddress: '10.98.1.3', portalPort: 3260, chap: { user: 'node', secret: 'hidden' }
 })
 
+t.test('a second card comes behind the first, without a ROM, and its mark tells its tap', t => {
+  const local = { mac: '52:55:00:00:00:01', bridge: 'mzb80002a', tap: 'mzt80002a00' }
+  const render = (spec: DomainSpec): string[] => renderDomainXml('0123abcd.n', spec, { accelerator: 'tcg', consoleLog: '/x.log' }).replaceAll(fingerprint(spec), 'FINGERPRINT').split('\n')
+  const [one, two] = [render(plain), render({ ...plain, local })]
+  t.strictSame(two.filter(line => !one.includes(line)), [
+    one.find(line => line.includes('musubi:object'))?.replace("tap='mzt00002a00'", "tap='mzt00002a00' localBridge='mzb80002a' localTap='mzt80002a00'"),
+    "      <mac address='52:55:00:00:00:01'/>", "      <source bridge='mzb80002a'/>", "      <target dev='mzt80002a00'/>", "      <rom enabled='no'/>"
+  ])
+  t.ok(two.indexOf("      <target dev='mzt00002a00'/>") < two.indexOf("      <target dev='mzt80002a00'/>"))
+  for (const [field, value] of [['mac', '52:55:00:00:00:0g'], ['bridge', 'br0'], ['tap', 'eth0'], ['mac', plain.mac], ['tap', plain.tap]] as const) {
+    t.throws(() => { checkDomainSpec({ ...plain, local: { ...local, [field]: value } }) }, { code: 'INVALID_INPUT', message: /local|second card/ }, `${field} ${value}`)
+  }
+  t.end()
+})
+
 t.test('a node without volumes is rendered to exactly this', t => {
   t.equal(renderDomainXml('0123abcd.c1-tokyo-001', plain, { accelerator: 'tcg', consoleLog: '/var/lib/musubi/console/x.log' }), `<domain type='qemu'>
   <name>mz-0123abcd.c1-tokyo-001</name>

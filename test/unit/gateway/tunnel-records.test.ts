@@ -95,7 +95,7 @@ async function own (): Promise<Own> {
   const raised: string[] = []
   let told = 0
   const options: OwnKeysOptions = {
-    store: createMemoryStore(), ask: () => Promise.resolve(structuredClone(tracks)), addresses: ['192.0.2.1', '2001:db8::1'], ports: [51820, 51900], maxAgeMs: 7 * 24 * HOUR, now: () => clock.nowMs,
+    store: createMemoryStore(), ask: () => Promise.resolve(structuredClone(tracks)), addresses: ['192.0.2.1', '2001:db8::1'], ports: [51820, 51900], maxAgeMs: 7 * 24 * HOUR, now: () => clock.nowMs, monotonic: () => clock.nowMs,
     unheard: () => unheard, onTracks: () => { told++ }, onEpoch: (epoch, why) => { raised.push(`${epoch} ${why}`) }
   }
   return { keys: await createOwnKeys(options), tracks, unheard, clock, raised, told: () => told, again: () => createOwnKeys(options) }
@@ -140,6 +140,22 @@ t.test('keys are exchanged by age, once, and when everybody hears of it', async 
   clock.nowMs -= 30 * 24 * HOUR
   await keys.tick()
   t.equal(keys.epoch(), 2, 'a key that was made a month from now was made by a wrong clock')
+})
+
+t.test('a gateway that lists no keys puts an exchange off, and does not keep it off', async t => {
+  const { keys, unheard, clock, raised, again } = await own()
+  unheard.push(named('osaka', 1))
+  clock.nowMs += 2 * 7 * 24 * HOUR - 1
+  await keys.tick()
+  t.strictSame(raised, [])
+  t.match(keys.problems(), [/exchanged all the same after 336 hours/])
+  clock.nowMs += 2
+  await (await again()).tick()
+  t.strictSame(raised, [], 'an agent that has just begun has heard of nobody')
+  clock.nowMs += HOUR
+  await keys.tick()
+  t.strictSame(raised, ['1 a key is older than 336 hours, gw of osaka unheard'])
+  t.strictSame(keys.problems(), [])
 })
 
 t.test('whoever asks is told why not', async t => {

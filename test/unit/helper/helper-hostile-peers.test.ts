@@ -40,6 +40,9 @@ const callOf = (verb: VerbName, counter: number): object => {
     case 'segment-look': return { name: 'demo' }
     case 'segment-echo': return { name: 'demo', where: 'segment', address: '10.42.255.2', bytes: 1500, count: 1, largest: false }
     case 'segment-capture': return { kind: 'segment', name: 'demo', port: 'node', count: 1, seconds: 1, snapBytes: 64, filter: {} }
+    case 'cache-preheat': return { name: 'a.cache', order: 'mine', objects: [{ path: '/a' }] }
+    case 'cache-cancel': return { name: 'a.cache', order: 'mine' }
+    case 'cache-list': case 'cache-purge': return { name: 'a.cache' }
     case 'sweep': return { keep: [], dryRun: false }
     default: return {}
   }
@@ -110,8 +113,8 @@ t.test('the kernel tells users apart', { skip: root ? false : 'needs root to be 
     for (const [i, verb] of VERB_NAMES.entries()) {
       const answer = answers.find(one => one.id === i + 1)
       if (VERBS[verb].access === 'change') t.equal(answer?.error?.code, 'HELPER_REFUSED', verb)
-      // pretended drivers have no segments: asked they were
-      else if (verb.startsWith('segment-')) t.equal(answer?.error?.code, 'NOT_FOUND', verb)
+      // pretended drivers have no segments and no caches: asked they were
+      else if (verb.startsWith('segment-') || verb.startsWith('cache-')) t.equal(answer?.error?.code, 'NOT_FOUND', verb)
       else t.equal(answer?.error, undefined, verb)
     }
     t.strictSame(await observed(), [])

@@ -71,9 +71,12 @@ t.test('an orphan is what no object explains', t => {
   ]
   const ours = {
     links: ['mzb000201', 'mzh000201', 'mzv000201', 'mzt00020101', 'mzwg0', 'mzwg1'], namespaces: ['mz-000201', 'mzf-000201'], tables: ['inet mz_guard', 'bridge mz_mss', 'inet mz_tunnel'],
-    services: ['mz-wireguard', 'mz-wireguard-1', 'mz-forward', 'mzf-000201-dnsmasq', 'mzf-000201-nginx', 'mz-cache-000201', 'mz-cacheprobe-000201'], strays: []
+    services: ['mz-wireguard', 'mz-wireguard-1', 'mz-forward', 'mzf-000201-dnsmasq', 'mzf-000201-nginx', 'mz-cache-000201', 'mz-cacheprobe-000201', 'mz-cachetftp-000201'], strays: []
   }
   t.strictSame(orphansOf(ours, observed), [])
+  const learner = { ...ours, services: ['mz-snoop'] }
+  t.match(orphansOf(learner, observed), [{ what: 'service', name: 'mz-snoop' }], 'where nothing is learnt, nobody is to')
+  t.strictSame(orphansOf(learner, observed.map(one => one.kind === 'segment' ? { ...one, detail: { ...one.detail, learned: { host: [], cluster: [] } } } : one)), [])
   const strangers = { links: ['mzb000999', 'mzt00020102'], namespaces: ['mz-000999', 'mzf-000999'], tables: ['inet mz_old'], services: ['tgtd', 'mz-cache-000999'], strays: ['target iqn.2026-11.org.musubi:x.y'] }
   const both = Object.fromEntries(Object.entries(ours).map(([key, names]) => [key, [...names, ...strangers[key as keyof typeof strangers]]])) as unknown as typeof strangers
   t.strictSame(orphansOf(both, observed).map(({ what, name }) => `${what} ${name}`), [

@@ -75,12 +75,12 @@ t.test('bytes count at the far sites, caches are theirs', t => {
     status('tokyo', [{ kind: 'domain', name: 'demo-tokyo-001', detail: { rxBytes: 5 } }, { kind: 'segment', name: 'segment', detail: { wanRxBytes: 99 } }]),
     status('tsukuba', [
       { kind: 'domain', name: 'demo-tsukuba-003', detail: { rxBytes: 700 } }, { kind: 'domain', name: 'demo-tsukuba-004', detail: { rxBytes: 300 } },
-      { kind: 'segment', name: 'segment', detail: { wanRxBytes: 400 } }, { kind: 'cache', name: 'cache', detail: { requests: 9, hits: 6, bytesToNodes: 1000, bytesFromUpstream: 350 } }
+      { kind: 'segment', name: 'segment', detail: { wanRxBytes: 400 } }, { kind: 'cache', name: 'cache', detail: { requests: 9, hits: 6, bytesToNodes: 1000, bytesFromUpstream: 350, wire: { static: 300, dynamic: 80 }, budget: { paused: 'used up' } } }
     ])
   ]
   const view = clusterView(r, hosts)
   t.same(view.wan, { bytes: 400, bytesWithoutCache: 1000 })
-  t.same(view.caches, [{ site: 'tsukuba', requests: 9, hits: 6, bytesToNodes: 1000, bytesFromUpstream: 350 }])
+  t.same(view.caches, [{ site: 'tsukuba', requests: 9, hits: 6, bytesToNodes: 1000, bytesFromUpstream: 350, wanBytes: 380, paused: 'used up' }])
   t.same(view.nodes.map(n => n.rxBytes), [5, 0, 700, 300])
   t.end()
 })

@@ -76,8 +76,21 @@ t.test('a flipped or cut message is readable or refused', t => {
   t.end()
 })
 
+t.test('what an earlier release has stored is sent on, and read as if it said none', t => {
+  const node = { name: 'n', site: 's', host: 'h', mac: 'm', ip: 'i', uuid: 'u', vcpus: 1, memoryMib: 1, leaseId: 'l', index: 1 }
+  const none = { ...node, localMac: '', localIp: '' }
+  t.strictSame(decode('ClusterNode', encode('ClusterNode', node)), none)
+  t.strictSame(encode('ClusterNode', none), encode('ClusterNode', node), 'none and nothing are the same bytes')
+  t.strictSame(decode('ClusterNode', encode('ClusterNode', { ...node, localIp: '10.43.1.1' })).localIp, '10.43.1.1')
+  t.strictSame(decode('HoldReply', encode('HoldReply', { receipts: [], segmentId: 7 })), { receipts: [], segmentId: 7, localSegmentId: 0 })
+  t.throws(() => encode('HoldReply', { receipts: [], segmentId: 7, localSegmentId: -1 }), { code: 'INVALID_INPUT', message: /localSegmentId/ })
+  // the bytes that a release without site-local segments writes for this node
+  t.strictSame(decode('ClusterNode', Buffer.from('0a016e1201731a016822016d2a0169320175380140014a016c5001', 'hex')), none)
+  t.end()
+})
+
 t.test('empty bytes are a message of defaults, complete', t => {
-  t.strictSame(decode('Offer', new Uint8Array()), { offerId: '', site: '', segmentId: 0, gateway: null, held: [], ttlMs: 0, nowMs: 0 })
+  t.strictSame(decode('Offer', new Uint8Array()), { offerId: '', site: '', segmentId: 0, gateway: null, held: [], ttlMs: 0, nowMs: 0, localSegmentId: 0 })
   for (const name of NAMES) t.strictSame(Object.keys(decode(name, new Uint8Array())), SCHEMA[name].map(field => field.name), name)
   t.end()
 })

@@ -75,6 +75,8 @@ const CASES: Case[] = [
   { fault: 'keeper of the forwarding lease killed just now', facts: { forwarding: forwarding({ keeper: false }) }, findings: [{ code: 'forward-ending', severity: 'warning', what: /some seconds more/ }] },
   { fault: 'keeper runs and does nothing', facts: { forwarding: forwarding({ open: false }) }, findings: [{ code: 'forward-lapsed', what: /runs and has not renewed it/, try: /systemctl restart musubi-svc-mz-forward/ }] },
   { fault: 'term of the forwarding lease over', facts: { forwarding: forwarding({ open: false, leftMs: -61_000 }) }, findings: [{ code: 'forward-lapsed', what: /its term ended 61 s ago/, try: /musubi lease list/ }] },
+  { fault: 'nobody learns addresses', facts: { snoop: { unit: 'musubi-svc-mz-snoop', keeper: false, nodes: 2, learned: 2 } }, findings: [{ code: 'snoop-stopped', severity: 'fault', where: 'addresses by DHCP', what: /musubi-svc-mz-snoop, which learns .* no answer/, try: /^systemctl status musubi-svc-mz-snoop/ }] },
+  { fault: 'a node without a lease', facts: { snoop: { unit: 'musubi-svc-mz-snoop', keeper: true, nodes: 2, learned: 1 } }, findings: [{ code: 'no-lease', severity: 'warning', what: /^1 of the 2 nodes/ }] },
   { fault: 'no forwarding lease promised', facts: { forwarding: forwarding({ open: false, leftMs: null }) }, findings: [{ code: 'forward-lapsed', what: /promised no term/ }] },
   { fault: 'the id of a VLAN is that of a VXLAN, which is none', facts: { ...trunk(), idUsers: [{ space: null, link: 'foreign', id: 7, port: 4790 }] }, findings: [] },
   { fault: 'in-site id in use', facts: { idUsers: [{ space: null, link: 'foreign', id: 7, port: 4790 }] }, findings: [{ code: 'id-in-use', interface: 'foreign', port: 4790 }] },

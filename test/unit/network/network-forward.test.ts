@@ -66,7 +66,8 @@ t.test('the file counts for one boot, and whole', (t) => {
     ['cut off', text.slice(0, -1)], ['another form', text.replace('forward 1', 'forward 2')], ['no end', text.replace('160000', 'never')], ['a negative one', text.replace('160000', '-1')],
     ['not ours', text.replace('mz-000101', 'mz-00010g')], ['a path', text.replace('mz-000101', 'mz-000101/../x')], ['twice', text.replace('mz-000102', 'mz-000101')], ['blank line', `${text}\n`], ['nothing', '']
   ] as const) t.strictSame(parseTerms(bad, BOOT), [], what)
-  t.equal(openText(9_990.5), 'add element bridge mz_mss forward { "wan0m" }\ndelete element bridge mz_mss forward { "wan0m" }\nadd element bridge mz_mss forward { "wan0m" timeout 9990ms }\n')
+  t.equal(openText(9_990.5, false), 'add element bridge mz_mss forward { "wan0m" timeout 9990ms }\n')
+  t.equal(openText(9_990.5, true), 'add element bridge mz_mss forward { "wan0m" }\ndelete element bridge mz_mss forward { "wan0m" }\nadd element bridge mz_mss forward { "wan0m" timeout 9990ms }\n')
   t.ok(FORWARD_LIFETIME_MS >= 3 * FORWARD_RENEW_MS && FORWARD_RENEW_MS >= 2 * FORWARD_LOOK_MS, 'several renewals may fail')
   t.end()
 })

@@ -6,6 +6,7 @@ import type { SpaceLists } from '../../../agent/drivers/network/netlink.ts'
 
 const little = endianness() === 'LE'
 const TABLE = 'mz_mss'
+const GUARD = 'mz_guard'
 
 function u16 (value: number): Buffer {
   const bytes = Buffer.alloc(2)
@@ -36,6 +37,9 @@ const comment = (text: string): Buffer => Buffer.from([0, text.length + 1, ...Bu
 const rule = (table: string, of: string, ...attrs: Buffer[]): Buffer => message(0xa06, Buffer.from([7, 0, 0, 0]), attr(1, word(table)), attr(2, word(of)), ...attrs)
 
 const port = (name: string): Buffer => attr(1 | 0x8000, attr(1 | 0x8000, attr(1, Buffer.concat([Buffer.from(name), Buffer.alloc(16 - name.length)]))), attr(4, Buffer.alloc(8)))
+const big = (value: number): Buffer => Buffer.from([value >>> 24, value >>> 16, value >>> 8, value])
+const verdict = (code: number, to?: string): Buffer => attr(2 | 0x8000, attr(2 | 0x8000, attr(1, big(code)), ...(to === undefined ? [] : [attr(2, word(to))])))
+const way = (dport: number, vni: number, what: Buffer): Buffer => attr(1 | 0x8000, attr(1 | 0x8000, attr(1, Buffer.from([dport >> 8, dport, 0, 0, vni >> 16, vni >> 8, vni, 0]))), what)
 const element = (...elements: Buffer[]): Buffer => message(0xa0c, Buffer.from([7, 0, 0, 0]), attr(1, word(TABLE)), attr(2, word('forward')), attr(3 | 0x8000, ...elements))
 
 const lists: SpaceLists = {
@@ -62,13 +66,16 @@ const lists: SpaceLists = {
   ]),
   chains: Buffer.concat([chain(TABLE, 'in_000201'), chain(TABLE, 'out_000201'), chain('other', 'in_000202')]),
   rules: Buffer.concat([rule(TABLE, 'in_000201', attr(4, attr(1, attr(1, word('payload')))), attr(7, comment('a.0'))), rule(TABLE, 'in_000201'), rule(TABLE, 'in_000201', attr(7, Buffer.from([9, 1, 5]), comment('a.2'))), rule('other', 'in_000201', attr(7, comment('b.0')))]),
-  elements: Buffer.concat([element(port('wan0m'), port('other')), element()])
+  elements: Buffer.concat([element(port('wan0m'), port('other')), element()]),
+  guardChains: chain(GUARD, 'vxlan'),
+  guardRules: rule(GUARD, 'vxlan', attr(7, comment('c.0'))),
+  guardWays: element(way(4790, 7, verdict(0xffff_fffd, 'guard_000201')), way(4789, 0x0abcde, verdict(1)), attr(1, attr(1, attr(1, Buffer.alloc(4)))))
 }
-const none: SpaceLists = { links: Buffer.alloc(0), addresses: Buffer.alloc(0), forwards: Buffer.alloc(0), neighbours: Buffer.alloc(0), chains: Buffer.alloc(0), rules: Buffer.alloc(0), elements: Buffer.alloc(0) }
+const none: SpaceLists = { links: Buffer.alloc(0), addresses: Buffer.alloc(0), forwards: Buffer.alloc(0), neighbours: Buffer.alloc(0), chains: Buffer.alloc(0), rules: Buffer.alloc(0), elements: Buffer.alloc(0), guardChains: Buffer.alloc(0), guardRules: Buffer.alloc(0), guardWays: Buffer.alloc(0) }
 
 t.test('what the kernel answers is read', (t) => {
   const plain = { carrier: false, mac: '', master: undefined, lower: undefined, lowerIndex: undefined, alias: undefined, ipv4: [], ipv6: false, vxlan: undefined, vlan: undefined, macvlanMode: undefined, bridge: undefined, hairpin: false, suppress: false }
-  const { links, floods, forwards, neighbours, chains, open } = parseSpace(lists, TABLE)
+  const { links, floods, forwards, neighbours, chains, ways, open } = parseSpace(lists, TABLE, GUARD)
   t.strictSame(links, [
     { ...plain, name: 'lo', index: 1, kind: undefined, up: true, mtu: 65_536, mac: '00:00:00:00:00:00' },
     { ...plain, name: 'br0', index: 5, kind: 'bridge', up: true, mtu: 1500, mac: '02:00:00:00:00:aa', alias: 'mz:c1', ipv4: ['10.42.255.1/16'], bridge: { stp: false, snooping: true, filtering: false } },
@@ -82,28 +89,29 @@ t.test('what the kernel answers is read', (t) => {
   t.strictSame(floods, new Map([['site0', new Set(['10.0.0.2', '10.0.0.3', 'fd00::1'])]]))
   t.strictSame(forwards, new Map([['site0', new Map([['02:00:00:00:00:01', '10.0.0.4']])], ['site0m', new Map([['02:00:00:00:00:02', 'sticky'], ['02:00:00:00:00:03', 'static']])]]), 'own MACs of ports and groups are none')
   t.strictSame(neighbours, new Map([['br0', new Map([['10.42.1.1', '02:00:00:00:00:01'], ['fe80::50:54ff:fe00:1', '02:00:00:00:00:01']])]]))
-  t.strictSame(chains, [{ family: 'bridge', table: TABLE, name: 'in_000201', marks: ['a.0', '', 'a.2'] }, { family: 'bridge', table: TABLE, name: 'out_000201', marks: [] }])
-  t.strictSame(parseSpace(none, TABLE), { links: [], floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [], open: new Set() })
+  t.strictSame(ways, new Map([['4790 . 7', 'guard_000201'], ['4789 . 703710', '']]))
+  t.strictSame(chains, [{ family: 'bridge', table: GUARD, name: 'vxlan', marks: ['c.0'] }, { family: 'bridge', table: TABLE, name: 'in_000201', marks: ['a.0', '', 'a.2'] }, { family: 'bridge', table: TABLE, name: 'out_000201', marks: [] }])
+  t.strictSame(parseSpace(none, TABLE, GUARD), { links: [], floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [], ways: new Map(), open: new Set() })
   t.end()
 })
 
 t.test('what is cut off anywhere reads as less, and never as an error', (t) => {
-  const whole = parseSpace(lists, TABLE)
-  for (const key of ['links', 'addresses', 'forwards', 'neighbours', 'chains', 'rules'] as const) {
+  const whole = parseSpace(lists, TABLE, GUARD)
+  for (const key of ['links', 'addresses', 'forwards', 'neighbours', 'chains', 'rules', 'guardChains', 'guardRules', 'guardWays'] as const) {
     for (let bytes = 0; bytes < lists[key].length; bytes++) {
-      const { links, chains, floods, forwards, neighbours } = parseSpace({ ...lists, [key]: lists[key].subarray(0, bytes) }, TABLE)
-      if (links.length > whole.links.length || chains.length > whole.chains.length || floods.size > whole.floods.size || forwards.size > whole.forwards.size || neighbours.size > whole.neighbours.size) t.fail(`more out of ${bytes} bytes of ${key}`)
+      const { links, chains, floods, forwards, neighbours, ways } = parseSpace({ ...lists, [key]: lists[key].subarray(0, bytes) }, TABLE, GUARD)
+      if (links.length > whole.links.length || chains.length > whole.chains.length || floods.size > whole.floods.size || forwards.size > whole.forwards.size || neighbours.size > whole.neighbours.size || ways.size > whole.ways.size) t.fail(`more out of ${bytes} bytes of ${key}`)
     }
   }
   t.end()
 })
 
 t.test('any bytes can be read', (t) => {
-  fc.assert(fc.property(fc.constantFrom('links', 'addresses', 'forwards', 'neighbours', 'chains', 'rules'), fc.array(fc.tuple(fc.nat(700), fc.nat(255)), { maxLength: 20 }), fc.uint8Array({ maxLength: 200 }), (key, changes, bytes) => {
+  fc.assert(fc.property(fc.constantFrom('links', 'addresses', 'forwards', 'neighbours', 'chains', 'rules', 'guardWays'), fc.array(fc.tuple(fc.nat(700), fc.nat(255)), { maxLength: 20 }), fc.uint8Array({ maxLength: 200 }), (key, changes, bytes) => {
     const changed = Buffer.from(lists[key])
     for (const [at, value] of changes) changed[at % changed.length] = value
-    parseSpace({ ...lists, [key]: changed }, TABLE)
-    parseSpace({ ...lists, [key]: Buffer.from(bytes) }, TABLE)
+    parseSpace({ ...lists, [key]: changed }, TABLE, GUARD)
+    parseSpace({ ...lists, [key]: Buffer.from(bytes) }, TABLE, GUARD)
   }), { numRuns: 3_000 })
   t.end()
 })

@@ -21,7 +21,7 @@ const gateway: SegmentSpec = {
   gateway: { address: '10.42.255.1/16', bridgeMac: '02:00:00:00:00:AA', tunnel: { localAddress: '100.64.0.1', remoteAddresses: ['100.64.0.3', '100.64.0.2'] } }
 }
 
-const nothing = (): SpaceState => ({ links: [], floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [], open: new Set() })
+const nothing = (): SpaceState => ({ links: [], floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [], ways: new Map(), open: new Set() })
 
 /** Steps as text, one command a line; filters by their size only. */
 function show (steps: readonly Step[]): string[] {
@@ -39,7 +39,7 @@ function show (steps: readonly Step[]): string[] {
 
 t.test('a compute host gets a bridge and a port over the in-site VXLAN', (t) => {
   t.strictSame(show(segmentSteps(planSegment('c1', compute, 1500), { host: nothing(), cluster: null })), [
-    'host: nft 11 rules',
+    'host: nft 16 rules',
     'host: ip link add name mzb000abc mtu 1500 address 02:6d:7a:00:0a:bc type bridge stp_state 0 forward_delay 0 mcast_snooping 0',
     'host: ip link add name mzs000abc mtu 1500 arp off type vxlan id 7 local 10.0.0.2 dstport 4790 df unset udpcsum learning',
     'host: ip link add name mzm000abc mtu 1500 link mzs000abc type macvlan mode passthru',
@@ -59,7 +59,7 @@ t.test('a gateway gets a namespace, with VXLANs whose sockets stay outside', (t)
     'mz-000abc: netns-add',
     'mz-000abc: no-ipv6 all',
     'host: nft 9 rules',
-    'mz-000abc: nft 13 rules',
+    'mz-000abc: nft 17 rules',
     'host: ip link add name mzb000abc mtu 1500 address 02:6d:7a:00:0a:bc type bridge stp_state 0 forward_delay 0 mcast_snooping 0',
     'host: ip link add name site0 mtu 1500 netns mz-000abc arp off type vxlan id 7 local 10.0.0.1 dstport 4790 df unset udpcsum learning',
     'host: ip link add name wan0 mtu 1500 netns mz-000abc arp off type vxlan id 2748 local 100.64.0.1 dstport 4789 df unset udpcsum learning',
@@ -97,7 +97,7 @@ t.test('a gateway without machines and without other sites has no host bridge, n
   const plan = planSegment('c1', alone, 1500)
   t.strictSame(plan.host.links, [])
   t.strictSame(plan.cluster?.links.map(({ name }) => name), ['br0', 'site0', 'site0m'])
-  t.strictSame(plan.host.chains.map(({ rules }) => rules), [['udp dport 4790 @th,96,24 7 drop']])
+  t.strictSame(plan.host.chains.map(({ rules }) => rules), [['udp dport 4789-4790 udp dport . @th,96,24 vmap @ways'], ['drop']])
   t.end()
 })
 
@@ -111,7 +111,7 @@ function built (): SpaceState {
     { ifname: 'mzm000abc', mtu: 1500, flags: ['UP'], link: 'mzs000abc', master: 'mzb000abc', linkinfo: { info_kind: 'macvlan', info_data: { mode: 'passthru' }, info_slave_data: { hairpin: false } } }
   ])
   const chains = plan.host.chains.map((chain) => ({ family: chain.family, table: chain.table, name: chain.name, marks: chainMarks(chain) }))
-  return { links, floods: parseFloods([{ mac: '00:00:00:00:00:00', ifname: 'mzs000abc', dst: '10.0.0.1' }]), forwards: new Map(), neighbours: new Map(), chains, open: new Set() }
+  return { links, floods: parseFloods([{ mac: '00:00:00:00:00:00', ifname: 'mzs000abc', dst: '10.0.0.1' }]), forwards: new Map(), neighbours: new Map(), chains, ways: new Map([['4790 . 7', 'guard_000abc']]), open: new Set() }
 }
 
 t.test('what is done is said in words', (t) => {
@@ -124,7 +124,11 @@ t.test('what is done is said in words', (t) => {
   t.strictSame(words((host) => { host.links = host.links.map((one) => one.name === 'mzm000abc' ? { ...one, mtu: 1400, master: 'other' } : one) }), ['link mzm000abc: mtu 1500, master mzb000abc'])
   t.strictSame(words((host) => { host.links = host.links.filter(({ name }) => name !== 'mzm000abc') }), ['link mzm000abc: made, master mzb000abc, up', 'links mzm000abc: IPv6 off'])
   t.strictSame(words((host) => { host.floods = new Map() }), ['forwarding entries of mzs000abc: 00:00:00:00:00:00'])
-  t.strictSame(words((host) => { host.chains.shift() }), ['chain mz_guard guard_000abc'])
+  t.strictSame(words((host) => { host.chains.shift() }), ['chain mz_guard vxlan'])
+  t.strictSame(words((host) => { host.chains.splice(1, 1) }), ['chain mz_guard guard_000abc'])
+  t.strictSame(words((host) => { host.ways.clear() }), ['chain mz_guard guard_000abc'], 'nothing leads to it')
+  t.strictSame(words((host) => { host.ways.set('4790 . 8', 'guard_000abc') }), ['chain mz_guard guard_000abc'], 'too much leads to it')
+  t.strictSame(words((host) => { host.ways.set('4790 . 7', '') }), ['chain mz_guard guard_000abc'], 'frames are let pass by it')
   t.strictSame(describeSteps([
     { do: 'netns-delete', ns: 'mz-1' }, { do: 'netns-add', ns: 'mz-1' }, { do: 'ip', ns: 'mz-1', lines: ['address delete 10.0.0.1/8 dev br0', 'neighbour replace 10.0.0.2 lladdr 02:00:00:00:00:01 nud permanent dev br0', 'neighbour delete 10.0.0.3 dev br0', 'link delete dev x', 'nonsense'] },
     { do: 'bridge', ns: 'mz-1', lines: [1, 2, 3, 4, 5].map((n) => `fdb replace 02:00:00:00:00:0${n} dev wan0m master static sticky`) }, { do: 'silent-ipv6', ns: 'mz-1', link: 'br0' }, { do: 'no-ipv6', ns: 'mz-1', links: null }
@@ -150,7 +154,8 @@ t.test('only what is missing is done', (t) => {
   ])
   t.strictSame(steps((host) => { link(host, 'mzm000abc').hairpin = true }), ['host: ip link set dev mzm000abc type bridge_slave hairpin off'])
   t.strictSame(steps((host) => { link(host, 'mzb000abc').ipv6 = true }), ['host: no-ipv6 mzb000abc'])
-  t.strictSame(steps((host) => { host.chains[0]!.marks = [] }), ['host: nft 2 rules'])
+  t.strictSame(steps((host) => { host.chains[0]!.marks = [] }), ['host: nft 1 rules'])
+  t.strictSame(steps((host) => { host.chains[1]!.marks = [] }), ['host: nft 2 rules'])
   t.strictSame(steps(() => undefined, { ...compute, site: { ...compute.site, segmentId: 8 } }), [
     'host: ip link delete dev mzs000abc',
     'host: nft 2 rules',
@@ -192,26 +197,33 @@ t.test('removal takes every part of that segment and no other', (t) => {
   host.chains.push({ family: 'inet', table: 'mz_guard', name: 'guard_000abd', marks: [] })
   const steps = removalSteps(VNI, { host, cluster: 'broken' })
   t.strictSame(show(steps), ['mz-000abc: netns-delete', 'host: ip link delete dev mzb000abc', 'host: ip link delete dev mzs000abc', 'host: ip link delete dev mzm000abc', 'host: nft 0 rules'])
-  t.equal(steps.find((step) => step.do === 'nft')?.text, 'flush chain inet mz_guard guard_000abc\ndelete chain inet mz_guard guard_000abc\ndelete table bridge mz_mss\n')
+  t.equal(steps.find((step) => step.do === 'nft')?.text, 'delete element inet mz_guard ways { 4790 . 7 }\nflush chain inet mz_guard guard_000abc\ndelete chain inet mz_guard guard_000abc\ndelete table bridge mz_mss\n')
   t.strictSame(removalSteps(VNI + 9, { host, cluster: null }), [])
+  const left = { ...nothing(), chains: [{ family: 'inet', table: 'mz_guard', name: 'vxlan', marks: [] }] }
+  t.strictSame(removalSteps(VNI, { host: left, cluster: null }), [{ do: 'nft', ns: null, text: 'delete table inet mz_guard\n' }], 'what somebody else has left of the last one')
   t.end()
 })
 
 t.test('the guard lets in the members of this cluster only', (t) => {
-  const [guard] = planSegment('c1', gateway, 1500).host.chains
-  t.equal(renderChains(guard === undefined ? [] : [guard]).replaceAll(/comment "[0-9a-f]+\./g, 'comment "*.'), [
+  const [way, guard] = planSegment('c1', gateway, 1500).host.chains
+  const render = (chain: typeof guard, have: Pick<SpaceState, 'chains' | 'ways'>): string => renderChains(chain === undefined ? [] : [chain], have)
+  const there = { ...nothing(), chains: [{ family: 'inet', table: 'mz_guard', name: 'guard_000abc', marks: [] }] }
+  t.equal(render(guard, there).replaceAll(/comment "[0-9a-f]+\./g, 'comment "*.'), [
     'add table inet mz_guard',
-    'add chain inet mz_guard guard_000abc',
+    'add map inet mz_guard ways { typeof udp dport . @th,96,24 : verdict; }',
     'flush chain inet mz_guard guard_000abc',
     'delete chain inet mz_guard guard_000abc',
-    'add chain inet mz_guard guard_000abc { type filter hook input priority -10; policy accept; }',
-    'add rule inet mz_guard guard_000abc udp dport 4790 @th,96,24 7 iifname != "mzwg*" ip saddr { 10.0.0.2, 10.0.0.3 } accept comment "*.0"',
-    'add rule inet mz_guard guard_000abc udp dport 4790 @th,96,24 7 drop comment "*.1"',
-    'add rule inet mz_guard guard_000abc udp dport 4789 @th,96,24 2748 iifname "mzwg*" ip saddr { 100.64.0.2, 100.64.0.3 } accept comment "*.2"',
-    'add rule inet mz_guard guard_000abc udp dport 4789 @th,96,24 2748 drop comment "*.3"',
+    'add chain inet mz_guard guard_000abc',
+    'add rule inet mz_guard guard_000abc udp dport 4790 iifname != "mzwg*" ip saddr { 10.0.0.2, 10.0.0.3 } accept comment "*.0"',
+    'add rule inet mz_guard guard_000abc udp dport 4789 iifname "mzwg*" ip saddr { 100.64.0.2, 100.64.0.3 } accept comment "*.1"',
+    'add rule inet mz_guard guard_000abc drop comment "*.2"',
+    'add element inet mz_guard ways { 4790 . 7 : jump guard_000abc, 4789 . 2748 : jump guard_000abc }',
     ''
   ].join('\n'))
-  t.equal(renderRemoval([{ family: 'inet', table: 'x', name: 'a' }], [{ family: 'inet', table: 'x', name: 'a' }]), 'delete table inet x\n')
+  t.match(render(guard, { chains: [], ways: new Map([['4790 . 7', 'guard_000001'], ['4790 . 9', 'guard_000abc'], ['4789 . 1', 'guard_000001']]) }), /^delete element inet mz_guard ways \{ 4790 \. 9, 4790 \. 7 \}$/m, 'what stands in the way, and no other one\'s')
+  t.notMatch(render(guard, nothing()), /flush|delete/, 'what is not there needs no deletion')
+  t.match(render(way, nothing()), /^add chain inet mz_guard vxlan \{ type filter hook input priority -10; policy accept; \}\nadd rule inet mz_guard vxlan udp dport 4789-4790 udp dport \. @th,96,24 vmap @ways comment "[0-9a-f]+\.0"\n$/m)
+  t.equal(renderRemoval([{ family: 'inet', table: 'x', name: 'a' }], { chains: [{ family: 'inet', table: 'x', name: 'a', marks: [] }], ways: new Map() }), 'delete table inet x\n')
   t.end()
 })
 

@@ -55,6 +55,21 @@ t.test('whole states of hosts', (t) => {
   same(t, 'compute-host-with-vlan', ofVlan('s1-2'))
   same(t, 'gateway-with-vlan', ofVlan('s1-1'))
   t.equal(ofVlan('s2-2'), planOf(2, 's2-2'), 'what other sites do inside is not known here')
+  const local = { ...documentOf(2), localCidr: '10.43.0.0/16' }
+  local.sites = local.sites.map((site, i) => ({ ...site, localSegmentId: 2001 + i, localLeaseId: `l${i}` }))
+  local.nodes = local.nodes.map((node) => ({ ...node, localMac: node.mac.replace('52:54', '52:55'), localIp: node.ip.replace('10.42', '10.43') }))
+  const ofSite = (host: string, own = OWN): string => segmentPlans([local], own, 'demo', host).hosts[0]?.plan ?? ''
+  const rest = (host: string, own = OWN): string => ofSite(host, own).replace(segmentPlans([documentOf(2)], own, 'demo', host).hosts[0]?.plan ?? 'nothing', '')
+  same(t, 'compute-host-of-site-local-segment', rest('s1-2'))
+  same(t, 'gateway-of-site-local-segment', rest('s1-1'))
+  same(t, 'vlan-of-site-local-segment', rest('s1-2', { site: 's1', trunk: 'eth1' } as typeof OWN))
+  t.equal(ofSite('s2-1'), planOf(2, 's2-1'), 'a gateway without nodes has none of it')
+  for (const host of ['s1-1', 's1-2']) t.notMatch(rest(host).replace('udp dport 4789-4790 udp dport . @th,96,24 vmap @ways', 'the chain that all segments of a host share'), /namespace mz|wan0|4789|100\.64\.|192\.0\.2\.2|52:54|10\.42/, `${host}: no way out of the site, nothing of the other segment`)
+  const external = { ...documentOf(2), frontend: { ...documentOf(2).frontend, mode: 'external' as const } }
+  const learning = (host: string): string => segmentPlans([external], OWN, 'demo', host).hosts[0]?.plan ?? ''
+  same(t, 'compute-host-of-a-frontend-of-its-own', learning('s1-2'))
+  same(t, 'gateway-with-nodes-of-a-frontend-of-its-own', learning('s1-1'))
+  same(t, 'gateway-away-from-a-frontend-of-its-own', learning('s2-1'))
   const unknown = specOf()
   delete unknown.known
   same(t, 'gateway-of-unknown-members', renderPlan(planSegment('c', unknown, 1500)))
@@ -101,6 +116,11 @@ t.test('members that cannot be are refused', (t) => {
   bad(/no member's host/, { where: 'remote', via: '100.64.0.9' }, 0)
   bad(/there is a way/, { where: 'remote' }, 0)
   bad(/two frontends/, { role: 'frontend' })
+  bad(/no IPv4/, { role: 'gateway', address: null }, 1)
+  const mixed = [...members, { role: 'node' as const, mac: '52:54:0a:bc:00:0a', address: null, where: 'remote' as const, via: '100.64.0.2' }]
+  t.throws(() => { checkKnown({ ...specOf(), known: { antiSpoof: true, members: mixed } }) }, { code: 'INVALID_INPUT', message: /some nodes are known, and those of others not/ })
+  const nobodyGives = members.filter(({ role }) => role === 'node').map((one) => ({ ...one, address: null }))
+  t.throws(() => { checkKnown({ ...specOf(), known: { antiSpoof: true, members: nobodyGives } }) }, { code: 'INVALID_INPUT', message: /no frontend that gives/ })
   t.throws(() => { checkKnown({ ...specOf(), known: { antiSpoof: true, members: Array.from({ length: 300 }, () => members).flat().slice(0, 300) } }) }, { message: /300 members/ })
   t.end()
 })

@@ -1,7 +1,7 @@
 /** Segments by VLAN inside a site: the plan's commands, and everything that keeps a trunk NIC from carrying one. */
 import t from 'tap'
 import { parseLinks } from '../../../agent/drivers/network/observed.ts'
-import { checkSegment, planSegment } from '../../../agent/drivers/network/plan.ts'
+import { checkSegment, planSegment, withoutVlan } from '../../../agent/drivers/network/plan.ts'
 import { describeSteps } from '../../../agent/drivers/network/repairs.ts'
 import { segmentSteps } from '../../../agent/drivers/network/steps.ts'
 import { bridgeProblem, checkTrunk, nicProblem, parseBridgeVlans, trunkProblem, vlanRefusal } from '../../../agent/drivers/network/vlan/trunk.ts'
@@ -26,7 +26,7 @@ const gateway: SegmentSpec = {
 interface Given { ifname: string, kind?: string, flags?: string[], mtu?: number, [key: string]: unknown }
 const space = (...links: Given[]): SpaceState => ({
   links: parseLinks(links.map(({ kind, data, ...link }, n) => ({ ifindex: n + 1, mtu: 1500, flags: ['UP', 'LOWER_UP'], addr_info: [], ...link, ...(kind === undefined ? {} : { linkinfo: { info_kind: kind, info_data: data } }) }))),
-  floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [], open: new Set()
+  floods: new Map(), forwards: new Map(), neighbours: new Map(), chains: [], ways: new Map(), open: new Set()
 })
 const NIC: Given = { ifname: 'eth1' }
 
@@ -59,6 +59,21 @@ t.test('a pass says that it makes one, and what it takes away with a table', (t)
   const guard = { family: 'inet', table: 'mz_guard', name: 'guard_000abc', marks: [] }
   const left = segmentSteps(planSegment('c1', compute, 1500, false), { host: { ...space(NIC), chains: [guard] }, cluster: null })
   t.ok(describeSteps(left).includes('table mz_guard: removed'), 'what the VXLAN of before has left')
+  t.end()
+})
+
+t.test('while its sub-interface cannot be made, all else is done', (t) => {
+  for (const spec of [compute, gateway]) {
+    const plan = planSegment('c1', spec, 1500, false)
+    const name = spec === compute ? 'mzv000abc' : 'site0m'
+    const whole = segmentSteps(plan, { host: space(NIC), cluster: null })
+    const rest = segmentSteps(withoutVlan(plan), { host: space(NIC), cluster: null })
+    t.match(show(whole).join('\n'), new RegExp(name))
+    const about = new RegExp(`(name|dev) ${name}\\b`)
+    t.strictSame(show(rest).filter((line) => about.test(line)), [], 'nothing of it')
+    t.strictSame(rest.filter((step) => step.do === 'nft'), whole.filter((step) => step.do === 'nft'), 'every filter')
+    t.ok(rest.length >= whole.length - 2, 'and the rest')
+  }
   t.end()
 })
 

@@ -6,7 +6,9 @@ import { isIPv4 } from 'node:net'
 import { InvalidInputError } from '../../../../protocol/core/errors.ts'
 import { MAX_SEGMENT_MEMBERS } from '../../../../protocol/core/limits.ts'
 import { INNER, tapPrefix, FRONTEND_PORT } from '../names.ts'
+import { isSnooped } from '../snoop/rules.ts'
 import type { SegmentMember, SegmentSpec } from '../../../../protocol/core/desired.ts'
+import type { Learned } from '../snoop/snooping.ts'
 
 /** One way to a MAC: of a VXLAN the far end of its tunnel, of a bridge's port null. */
 export interface ForwardPlan { link: string, mac: string, remote: string | null }
@@ -29,15 +31,21 @@ export function checkKnown ({ vni, known, site, gateway }: SegmentSpec): void {
   const { members } = known
   check(members.length <= MAX_SEGMENT_MEMBERS, `${members.length} members are more than ${MAX_SEGMENT_MEMBERS}`)
   check(members.filter(({ role }) => role === 'frontend').length <= 1, 'it has two frontends')
-  for (const [what, values] of [['MAC', members.map(({ mac }) => mac)], ['address', members.map(({ address }) => address)], ['tap', members.flatMap(({ tap }) => tap ?? [])]] as const) {
+  for (const [what, values] of [['MAC', members.map(({ mac }) => mac)], ['address', members.flatMap(({ address }) => address ?? [])], ['tap', members.flatMap(({ tap }) => tap ?? [])]] as const) {
     const twice = values.find((value, index) => values.indexOf(value) !== index)
     check(twice === undefined, `two members have the ${what} ${twice ?? ''}`)
   }
+  const nodes = members.filter(({ role }) => role === 'node')
+  const snooped = nodes.filter(isSnooped)
+  check(snooped.length === 0 || snooped.length === nodes.length, 'the addresses of some nodes are known, and those of others not')
+  check(snooped.length === 0 || members.some(({ role }) => role === 'frontend'), 'addresses of its nodes are to be learnt, and it has no frontend that gives them')
   // a host without gateway reaches all others by hosts of its site
   const far = gateway === undefined ? site.remoteAddresses : gateway.tunnel?.remoteAddresses ?? []
-  for (const { role, mac, address, where, via, tap } of members) {
+  for (const member of members) {
+    const { role, mac, where, via, tap } = member
     check(MAC.test(mac), `${mac} is no MAC address of one station, in lower case`)
-    check(isIPv4(address), `${address} is no IPv4 address of a member`)
+    const address = member.address ?? mac
+    check(member.address === null ? role === 'node' : isIPv4(member.address), `${address} is no IPv4 address of a member`)
     check((where === 'host') === (via === undefined), `${role} ${address}: there is a way to members elsewhere, and to no other`)
     const ways = where === 'site' ? site.remoteAddresses : far
     check(via === undefined || ways.includes(via), `${role} ${address} is said to be behind ${via ?? ''}, which is no member's host`)
@@ -73,15 +81,18 @@ export function ipv6Of (vni: number, mac: string): string[] {
 }
 
 /** @param ipv6 false: this kernel has no IPv6, and answers nothing in it */
-function neighbours (vni: number, link: string, members: readonly SegmentMember[], ipv6: boolean): NeighbourPlan[] {
-  return members.flatMap(({ address, mac }) => [address, ...(ipv6 ? ipv6Of(vni, mac) : [])].map((one) => ({ link, address: one, mac })))
+function neighbours (vni: number, link: string, members: readonly SegmentMember[], learned: readonly Learned[], ipv6: boolean): NeighbourPlan[] {
+  // the kernel answers for what a member was given; where it has not seen that, somebody asks
+  const given = new Map(learned.map(({ mac, address }) => [mac, address]))
+  const addressOf = ({ address, mac }: SegmentMember): string[] => [address ?? given.get(mac) ?? []].flat()
+  return members.flatMap((member) => [...addressOf(member), ...(ipv6 ? ipv6Of(vni, member.mac) : [])].map((one) => ({ link, address: one, mac: member.mac })))
 }
 
 /**
  * On the bridge of a host that has nodes.
  * @param names its bridge, the port to everybody else, and the VXLAN behind that; null on a gateway, whose port leads to its own namespace
  */
-export function hostEntries (spec: SegmentSpec, names: { bridge: string, uplink: string, vxlan: string | null }, ipv6: boolean): { forwards: ForwardPlan[], neighbours: NeighbourPlan[] } {
+export function hostEntries (spec: SegmentSpec, names: { bridge: string, uplink: string, vxlan: string | null }, ipv6: boolean, learned: readonly Learned[] = []): { forwards: ForwardPlan[], neighbours: NeighbourPlan[] } {
   const members = spec.known?.members ?? []
   const away = members.filter(({ tap }) => tap === undefined)
   const { vxlan, uplink } = names
@@ -90,7 +101,7 @@ export function hostEntries (spec: SegmentSpec, names: { bridge: string, uplink:
     forwards: spec.compute || vxlan !== null
       ? away.flatMap(({ mac, via }) => [...(vxlan === null ? [] : [{ link: vxlan, mac, remote: via ?? null }]), ...(spec.compute ? [{ link: uplink, mac, remote: null }] : [])])
       : [],
-    neighbours: spec.compute ? neighbours(spec.vni, names.bridge, members, ipv6) : []
+    neighbours: spec.compute ? neighbours(spec.vni, names.bridge, members, learned, ipv6) : []
   }
 }
 
@@ -102,7 +113,7 @@ export function innerPort ({ role, where }: SegmentMember): string | null {
 }
 
 /** On the bridge of a gateway's namespace. */
-export function clusterEntries (spec: SegmentSpec, ipv6: boolean): { forwards: ForwardPlan[], neighbours: NeighbourPlan[] } {
+export function clusterEntries (spec: SegmentSpec, ipv6: boolean, learned: readonly Learned[] = []): { forwards: ForwardPlan[], neighbours: NeighbourPlan[] } {
   const members = spec.known?.members ?? []
   return {
     forwards: members.flatMap((member) => {
@@ -114,6 +125,6 @@ export function clusterEntries (spec: SegmentSpec, ipv6: boolean): { forwards: F
       const direct = via === undefined || (where === 'site' && spec.site.trunk !== undefined)
       return [...(direct ? [] : [{ link: vxlan, mac, remote: via }]), { link: port, mac, remote: null }]
     }),
-    neighbours: neighbours(spec.vni, INNER.bridge, members.filter((member) => innerPort(member) !== null), ipv6)
+    neighbours: neighbours(spec.vni, INNER.bridge, members.filter((member) => innerPort(member) !== null), learned, ipv6)
   }
 }

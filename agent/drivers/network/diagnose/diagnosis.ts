@@ -2,9 +2,11 @@ import { isIPv4 } from 'node:net'
 import { join } from 'node:path'
 import { clusterNamespace, type SegmentSpec, type TunnelSpec } from '../../../../protocol/core/desired.ts'
 import { ConflictError, NotFoundError } from '../../../../protocol/core/errors.ts'
+import { LOCAL } from '../../../../protocol/core/local.ts'
 import type { ServiceManager } from '../../../services.ts'
 import type { Echo, SegmentFacts } from '../../../diagnose/facts.ts'
 import { lookAtForwarding } from '../forward/forwarding.ts'
+import { lookAtSnooping } from '../snoop/snooping.ts'
 import { createRecords } from '../records.ts'
 import { bareAddress } from '../tunnel/wireguard.ts'
 import { capture, type Captured, type CaptureRequest } from './capture.ts'
@@ -15,7 +17,7 @@ import { lookAtSegment, splitEndpoint, type Asked } from './look.ts'
 export type EchoWhere = 'segment' | 'tunnel' | 'underlay'
 export interface EchoAsked { name: string, where: EchoWhere, address: string, bytes: number, count: number, largest: boolean }
 
-/** What is asked of segments when something is wrong; it changes nothing. Names are of objects, or of clusters. */
+/** What is asked of segments when something is wrong; it changes nothing. Names are of objects, or of clusters; `CLUSTER.local` is the segment that does not leave the site. */
 export interface Diagnosis {
   /** @param gatewayAddress on the segment: asked by hosts that have no address there  @throws NotFoundError, ConflictError */
   look (name: string, gatewayAddress: string | null, signal: AbortSignal): Promise<SegmentFacts>
@@ -31,10 +33,12 @@ export function createDiagnosis ({ stateDir, services }: { stateDir: string, ser
 
   async function find (name: string): Promise<Asked> {
     const all = await segments.all()
-    const found = all.has(name) ? [name] : [...all].filter(([, { cluster }]) => cluster === name).map(([object]) => object)
+    const ofSite = `.${LOCAL}`
+    const called = (object: string, cluster: string): string => `${cluster}${object.endsWith(ofSite) ? ofSite : ''}`
+    const found = all.has(name) ? [name] : [...all].filter(([object, { cluster }]) => called(object, cluster) === name).map(([object]) => object)
     const [one, ...others] = found
     const spec = one === undefined ? undefined : all.get(one)
-    if (one === undefined || spec === undefined) throw new NotFoundError(`this host carries no segment of "${name}"`, all.size === 0 ? 'it carries none at all' : `it carries those of ${[...all.values()].map(({ cluster }) => cluster).sort().join(', ')}`)
+    if (one === undefined || spec === undefined) throw new NotFoundError(`this host carries no segment of "${name}"`, all.size === 0 ? 'it carries none at all' : `it carries those of ${[...all].map(([object, { cluster }]) => called(object, cluster)).sort().join(', ')}`)
     if (others.length > 0) throw new ConflictError(`several clusters here are called "${name}"`, `say which, by its object: ${found.join(', ')}`)
     return { name: one, spec, tunnel: spec.gateway?.tunnel == null ? null : (await tunnels.all()).values().next().value ?? null }
   }
@@ -47,7 +51,10 @@ export function createDiagnosis ({ stateDir, services }: { stateDir: string, ser
   }
 
   return {
-    look: async (name, gatewayAddress, signal) => await lookAtSegment(await find(name), gatewayAddress, (space) => lookAtForwarding(stateDir, services, space), signal),
+    async look (name, gatewayAddress, signal) {
+      const asked = await find(name)
+      return await lookAtSegment(asked, gatewayAddress, (space) => lookAtForwarding(stateDir, services, space), await lookAtSnooping(stateDir, services, asked.spec, signal), signal)
+    },
     async echo ({ name, where, address, bytes, count, largest }, signal) {
       const asked = await find(name)
       if (where === 'segment') {

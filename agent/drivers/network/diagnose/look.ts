@@ -3,16 +3,17 @@ import type { SegmentSpec, Track, TunnelSpec } from '../../../../protocol/core/d
 import { DIAGNOSE_MAX_REMOTES } from '../../../../protocol/core/limits.ts'
 import type { BridgeFact, ChainFact, DropFact, LinkFact, PeerFact, ReachFact, SegmentFacts, TunnelFact } from '../../../diagnose/facts.ts'
 import { CommandError, run, runJson } from '../../../exec.ts'
-import { chainKey, chainMarks } from '../filter.ts'
+import { chainStateOf } from '../filter.ts'
 import { hasGate, type ForwardLook } from '../forward/forwarding.ts'
-import { hasIpv6, listNamespaces, readBridgeVlans, readHost } from '../host.ts'
+import { hasIpv6, listNamespaces, readBridgeVlans, readHostAnd } from '../host.ts'
+import type { SnoopLook } from '../snoop/snooping.ts'
 import { DEFAULT_UNDERLAY_MTU, hostPortName, hostVethName, hostVxlanName, INNER, INNER_MTU, SITE_VXLAN_PORT, TUNNEL_MTU, vlanName } from '../names.ts'
 import { TRACKS, tunnelMtuOf, wgInterface } from '../tunnel/names.ts'
 import { trunkProblem } from '../vlan/trunk.ts'
 import { MAX_TUNNEL_MTU, MIN_TUNNEL_MTU } from '../tunnel/path-search.ts'
 import { parseRoutes, type LinkState, type SpaceState } from '../observed.ts'
 import { planSegment, type LinkPlan } from '../plan.ts'
-import { readSpaces } from '../spaces.ts'
+import type { SpaceAnswer } from '../spaces.ts'
 import { bareAddress, checkTunnel, parseDump, type CheckedTunnel, type WireGuardState } from '../tunnel/wireguard.ts'
 import { arpAnswer, echo, largestEcho, SMALL_BYTES, udpAnswer } from './echo.ts'
 import { dropsOf } from './ruleset.ts'
@@ -53,15 +54,15 @@ function linkFact (want: LinkPlan, space: string | null, have: readonly LinkStat
   }
 }
 
-/** Everything that one host can tell of a segment, its packets included. Changes nothing. @param forwardingOf what is known of the forwarding lease in a namespace */
-export async function lookAtSegment ({ name, spec, tunnel: tunnelSpec }: Asked, gatewayAddress: string | null, forwardingOf: (space: string) => Promise<ForwardLook>, signal: AbortSignal): Promise<SegmentFacts> {
+/** Everything that one host can tell of a segment, its packets included. Changes nothing. @param forwardingOf what is known of the forwarding lease in a namespace @param snoop what was learnt */
+export async function lookAtSegment ({ name, spec, tunnel: tunnelSpec }: Asked, gatewayAddress: string | null, forwardingOf: (space: string) => Promise<ForwardLook>, snoop: SnoopLook | null, signal: AbortSignal): Promise<SegmentFacts> {
   const { vni, site } = spec
-  const [host, namespaces, ipv6] = await Promise.all([readHost(signal), listNamespaces(), hasIpv6()])
+  const [namespaces, ipv6] = await Promise.all([listNamespaces(), hasIpv6()])
+  const { host, spaces } = await readHostAnd([...namespaces.values()], signal)
   const underlay = host.links.find(({ ipv4 }) => ipv4.some(address => address.split('/')[0] === site.localAddress)) ?? null
   const underlayMtu = underlay === null || Number.isNaN(underlay.mtu) ? DEFAULT_UNDERLAY_MTU : underlay.mtu
   const checked = tunnelSpec === null ? null : checkTunnel(tunnelSpec)
   const plan = planSegment(name, spec, underlayMtu, ipv6, tunnelMtuOf(host.links))
-  const spaces = await readSpaces([...namespaces.values()], signal)
   const own = namespaces.has(vni) ? spaces.get(clusterNamespace(vni)) ?? null : null
   const inner: SpaceState | null = own === null || own === 'broken' || own instanceof Error ? null : own
   const space = plan.cluster?.namespace ?? null
@@ -71,9 +72,7 @@ export async function lookAtSegment ({ name, spec, tunnel: tunnelSpec }: Asked, 
   ]
 
   const chains = held.flatMap(({ space, want, have }) => want.chains.map((chain): ChainFact => {
-    const found = have?.chains.find(one => chainKey(one) === chainKey(chain))
-    const state = found === undefined ? 'missing' : found.marks.join(' ') === chainMarks(chain).join(' ') ? 'ok' : 'changed'
-    return { space, table: `${chain.family} ${chain.table}`, name: chain.name, state }
+    return { space, table: `${chain.family} ${chain.table}`, name: chain.name, state: have === null ? 'missing' : chainStateOf(chain, have) }
   }))
   const floods = held.flatMap(({ space, want, have }) => want.links.flatMap(({ name: link, vxlan }) => {
     const missing = vxlan?.remotes.filter(remote => have?.floods.get(link)?.has(remote) !== true) ?? []
@@ -95,8 +94,13 @@ export async function lookAtSegment ({ name, spec, tunnel: tunnelSpec }: Asked, 
     underlay: underlay === null ? null : { link: underlay.name, up: underlay.up, mtu: underlay.mtu },
     namespace: space === null ? null : { name: space, state: own === null ? 'missing' : own === 'broken' ? 'broken' : own instanceof Error ? 'unread' : 'ok' },
     links: held.flatMap(({ space, want, have }) => [...want.links.map(link => linkFact(link, space, have?.links ?? [], host, roles)), ...(space === null ? tapsOf(vni, host) : [])]),
-    floods, chains, forwarding, drops, idUsers: idUsers(spec, host, namespaces, spaces), tunnel, reach, bridge
+    floods, chains, forwarding, snoop: snoop === null ? null : snoopFact(spec, snoop), drops, idUsers: idUsers(spec, host, namespaces, spaces), tunnel, reach, bridge
   }
+}
+
+function snoopFact ({ known }: SegmentSpec, { unit, keeper, learned }: SnoopLook): NonNullable<SegmentFacts['snoop']> {
+  const here = (known?.members ?? []).filter(({ tap }) => tap !== undefined)
+  return { unit, keeper, nodes: here.length, learned: here.filter(({ mac }) => learned.host.some(one => one.mac === mac)).length }
 }
 
 function trunkFact (spec: SegmentSpec, host: SpaceState, vlans: Awaited<ReturnType<typeof readBridgeVlans>>): SegmentFacts['trunk'] {
@@ -115,7 +119,7 @@ function tapsOf (vni: number, host: SpaceState): LinkFact[] {
   }))
 }
 
-function idUsers (spec: SegmentSpec, host: SpaceState, namespaces: Map<number, string>, spaces: Awaited<ReturnType<typeof readSpaces>>): SegmentFacts['idUsers'] {
+function idUsers (spec: SegmentSpec, host: SpaceState, namespaces: Map<number, string>, spaces: ReadonlyMap<string, SpaceAnswer>): SegmentFacts['idUsers'] {
   const own = new Set([hostVxlanName(spec.vni), `${clusterNamespace(spec.vni)} ${INNER.siteVxlan}`])
   const all: Array<{ space: string | null, links: readonly LinkState[] }> = [{ space: null, links: host.links }]
   for (const name of namespaces.values()) {

@@ -8,6 +8,7 @@ import { createBootClock } from '../../../boot-clock.ts'
 import { run } from '../../../exec.ts'
 import { fingerprint } from '../../../fingerprint.ts'
 import type { ServiceManager, ServiceSpec } from '../../../services.ts'
+import { keeperArgv } from '../../../services/keepers.ts'
 import { bootId } from '../../../services/proc.ts'
 import { createTurns } from '../../../turns.ts'
 import { FORWARD_SET, INNER, MSS_TABLE } from '../names.ts'
@@ -22,8 +23,7 @@ const KEEPER = fileURLToPath(new URL('./keeper.pl', import.meta.url))
 /** It goes on over upgrades: another program under the same name is another service. What it has opened stays open for longer than its start takes. */
 const KEEPER_PRINT = fingerprint(readFileSync(KEEPER, 'utf8'))
 /** It reads a folder of root's, enters namespaces, writes to a set in them, and is ahead of a busy host. It opens no network socket and hears nobody. */
-const CAPABILITIES = '-all,+net_admin,+sys_admin,+dac_read_search,+sys_nice'
-const CONFINED = ['setpriv', '--reuid=nobody', '--regid=nogroup', '--clear-groups', `--inh-caps=${CAPABILITIES}`, `--ambient-caps=${CAPABILITIES}`, `--bounding-set=${CAPABILITIES}`, '--no-new-privs', '--'] as const
+const CAPABILITIES = ['net_admin', 'sys_admin', 'dac_read_search', 'sys_nice'] as const
 const KERNEL_TIMEOUT_MS = 10_000
 
 /**
@@ -45,8 +45,8 @@ export interface Forwarding {
   sync (signal: AbortSignal): Promise<void>
   /** `sync`, and the keeper runs, or does not when there is nothing to keep. */
   settle (signal: AbortSignal): Promise<void>
-  /** Lets a segment forward from now on, if it may; the keeper goes on with that. */
-  open (name: string, signal: AbortSignal): Promise<void>
+  /** Lets a segment forward from now on, if it may; the keeper goes on with that. @param isOpen it does already, as far as is known */
+  open (name: string, isOpen: boolean, signal: AbortSignal): Promise<void>
   /** Whether a segment has a term that has not run out. */
   mayForward (name: string): boolean
   /** For a keeper that is there and does not do its work; `settle` starts another, and what it opened stays open meanwhile. */
@@ -62,7 +62,7 @@ const fileIn = (stateDir: string): string => join(stateDir, 'forwarding')
 
 /** The keeper's service. @param file that it reads */
 function keeperService (file: string): ServiceSpec {
-  return { argv: [...CONFINED, 'perl', KEEPER, file, MSS_TABLE, FORWARD_SET, INNER.wanPort, ...[FORWARD_LIFETIME_MS, FORWARD_RENEW_MS, FORWARD_LOOK_MS].map(String)], env: { MZ_KEEPER: KEEPER_PRINT }, cwd: '/', keeper: true }
+  return { argv: [...keeperArgv('forward', CAPABILITIES), 'perl', KEEPER, file, MSS_TABLE, FORWARD_SET, INNER.wanPort, ...[FORWARD_LIFETIME_MS, FORWARD_RENEW_MS, FORWARD_LOOK_MS].map(String)], env: { MZ_KEEPER: KEEPER_PRINT }, cwd: '/', keeper: true, confined: { capabilities: CAPABILITIES } }
 }
 
 async function runsAsWanted (services: ServiceManager, file: string): Promise<boolean> {
@@ -130,11 +130,11 @@ export function createForwarding (options: { stateDir: string, services: Service
       else await services.stop(FORWARD_SERVICE)
     },
     async stopKeeper () { await services.stop(FORWARD_SERVICE) },
-    async open (name, signal) {
+    async open (name, isOpen, signal) {
       const namespace = known.get(name) ?? null
       const held = parseTerms(await readIfThere(file) ?? '', boot).find((one) => one.namespace === namespace && one.holder === name)
       const leftMs = Math.min(FORWARD_LIFETIME_MS, (held?.untilMs ?? 0) - now())
-      if (namespace !== null && leftMs >= 1) await kernel(namespace, openText(leftMs), signal)
+      if (namespace !== null && leftMs >= 1) await kernel(namespace, openText(leftMs, isOpen), signal)
     },
     mayForward: (name) => (known.get(name) ?? null) !== null && (term(name) ?? 0) > now(),
     keeperRuns: async () => await runsAsWanted(services, file)

@@ -16,10 +16,15 @@ export function forwardChain (vni: number): FilterChain {
   return { family: 'bridge', table: MSS_TABLE, name: chainName('forward', vni), base: `type filter hook forward priority ${PRIORITY}`, gate: FORWARD_SET, rules: [rule('iifname'), rule('oifname')] }
 }
 
-/** nft text that lets frames pass for some time from now, in one transaction. Kernels before 6.12 do not prolong an element that is added again. */
-export function openText (lifetimeMs: number): string {
+/**
+ * nft text that lets frames pass for some time from now, in one transaction. Kernels before 6.12 do not prolong an element that
+ * is added again; a deletion costs some 15 ms.
+ *
+ * @param anew frames may be passing already
+ */
+export function openText (lifetimeMs: number, anew: boolean): string {
   const element = (verb: string, timeout = ''): string => `${verb} element bridge ${MSS_TABLE} ${FORWARD_SET} { "${INNER.wanPort}"${timeout} }\n`
-  return element('add') + element('delete') + element('add', ` timeout ${Math.floor(lifetimeMs)}ms`)
+  return (anew ? element('add') + element('delete') : '') + element('add', ` timeout ${Math.floor(lifetimeMs)}ms`)
 }
 
 /** nft text that ends it at once. */

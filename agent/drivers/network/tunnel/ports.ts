@@ -37,9 +37,12 @@ export function renderTable (address: string, ports: readonly number[]): string 
   chain out {
     type filter hook output priority -10; policy accept;
     ip saddr ${address} oifname != { "lo", ${own} } counter drop MARK
-    oifname { ${own} } udp sport { ${list} } counter drop
-    udp sport { ${list} } update @peers4 { ip daddr }
-    udp sport { ${list} } update @peers6 { ip6 daddr }
+    udp sport { ${list} } jump told MARK
+  }
+  chain told {
+    oifname { ${own} } counter drop MARK
+    update @peers4 { ip daddr }
+    update @peers6 { ip6 daddr }
   }
   chain in {
     type filter hook input priority -10; policy accept;
@@ -64,7 +67,7 @@ const shapeOf = (chains: ReadonlyArray<{ name: string, marks: string[] }>): stri
 /** What `tableShape` must be for that text. */
 export function wantedShape (text: string): string {
   const mark = /comment "([^"]*)"/.exec(text)?.[1] ?? ''
-  return shapeOf([['out', 4], ['in', 1], ['wireguard', 6]].map(([name, rules]) => ({ name: String(name), marks: [mark, ...Array.from({ length: Number(rules) - 1 }, () => '')] })))
+  return shapeOf([['out', 2], ['told', 3], ['in', 1], ['wireguard', 6]].map(([name, rules]) => ({ name: String(name), marks: [mark, ...Array.from({ length: Number(rules) - 1 }, () => '')] })))
 }
 
 /** '' without a table. */

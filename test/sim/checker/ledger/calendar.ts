@@ -121,8 +121,8 @@ export function conserved (world: World): Invariant {
         return
       }
       const { items, startMs, endMs, masterSite } = request as { items: Array<{ kind: string, resources: ResourceFacts }>, startMs: number, endMs: number, masterSite: string }
-      const wantsId = items.some(item => item.kind === 'segment')
-      if (wantsId && idsTaken(host) >= (host.facts.slice === null ? 0 : host.facts.slice.to - host.facts.slice.from + 1)) return
+      const wantedIds = items.filter(item => item.kind === 'segment').length
+      if (wantedIds > 0 && idsTaken(host) + wantedIds > (host.facts.slice === null ? 0 : host.facts.slice.to - host.facts.slice.from + 1)) return
       if (/segment id|quarantine|resting/i.test(error.message)) return
       if (fits(host, items, masterSite, Math.min(startMs, host.facts.clockMs), endMs)) violated(world, NAME, host.name, `a hold that fits was refused: ${error.message}`)
     }

@@ -44,7 +44,8 @@ export function promises (world: World): Invariant {
       for (const receipt of receipts) promise(host, receipt, 1, 'the hold')
       for (const item of items) {
         const lease = host.leases.get(textOf(item, 'leaseId'))
-        if (textOf(item, 'kind') === 'segment' && (numberOf(reply, 'segmentId') === 0 || numberOf(reply, 'segmentId') !== lease?.facts.segmentId)) violated(world, NAME, host.name, `the hold ${textOf(request, 'key')} was answered with the segment id ${numberOf(reply, 'segmentId')}, its lease has ${lease?.facts.segmentId ?? 0}`)
+        const given = numberOf(reply, textOf(item, 'name') === 'local' ? 'localSegmentId' : 'segmentId')
+        if (textOf(item, 'kind') === 'segment' && (given === 0 || given !== lease?.facts.segmentId)) violated(world, NAME, host.name, `the hold ${textOf(request, 'key')} was answered with the segment id ${given}, its lease has ${lease?.facts.segmentId ?? 0}`)
       }
       if (disks.replay(host.name, textOf(request, 'key')) === null) violated(world, NAME, host.name, `the hold ${textOf(request, 'key')} was answered, and the answer is not kept under its key`)
     } else if (method === 'hostCommit') {

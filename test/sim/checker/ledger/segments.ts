@@ -4,6 +4,9 @@ import { type HostModel, type LeaseModel, type World, isLive, leaseText, textOf,
 /** A release is worked in, and seen to be, in so long. */
 const TOLD_MS = 1_000
 
+/** Of a resource: whether it is the segment that does not leave its site. */
+const isLocal = (resource: string): boolean => resource.endsWith('.local')
+
 /** A segment id of a site belongs to one live cluster, and is given out again only after every holder has let go or the guard has passed. */
 export function segments (world: World): Invariant {
   const NAME = 'segment-id'
@@ -41,7 +44,10 @@ export function segments (world: World): Invariant {
     const fail: (why: string) => never = why => violated(world, NAME, host.name, `segment id ${segmentId} is given to cluster ${clusterId.slice(0, 8)}: ${why}`)
     if (slice === null || segmentId < slice.from || segmentId > slice.to) fail('it is not of the slice of this host')
     for (const other of uses.get(`${host.site}/${segmentId}`) ?? []) {
-      if (other.facts.clusterId === clusterId) continue
+      if (other.facts.clusterId === clusterId) {
+        if (other !== lease && other.facts.name !== lease.facts.name && isLive(other) && !other.lost) fail(`its other segment has it (${leaseText(other.facts)})`)
+        continue
+      }
       if (isLive(other) && !other.lost) fail(`cluster ${other.facts.clusterId.slice(0, 8)} has it (${leaseText(other.facts)})`)
       if (other.lost) {
         const overMs = other.facts.endMs + idQuarantineMs
@@ -108,6 +114,7 @@ export function segments (world: World): Invariant {
         if (!there) { map.delete(who); continue }
         if (before === null) mustBeActive(host, facts.clusterId, facts.segmentId)
         for (const [other, clusterId] of map) {
+          if (clusterId === facts.clusterId && isLocal(other) !== isLocal(resource)) violated(world, NAME, host.name, `segment id ${facts.segmentId} is plugged for both segments of cluster ${clusterId.slice(0, 8)}`)
           if (clusterId !== facts.clusterId) violated(world, NAME, host.name, `segment id ${facts.segmentId} is plugged for cluster ${facts.clusterId.slice(0, 8)}, while ${other} is plugged for ${clusterId.slice(0, 8)}`)
         }
         map.set(who, facts.clusterId)

@@ -24,6 +24,7 @@ export function offers (world: World, known: Decisions): Invariant {
     const fail: (why: string) => never = why => violated(world, NAME, host.name, `offer ${offerId} for cluster ${clusterId.slice(0, 8)} leaves: ${why}`)
     const lent: ResourceFacts = { vcpus: 0, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 }
     let segments = 0
+    let locals = 0
     for (const one of held) {
       const at = world.hosts.get(textOf(one, 'host'))
       const lease = at?.leases.get(textOf(one, 'leaseId'))
@@ -36,11 +37,15 @@ export function offers (world: World, known: Decisions): Invariant {
       if (lease.facts.endMs !== numberOf(request, 'endMs') && lease.facts.state !== 'ended' && lease.promisedEndMs === 0) fail(`lease ${lease.id} ends at ${lease.facts.endMs}, asked for was ${numberOf(request, 'endMs')}`)
       if (numberOf(reply, 'ttlMs') > lease.facts.ttlMs) fail(`it is said to be held ${numberOf(reply, 'ttlMs')} ms, ${at.name} holds ${lease.facts.ttlMs}`)
       if (lease.facts.kind === 'segment') {
-        segments++
-        if (lease.facts.segmentId !== numberOf(reply, 'segmentId') || lease.facts.segmentId === 0) fail(`it has the segment id ${numberOf(reply, 'segmentId')}, the ledger ${lease.facts.segmentId}`)
+        const local = lease.facts.name === 'local'
+        if (local) locals++
+        else segments++
+        const given = numberOf(reply, local ? 'localSegmentId' : 'segmentId')
+        if (lease.facts.segmentId !== given || lease.facts.segmentId === 0) fail(`it has the segment id ${given}, the ledger ${lease.facts.segmentId}`)
       } else if (lease.facts.kind !== 'quota' && lease.facts.kind !== 'segment') for (const dimension of DIMENSIONS) lent[dimension] += resources[dimension]
     }
     if (segments === 0 && field(request, 'grow') !== true) fail('the gateway itself holds no segment')
+    if (field(request, 'grow') !== true && locals !== Number(field(request, 'local') === true)) fail(`the gateway holds ${locals} site-local segments`)
     // Asked again, it is what is left of what was offered.
     if (!answered.has(`${host.name} ${offerId}`)) {
       answered.add(`${host.name} ${offerId}`)

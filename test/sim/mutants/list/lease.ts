@@ -204,8 +204,18 @@ export const leaseMutants: readonly Mutant[] = [
   },
   {
     name: 'answer-of-first-lease', file: 'protocol/core/lease/hold.ts',
-    find: '  const answer = answerWith({ receipts, segmentId })\n', replace: '  const answer = answerWith({ receipts, segmentId: 0 })\n',
+    find: '  const answer = answerWith({ receipts, segmentId, ...', replace: '  const answer = answerWith({ receipts, segmentId: 0, ...',
     why: 'a hold is answered without the segment id that it has'
+  },
+  {
+    name: 'one-id-for-both-segments', file: 'protocol/core/lease/hold.ts',
+    find: '...others.map(id => ({ id, untilMs: Number.POSITIVE_INFINITY }))]', replace: ']',
+    why: 'the segment that does not leave the site gets the id of the cluster\'s own'
+  },
+  {
+    name: 'local-lease-with-other-id', file: 'protocol/core/lease/hold.ts',
+    find: 'segmentId: isLocal(item) ? localSegmentId : item', replace: 'segmentId: item',
+    why: 'the ledger keeps another id for the segment of the site than it answers'
   },
   {
     name: 'activate-time-from-decision', file: 'protocol/core/lease/term.ts',

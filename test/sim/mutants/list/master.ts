@@ -124,7 +124,7 @@ export const masterMutants: readonly Mutant[] = [
   },
   {
     name: 'late-offer-kept', file: 'protocol/core/master/step.ts',
-    find: '        negotiate.takeOffer(round, call, answer.reply)\n        if (round.held', replace: '        negotiate.takeOffer(round, { ...call, sentMs: turn.now }, answer.reply)\n        if (round.held',
+    find: '        negotiate.takeOffer(record, round, call, answer.reply)\n        if (round.held', replace: '        negotiate.takeOffer(record, round, { ...call, sentMs: turn.now }, answer.reply)\n        if (round.held',
     why: 'the time of a hold is counted from when its answer came'
   }
 ]

@@ -3,9 +3,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { clusterNamespace } from '../../protocol/core/desired.ts'
 import { FORWARD_LIFETIME_MS, FORWARD_LOOK_MS, FORWARD_RENEW_MS } from '../../protocol/core/limits.ts'
-import { addNode, picture, segmentSpecs, startLab, TUNNEL } from './network-lab.ts'
-import { POD_STATE, type Pod } from './network-pod.ts'
-import type { HostName } from './network-lab.ts'
+import { addNode, joinGateways, picture, segmentSpecs, startLab } from '../host/network-lab.ts'
+import { POD_STATE, type Pod } from '../host/network-pod.ts'
+import type { HostName } from '../host/network-lab.ts'
+import { keeperId } from '../../agent/services/keepers.ts'
 
 t.setTimeout(240_000)
 
@@ -40,17 +41,11 @@ const stateOf = async (pod: Pod): Promise<[boolean, unknown]> => {
 const bootMs = async (pod: Pod): Promise<number> => Number((await pod.ok('cat /proc/uptime')).split(' ')[0]) * 1000
 
 async function all (t: Test): Promise<void> {
-  // no tunnel: two gateways of one underlay reach each other's tunnel addresses by a route through a link of that name
   const lab = await startLab()
   t.teardown(async () => { await lab.stop() })
   const { a1, a2, b1 } = lab.hosts
   const specs = segmentSpecs(NAME, VNI, { a: 7, b: 8 })
-  for (const [pod, own, far] of [[a1, TUNNEL.a1, TUNNEL.b1], [b1, TUNNEL.b1, TUNNEL.a1]] as const) {
-    await pod.ok('ip link add link eth0 name mzwg0 type macvlan mode bridge')
-    await pod.ok(`ip address add ${own}/32 dev mzwg0`)
-    await pod.ok('ip link set dev mzwg0 up')
-    await pod.ok(`ip route add ${far}/32 dev mzwg0`)
-  }
+  await joinGateways(lab)
   for (const host of ['a1', 'a2', 'b1'] as const) {
     await lab.hosts[host].apply('segment', NAME, specs[host])
     const [index, address] = NODES[host]
@@ -75,7 +70,7 @@ async function all (t: Test): Promise<void> {
 
   await t.test('the keeper runs without rights that it does not need', async (t) => {
     const status = await a1.ok(`cat /proc/${await keeperPid(a1)}/status`)
-    t.match(status, /^Uid:\s+65534\s+65534\s+65534\s+65534$/m)
+    t.match(status, new RegExp(`^Uid:(?:\\s+${keeperId('forward')}){4}$`, 'm'))
     // net_admin 12, dac_read_search 2, sys_admin 21, sys_nice 23
     t.match(status, new RegExp(`^CapBnd:\\s+0*${((1 << 2) | (1 << 12) | (1 << 21) | (1 << 23)).toString(16)}$`, 'm'))
     t.match(status, /^NoNewPrivs:\s+1$/m)

@@ -1,0 +1,18 @@
+import Type from 'typebox'
+import type { Caches } from '../cache/fleet.ts'
+import { CacheDeedSchema, CachedObjectsSchema, CancelBodySchema, ClusterCachesSchema, PreheatBodySchema, PurgeBodySchema } from '../../protocol/cache-api.ts'
+import type { Api } from '../../protocol/rest/server.ts'
+
+const ByName = Type.Object({ name: Type.String({ maxLength: 64 }) })
+const short = (maxLength: number) => Type.Optional(Type.String({ minLength: 1, maxLength }))
+
+/** What the master of a cluster is asked about its caches. @param caches throws on a host that is no gateway */
+export function addCacheRoutes (api: Api, caches: () => Caches): void {
+  api.get('/v1/clusters/:name/cache', { schema: { summary: 'figures of the caches of a cluster, by site, class and node', params: ByName, response: { 200: ClusterCachesSchema } } }, request => caches().status(request.params.name))
+  api.get('/v1/clusters/:name/cache/objects', {
+    schema: { summary: 'what the cache of one site has, a page at a time', params: ByName, querystring: Type.Object({ site: short(64), prefix: short(512), after: short(540) }), response: { 200: CachedObjectsSchema } }
+  }, request => caches().list(request.params.name, request.query))
+  api.post('/v1/clusters/:name/cache/preheat', { schema: { summary: 'objects to fetch before nodes ask', params: ByName, body: PreheatBodySchema, response: { 200: CacheDeedSchema } } }, request => caches().preheat(request.params.name, request.body))
+  api.post('/v1/clusters/:name/cache/cancel', { schema: { summary: 'takes an order away; what was fetched stays', params: ByName, body: CancelBodySchema, response: { 200: CacheDeedSchema } } }, request => caches().cancel(request.params.name, request.body.order, request.body.site))
+  api.post('/v1/clusters/:name/cache/purge', { schema: { summary: 'removes objects from the stores', params: ByName, body: PurgeBodySchema, response: { 200: CacheDeedSchema } } }, request => caches().purge(request.params.name, request.body.prefix, request.body.site))
+}

@@ -1,0 +1,132 @@
+import type { CallPeer } from '../peers.ts'
+import { CachedObjectSchema, CachedObjectsSchema, type CacheDeedResource, type CachedObjectsResource, type ClusterCachesResource, type PreheatBody, type SiteCacheResource } from '../../protocol/cache-api.ts'
+import { ConflictError, describeError, MusubiError, NotFoundError } from '../../protocol/core/errors.ts'
+import type { ClusterDocument, MemberSite } from '../../protocol/core/messages.ts'
+import Type from 'typebox'
+import { Value } from 'typebox/value'
+import type { CacheAsk } from './site.ts'
+
+/** Longest path that is shown, and so on: other sites write these texts. */
+const TEXT_MAX = 512
+/** A purge or list reads a whole store. */
+const DEADLINE_MS = 90_000
+const STATUS_DEADLINE_MS = 10_000
+
+/** What people ask of all caches of a cluster, at its master. */
+export interface Caches {
+  /** @param cluster name or id. @throws NotFoundError */
+  status (cluster: string): Promise<ClusterCachesResource>
+  preheat (cluster: string, body: PreheatBody): Promise<CacheDeedResource>
+  cancel (cluster: string, order: string, site?: string): Promise<CacheDeedResource>
+  purge (cluster: string, prefix?: string, site?: string): Promise<CacheDeedResource>
+  /** One page of what one site has; without `site` the only one, or the first. */
+  list (cluster: string, query: { site?: string, prefix?: string, after?: string }): Promise<CachedObjectsResource>
+}
+
+export interface CachesDeps {
+  call: CallPeer
+  /** document of a cluster of this master; null before it has one. @throws NotFoundError */
+  document: (cluster: string) => ClusterDocument | null
+}
+
+const Page = Type.Object({ objects: Type.Array(CachedObjectSchema), next: CachedObjectsSchema.properties.next })
+const Purged = Type.Object({ parts: Type.Number({ minimum: 0 }), bytes: Type.Number({ minimum: 0 }) })
+
+type Fields = Record<string, unknown>
+const fields = (value: unknown): Fields => typeof value === 'object' && value !== null && !Array.isArray(value) ? value as Fields : {}
+const figure = (value: unknown): number => typeof value === 'number' && Number.isFinite(value) && value >= 0 ? value : 0
+const words = (value: unknown): string => typeof value === 'string' ? value.slice(0, TEXT_MAX) : ''
+
+/** What a site says of its cache, every figure checked: it may be missing or odd. Pure. */
+export function siteCache (document: ClusterDocument, { site, gateway }: MemberSite, said: unknown, error = ''): SiteCacheResource {
+  const stats = fields(said)
+  const wire = fields(stats.wire)
+  const fetch = fields(stats.fetch)
+  const counters = (value: unknown): { requests: number, bytesToNodes: number, bytesFromUpstream: number } => {
+    const of = fields(value)
+    return { requests: figure(of.requests), bytesToNodes: figure(of.bytesToNodes), bytesFromUpstream: figure(of.bytesFromUpstream) }
+  }
+  const all = counters(stats)
+  const budget = fields(stats.budget)
+  const maybe = (value: unknown): number | null => typeof value === 'number' && Number.isFinite(value) ? value : null
+  const nameOf = (address: string): string => document.nodes.find(node => node.ip === address)?.name ?? address.slice(0, 64)
+  return {
+    site, host: gateway.host, error, ...all, hits: figure(stats.hits), savedBytes: Math.max(0, all.bytesToNodes - all.bytesFromUpstream), storedBytes: figure(stats.stored),
+    wanBytes: { static: figure(wire.static), dynamic: figure(wire.dynamic) },
+    classes: Object.fromEntries(['listed', 'named', 'validated', 'dynamic'].map(name => [name, counters(fields(stats.classes)[name])])),
+    nodes: Object.entries(fields(stats.nodes)).map(([address, of]) => ({ node: nameOf(address), requests: figure(fields(of).requests), bytes: figure(fields(of).bytes) })).sort((a, b) => a.node < b.node ? -1 : 1),
+    orders: Object.entries(fields(fetch.orders)).map(([name, value]) => {
+      const of = fields(value)
+      const failed = Array.isArray(of.failed) ? of.failed.map(fields).map(({ path, error: why }) => ({ path: words(path), error: words(why) })) : []
+      return {
+        name: words(name), state: words(of.state), reason: words(of.reason), objects: figure(of.objects), objectsDone: figure(of.objectsDone), bytes: figure(of.bytes), bytesDone: figure(of.bytesDone),
+        bytesFetched: figure(of.bytesFetched), failures: figure(of.failures), failed
+      }
+    }).sort((a, b) => a.name < b.name ? -1 : 1),
+    aheadBytes: figure(fetch.aheadBytes), room: fetch.room !== false,
+    budget: stats.budget === undefined || stats.budget === null ? null : { rateMbitPerS: maybe(budget.rateMbitPerS), totalBytes: maybe(budget.totalBytes), usedBytes: figure(budget.usedBytes), paused: words(budget.paused) }
+  }
+}
+
+export function createCaches ({ call, document: documentOf }: CachesDeps): Caches {
+  function sitesOf (cluster: string, only?: string): { document: ClusterDocument, sites: MemberSite[] } {
+    const document = documentOf(cluster)
+    if (document === null) throw new ConflictError(`cluster ${cluster} has no caches yet: its leases are not committed`)
+    const cached = document.sites.filter(one => one.cache)
+    const sites = cached.filter(({ site }) => only === undefined || site === only)
+    if (only !== undefined && sites.length === 0) throw new NotFoundError(`cluster ${document.name} has no cache at site "${only}"`, `it has caches at ${cached.map(({ site }) => site).join(', ') || 'no site: all of it is at the site of its frontend'}`)
+    return { document, sites }
+  }
+
+  async function ask (document: ClusterDocument, { gateway, site }: MemberSite, what: CacheAsk, params: object): Promise<unknown> {
+    const { result } = await call(gateway.peer, 'cache', { clusterId: document.id, ask: what, params: JSON.stringify(params) }, { deadlineMs: what === 'status' ? STATUS_DEADLINE_MS : DEADLINE_MS })
+    try {
+      return JSON.parse(result)
+    } catch {
+      throw new MusubiError('BAD_ANSWER', `the gateway of site ${site} says something about its cache that is no JSON`)
+    }
+  }
+
+  async function each (cluster: string, only: string | undefined, what: CacheAsk, params: object): Promise<CacheDeedResource> {
+    const { document, sites } = sitesOf(cluster, only)
+    return {
+      cluster: document.name,
+      sites: await Promise.all(sites.map(async one => {
+        try {
+          const said = await ask(document, one, what, params)
+          return { site: one.site, error: '', ...Value.Check(Purged, said) ? { parts: said.parts, bytes: said.bytes } : { parts: 0, bytes: 0 } }
+        } catch (error) {
+          return { site: one.site, error: describeError(error).slice(0, TEXT_MAX), parts: 0, bytes: 0 }
+        }
+      }))
+    }
+  }
+
+  return {
+    async status (cluster) {
+      const { document, sites: members } = sitesOf(cluster)
+      const sites = await Promise.all(members.map(async one => {
+        try {
+          return siteCache(document, one, await ask(document, one, 'status', {}))
+        } catch (error) {
+          return siteCache(document, one, {}, describeError(error).slice(0, TEXT_MAX))
+        }
+      }))
+      const sum = (of: (one: SiteCacheResource) => number): number => sites.reduce((total, one) => total + of(one), 0)
+      return {
+        cluster: document.name, id: document.id, sites,
+        total: { bytesToNodes: sum(one => one.bytesToNodes), bytesFromUpstream: sum(one => one.bytesFromUpstream), savedBytes: sum(one => one.savedBytes), wanBytes: sum(({ wanBytes }) => wanBytes.static + wanBytes.dynamic), storedBytes: sum(one => one.storedBytes) }
+      }
+    },
+    preheat: (cluster, { site, ...order }) => each(cluster, site, 'cache-preheat', order),
+    cancel: (cluster, order, site) => each(cluster, site, 'cache-cancel', { order }),
+    purge: (cluster, prefix, site) => each(cluster, site, 'cache-purge', prefix === undefined ? {} : { prefix }),
+    async list (cluster, { site, ...page }) {
+      const { document, sites: [one] } = sitesOf(cluster, site)
+      if (one === undefined) throw new NotFoundError(`cluster ${document.name} has no cache: all of it is at the site of its frontend`)
+      const said = await ask(document, one, 'cache-list', page)
+      if (!Value.Check(Page, said)) throw new MusubiError('BAD_ANSWER', `what the gateway of site ${one.site} lists is of another form`, { hint: 'the sites run different releases' })
+      return { site: one.site, objects: said.objects, next: said.next }
+    }
+  }
+}

@@ -1,0 +1,79 @@
+import { mkdir, readdir, readFile, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { FETCH_PATH } from '../../../protocol/core/cache-terms.ts'
+import { InvalidInputError } from '../../../protocol/core/errors.ts'
+import { writeAtomically } from './folder.ts'
+import type { CachePlan } from './plan.ts'
+
+/** One object to fetch before nodes ask. */
+export interface PreheatObject {
+  /** path on the frontend, as nodes will ask for it */
+  path: string
+  /** port of the frontend; the first intercepted one by default */
+  port?: number
+  sizeBytes?: number
+  /** hex; what comes is compared with it */
+  sha256?: string
+}
+
+/** What to fetch before nodes ask, and how fast. */
+export interface PreheatOrder {
+  objects: readonly PreheatObject[]
+  /** on average, parts come as fast as they can; absent: without limit */
+  rateMbitPerS?: number
+}
+
+/** Bound of one order, for both its sides: the fetcher holds all of it. */
+export const PREHEAT_OBJECTS_MAX = 50_000
+/** Name of the order that follows from the specification. */
+export const OWN_ORDER = 'profile'
+const ORDER_NAME = /^[a-z0-9][a-z0-9-]{0,63}$/
+
+/** What the specification itself has the fetcher do. Pure. */
+export function renderOwnOrder ({ spec, listeners }: CachePlan): string {
+  const port = listeners[0]?.port ?? 80
+  const { preheat } = spec
+  const lines = (spec.profile?.indexes ?? []).map(({ kind, path }) => `follow\t${kind}\t${port}\t${path}\n`)
+  if (preheat?.rateMbitPerS !== undefined) lines.push(`rate\t${preheat.rateMbitPerS}\n`)
+  if (preheat !== undefined) lines.push(`preheat\tmanifest\t${port}\t${preheat.manifest}\n`)
+  return lines.join('')
+}
+
+/** An order of a person's. Pure. @throws InvalidInputError that names the object */
+export function renderOrder ({ listeners }: CachePlan, order: PreheatOrder): string {
+  const ports = listeners.map(({ port }) => port)
+  const bad = (what: string): never => { throw new InvalidInputError(`preheat: ${what}`) }
+  if (order.objects.length > PREHEAT_OBJECTS_MAX) bad(`at most ${PREHEAT_OBJECTS_MAX} objects at once, not ${order.objects.length}`)
+  const lines = order.objects.map(({ path, port = ports[0] ?? 80, sizeBytes, sha256 }) => {
+    if (!FETCH_PATH.test(path)) bad(`${JSON.stringify(path)} is no path on the frontend`)
+    if (!ports.includes(port)) bad(`port ${port} of ${path} is none that the cache has: ${ports.join(', ')}`)
+    if (sizeBytes !== undefined && !(Number.isSafeInteger(sizeBytes) && sizeBytes >= 0)) bad(`${path} cannot have ${sizeBytes} bytes`)
+    if (sha256 !== undefined && !/^[0-9a-f]{64}$/.test(sha256)) bad(`${JSON.stringify(sha256)} is no SHA-256, of ${path}`)
+    return `object\t${port}\t${path}\t${sizeBytes ?? '-'}\t${sha256 ?? '-'}\n`
+  })
+  const { rateMbitPerS: rate } = order
+  if (rate !== undefined && !(rate > 0 && rate <= 1_000_000)) bad(`a rate of ${rate} Mbit/s is out of range`)
+  return `${rate === undefined ? '' : `rate\t${rate}\n`}${lines.join('')}`
+}
+
+/** Puts an order where the fetcher looks; an empty text takes it away. */
+export async function putOrder (folder: string, name: string, text: string): Promise<void> {
+  if (!ORDER_NAME.test(name)) throw new InvalidInputError(`${JSON.stringify(name)} is no name of an order`)
+  await mkdir(folder, { recursive: true, mode: 0o755 })
+  const file = join(folder, `${name}.tsv`)
+  if (text === '') await rm(file, { force: true })
+  else await writeAtomically(file, text)
+}
+
+/** Changes what stands in orders; what is as it was is not written. */
+export async function eachOrder (folder: string, change: (text: string) => string): Promise<void> {
+  for (const name of await orderNames(folder)) {
+    const text = await readFile(join(folder, `${name}.tsv`), 'utf8').catch(() => '')
+    const changed = change(text)
+    if (text !== '' && changed !== text) await putOrder(folder, name, changed)
+  }
+}
+
+export async function orderNames (folder: string): Promise<string[]> {
+  return (await readdir(folder).catch(() => [])).filter(name => name.endsWith('.tsv')).map(name => name.slice(0, -4)).sort()
+}

@@ -1,0 +1,59 @@
+import { bytes, table } from '../output.ts'
+import type { CacheDeedResource, CachedObjectResource, CacheOrderResource, ClusterCachesResource } from '../../protocol/cache-api.ts'
+
+/** Said wherever figures of caches are shown, as they would mislead without. */
+export const HTTPS_NOTE = 'HTTPS passes a cache untouched: it is in no figure here, and nothing of it is saved.'
+
+/** `3/8 objects, 1.5 MB/4.0 MB`, and why it waits or what did not come. */
+export function orderText ({ state, reason, objects, objectsDone, bytes: all, bytesDone, failures, failed }: Omit<CacheOrderResource, 'name'>): string {
+  const lost = failures === 0 ? '' : `; ${failures} did not come${failed[0] === undefined ? '' : `: ${failed[0].path}: ${failed[0].error}`}`
+  return `${state}${reason === '' ? '' : ` (${reason})`}, ${objectsDone}/${objects} objects, ${bytes(bytesDone)}/${bytes(all)}${lost}`
+}
+
+/** Parts of one order, as the CLI numbers them, put together again. */
+export function ordersByName (orders: readonly CacheOrderResource[]): CacheOrderResource[] {
+  const whole = new Map<string, CacheOrderResource>()
+  for (const order of orders) {
+    const name = order.name.replace(/-p\d{3}$/, '')
+    const known = whole.get(name)
+    if (known === undefined) {
+      whole.set(name, { ...order, name })
+      continue
+    }
+    for (const field of ['objects', 'objectsDone', 'bytes', 'bytesDone', 'bytesFetched', 'failures'] as const) known[field] += order[field]
+    known.failed = [...known.failed, ...order.failed].slice(0, 2)
+    if (order.state === 'paused' || known.state === 'paused') known.state = 'paused'
+    else if (order.state !== 'done') known.state = order.state
+    if (known.reason === '') known.reason = order.reason
+  }
+  return [...whole.values()]
+}
+
+export function cachesText (clusters: readonly ClusterCachesResource[], nodes: boolean): string {
+  const rows = clusters.flatMap(({ cluster, sites, total }) => [
+    ...sites.map(one => [cluster, one.site, one.error === '' ? String(one.requests) : '-', String(one.hits), bytes(one.bytesToNodes), bytes(one.bytesFromUpstream), bytes(one.savedBytes), bytes(one.wanBytes.static + one.wanBytes.dynamic), bytes(one.storedBytes)]),
+    ...sites.length > 1 ? [[cluster, 'all', '', '', bytes(total.bytesToNodes), bytes(total.bytesFromUpstream), bytes(total.savedBytes), bytes(total.wanBytes), bytes(total.storedBytes)]] : []
+  ])
+  if (rows.length === 0) return 'No cache is running: a cluster has one at each site without its frontend.'
+  const lines = [table(['cluster', 'site', 'requests', 'hits', 'to nodes', 'from frontend', 'saved', 'over the wan', 'stored'], rows)]
+  for (const { cluster, sites } of clusters) {
+    for (const one of sites) {
+      const at = `${cluster} at ${one.site}`
+      if (one.error !== '') { lines.push('', `${at} (${one.host}): ${one.error}`); continue }
+      const classes = Object.entries(one.classes).filter(([, of]) => of.requests > 0 || of.bytesFromUpstream > 0).map(([name, of]) => [name, String(of.requests), bytes(of.bytesToNodes), bytes(of.bytesFromUpstream)])
+      if (classes.length > 0) lines.push('', at, table(['class', 'requests', 'to nodes', 'from frontend'], classes))
+      for (const order of ordersByName(one.orders)) lines.push(`preheat ${order.name}: ${orderText(order)}`)
+      if (one.budget !== null) lines.push(`budget: ${bytes(one.budget.usedBytes)}${one.budget.totalBytes === null ? '' : ` of ${bytes(one.budget.totalBytes)}`} over the WAN${one.budget.rateMbitPerS === null ? '' : `, ${one.budget.rateMbitPerS} Mbit/s before nodes ask`}${one.budget.paused === '' ? '' : `; PAUSED: ${one.budget.paused}`}`)
+      if (!one.room) lines.push('NO ROOM: nothing is kept until the disk has some')
+      if (nodes && one.nodes.length > 0) lines.push('', table(['node', 'requests', 'to it'], one.nodes.map(({ node, requests, bytes: got }) => [node, String(requests), bytes(got)])))
+    }
+  }
+  return [...lines, '', HTTPS_NOTE].join('\n')
+}
+
+export function deedText ({ sites }: CacheDeedResource, done: (site: CacheDeedResource['sites'][number]) => string): string {
+  return sites.length === 0 ? 'This cluster has no cache: all of it is at the site of its frontend.' : sites.map(one => `${one.site}: ${one.error === '' ? done(one) : `FAILED: ${one.error}`}`).join('\n')
+}
+
+export const objectsTable = (objects: readonly CachedObjectResource[]): string => objects.length === 0 ? 'There is nothing of that.' :
+  table(['path', 'class', 'size', 'stored', 'asked', 'sha256'], objects.map(({ path, class: kind, sizeBytes, bytes: stored, asked, sha256 }) => [path, kind, sizeBytes === null ? '-' : bytes(sizeBytes), bytes(stored), String(asked), sha256 === null ? '-' : sha256.slice(0, 16)]))

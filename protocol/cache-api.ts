@@ -1,0 +1,60 @@
+/** REST resources of caches, see api.ts. */
+import Type, { type Static } from 'typebox'
+import { MAX_CACHE_RATE_KBIT, PREHEAT_PART_MAX } from './core/limits.ts'
+
+const count = (description: string) => Type.Number({ description, minimum: 0 })
+const text = (description: string, maxLength = 4096) => Type.String({ description, maxLength })
+const closed = { additionalProperties: false } as const
+
+const Counters = Type.Object({ requests: count('of nodes'), bytesToNodes: count('of HTTP'), bytesFromUpstream: count('of HTTP, also what was fetched before nodes asked') })
+export const CacheOrderSchema = Type.Object({
+  name: text('order'), state: text('running, paused or done'), reason: text('why it is paused'), objects: count('named by it'), objectsDone: count('here'),
+  bytes: count('of objects whose size is known'), bytesDone: count('of them'), bytesFetched: count('over the WAN for it; the rest was here'), failures: count('objects that did not come'),
+  failed: Type.Array(Type.Object({ path: text('object'), error: text('why') }), { description: 'the first of them' })
+})
+export type CacheOrderResource = Static<typeof CacheOrderSchema>
+
+export const SiteCacheSchema = Type.Object({
+  site: text('site'), host: text('its gateway'), error: text('why nothing is known; empty: it answers'),
+  requests: count('of nodes'), hits: count('answered from the store'), bytesToNodes: count('served'), bytesFromUpstream: count('of HTTP from the frontend'),
+  savedBytes: count('served and not fetched; HTTPS passes and is in none of these'), storedBytes: count('on the disk'),
+  wanBytes: Type.Object({ static: count('of packets for the cache'), dynamic: count('of packets for nodes') }),
+  classes: Type.Record(Type.String(), Counters), nodes: Type.Array(Type.Object({ node: text('name, or address'), requests: count('requests'), bytes: count('served') })),
+  orders: Type.Array(CacheOrderSchema), aheadBytes: count('parts of large objects that were fetched while nodes read'), room: Type.Boolean({ description: 'false: nothing is kept, the disk is full' }),
+  budget: Type.Union([Type.Object({ rateMbitPerS: Type.Union([Type.Number(), Type.Null()]), totalBytes: Type.Union([Type.Number(), Type.Null()]), usedBytes: count('over the WAN'), paused: text('why nothing is fetched before nodes ask; empty: it is') }), Type.Null()])
+})
+export type SiteCacheResource = Static<typeof SiteCacheSchema>
+
+export const ClusterCachesSchema = Type.Object({
+  cluster: text('name'), id: text('id'), sites: Type.Array(SiteCacheSchema),
+  total: Type.Object({ bytesToNodes: count('served'), bytesFromUpstream: count('fetched'), savedBytes: count('saved'), wanBytes: count('of packets from the frontend'), storedBytes: count('on disks') })
+})
+export type ClusterCachesResource = Static<typeof ClusterCachesSchema>
+
+export const PreheatObjectSchema = Type.Object({
+  path: text('on the frontend', 512), port: Type.Optional(Type.Integer({ minimum: 1, maximum: 65_535 })),
+  sizeBytes: Type.Optional(Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER })), sha256: Type.Optional(Type.String({ pattern: '^[0-9a-f]{64}$' }))
+}, closed)
+export type PreheatObjectResource = Static<typeof PreheatObjectSchema>
+const Site = Type.Optional(Type.String({ minLength: 1, maxLength: 64, description: 'only there; default: all sites with a cache' }))
+export const PreheatBodySchema = Type.Object({
+  order: Type.String({ pattern: '^[a-z0-9][a-z0-9-]{0,63}$', description: 'another one of that name is replaced' }), site: Site,
+  rateKbitPerS: Type.Optional(Type.Integer({ minimum: 1, maximum: MAX_CACHE_RATE_KBIT })), objects: Type.Array(PreheatObjectSchema, { minItems: 1, maxItems: PREHEAT_PART_MAX })
+}, closed)
+export type PreheatBody = Static<typeof PreheatBodySchema>
+export const CancelBodySchema = Type.Object({ order: Type.String({ pattern: '^[a-z0-9][a-z0-9-]{0,63}$' }), site: Site }, closed)
+export const PurgeBodySchema = Type.Object({ prefix: Type.Optional(Type.String({ minLength: 1, maxLength: 512, description: 'of paths; default: all' })), site: Site }, closed)
+
+/** What each site said; one that failed keeps no other from it. */
+export const CacheDeedSchema = Type.Object({ cluster: text('name'), sites: Type.Array(Type.Object({ site: text('site'), error: text('empty: done'), parts: count('removed'), bytes: count('of them') })) })
+export type CacheDeedResource = Static<typeof CacheDeedSchema>
+
+export const CachedObjectSchema = Type.Object({
+  class: text('listed, named or validated'), port: count('of the frontend'), path: text('object'), bytes: count('in the store'), parts: count('in the store'),
+  sizeBytes: Type.Union([Type.Number(), Type.Null()], { description: 'of the whole; null: not known' }), sha256: Type.Union([Type.String(), Type.Null()], { description: 'null: not known' }), asked: count('requests of nodes that the log still has')
+})
+export type CachedObjectResource = Static<typeof CachedObjectSchema>
+export const CachedObjectsSchema = Type.Object({
+  site: text('site'), objects: Type.Array(CachedObjectSchema), next: Type.Union([Type.String(), Type.Null()], { description: 'after= of the next page; null: this is the last' })
+})
+export type CachedObjectsResource = Static<typeof CachedObjectsSchema>

@@ -1,0 +1,131 @@
+/** `musubi cache` against the real routes, and what it makes of manifests, logs and mirrors. */
+import { mkdir, writeFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { pino } from 'pino'
+import t from 'tap'
+import { addCacheRoutes } from '../../../agent/api/cache-routes.ts'
+import type { Caches } from '../../../agent/cache/fleet.ts'
+import { run } from '../../../agent/exec.ts'
+import { exportManifest, fromAccessLog, fromManifest, fromMirror, partsOf } from '../../../cli/manifest.ts'
+import { cachesText, HTTPS_NOTE, ordersByName } from '../../../cli/render/cache.ts'
+import type { CacheOrderResource, CachedObjectResource, PreheatBody, SiteCacheResource } from '../../../protocol/cache-api.ts'
+import { PREHEAT_PART_MAX } from '../../../protocol/core/limits.ts'
+import { createApi } from '../../../protocol/rest/server.ts'
+
+const CLI = join(dirname(dirname(dirname(import.meta.dirname))), 'cli', 'main.ts')
+const HEX = 'a'.repeat(64)
+const object = (path: string, part: Partial<CachedObjectResource> = {}): CachedObjectResource => ({ class: 'named', port: 80, path, bytes: 5, parts: 1, sizeBytes: 4, sha256: null, asked: 1, ...part })
+const order = (name: string, part: Partial<CacheOrderResource> = {}): CacheOrderResource => ({ name, state: 'done', reason: '', objects: 2, objectsDone: 2, bytes: 10, bytesDone: 10, bytesFetched: 10, failures: 0, failed: [], ...part })
+const siteOf = (site: string, part: Partial<SiteCacheResource> = {}): SiteCacheResource => ({
+  site, host: `${site}-1`, error: '', requests: 10, hits: 7, bytesToNodes: 5e6, bytesFromUpstream: 2e6, savedBytes: 3e6, storedBytes: 2e6, wanBytes: { static: 2e6, dynamic: 1e5 },
+  classes: { named: { requests: 10, bytesToNodes: 5e6, bytesFromUpstream: 2e6 } }, nodes: [{ node: 'demo-osaka-002', requests: 10, bytes: 5e6 }], orders: [], aheadBytes: 0, room: true, budget: null, ...part
+})
+
+t.test('manifests are read strictly, and errors name the object', t => {
+  t.same(fromManifest(JSON.stringify({ objects: [{ path: '/a', size: 5, sha256: HEX }, { path: '/b', port: 8080, more: 1 }] })), [{ path: '/a', sizeBytes: 5, sha256: HEX }, { path: '/b', port: 8080 }])
+  for (const bad of ['', '[]', '{}', '{"objects":[]}', '{"objects":[{}]}', '{"objects":[{"path":"http://x/a"}]}', '{"objects":[{"path":"/a","size":-1}]}', '{"objects":[{"path":"/a","sha256":"x"}]}', '{"objects":[{"path":"/a\\tb"}]}', '{"objects":[{"path":"/a/../b"}]}', '{"objects":[null]}']) {
+    t.throws(() => fromManifest(bad), { code: 'INVALID_INPUT' }, bad)
+  }
+  t.end()
+})
+
+t.test('of access logs the successful GETs count, the most asked first', t => {
+  const lines = [
+    '10.42.1.1 - - [23/Nov/2026:10:00:00 +0000] "GET /b.rpm HTTP/1.1" 200 512 "-" "dnf"', '10.42.1.2 - - [23/Nov/2026:10:00:00 +0000] "GET /b.rpm HTTP/1.1" 206 512 "-" "dnf"', '10.42.1.1 - bob [23/Nov/2026:10:00:01 +0000] "GET /a.rpm HTTP/1.0" 200 5',
+    '10.42.1.1 - - [x] "POST /p HTTP/1.1" 200 5', '10.42.1.1 - - [x] "GET /none HTTP/1.1" 404 5', '10.42.1.1 - - [x] "GET http://other/x HTTP/1.1" 200 5', 'rubbish', '',
+    JSON.stringify({ at: 1, node: '10.42.1.1', class: 'named', method: 'GET', target: '/c.img', status: 200, asked: 80 }), JSON.stringify({ node: '127.0.0.1', class: 'named', method: 'GET', target: '/own', status: 200, asked: 80 }),
+    JSON.stringify({ node: '10.42.1.1', class: 'dynamic', method: 'GET', target: '/ks', status: 200, asked: 80 }), '{"broken'
+  ]
+  t.same(fromAccessLog(lines.join('\n')), [{ path: '/b.rpm' }, { path: '/a.rpm' }, { path: '/c.img' }])
+  t.throws(() => fromAccessLog('rubbish\n'), { code: 'INVALID_INPUT', message: /names no object/ })
+  t.end()
+})
+
+t.test('a mirror: paths below the prefix, sizes and digests; links are left out', async t => {
+  const dir = t.testdir({ 'a.rpm': 'hello', sub: { 'b.rpm': '' }, link: t.fixture('symlink', '/etc/passwd') })
+  t.same(await fromMirror(dir, '/install/'), [
+    { path: '/install/a.rpm', sizeBytes: 5, sha256: '2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824' },
+    { path: '/install/sub/b.rpm', sizeBytes: 0, sha256: 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855' }
+  ])
+  await t.rejects(fromMirror(dir, 'install'), { code: 'INVALID_INPUT' })
+  await t.rejects(fromMirror(join(dir, 'nothing'), '/'), { code: 'INVALID_INPUT' })
+})
+
+t.test('parts fit one question each, and together are all', t => {
+  const many = Array.from({ length: 2 * PREHEAT_PART_MAX + 1 }, (_, i) => ({ path: `/${i}` }))
+  t.same(partsOf(many).map(part => part.length), [PREHEAT_PART_MAX, PREHEAT_PART_MAX, 1])
+  t.same(partsOf(many).flat(), many)
+  const long = Array.from({ length: 200 }, (_, i) => ({ path: `/${i}/${'x'.repeat(500)}` }))
+  t.ok(partsOf(long).every(part => JSON.stringify(part).length < 70_000))
+  t.same(partsOf(long).flat(), long)
+  t.same(partsOf([]), [])
+  t.end()
+})
+
+t.test('an export is a manifest of what nodes asked for', t => {
+  const objects = [object('/a', { asked: 1 }), object('/b', { asked: 5, sha256: HEX, port: 8080 }), object('/c', { asked: 0 }), object('/a', { class: 'listed', asked: 2, sha256: HEX, sizeBytes: 9 })]
+  const wanted = [{ path: '/b', port: 8080, size: 4, sha256: HEX }, { path: '/a', size: 9, sha256: HEX }]
+  t.same(exportManifest(objects, false), { objects: wanted })
+  t.same(exportManifest(objects, true), { objects: [...wanted, { path: '/c', size: 4 }] })
+  t.same(fromManifest(JSON.stringify(exportManifest(objects, false))).map(({ path }) => path), ['/b', '/a'], 'which preheat takes')
+  t.end()
+})
+
+t.test('parts of an order are told as one, and what waits says why', t => {
+  t.same(ordersByName([order('big-p000'), order('big-p001', { state: 'running', objectsDone: 1, failures: 1, failed: [{ path: '/x', error: '404' }] }), order('other')]), [
+    order('big', { state: 'running', objects: 4, objectsDone: 3, bytes: 20, bytesDone: 20, bytesFetched: 20, failures: 1, failed: [{ path: '/x', error: '404' }] }), order('other')
+  ])
+  const text = cachesText([{
+    cluster: 'demo', id: 'i', total: { bytesToNodes: 0, bytesFromUpstream: 0, savedBytes: 0, wanBytes: 0, storedBytes: 0 },
+    sites: [siteOf('osaka', { room: false, orders: [order('mine', { state: 'paused', reason: 'used up' })], budget: { rateMbitPerS: 8, totalBytes: 2e6, usedBytes: 2.1e6, paused: 'used up' } }), siteOf('kyoto', { error: 'does not answer' })]
+  }], true)
+  for (const part of ['3.0 MB', 'preheat mine: paused (used up), 2/2 objects', '2.1 MB of 2.0 MB over the WAN, 8 Mbit/s before nodes ask; PAUSED: used up', 'NO ROOM', 'demo-osaka-002', 'kyoto-1): does not answer', HTTPS_NOTE]) t.ok(text.includes(part), part)
+  t.match(cachesText([], false), /No cache is running/)
+  t.end()
+})
+
+t.test('the commands over the routes', async t => {
+  const posted: PreheatBody[] = []
+  const cancelled: string[] = []
+  let looks = 0
+  const caches: Caches = {
+    status: cluster => Promise.resolve({
+      cluster, id: 'i', total: { bytesToNodes: 5e6, bytesFromUpstream: 2e6, savedBytes: 3e6, wanBytes: 2.1e6, storedBytes: 2e6 },
+      sites: [siteOf('osaka', { orders: posted.filter(one => !cancelled.includes(one.order)).map(one => order(one.order, { objects: one.objects.length, objectsDone: one.objects.length, state: looks++ > 1 ? 'done' : 'running' })) })]
+    }),
+    preheat: (cluster, body) => { posted.push(body); return Promise.resolve({ cluster, sites: [{ site: 'osaka', error: body.order === 'bad' ? 'refused' : '', parts: 0, bytes: 0 }] }) },
+    cancel: (cluster, name) => { cancelled.push(name); return Promise.resolve({ cluster, sites: [{ site: 'osaka', error: '', parts: 0, bytes: 0 }] }) },
+    purge: (cluster, prefix, site) => Promise.resolve({ cluster, sites: [{ site: site ?? 'osaka', error: '', parts: prefix === undefined ? 9 : 3, bytes: 3e6 }] }),
+    list: (_cluster, { after }) => Promise.resolve(after === undefined ? { site: 'osaka', objects: [object('/a')], next: '/a 80 named' } : { site: 'osaka', objects: [object('/b', { asked: 7 })], next: null })
+  }
+  const api = await createApi({ title: 'test', description: 'test', logger: pino({ level: 'silent' }) })
+  addCacheRoutes(api, () => caches)
+  const dir = t.testdir({})
+  const socket = join(dir, 'agent.sock')
+  await api.listen({ path: socket })
+  t.teardown(() => api.close())
+  const musubi = async (...args: string[]): Promise<{ stdout: string, stderr: string, exitCode: number }> => await run(process.execPath, [CLI, '--socket', socket, 'cache', ...args], { okCodes: [1, 2], timeoutMs: 60_000 })
+
+  t.match((await musubi('status', 'demo', '--nodes')).stdout, /saved +over the wan[\s\S]*demo +osaka[\s\S]*demo-osaka-002[\s\S]*HTTPS passes/i)
+  t.match(JSON.parse((await musubi('status', 'demo', '--json')).stdout), [{ cluster: 'demo', total: { savedBytes: 3e6 } }])
+  t.match((await musubi('list', 'demo')).stdout, /\/a +named[\s\S]*\/b +named[\s\S]*2 objects, 10 B at osaka/)
+  t.match(await musubi('purge', 'demo', '--prefix', '/a'), { exitCode: 2, stderr: /--yes/ })
+  t.match(await musubi('purge', 'demo', '--prefix', '/a', '--yes'), { exitCode: 0, stdout: /osaka: 3 parts, 3.0 MB removed/ })
+  const exported = (await musubi('export', 'demo')).stdout
+  t.same(JSON.parse(exported), { objects: [{ path: '/b', size: 4 }, { path: '/a', size: 4 }] })
+
+  await mkdir(join(dir, 'mirror'))
+  await writeFile(join(dir, 'mirror', 'x'), 'x')
+  await writeFile(join(dir, 'm.json'), exported)
+  t.match(await musubi('preheat', 'demo', '--manifest', join(dir, 'm.json'), '--rate', '8Mbit/s', '--wait'), { exitCode: 0, stdout: /osaka: 2 objects ordered as manual/, stderr: /done, 2\/2 objects/ })
+  t.same(posted, [{ order: 'manual', objects: [{ path: '/b', sizeBytes: 4 }, { path: '/a', sizeBytes: 4 }], rateKbitPerS: 8_000 }])
+  t.match(await musubi('preheat', 'demo', '--mirror', join(dir, 'mirror'), '--prefix', '/i', '--order', 'mirror', '--site', 'osaka'), { exitCode: 0 })
+  t.match(posted.at(-1), { order: 'mirror', site: 'osaka', objects: [{ path: '/i/x', sizeBytes: 1 }] })
+  t.match(await musubi('preheat', 'demo', '--order', 'mirror', '--cancel'), { exitCode: 0, stdout: /mirror is taken away/ })
+  t.same(cancelled, ['mirror'])
+  t.match(await musubi('preheat', 'demo', '--order', 'mirror', '--cancel'), { exitCode: 1, stderr: /no cache of demo has an order "mirror"/ })
+  t.match(await musubi('preheat', 'demo', '--manifest', join(dir, 'm.json'), '--order', 'bad'), { exitCode: 1, stdout: /FAILED: refused/ })
+  for (const args of [[], ['--manifest', 'a', '--log', 'b'], ['--mirror', dir], ['--prefix', '/a', '--log', 'b'], ['--manifest', join(dir, 'm.json'), '--rate', 'fast'], ['--manifest', join(dir, 'm.json'), '--order', 'Profile!'], ['--manifest', join(dir, 'no.json')]]) {
+    t.match(await musubi('preheat', 'demo', ...args), { exitCode: 2 }, args.join(' '))
+  }
+})

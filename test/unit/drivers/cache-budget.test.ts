@@ -1,0 +1,28 @@
+import t from 'tap'
+import { budgetState, withBudget } from '../../../agent/drivers/cache/budget.ts'
+import { eachOrder, orderNames, putOrder } from '../../../agent/drivers/cache/orders.ts'
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+
+t.test('a budget is used by all that comes from the frontend', t => {
+  t.equal(budgetState({}, { static: 5, dynamic: 5 }), null)
+  t.strictSame(budgetState({ budget: { rateMbitPerS: 8 } }, { static: 5e12, dynamic: 5 }), { rateMbitPerS: 8, totalBytes: null, usedBytes: 5e12 + 5, paused: '' })
+  t.strictSame(budgetState({ budget: { totalBytes: 100 } }, { static: 60, dynamic: 39 }), { rateMbitPerS: null, totalBytes: 100, usedBytes: 99, paused: '' })
+  t.match(budgetState({ budget: { totalBytes: 100 } }, { static: 60, dynamic: 40 }), { paused: 'the WAN budget of 100 bytes is used up' })
+  t.end()
+})
+
+t.test('orders say what the budget allows, and nothing of it when there is none any more', async t => {
+  const order = 'rate\t3\nobject\t80\t/a\t-\t-\n'
+  t.equal(withBudget(order, null), order)
+  t.equal(withBudget('', { rateMbitPerS: 8, paused: 'x' }), '', 'an order that is taken away stays away')
+  const both = withBudget(order, { rateMbitPerS: 8, paused: 'used up' })
+  t.equal(both, `cap\t8\npause\tused up\n${order}`)
+  t.equal(withBudget(both, { rateMbitPerS: 8, paused: 'used up' }), both)
+  t.equal(withBudget(both, null), order)
+  const dir = join(t.testdir({}), 'orders')
+  for (const name of ['a', 'b']) await putOrder(dir, name, order)
+  await eachOrder(dir, text => withBudget(text, { rateMbitPerS: null, paused: 'used up' }))
+  t.same(await orderNames(dir), ['a', 'b'])
+  for (const name of ['a', 'b']) t.equal(await readFile(join(dir, `${name}.tsv`), 'utf8'), `pause\tused up\n${order}`)
+})

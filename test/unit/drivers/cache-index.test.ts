@@ -1,0 +1,58 @@
+import { readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { gzipSync } from 'node:zlib'
+import t from 'tap'
+import { run } from '../../../agent/exec.ts'
+
+// What an index says becomes part of the engine's configuration: nothing of it may be more than a path and a digest.
+const PROGRAM = fileURLToPath(new URL('../../../agent/drivers/cache/fetcher/index.pl', import.meta.url))
+const A = 'a'.repeat(64)
+const B = 'b'.repeat(64)
+
+async function read (dir: string, kind: string, text: string | Buffer, name = 'index'): Promise<string[] | null> {
+  await writeFile(join(dir, name), text)
+  const { stdout, exitCode } = await run('perl', [PROGRAM, kind, join(dir, name)], { okCodes: [1, 2, 9, 255, 29] })
+  return exitCode === 0 ? stdout.split('\n').slice(0, -1) : null
+}
+
+t.test('repositories of RPM', async t => {
+  const dir = t.testdir()
+  const data = (type: string, href: string): string => `<data type="${type}"><checksum type="sha256">${A}</checksum>\n<location\n href="${href}"/><size>12</size></data>`
+  t.same(await read(dir, 'repomd', `<repomd>${data('filelists', 'repodata/f.xml.gz')}${data('primary', 'repodata/p.xml.gz')}</repomd>`), [`repodata/p.xml.gz\t12\t${A}`])
+  for (const href of ['../p.xml.gz', '/../p', 'a/../b', '.hidden', 'a b', 'a&quot;b', 'a;b', 'x/', 'a\tb', 'a'.repeat(600)]) t.same(await read(dir, 'repomd', `<repomd>${data('primary', href)}</repomd>`), [], href)
+  const one = (path: string, sha: string, type = 'sha256'): string => `<package type="rpm"><checksum type="${type}" pkgid="YES">${sha}</checksum><size package="7" installed="9"/><location href="${path}"/></package>`
+  t.same(await read(dir, 'primary', gzipSync(`<metadata>${one('Packages/a-1.rpm', A)}\n${one('Packages/c++.rpm', B)}${one('b.rpm', A, 'sha')}</metadata>`), 'p.gz'), [`Packages/a-1.rpm\t7\t${A}`, `Packages/c++.rpm\t7\t${B}`])
+  t.same(await read(dir, 'primary', 'no XML at all'), [])
+})
+
+t.test('repositories of Debian', async t => {
+  const dir = t.testdir()
+  const release = `Origin: x\nMD5Sum:\n ${'c'.repeat(32)} 5 main/binary-amd64/Packages.gz\nSHA256:\n ${A} 5 main/binary-amd64/Packages\n ${A} 6 main/binary-amd64/Packages.gz\n ${B} 4 main/binary-amd64/Packages.xz\n ${B} 4 main/source/Sources.xz\nSHA512:\n`
+  t.same(await read(dir, 'release', release), [`main/binary-amd64/Packages.xz\t4\t${B}`])
+  t.same(await read(dir, 'packages', `Package: a\nFilename: pool/a_1.deb\nSize: 3\nSHA256: ${A}\n\nPackage: b\nFilename: ../b\nSize: 3\nSHA256: ${A}\n\nPackage: c\nFilename: pool/c\nSize: 3\n`), [`pool/a_1.deb\t3\t${A}`])
+})
+
+t.test('manifests', async t => {
+  const dir = t.testdir()
+  t.same(await read(dir, 'manifest', JSON.stringify({ objects: [{ path: '/a', size: 1, sha256: A }, { path: '/b"; include x', size: 1, sha256: A }, { path: '/c', size: 'x', sha256: A }, { path: '/d', size: 1, sha256: A.toUpperCase() }, { path: ['/e'], size: 1, sha256: A }, null, 7] })), [`/a\t1\t${A}`])
+  for (const text of ['', '[]', '{"objects":{}}', '{', '['.repeat(1000)]) t.equal(await read(dir, 'manifest', text), null, text.slice(0, 20))
+})
+
+t.test('the engine\'s list: no name twice, whatever case it has, and what is denied is not there', async t => {
+  const dir = t.testdir()
+  const lists = {
+    one: `x/a.rpm\t1\t${A}\nx/c++.rpm\t1\t${A}\nx/Upper.rpm\t1\t${A}\nx/upper.rpm\t1\t${B}\nx/bad.rpm\t1\t${A}\n`,
+    two: `/r/x/a.rpm\t1\t${A}\n/r/x/other.rpm\t1\t${A}\n`,
+    three: `/r/x/other.rpm\t1\t${B}\n`
+  }
+  for (const [name, text] of Object.entries(lists)) await writeFile(join(dir, name), text)
+  await writeFile(join(dir, 'denied'), `80:/r/x/bad.rpm ${A}\n`)
+  const { stdout } = await run('perl', [PROGRAM, 'listed', join(dir, 'denied'), '80', '/r/', join(dir, 'one'), '80', '', join(dir, 'two'), '80', '', join(dir, 'three')])
+  t.same(stdout.split('\n').slice(0, -1), [
+    `"80:/r/x/a.rpm" "${A} 80:/r/x/a.rpm";`,
+    `"80:/r/x/c++.rpm" "${A} 80:/r/x/c++.rpm";`,
+    `"80:/r/x/c%2b%2b.rpm" "${A} 80:/r/x/c%2b%2b.rpm";`
+  ], 'two digests for one path, or two paths but for case, are none')
+  t.ok((await readFile(join(dir, 'one'), 'utf8')).includes('Upper.rpm'))
+})
