@@ -147,13 +147,23 @@ export function createLibvirtDriver (options: LibvirtDriverOptions): ComputeDriv
     }
   }
 
+  /** Every start begins with a pause: libvirt may be at work on one whose caller was killed, and have ended it by now. */
+  async function resume ({ domain, mark }: KnownDomain, signal: AbortSignal): Promise<void> {
+    try {
+      await virsh.change(['resume', '--domain', domain], signal)
+    } catch (error) {
+      const now = await look(mark.name, signal)
+      if (now === null || !isRunning(now.state)) throw error
+    }
+  }
+
   /** Brings a domain of the right spec to work without a restart where that is possible; false: it needs one. */
   async function mend (known: KnownDomain, signal: AbortSignal): Promise<boolean> {
     const links = await listLinks(signal)
     if (problemOf(known, links) === null) return true
     const cards = cardsOf(known.mark)
     if (!cards.every(({ tap }) => links.has(tap))) return false
-    if (known.state === 'paused') await virsh.change(['resume', '--domain', known.domain], signal)
+    if (known.state === 'paused') await resume(known, signal)
     else if (!isRunning(known.state)) return false
     // the bridge was made anew under a running guest
     for (const { tap, bridge } of cards) await run('ip', ['link', 'set', 'dev', tap, 'master', bridge, 'up'], { signal })
