@@ -9,6 +9,7 @@ import { promisify } from 'node:util'
 import { gzipSync } from 'node:zlib'
 import t from 'tap'
 import type { Test } from 'tap'
+import { above } from '../../agent/drivers/cache/nginx-conf.ts'
 
 // What a frontend or a node says to the programs beside the engine, to make them large, slow, or wrong. They need no privileges here.
 const FETCHER = join(import.meta.dirname, '../../agent/drivers/cache/fetcher')
@@ -75,6 +76,19 @@ t.test('no list keeps the engine from starting', async t => {
   t.ok(await engineTakes(t, `${kept.join('\n')}\n`))
   const usual = Array.from({ length: 50_000 }, (_, i) => `/install/Packages/lib-${i}.x86_64.rpm`)
   t.equal((await listed(t, usual)).length, usual.length, 'names of packages are far from that')
+  const many = await listed(t, Array.from({ length: 100_500 }, (_, i) => `/install/Packages/lib-${i}.x86_64.rpm`))
+  t.equal(many.length, 100_000, 'of more than it takes some are listed: no list at all would leave an old one')
+})
+
+t.test('lengths that are too large are told by their digits', t => {
+  for (const least of [9, 4_194_304, 16_777_216, 8_589_934_592, 134_217_728, 1_099_511_627_776]) {
+    const pattern = new RegExp(`^(?:${above(least).replaceAll('\\\\', '\\')})$`)
+    for (const near of [0, 1, least - 1, least]) t.notMatch(String(near), pattern)
+    for (const near of [least + 1, least + 9, least * 2, least * 10, 1e15]) t.match(String(near), pattern)
+    t.match(`00${least + 1}`, pattern)
+    t.notMatch('', pattern)
+  }
+  t.end()
 })
 
 const LOG_SCRIPT = `use lib '${FETCHER}'; use Ahead; my ($log, $list) = @ARGV; my @told;

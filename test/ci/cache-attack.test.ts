@@ -58,6 +58,12 @@ async function main (t: Test): Promise<void> {
   }
   const live = async (): Promise<boolean> => (await run('nft', ['list', 'set', 'bridge', 'mz_cache', 'live'], { netns: SITE })).stdout.includes('expires')
 
+  await t.test('a part of a dynamic answer is asked for by its node alone, and only once', async t => {
+    t.equal((await lab.get(bad, url('/cgi-bin/large'), ['-r', '0-4194303'])).bytes, 4_194_304)
+    await delay(1_000)
+    t.same((await noted('/cgi-bin/large')).map(({ from, range }) => `${from} ${range}`), [`${bad.address} bytes=0-4194303`])
+  })
+
   await t.test('an object without an end is not fetched for nobody', async t => {
     for (const name of ['huge', 'stretched']) {
       t.equal((await lab.get(bad, url(`/images/${digest(name)}/${name}`), ['-m', '2'])).exitCode, 28, `${name} is poured out`)
@@ -79,12 +85,6 @@ async function main (t: Test): Promise<void> {
     t.equal(await lab.text(good, url('/files/turncoat')), 'a', 'and what it says now')
     t.equal(await lab.text(third, url('/files/turncoat')), 'a')
     t.equal((await noted('/files/turncoat')).filter(({ method }) => method === 'GET').length, 2, 'which is kept')
-  })
-
-  await t.test('a part of a dynamic answer is asked for by its node alone, and only once', async t => {
-    t.equal((await lab.get(bad, url('/cgi-bin/large'), ['-r', '0-4194303'])).bytes, 4_194_304)
-    await delay(1_000)
-    t.same((await noted('/cgi-bin/large')).map(({ from, range }) => `${from} ${range}`), [`${bad.address} bytes=0-4194303`])
   })
 
   await t.test('what is fetched before nodes ask is what they find, on any port, and a frontend cannot say that it is kept', async t => {

@@ -167,7 +167,7 @@ function renderRule (rule: ClassRule): string {
 export function above (least: number): string {
   const digits = String(least)
   const larger = Array.from(digits).flatMap((digit, i) => digit === '9' ? [] : [`${digits.slice(0, i)}[${Number(digit) + 1}-9]\\d{${digits.length - i - 1}}`])
-  return `0*(?:\\d{${digits.length + 1},}|${larger.join('|')})`
+  return `0*(?:${[`\\d{${digits.length + 1},}`, ...larger].join('|')})`
 }
 
 /** A regular expression inside a quoted nginx parameter: backslashes and quotes are its own there. */
