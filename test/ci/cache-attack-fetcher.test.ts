@@ -9,6 +9,7 @@ import { promisify } from 'node:util'
 import { gzipSync } from 'node:zlib'
 import t from 'tap'
 import type { Test } from 'tap'
+import { storedBytes } from '../../agent/drivers/cache/accounting.ts'
 import { above } from '../../agent/drivers/cache/nginx-conf.ts'
 
 // What a frontend or a node says to the programs beside the engine, to make them large, slow, or wrong. They need no privileges here.
@@ -78,6 +79,21 @@ t.test('no list keeps the engine from starting', async t => {
   t.equal((await listed(t, usual)).length, usual.length, 'names of packages are far from that')
   const many = await listed(t, Array.from({ length: 100_500 }, (_, i) => `/install/Packages/lib-${i}.x86_64.rpm`))
   t.equal(many.length, 100_000, 'of more than it takes some are listed: no list at all would leave an old one')
+})
+
+t.test('no manifests make the fetcher hold more than the engine has a list for', async t => {
+  const dir = t.testdir()
+  for (const i of [1, 2, 3]) await writeFile(join(dir, `list${i}`), Array.from({ length: 60_000 }, (_, n) => `/o/${i}/${n}\t1\t${SHA}\n`).join(''))
+  const script = `use lib '${FETCHER}'; use Ahead; my $a = Ahead->new(log => '/nonexistent', slice => 1, ports => {}, listed => sub {});
+    for my $i (1, 2, 3) { $a->manifest(80, "m$i", ["${dir}/list$i"]) } print scalar(keys %{$a->{place}}), "\\n"; $a->manifest(80, 'm1', []); $a->manifest(80, 'm3', ["${dir}/list3"]); print scalar(keys %{$a->{place}}), "\\n";`
+  t.equal((await run('perl', ['-e', script])).stdout, '100000\n100000\n', 'and there is room again when one goes')
+})
+
+t.test('bytes of a store are those of a folder, not of what a link in its place leads to', async t => {
+  const dir = t.testdir({ store: { a: 'xyz' }, link: t.fixture('symlink', 'store') })
+  t.equal(await storedBytes(join(dir, 'store')), 3)
+  t.equal(await storedBytes(join(dir, 'link')), 0)
+  t.equal(await storedBytes(join(dir, 'none')), 0)
 })
 
 t.test('lengths that are too large are told by their digits', t => {

@@ -10,6 +10,7 @@ use constant OBJECTS => 48;         # of a manifest, beyond the one that a node 
 use constant OBJECTS_BYTES => 67_108_864;
 use constant KNOWN_MAX => 8192;     # what was asked for lately
 use constant QUEUE_MAX => 4096;     # of what nodes ask for faster than it can be fetched, the rest is left to them
+use constant PLACES_MAX => 100_000; # of all manifests: as many as the engine's list has
 use constant READ_BYTES => 1_048_576;
 use constant LOG_BYTES_MAX => 4_194_304;
 
@@ -21,13 +22,13 @@ sub new {
 # A manifest, as LISTS of its objects; what the same manifest said before is forgotten.
 sub manifest {
   my ($self, $port, $name, $lists) = @_;
-  my @objects;
+  $self->forget($name);
+  my ($place, @objects) = $self->{place};
+  my $room = PLACES_MAX - keys %$place;
   for my $list (@$lists) {
     open(my $file, '<', $list) or next;
-    while (<$file>) { chomp; push @objects, [split /\t/] }
+    while (@objects < $room && defined($_ = <$file>)) { chomp; push @objects, [split /\t/] }
   }
-  my $place = $self->{place};
-  delete @$place{grep { $place->{$_}[0] eq $name } keys %$place};
   $place->{"$port $objects[$_][0]"} = [$name, $_, \@objects] for 0 .. $#objects;
 }
 
