@@ -15,6 +15,8 @@ import { above } from '../../agent/drivers/cache/nginx-conf.ts'
 // What a frontend or a node says to the programs beside the engine, to make them large, slow, or wrong. They need no privileges here.
 const FETCHER = join(import.meta.dirname, '../../agent/drivers/cache/fetcher')
 const INDEX = join(FETCHER, 'index.pl')
+/** Debian's own, which every host has. */
+const PERL = 'perl'
 const SHA = 'a'.repeat(64)
 const MIB = 1024 * 1024
 /** What reads an index may take: it streams. */
@@ -160,7 +162,7 @@ t.test('an index that is gone, or can no longer be read, is believed no more, al
   // two seconds after it begins a day is taken back from what tells the time of day
   await writeFile(join(dir, 'fetcher', 'Jump.pm'), `package Jump; use strict; use warnings; require Time::HiRes; my $real = \\&Time::HiRes::time; my $begun = $real->();
     no warnings 'redefine'; *Time::HiRes::time = sub () { my $now = $real->(); return $now - $begun > 2 ? $now - 86_400 : $now }; 1;\n`)
-  const child = execFile('perl', [`-I${dirname(program)}`, '-MJump', program, engine, join(dir, 'orders'), '4194304', '10.42.0.1', `80:${(server.address() as AddressInfo).port}`])
+  const child = execFile(PERL, [`-I${dirname(program)}`, '-MJump', program, engine, join(dir, 'orders'), '4194304', '10.42.0.1', `80:${(server.address() as AddressInfo).port}`])
   t.teardown(() => { child.kill('SIGKILL') })
   const map = async (): Promise<string> => await readFile(join(engine, 'listed.map'), 'utf8').catch(() => 'none')
   const becomes = async (what: string, holds: (text: string) => boolean): Promise<void> => {
