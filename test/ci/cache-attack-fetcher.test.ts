@@ -1,5 +1,6 @@
 import { execFile, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
+import { once } from 'node:events'
 import { appendFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -111,7 +112,7 @@ t.test('lengths that are too large are told by their digits', t => {
 
 const LOG_SCRIPT = `use lib '${FETCHER}'; use Ahead; my ($log, $list) = @ARGV; my @told;
 my $a = Ahead->new(log => $log, slice => 4194304, ports => { 80 => 1 }, listed => sub { push @told, "@_" });
-$a->manifest(80, 'm', [$list]); $a->look while <STDIN>;
+$a->manifest(80, 'm', [$list]); $| = 1; print "ready\\n"; $a->look while <STDIN>;
 my $first = $a->next; $first->{done}->({ %$first, error => undef, store => 'MISS', way => 'listed', bytes => 1 }) if $first;
 print scalar(@{$a->{queue}}), "\\n", $first ? "$first->{path} $first->{range}" : '-', "\\n", join(';', @told), "\\n";`
 
@@ -119,10 +120,11 @@ print scalar(@{$a->{queue}}), "\\n", $first ? "$first->{path} $first->{range}" :
 async function ahead (t: Test, lines: readonly string[], objects: readonly string[] = []): Promise<{ queued: number, first: string, told: string }> {
   const dir = t.testdir({ log: '', list: objects.map(path => `${path}\t1\t${SHA}\n`).join('') })
   const child = run('perl', ['-e', LOG_SCRIPT, join(dir, 'log'), join(dir, 'list')], { timeout: 60_000 })
-  await delay(300)
+  const { stdin, stdout } = child.child
+  if (stdout !== null) await once(stdout, 'data')
   await appendFile(join(dir, 'log'), lines.map(line => `${line}\n`).join(''))
-  child.child.stdin?.end('\n'.repeat(20))
-  const [queued = '', first = '', told = ''] = (await child).stdout.split('\n')
+  stdin?.end('\n'.repeat(20))
+  const [, queued = '', first = '', told = ''] = (await child).stdout.split('\n')
   return { queued: Number(queued), first, told }
 }
 
@@ -191,7 +193,7 @@ t.test('an index that is gone, or can no longer be read, is believed no more, al
   const master = spawn('sh', ['-c', 'for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 60 & done; wait'], { detached: true, stdio: 'ignore' })
   const group = -(master.pid ?? Number.NaN)
   t.teardown(() => { process.kill(group, 'SIGKILL') })
-  await delay(300)
+  for (let tries = 0; tries < 100 && (await readFile(`/proc/${-group}/task/${-group}/children`, 'utf8')).split(' ').length < 12; tries++) await delay(100)
   await writeFile(join(engine, 'nginx.pid'), `${-group}\n`)
   const other = good.replace('a.rpm', 'b.rpm')
   answer = { status: 200, body: other }
