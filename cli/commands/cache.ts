@@ -51,7 +51,7 @@ Examples:
     .option('--prefix <path>', 'only paths that begin so; default: all')
     .option('--site <site>', 'only there')
     .option('--yes', 'do not ask')
-    .addHelpText('after', '\nNo object has to be purged for being out of date: a cache asks the frontend.\n\nExamples:\n  musubi cache purge demo --prefix /install/RPMS/ --yes\n  musubi cache purge demo --site osaka')
+    .addHelpText('after', '\nWhat is kept under a name that never changes (a digest in it, or spec.cache.profile.immutable) is not asked for again: purge it when it\ndid change. Nothing else has to be purged for being out of date.\n\nExamples:\n  musubi cache purge demo --prefix /install/RPMS/ --yes\n  musubi cache purge demo --site osaka')
     .action(async (name: string, o: { prefix?: string, site?: string, yes?: boolean }, command: Command) => {
       await confirm(`${o.prefix === undefined ? 'all objects' : `objects below ${o.prefix}`} of the caches of ${name}${o.site === undefined ? '' : ` at ${o.site}`} are removed, and come over the WAN again when asked for`, o.yes)
       deed(await call<CacheDeedResource>(agentEndpoint(command), 'POST', cachePath(name, '/purge'), { ...o.prefix === undefined ? {} : { prefix: o.prefix }, ...o.site === undefined ? {} : { site: o.site } }), command, ({ parts, bytes: gone }) => `${parts} parts, ${bytes(gone)} removed`)

@@ -1,5 +1,5 @@
 import { constants } from 'node:fs'
-import { open, readdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
+import { lstat, open, readdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { MAX_NODES_PER_CLUSTER } from '../../../protocol/core/limits.ts'
 import { REQUEST_CLASSES } from './classes.ts'
@@ -141,6 +141,8 @@ async function readState (path: string): Promise<LogState> {
 
 /** Bytes of stored objects, and of those on their way in. */
 export async function storedBytes (folder: string): Promise<number> {
+  // a link of the engine's leads this process, which is root, nowhere
+  if ((await lstat(folder).catch(ignoreMissing))?.isDirectory() !== true) return 0
   const entries = await readdir(folder, { recursive: true, withFileTypes: true }).catch(ignoreMissing)
   let sum = 0
   for (const entry of entries ?? []) {

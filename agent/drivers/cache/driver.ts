@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
-import { mkdir, stat } from 'node:fs/promises'
+import { mkdir, rm, stat } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
@@ -73,7 +73,7 @@ const LAUNCHER = fileURLToPath(new URL('./launch.pl', import.meta.url))
 const PROBER = fileURLToPath(new URL('./prober.pl', import.meta.url))
 /** It goes on over upgrades: another program under the same name is another service. */
 const FETCHER = fileURLToPath(new URL('./fetcher/main.pl', import.meta.url))
-const FETCHER_PRINT = fingerprint(['main.pl', 'Ahead.pm', 'Http.pm', 'Indexes.pm', 'Orders.pm', 'index.pl'].map(file => readFileSync(new URL(`./fetcher/${file}`, import.meta.url), 'utf8')))
+const FETCHER_PRINT = fingerprint(['main.pl', 'Ahead.pm', 'Clock.pm', 'Http.pm', 'Indexes.pm', 'Orders.pm', 'index.pl'].map(file => readFileSync(new URL(`./fetcher/${file}`, import.meta.url), 'utf8')))
 const PROBER_PRINT = fingerprint(readFileSync(PROBER, 'utf8'))
 /** It talks TCP, so it is not root: it may write to the nft set, turn the engine's logs over, and be ahead of a busy host. */
 const PROBER_CAPABILITIES = ['net_admin', 'dac_override', 'kill', 'sys_nice'] as const
@@ -259,6 +259,12 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
     }
   }
 
+  /** Without the list of digests: an engine does not start with one that is damaged, and the fetcher makes it again. */
+  async function startAnew (plan: CachePlan, config: string): Promise<void> {
+    await rm(plan.paths.listed, { force: true }).catch(() => undefined)
+    await services.ensure(plan.services.engine, engineService(plan, config))
+  }
+
   async function build (plan: CachePlan, signal: AbortSignal): Promise<void> {
     const { paths, namespace } = plan
     const config = renderNginxConf(plan)
@@ -269,7 +275,7 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
     if (!tables) await pauseTables(plan, signal)
     await applyRouting(plan, signal)
     await ensureTftp(plan, signal)
-    await ensureService(plan.services.engine, engineService(plan, config), namespace)
+    await ensureService(plan.services.engine, engineService(plan, config), namespace).catch(async () => { await startAnew(plan, config) })
     if (!tables) await applyTables(plan, signal)
     await ensureService(plan.services.prober, proberService(plan), namespace)
     await putBudgeted(plan, OWN_ORDER, renderOwnOrder(plan))
@@ -277,7 +283,7 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
     if (await becomesLive(plan, signal)) return
     // it runs and does not answer: hung
     await services.stop(plan.services.engine)
-    await services.ensure(plan.services.engine, engineService(plan, config))
+    await startAnew(plan, config)
     if (await becomesLive(plan, signal)) return
     throw new MusubiError('CACHE_SILENT', `the cache of cluster ${plan.spec.cluster} does not answer in ${namespace}`, {
       retryable: true, hint: `see ${paths.errorLog}; nodes go to their frontend directly meanwhile`

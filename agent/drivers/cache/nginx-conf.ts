@@ -5,6 +5,10 @@ import type { CachePlan } from './plan.ts'
 
 /** Parts of objects larger than this, in decimal digits of their length, are told to the fetcher: 10 MB and more. */
 const LARGE_DIGITS = 8
+/** Requests of one node at once, each with a connection to the frontend: what one node holds open is not to be all that there is for others. */
+const REQUESTS_PER_NODE = 512
+/** A worker with an earlier list of digests ends what it still does so long after the list changed. */
+const OLD_WORKER_SECONDS = 14_400
 /** What verified indexes may list: a bucket holds the longest path that is looked up. */
 const LISTED_HASH = 'map_hash_max_size 262144;\n  map_hash_bucket_size 1024;'
 
@@ -16,12 +20,13 @@ daemon off;
 worker_processes 1;
 # all nodes of the site wait for this one process, and virtual machines may fill the processors
 worker_priority -5;
+worker_shutdown_timeout ${OLD_WORKER_SECONDS}s;
 pid ${paths.pid};
 lock_file ${paths.engine}/nginx.lock;
 error_log ${paths.errorLog} warn;
 
 events {
-  worker_connections 4096;
+  worker_connections 8192;
 }
 
 http {
@@ -49,6 +54,12 @@ http {
 
   ${LISTED_HASH}
 
+  # beyond that a node's connection is closed; the fetcher has bounds of its own
+  limit_conn_zone $mz_node zone=mz_nodes:1m;
+  limit_conn_status 444;
+  limit_conn_log_level notice;
+  map $remote_addr $mz_node { default $binary_remote_addr; 127.0.0.1 ""; }
+
   # one line per request; the parts of an object are subrequests, whose own length is 0
   log_format mz escape=json '{"at":$msec,"node":"$remote_addr","class":"$mz_way","method":"$request_method",'
     '"target":"$request_uri","status":$status,"asked":$request_length,"sent":$bytes_sent,'
@@ -58,7 +69,7 @@ http {
   access_log ${paths.log} mz;
   access_log ${paths.partsLog} parts if=$mz_part;
   log_subrequest on;
-  map "$remote_addr $mz_way $upstream_cache_status $upstream_http_content_range" $mz_part { volatile; default ""; "~^(?!127\\.0\\.0\\.1 )\\S+ (listed .*|\\S+ \\S* bytes \\d+-\\d+/\\d{${LARGE_DIGITS},15})$" 1; }
+  map "$remote_addr $mz_way $upstream_cache_status $upstream_http_content_range" $mz_part { volatile; default ""; "~^(?!127\\.0\\.0\\.1 )\\S+ (listed .*|(?:named|validated) \\S* bytes \\d+-\\d+/\\d{${LARGE_DIGITS},15})$" 1; }
   # the fetcher is told what its request cost; nobody else is
   map $remote_addr $mz_tell { volatile; default ""; 127.0.0.1 "$mz_way $upstream_cache_status"; }
   # lost with the parts of an object, unless all of it is sent
@@ -68,6 +79,10 @@ http {
 ${renderClasses(plan)}
   # a body that ends with its connection may have been cut off
   map $upstream_http_content_length $mz_unsized { default 0; "" 1; }
+  # a part that is longer than parts are, or an object that has no room: neither is on its way to the store when its nodes are gone
+  map "$upstream_status:$upstream_http_content_length" $mz_huge { volatile; default 0; "~\\b206:(?:${above(plan.sliceBytes)})$" 1; "~\\b200:(?:${above(spec.maxSizeMiB * 1024 * 1024)})$" 1; }
+  # a frontend that does not care for If-Match may send another object than the one whose name the key bears
+  map "$mz_way:$mz_v_match|$mz_v_since|$upstream_http_etag|$upstream_http_last_modified" $mz_other { volatile; default 1; "~^(?!validated:)" 0; "~^validated:([^|]+)\\|\\|\\1\\|" 0; "~^validated:\\|([^|]+)\\|[^|]*\\|\\1$" 0; }
   map "$upstream_http_cache_control" $mz_secret { volatile; default 0; "~*(private|no-store)" 1; }
   map $http_host $mz_host { default $http_host; "" ${spec.frontendAddress}; }
   # it is nginx that says so, of parts that came; else the frontend has said it to the cache, and says it to the node as well
@@ -83,6 +98,8 @@ ${renderValidators()}
   proxy_connect_timeout 60s;
   proxy_pass_header Date;
   proxy_pass_header Server;
+  # what a frontend says of the store is nothing that the fetcher is to believe
+  proxy_hide_header X-Musubi-Store;
   proxy_pass_header X-Accel-Redirect;
   proxy_pass_header X-Accel-Expires;
   proxy_pass_header X-Accel-Limit-Rate;
@@ -95,7 +112,7 @@ ${renderValidators()}
     access_log off;
     location / { return 204; }
   }
-${plan.listeners.map(listener => renderPort(plan, listener)).join('')}}
+${plan.listeners.map(listener => renderPort(plan, listener, REQUESTS_PER_NODE)).join('')}}
 `
 }
 
@@ -144,6 +161,13 @@ function renderValidators (): string {
 function renderRule (rule: ClassRule): string {
   const empty = rule.accept.test('') ? 1 : 0
   return `  map "${rule.source}" $mz_is_${rule.name} { default 0; "" ${empty}; "~${nginxPattern(rule.accept)}" 1; }`
+}
+
+/** Pattern of the whole numbers that are larger than `least`, in digits, without anchors. Pure. */
+export function above (least: number): string {
+  const digits = String(least)
+  const larger = Array.from(digits).flatMap((digit, i) => digit === '9' ? [] : [`${digits.slice(0, i)}[${Number(digit) + 1}-9]\\d{${digits.length - i - 1}}`])
+  return `0*(?:${[`\\d{${digits.length + 1},}`, ...larger].join('|')})`
 }
 
 /** A regular expression inside a quoted nginx parameter: backslashes and quotes are its own there. */

@@ -21,8 +21,8 @@ const WAYS = { listed: 463, named: 464, validated: 465 } as const
 /** Path of the internal request for a validator; nobody has such a path, so nothing of a frontend is hidden by it. */
 export const checkPath = (plan: CachePlan): string => `/.musubi-${createHash('sha256').update(`check ${plan.spec.clusterId ?? plan.spec.cluster} ${plan.spec.vni}`).digest('hex').slice(0, 24)}`
 
-/** What one intercepted port of the frontend needs: its pool, and a server with all classes. */
-export function renderPort (plan: CachePlan, { port, listenPort }: CachePlan['listeners'][number]): string {
+/** What one intercepted port of the frontend needs: its pool, and a server with all classes. @param requestsPerNode at once */
+export function renderPort (plan: CachePlan, { port, listenPort }: CachePlan['listeners'][number], requestsPerNode: number): string {
   const { frontendAddress } = plan.spec
   const check = checkPath(plan)
   const scope = plan.spec.clusterId ?? `${plan.spec.vni}`
@@ -46,6 +46,7 @@ export function renderPort (plan: CachePlan, { port, listenPort }: CachePlan['li
   server {
     listen 127.0.0.1:${listenPort} backlog=1024;
     set $mz_port ${port};
+    limit_conn mz_nodes ${requestsPerNode};
 
     location / {
       set $mz_way dynamic;
@@ -153,7 +154,7 @@ const kept = (plan: CachePlan): string => `      error_page ${OTHER_ANSWERS} = @
       proxy_cache_methods GET HEAD;
       proxy_cache_valid 200 206 365d;
       proxy_ignore_headers Cache-Control Expires Vary X-Accel-Redirect X-Accel-Expires X-Accel-Limit-Rate X-Accel-Buffering X-Accel-Charset;
-      proxy_no_cache $mz_unsized $mz_secret;
+      proxy_no_cache $mz_unsized $mz_secret $mz_huge $mz_other;
       proxy_cache_use_stale off;
       proxy_cache_lock on;
       proxy_cache_lock_timeout ${COLLAPSE_SECONDS}s;

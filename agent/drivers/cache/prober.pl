@@ -5,6 +5,7 @@
 # not part of the agent, so the cache works on, and fails open, without one.
 use strict;
 use warnings;
+use Fcntl qw(O_NOFOLLOW O_NONBLOCK O_RDONLY);
 use Socket;
 
 use constant ANSWER_SECONDS => 2;
@@ -19,7 +20,7 @@ $SIG{PIPE} = 'IGNORE';
 setpriority(0, 0, -10); # a busy host is not a dead engine; where it is not allowed, so be it
 while (1) {
   refresh() if answers();
-  shorten($_) for 'access.log', 'error.log';
+  shorten($_) for 'access.log', 'error.log', 'parts.log'; # of the last one the fetcher, if it runs, is faster
   select(undef, undef, undef, PAUSE_SECONDS);
 }
 
@@ -60,9 +61,10 @@ sub refresh {
 sub shorten {
   my $log = "$folder/$_[0]";
   return unless (-s $log // 0) > LOG_BYTES_MAX;
-  open(my $file, '<', "$folder/nginx.pid") or return;
-  my $engine = <$file>;
-  return unless defined $engine && $engine =~ /^(\d+)$/;
+  # in a folder of the engine's: no link, no waiting for the end of a pipe, and not more than a number
+  sysopen(my $file, "$folder/nginx.pid", O_RDONLY | O_NOFOLLOW | O_NONBLOCK) or return;
+  my $engine = '';
+  return unless sysread($file, $engine, 16) && $engine =~ /^(\d+)\n/;
   my $pid = $1; # whatever the engine wrote there: no signal to a process that is not of its user
   return unless ((stat "/proc/$pid")[4] // -1) == ((stat $folder)[4] // -2);
   rename $log, "$log.1" and kill 'USR1', $pid;

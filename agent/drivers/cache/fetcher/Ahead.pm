@@ -9,6 +9,8 @@ use constant PARTS => 3;            # beyond the one that nodes have: more are u
 use constant OBJECTS => 48;         # of a manifest, beyond the one that a node has
 use constant OBJECTS_BYTES => 67_108_864;
 use constant KNOWN_MAX => 8192;     # what was asked for lately
+use constant QUEUE_MAX => 4096;     # of what nodes ask for faster than it can be fetched, the rest is left to them
+use constant PLACES_MAX => 100_000; # of all manifests: as many as the engine's list has
 use constant READ_BYTES => 1_048_576;
 use constant LOG_BYTES_MAX => 4_194_304;
 
@@ -20,13 +22,13 @@ sub new {
 # A manifest, as LISTS of its objects; what the same manifest said before is forgotten.
 sub manifest {
   my ($self, $port, $name, $lists) = @_;
-  my @objects;
+  $self->forget($name);
+  my ($place, @objects) = $self->{place};
+  my $room = PLACES_MAX - keys %$place;
   for my $list (@$lists) {
     open(my $file, '<', $list) or next;
-    while (<$file>) { chomp; my ($path, $size) = split /\t/; push @objects, [$path, $size] }
+    while (@objects < $room && defined($_ = <$file>)) { chomp; push @objects, [split /\t/] }
   }
-  my $place = $self->{place};
-  delete @$place{grep { $place->{$_}[0] eq $name } keys %$place};
   $place->{"$port $objects[$_][0]"} = [$name, $_, \@objects] for 0 .. $#objects;
 }
 
@@ -57,7 +59,8 @@ sub look {
 sub line {
   my ($self, $line) = @_;
   my ($port, $host, $path, $range, $way, $store, $digest) = split /\t/, $line;
-  return unless defined $digest && $self->{ports}{$port} && $host =~ /^[A-Za-z0-9.:_-]{1,255}$/ && $path =~ m{^/[\x21-\x7e]{0,511}$} && $path !~ /["\\]/;
+  # what is not kept is not fetched: it would come once more, and from another address than the node's
+  return unless defined $digest && $way ne 'dynamic' && $self->{ports}{$port} && $host =~ /^[A-Za-z0-9.:_-]{1,255}$/ && $path =~ m{^/[\x21-\x7e]{0,511}$} && $path !~ /["\\]/;
   if ($way eq 'listed') {
     $self->{listed}->($port, $path, $digest) if $store eq 'MISS' && $digest =~ /^[0-9a-f]{64}$/;
     $self->objects($port, $host, $path);
@@ -81,18 +84,18 @@ sub objects {
   for my $next ($at + 1 .. $at + OBJECTS) {
     my $object = $objects->[$next] or last;
     last if ($bytes += $object->[1]) > OBJECTS_BYTES && $next > $at + 1;
-    $self->want($port, $host, $object->[0], 0, $self->{slice} - 1) if $object->[1] > 0;
+    $self->want($port, $host, $object->[0], 0, $self->{slice} - 1, $object->[2]) if $object->[1] > 0;
   }
 }
 
 sub want {
-  my ($self, $port, $host, $path, $first, $last) = @_;
+  my ($self, $port, $host, $path, $first, $last, $sha256) = @_;
   my $key = "$port $host $path $first";
-  return if $self->{known}{$key};
+  return if $self->{known}{$key} || @{$self->{queue}} >= QUEUE_MAX;
   $self->{known}{$key} = 1;
   push @{$self->{order}}, $key;
   delete $self->{known}{shift @{$self->{order}}} if @{$self->{order}} > KNOWN_MAX;
-  push @{$self->{queue}}, { listen => $self->{ports}{$port}, host => $host, path => $path, range => "$first-$last" };
+  push @{$self->{queue}}, { listen => $self->{ports}{$port}, host => $host, path => $path, range => "$first-$last", port => $port, sha256 => $sha256 };
 }
 
 # The next request to make, or none.
@@ -104,6 +107,8 @@ sub next {
     return if $ended->{error} || $ended->{store} ne 'MISS';
     $self->{parts}++;
     $self->{bytes} += $ended->{bytes};
+    # nodes will find it there, so nobody else tells that it came
+    $self->{listed}->(@$ended{qw(port path sha256)}) if defined $ended->{sha256} && $ended->{way} eq 'listed';
   };
   return $request;
 }

@@ -6,7 +6,7 @@ use warnings;
 use Errno qw(EINPROGRESS EAGAIN EINTR);
 use Fcntl qw(F_SETFL O_NONBLOCK);
 use Socket qw(:DEFAULT inet_aton);
-use Time::HiRes qw(time);
+use Clock;
 
 use constant IDLE_SECONDS => 120;       # without a byte: the frontend, or the way to it, is stuck
 use constant HEAD_BYTES_MAX => 65_536;
@@ -15,6 +15,9 @@ use constant READ_BYTES => 262_144;
 my @running;
 
 sub running { return scalar @running }
+
+# What nodes write as Host for a port: objects are kept under it.
+sub host { my ($name, $port) = @_; return $port == 80 ? $name : "$name:$port" }
 
 # {listen, host, path, range, sink} -> {status, way, store, total, bytes, error}; `sink` gets the body piece by piece
 sub start {

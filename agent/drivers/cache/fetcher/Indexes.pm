@@ -4,11 +4,14 @@ package Indexes;
 use strict;
 use warnings;
 use Digest::SHA;
-use Time::HiRes qw(time);
+use Clock;
 
 use constant WNOHANG => 1; # of wait(2); all of POSIX would be 2 MB of memory
 use constant AGAIN_SECONDS => 60;
-use constant RETRY_SECONDS => 5;
+use constant RETRY_SECONDS => 5; # doubled up to the above
+use constant LIST_SECONDS_MAX => 600; # a list that nobody has confirmed for so long is none
+use constant MEMORY_BYTES_MAX => 1_073_741_824; # of what reads an index
+use constant LATER => 10; # nice: nodes wait for the engine
 use constant RELOAD_SECONDS => 1; # until workers with the old list take no requests any more
 use constant INDEX_BYTES_MAX => 268_435_456;
 use constant PARTS_MAX => 64; # indexes that one index names
@@ -16,7 +19,8 @@ use constant PARTS_MAX => 64; # indexes that one index names
 sub new {
   my ($class, %given) = @_; # dir, ports, host, program, ahead, changed => called with the listing file when it is another
   mkdir "$given{dir}/index", 0700;
-  return bless { %given, follow => {}, children => {}, said => {}, dirty => 0, lines => 0 }, $class;
+  my $age = (stat "$given{dir}/listed.map")[9];
+  return bless { %given, follow => {}, children => {}, said => {}, dirty => defined $age && CORE::time - $age > LIST_SECONDS_MAX ? 1 : 0, lines => 0 }, $class;
 }
 
 # Sets what is followed: a list of {kind, port, path, parsed}; `parsed` is called with the list of an index that is read.
@@ -30,6 +34,8 @@ sub follow {
     delete $self->{follow}{$key};
     $self->{dirty} = 1;
   }
+  # what an earlier one of us left
+  $self->{dirty} = 1 unless %now;
   for my $key (keys %now) {
     if (my $known = $self->{follow}{$key}) { @$known{qw(parsed told)} = ($now{$key}{parsed}, 0); next }
     my $number = ++$self->{number};
@@ -46,17 +52,30 @@ sub turn {
     $index->{busy} = 1;
     $self->get($add, $index, $index->{path}, undef, undef, sub { $self->read($add, $index, @_) });
   }
-  $self->compose if $self->{dirty} && !$self->{composing};
+  $self->{dirty} = 1 if $self->{lines} && !-e "$self->{dir}/listed.map";
+  $self->compose if $self->{dirty} && !$self->{composing} && time >= ($self->{after} // 0);
   $self->tell;
 }
 
 sub later {
   my ($self, $index, $error) = @_;
   $index->{busy} = 0;
-  $index->{due} = time + ($error ? RETRY_SECONDS : AGAIN_SECONDS);
+  my $wait = $error ? RETRY_SECONDS * 2 ** ($index->{failures}++ // 0) : AGAIN_SECONDS;
+  $index->{due} = time + ($wait < AGAIN_SECONDS ? $wait : AGAIN_SECONDS);
+  if (!$error) { $index->{failures} = 0; utime undef, undef, "$self->{dir}/listed.map" }
   $index->{error} = $error;
   warn "index $index->{path}: $error\n" if $error && ($self->{said}{$index->{key}} // '') ne $error;
   $self->{said}{$index->{key}} = $error // '';
+}
+
+# What an index said before is not what the frontend says now: its objects are asked for with a validator from here on.
+sub withdraw {
+  my ($self, $index, $error) = @_;
+  my $had = unlink @{$index->{lists}};
+  @$index{qw(lists digest)} = ([], '');
+  $self->{ahead}->forget($index->{key});
+  $self->{dirty} = 1 if $had || !$self->{composed};
+  $self->later($index, $error);
 }
 
 # Fetches one file into the folder of indexes; `then` gets its name and digest.
@@ -67,7 +86,7 @@ sub get {
   open(my $out, '>', $file) or return $self->later($index, "$file: $!");
   my $sha = Digest::SHA->new(256);
   $add->({
-    listen => $self->{ports}{$index->{port}}, host => $self->{host}, path => $path,
+    listen => $self->{ports}{$index->{port}}, host => Http::host($self->{host}, $index->{port}), path => $path,
     sink => sub {
       my ($data, $request) = @_;
       return "the frontend answers $request->{status}" if $request->{status} != 200;
@@ -83,6 +102,8 @@ sub get {
         : !$written ? "$file: $!" : defined $sha256 && $digest ne $sha256 ? "$path is not what its index says: $digest" : undef);
       return $then->($file, $digest) unless $error;
       unlink $file;
+      # a frontend that cannot be reached has said nothing
+      return $self->withdraw($index, $error) if $request->{status} =~ /^4/ || defined $sha256 && $digest ne $sha256 && !$request->{error};
       $self->later($index, $error);
     }
   });
@@ -91,6 +112,9 @@ sub get {
 sub read {
   my ($self, $add, $index, $file, $digest) = @_;
   if ($digest eq $index->{digest}) { unlink $file; return $self->later($index) }
+  # what could not be read once is not read again and again
+  if ($digest eq ($index->{unreadable} // '')) { unlink $file; return $self->later($index, $index->{error}) }
+  $index->{reading} = $digest;
   if ($index->{kind} eq 'manifest') { return $self->parse('manifest', $file, sub { $self->have($index, $digest, [@_]) }, $index) }
   $self->parse($index->{kind} eq 'rpm' ? 'repomd' : 'release', $file, sub {
     my ($list) = @_;
@@ -101,7 +125,7 @@ sub read {
     # what it names with a digest are objects as well, by paths of their own
     if (open(my $own, '>', $list)) { print {$own} join("\t", "$folder$_->[0]", @$_[1, 2]), "\n" for @parts }
     my $wrong = !@parts ? 'it names no index of packages with a SHA-256' : @parts > PARTS_MAX ? 'it names more than ' . PARTS_MAX . ' indexes' : undef;
-    if ($wrong) { unlink $list; return $self->later($index, $wrong) }
+    if ($wrong) { unlink $list; return $self->withdraw($index, $wrong) }
     $self->part($add, $index, $digest, [$list], @parts);
   }, $index);
 }
@@ -158,20 +182,22 @@ sub parse {
     unlink $file;
     return $then->($list) unless $bad;
     unlink $list;
-    $self->later($index, "it cannot be read as $kind");
+    $index->{unreadable} = $index->{reading};
+    $self->withdraw($index, "it cannot be read as $kind");
   });
 }
 
 sub compose {
   my ($self) = @_;
-  @$self{qw(dirty composing)} = (0, 1);
+  @$self{qw(dirty composing composed)} = (0, 1, 1);
   my @lists = map { my $index = $_; map { ($index->{port}, prefix($index), $_) } @{$index->{lists}} } sort { $a->{number} <=> $b->{number} } values %{$self->{follow}};
   my $new = "$self->{dir}/listed.new";
   $self->child($new, [$self->{program}, 'listed', "$self->{dir}/denied", @lists], sub {
     my ($bad) = @_;
     $self->{composing} = 0;
     return warn "the list of digests cannot be made\n" if $bad;
-    $self->{changed}->($new);
+    # the engine takes no other list now
+    if (!$self->{changed}->($new)) { @$self{qw(dirty after)} = (1, time + AGAIN_SECONDS); return }
     $self->{known} = time + RELOAD_SECONDS;
   });
 }
@@ -183,7 +209,8 @@ sub child {
   if (!$pid) {
     if (open(STDOUT, '>', $out)) {
       alarm 120;
-      { exec 'perl', @$argv }
+      setpriority(0, 0, LATER);
+      { exec 'prlimit', '--as=' . MEMORY_BYTES_MAX, '--', 'perl', @$argv }
     }
     kill 'KILL', $$; # not an end of its own: that would run what the parent has to run at its end
   }

@@ -4,7 +4,7 @@ package Orders;
 use strict;
 use warnings;
 use Digest::SHA;
-use Time::HiRes qw(time);
+use Clock;
 
 use constant PARALLEL => 4;
 use constant TRIES => 3;
@@ -12,6 +12,7 @@ use constant RETRY_SECONDS => 5;
 use constant NOT_KEPT => 'it is not kept by this cache: neither its name nor a validator tells what it is';
 use constant OBJECTS_MAX => 50_000;
 use constant FILE_BYTES_MAX => 33_554_432;
+use constant CHECKED_SECONDS => 3600; # what comes again later, as it was evicted, is compared again
 
 sub new {
   my ($class, %given) = @_; # dir, ports, slice, host, denied => called with (port, path, sha256, bytes) of what is not what its index says
@@ -100,7 +101,10 @@ sub listed {
 sub check {
   my ($self, $port, $path, $sha256) = @_;
   my $check = $self->{check};
-  return if $self->{checked}{$sha256} || @{$check->{jobs}} >= OBJECTS_MAX;
+  return if @{$check->{jobs}} >= OBJECTS_MAX || exists $self->{checked}{$sha256} && time - $self->{checked}{$sha256} < CHECKED_SECONDS;
+  # each part of an object tells of it
+  my $known = $check->{all}{"$port $path"};
+  return if $known && $known->{state} =~ /^(?:waiting|running)$/;
   delete $check->{all}{"$port $path"};
   $self->job($check, $port, $path, '', $sha256);
   $check->{objects} = 0;
@@ -142,7 +146,7 @@ sub part {
   my ($self, $add, $order, $job) = @_;
   $job->{state} = 'running';
   $add->({
-    listen => $self->{ports}{$job->{port}}, host => $self->{host}, path => $job->{path}, range => "$job->{from}-" . ($job->{from} + $self->{slice} - 1),
+    listen => $self->{ports}{$job->{port}}, host => Http::host($self->{host}, $job->{port}), path => $job->{path}, range => "$job->{from}-" . ($job->{from} + $self->{slice} - 1),
     sink => sub {
       my ($data, $request) = @_;
       return "the frontend answers $request->{status}" unless $request->{status} == 206 || $request->{status} == 200 && $job->{from} == 0;
@@ -162,7 +166,8 @@ sub part {
       $job->{from} = $request->{status} == 200 ? $total : $job->{from} + $request->{bytes};
       return $self->part($add, $order, $job) if $job->{from} < $total;
       return $self->wrong($order, $job, $total) if $job->{sha} && $job->{sha}->hexdigest ne $job->{sha256};
-      $self->{checked}{$job->{sha256}} = 1 if $job->{sha256} && keys %{$self->{checked}} < OBJECTS_MAX;
+      $self->{checked} = {} if keys %{$self->{checked}} >= OBJECTS_MAX;
+      $self->{checked}{$job->{sha256}} = time if $job->{sha256};
       $self->{running}--;
       $job->{state} = 'done';
       $order->{done}++;

@@ -5,9 +5,9 @@
 # nodes do by asking. It is not part of the agent, so it goes on without one.
 use strict;
 use warnings;
-use Time::HiRes qw(time);
 BEGIN { my ($folder) = $0 =~ m{^(.*)/}; unshift @INC, $folder // '.' }
 use Ahead;
+use Clock;
 use Http;
 use Indexes;
 use Orders;
@@ -17,6 +17,7 @@ use constant PARALLEL => 16;
 use constant LOOK_SECONDS => 0.05;
 use constant ROOM_SECONDS => 1;
 use constant ROOM_BYTES => 262_144;
+use constant WORKERS_MAX => 10; # the engine's processes: each that still serves somebody has a list of its own
 
 my ($engine, $orders_dir, $slice, $host, @pairs) = @ARGV;
 my %ports = map { split /:/ } @pairs;
@@ -84,11 +85,14 @@ sub relist {
   my ($new) = @_;
   my $same = slurp($new) eq slurp("$engine/listed.map");
   $indexes->{found} = () = slurp($new) =~ /\n/g;
-  return unlink $new if $same;
-  rename $new, "$engine/listed.map" or return warn "listed.map: $!\n";
-  my $pid = slurp("$engine/nginx.pid");
+  if ($same) { unlink $new; return 1 }
+  my ($pid) = slurp("$engine/nginx.pid") =~ /^(\d+)$/;
+  # whoever changes the list again and again, and holds each worker by a request, is not to fill the memory with them
+  if (defined $pid && (() = slurp("/proc/$pid/task/$pid/children") =~ /\d+/g) >= WORKERS_MAX) { unlink $new; return 0 }
+  rename $new, "$engine/listed.map" or return !warn "listed.map: $!\n";
   # whatever stands there: no signal to a process of another user
-  kill 'HUP', $1 if $pid =~ /^(\d+)$/ && ((stat "/proc/$1")[4] // -1) == $>;
+  kill 'HUP', $pid if defined $pid && ((stat "/proc/$pid")[4] // -1) == $>;
+  return 1;
 }
 
 sub slurp {

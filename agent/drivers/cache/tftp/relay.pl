@@ -10,7 +10,7 @@ use Digest::SHA;
 use IO::Socket::INET;
 use POSIX ':sys_wait_h';
 use Socket;
-use Time::HiRes qw(time);
+use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 BEGIN { my ($folder) = $0 =~ m{^(.*)/}; unshift @INC, $folder // '.' }
 use Packets;
 
@@ -100,15 +100,15 @@ sub fetched {
   my $last = Packets::read_request($path, 'octet', 'blksize', BLOCK_BYTES);
   my $say = sub { send $socket, $last, 0, $peer // sockaddr_in(69, $host) };
   $say->();
-  my $due = time + WAIT_SECONDS;
+  my $due = now() + WAIT_SECONDS;
   while (1) {
     my $ready = '';
     vec($ready, fileno $socket, 1) = 1;
-    my $left = $due - time;
+    my $left = $due - now();
     if ($left <= 0 || select($ready, undef, undef, $left) <= 0) {
       return (undef, 504, 'the frontend does not answer by TFTP') if ++$tries > TRIES;
       $say->();
-      $due = time + WAIT_SECONDS;
+      $due = now() + WAIT_SECONDS;
       next;
     }
     my $from = recv $socket, my $packet, 65_536, 0;
@@ -139,6 +139,9 @@ sub fetched {
     } else { next } # one that came twice: its acknowledgement is on its way
     $tries = 0;
     $say->();
-    $due = time + WAIT_SECONDS;
+    $due = now() + WAIT_SECONDS;
   }
 }
+
+# Of a clock that nobody sets back: what is due would be due hours later.
+sub now { return clock_gettime(CLOCK_MONOTONIC) }

@@ -9,7 +9,7 @@ use warnings;
 use Errno qw(EAGAIN EINTR);
 use Fcntl qw(F_SETFL O_NONBLOCK);
 use Socket qw(:DEFAULT IPPROTO_IP);
-use Time::HiRes qw(time);
+use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 BEGIN { my ($folder) = $0 =~ m{^(.*)/}; unshift @INC, $folder // '.' }
 use Fetched;
 use Folder;
@@ -62,11 +62,11 @@ while (1) {
       }
     }
   }
-  look() if time - $looked > LOOK_SECONDS;
+  look() if now() - $looked > LOOK_SECONDS;
 }
 
 sub look {
-  my $now = $looked = time;
+  my $now = $looked = now();
   for my $client (keys %transfers) {
     my $transfer = $transfers{$client};
     next if $transfer->{due} > $now;
@@ -82,7 +82,7 @@ sub received {
   if ($code == Packets::RRQ) { asked($client, $rest) }
   elsif ($code == Packets::WRQ) { refuse($client, Packets::DENIED, 'read only') }
   elsif ($code == Packets::ACK && $transfer) {
-    guarded($client, sub { end($client) if $transfer->acknowledged(unpack('n', $rest), time) });
+    guarded($client, sub { end($client) if $transfer->acknowledged(unpack('n', $rest), now()) });
   }
   elsif ($code == Packets::ACK) { refuse($client, Packets::UNKNOWN_TID, 'unknown transfer') unless $waiting{$client} }
   elsif ($code == Packets::ERROR) { end($client, 'the client wants no more') if $transfer; delete $waiting{$client} }
@@ -93,7 +93,7 @@ sub asked {
   my ($name, $mode, $options) = Packets::request($rest) or return refuse($client, Packets::ILLEGAL, 'no request');
   my $transfer = $transfers{$client};
   # its first answer was lost, or is on its way
-  return guarded($client, sub { $transfer->send(time) }) if $transfer && $transfer->fresh && $transfer->{name} eq $name && $transfer->{mode} eq $mode;
+  return guarded($client, sub { $transfer->send(now()) }) if $transfer && $transfer->fresh && $transfer->{name} eq $name && $transfer->{mode} eq $mode;
   return if defined $waiting{$client} && $waiting{$client} eq $name;
   delete $transfers{$client}; # ROMs use one port for all they ask: it begins anew
   my $path = Packets::path($name);
@@ -112,7 +112,7 @@ sub asked {
     guarded($client, sub {
       my $begun = Transfer->new(file => $file, name => $name, mode => $mode, options => $options, send => sub { send $socket, $_[0], 0, $client });
       $transfers{$client} = $begun;
-      $begun->send(time);
+      $begun->send(now());
     }, $name);
   });
 }
@@ -142,10 +142,13 @@ sub end {
 # What a node makes us write is bounded.
 sub note {
   my ($client, $name, $what) = @_;
-  my $now = int time;
+  my $now = int now();
   ($second, $lines) = ($now, 0) if $now != $second;
   return if ++$lines > LINES_PER_SECOND;
   my ($port, $host) = sockaddr_in($client);
   my $shown = defined $name ? substr($name, 0, 255) =~ s/[^\x21-\x7e]/?/gr : '-';
   print STDERR inet_ntoa($host), ":$port $shown $what\n";
 }
+
+# Of a clock that nobody sets back: what is due would be due hours later.
+sub now { return clock_gettime(CLOCK_MONOTONIC) }
