@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { createAvailability, HELPER_ASK_MS, HELPER_FIRST_MS } from './availability.ts'
 import { createBootClock } from './boot-clock.ts'
-import { hostCapacity, tunnelEndpointOf, type AgentConfig } from './config.ts'
+import { hostCapacity, retainLimitsOf, tunnelEndpointOf, type AgentConfig } from './config.ts'
 import { segmentPlans } from './api/segments.ts'
 import { consoleOf, type AgentView } from './api/view.ts'
 import { certificateOf } from './api/host.ts'
@@ -14,6 +14,7 @@ import { metricsOf } from './api/figures.ts'
 import { addAgentRoutes } from './api/routes.ts'
 import { createCordon, createHostCordon, type Cordon } from './cordon.ts'
 import { createCaches } from './cache/fleet.ts'
+import { createRetainedStores } from './cache/retained.ts'
 import { createSiteCaches } from './cache/site.ts'
 import { createDiagnose } from './diagnose/diagnose.ts'
 import { createDirectory, type Directory } from './directory.ts'
@@ -59,6 +60,7 @@ export interface Agent { stop (): Promise<void> }
 const TICK_MS = 1_000
 const GATEWAY_TICK_MS = 5_000
 const COPIES_TICK_MS = 60_000
+const RETAINED_TICK_MS = 15_000
 
 /**
  * Everything of one host, wired: store and ledger first, then drivers, mesh, API, and the loops.
@@ -171,6 +173,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     return { master: m, builder: b }
   }
 
+  const retained = isGateway && config.drivers === 'real' ? createRetainedStores({ site: config.site, host: config.name, helper, events, limits: retainLimitsOf(config) }) : null
   const siteCaches = createSiteCaches({ site: config.site, helper, masterSite: id => gateway?.list().find(record => record.clusterId === id)?.masterSite ?? null })
   serveAgent(mesh, { lessor, gateway, ...gateway === null ? {} : { caches: siteCaches }, copies, cordon, site: config.site, callerOf: ctx => callerOf(ctx), sites: () => directory.siteAds() })
   const problems: string[] = []
@@ -179,7 +182,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   const gateways = (): string[] => directory.siteHosts().filter(h => h.roles.includes('gateway')).map(h => h.host)
   addAgentRoutes(api, {
     view, events, master, gateways, policy, tunnels, issuer: isGateway ? issuer : null,
-    caches: master === null ? null : createCaches({ call, document: name => master.record(name).document }),
+    retained, caches: master === null ? null : createCaches({ call, document: name => master.record(name).document }),
     diagnose: config.drivers === 'fake' ? null : createDiagnose({
       site: config.site, host: config.name, helper, documents: () => ledger.activeDocuments().map(({ document }) => document), skews: id => masterSkew(ledger, gateway, id)
     }),
@@ -268,6 +271,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
       every(TICK_MS, 'the ledger could not be ticked', () => lessor.tick()),
       // in a loop of its own: a removal that hangs must not keep leases from ending
       every(TICK_MS, 'ended clusters could not be vacated', () => lessor.vacate()),
+      every(RETAINED_TICK_MS, 'stores of ended clusters could not be looked at', () => retained?.tick() ?? Promise.resolve()),
       every(COPIES_TICK_MS, 'old copies could not be dropped', () => copies.tick()),
       every(GATEWAY_TICK_MS, 'the keys of tunnels could not be looked at', () => tunnels?.tick() ?? Promise.resolve()),
       every(GATEWAY_TICK_MS, 'the gateway could not be ticked', () => gateway?.tick() ?? Promise.resolve())

@@ -6,7 +6,7 @@ import { InvalidInputError } from '../protocol/core/errors.ts'
 import { MAX_VLAN_ID } from '../protocol/core/desired.ts'
 import type { Resources } from '../protocol/core/capacity.ts'
 import { isUnderlayAddress, formatEndpoints, normalAddress } from '../protocol/core/endpoints.ts'
-import { DEFAULT_VOLUMES, TUNNEL_KEY_MAX_HOURS } from '../protocol/core/limits.ts'
+import { DEFAULT_VOLUMES, MAX_CACHE_RETAIN_MS, TUNNEL_KEY_MAX_HOURS } from '../protocol/core/limits.ts'
 import { SITE_VXLAN_PORT, WAN_VXLAN_PORT } from './drivers/network/names.ts'
 import { defaultSecondPort } from './drivers/network/tunnel/names.ts'
 
@@ -15,6 +15,7 @@ const Name = Type.String({ pattern: '^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$' })
 const Role = Type.Union([Type.Literal('gateway'), Type.Literal('compute'), Type.Literal('storage')])
 export const LogLevel = Type.Union([Type.Literal('trace'), Type.Literal('debug'), Type.Literal('info'), Type.Literal('warn'), Type.Literal('error')], { default: 'info' })
 
+const DAY_MS = 86_400_000
 const VXLAN_PORTS = [SITE_VXLAN_PORT, WAN_VXLAN_PORT]
 
 const AgentConfigSchema = Type.Object({
@@ -44,6 +45,13 @@ const AgentConfigSchema = Type.Object({
   /** a tunnel key that is older is exchanged */
   tunnelKeyMaxAgeHours: Type.Integer({ minimum: 1, maximum: TUNNEL_KEY_MAX_HOURS, default: 168 }),
   imageStore: Type.String({ default: '/var/lib/musubi-images', pattern: '^/' }),
+  /** gateways: what stores of caches may take that outlive their clusters; any 0: none does */
+  retain: Type.Object({
+    diskMiB: Type.Integer({ minimum: 0, maximum: 1024 * 1024 * 1024, default: 20 * 1024 }),
+    /** of the clusters of one site; default: half of it */
+    ownerDiskMiB: Type.Optional(Type.Integer({ minimum: 0, maximum: 1024 * 1024 * 1024 })),
+    maxDays: Type.Integer({ minimum: 0, maximum: MAX_CACHE_RETAIN_MS / DAY_MS, default: 30 })
+  }, { additionalProperties: false, default: {} }),
   /** what this host lends; read from the system when absent */
   capacity: Type.Optional(Type.Object({
     vcpus: Type.Integer({ minimum: 0, maximum: 65536 }),
@@ -98,6 +106,10 @@ export async function loadAgentConfig (path: string): Promise<AgentConfig> {
   }
   return config
 }
+
+/** What stores that outlive their clusters may take on this host. */
+export const retainLimitsOf = ({ retain }: Pick<AgentConfig, 'retain'>): { totalBytes: number, ownerBytes: number, maxMs: number } =>
+  ({ totalBytes: retain.diskMiB * 2 ** 20, ownerBytes: (retain.ownerDiskMiB ?? Math.floor(retain.diskMiB / 2)) * 2 ** 20, maxMs: retain.maxDays * DAY_MS })
 
 /** UDP port of the second track. */
 export const secondPortOf = ({ tunnelPort, tunnelSecondPort }: Pick<AgentConfig, 'tunnelPort' | 'tunnelSecondPort'>): number => tunnelSecondPort ?? defaultSecondPort(tunnelPort)

@@ -1,6 +1,6 @@
 /** Quantities as people type them, read strictly: a unit that is not known is an error, never a guess. */
 import { InvalidInputError } from '../protocol/core/errors.ts'
-import { parseDuration } from '../protocol/core/spec.ts'
+import { parseDuration } from '../protocol/core/duration.ts'
 
 const MIB = { MiB: 1, GiB: 1024, TiB: 1024 * 1024 } as const
 

@@ -1,4 +1,5 @@
 import { PHASES, type AgentStatus, type CertificateResource, type ClusterResource, type HostDetail, type HostResource, type InventoryResource, type InvitationResource, type SiteResource } from '../protocol/api.ts'
+import { formatDuration } from '../protocol/core/duration.ts'
 import { bytes, duration, indented, mib, skewText, table, timeLeft } from './output.ts'
 
 export { historyTable, leasesTable, leaseText } from './render/lease.ts'
@@ -99,6 +100,7 @@ export function clusterText (c: ClusterResource): string {
   const saved = c.wan.bytesWithoutCache - c.wan.bytes
   lines.push(`WAN        ${bytes(c.wan.bytes)} crossed; the far nodes received ${bytes(c.wan.bytesWithoutCache)}${c.wan.bytes > 0 && saved > 0 ? ` (${(c.wan.bytesWithoutCache / c.wan.bytes).toFixed(1)} x)` : ''}`)
   for (const cache of c.caches) lines.push(`cache      ${cache.site}: ${cache.hits} of ${cache.requests} requests from the cache, ${bytes(cache.bytesToNodes)} to nodes, ${bytes(cache.bytesFromUpstream)} from the frontend`)
+  if (c.cacheRetainMs !== null) lines.push(`retain     ${formatDuration(c.cacheRetainMs)}: so long the stores of its caches outlive it for other clusters of ${c.masterSite}`)
   if (c.error !== null) lines.push(`error      ${indented(c.error.message, 11)}`, ...c.error.hint === undefined ? [] : [`           ${c.error.hint}`])
   for (const p of c.problems) lines.push(`problem    ${p.host} (${p.site}) ${p.kind} ${p.name}: ${p.error}`)
   return `${lines.join('\n')}\n\n${nodesTable(c)}`

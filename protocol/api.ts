@@ -204,6 +204,7 @@ export const ClusterSchema = Type.Object({
   }),
   wan: Type.Object({ bytes: count('received on the WAN ports of the far sites'), bytesWithoutCache: count('received by the nodes there') }),
   caches: Type.Array(Type.Object({ site: Type.String(), requests: Type.Number(), hits: Type.Number(), bytesToNodes: Type.Number(), bytesFromUpstream: Type.Number(), wanBytes: Type.Optional(count('of packets from the frontend')), paused: Type.Optional(text('why nothing is fetched before nodes ask; empty: it is')) })),
+  cacheRetainMs: Type.Union([count('how long stores of its caches are to outlive it'), Type.Null()], { description: 'null: they do not' }),
   timings: Type.Object({ createMs: MaybeMs, deleteMs: MaybeMs }),
   problems: Type.Array(Type.Object({ site: Type.String(), host: Type.String(), kind: Type.String(), name: Type.String(), error: Type.String() }))
 })

@@ -27,6 +27,7 @@ export type SiteCacheResource = Static<typeof SiteCacheSchema>
 
 export const ClusterCachesSchema = Type.Object({
   cluster: text('name'), id: text('id'), sites: Type.Array(SiteCacheSchema),
+  retainMs: Type.Optional(count('how long the stores are to outlive the cluster; absent: they do not')),
   total: Type.Object({ bytesToNodes: count('served'), bytesFromUpstream: count('fetched'), savedBytes: count('saved'), wanBytes: count('of packets from the frontend'), storedBytes: count('on disks') })
 })
 export type ClusterCachesResource = Static<typeof ClusterCachesSchema>
@@ -58,3 +59,19 @@ export const CachedObjectsSchema = Type.Object({
   site: text('site'), objects: Type.Array(CachedObjectSchema), next: Type.Union([Type.String(), Type.Null()], { description: 'after= of the next page; null: this is the last' })
 })
 export type CachedObjectsResource = Static<typeof CachedObjectsSchema>
+
+export const RetainedStoreSchema = Type.Object({
+  id: text('store'), owner: text('site for whose clusters it is'), cluster: text('that used it last'), bytes: count('on the disk'), objects: count('0 until they are checked'),
+  lastUsedMs: count('when that cluster was removed, Unix ms'), untilMs: count('when it goes at the latest, Unix ms'), checked: Type.Boolean({ description: 'false: its bytes are being compared with their digests, and nobody gets it yet' })
+})
+export type RetainedStoreResource = Static<typeof RetainedStoreSchema>
+export const RetainedStoresSchema = Type.Object({
+  site: text('site'), host: text('gateway'), stores: Type.Array(RetainedStoreSchema, { description: 'the last used first' }),
+  limits: Type.Object({ totalBytes: count('of all'), ownerBytes: count('of one site\'s clusters'), maxMs: count('since the last use') }, { description: 'of this gateway; any 0: nothing is kept' })
+})
+export type RetainedStoresResource = Static<typeof RetainedStoresSchema>
+export const ForgetBodySchema = Type.Union([
+  Type.Object({ owner: Type.String({ pattern: '^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$', maxLength: 63 }) }, closed), Type.Object({ all: Type.Literal(true) }, closed)
+])
+export const RetainedDeedSchema = Type.Object({ stores: count('dropped'), bytes: count('of them') })
+export type RetainedDeedResource = Static<typeof RetainedDeedSchema>

@@ -1,6 +1,7 @@
 import Type from 'typebox'
 import type { Caches } from '../cache/fleet.ts'
-import { CacheDeedSchema, CachedObjectsSchema, CancelBodySchema, ClusterCachesSchema, PreheatBodySchema, PurgeBodySchema } from '../../protocol/cache-api.ts'
+import type { RetainedStores } from '../cache/retained.ts'
+import { CacheDeedSchema, CachedObjectsSchema, CancelBodySchema, ClusterCachesSchema, ForgetBodySchema, PreheatBodySchema, PurgeBodySchema, RetainedDeedSchema, RetainedStoresSchema } from '../../protocol/cache-api.ts'
 import type { Api } from '../../protocol/rest/server.ts'
 
 const ByName = Type.Object({ name: Type.String({ maxLength: 64 }) })
@@ -15,4 +16,10 @@ export function addCacheRoutes (api: Api, caches: () => Caches): void {
   api.post('/v1/clusters/:name/cache/preheat', { schema: { summary: 'objects to fetch before nodes ask', params: ByName, body: PreheatBodySchema, response: { 200: CacheDeedSchema } } }, request => caches().preheat(request.params.name, request.body))
   api.post('/v1/clusters/:name/cache/cancel', { schema: { summary: 'takes an order away; what was fetched stays', params: ByName, body: CancelBodySchema, response: { 200: CacheDeedSchema } } }, request => caches().cancel(request.params.name, request.body.order, request.body.site))
   api.post('/v1/clusters/:name/cache/purge', { schema: { summary: 'removes objects from the stores', params: ByName, body: PurgeBodySchema, response: { 200: CacheDeedSchema } } }, request => caches().purge(request.params.name, request.body.prefix, request.body.site))
+}
+
+/** What a gateway keeps of caches whose clusters are over. @param retained throws where there is nothing of the kind */
+export function addRetainedRoutes (api: Api, retained: () => RetainedStores): void {
+  api.get('/v1/cache/retained', { schema: { summary: 'stores of this gateway that outlive their clusters', response: { 200: RetainedStoresSchema } } }, () => retained().list())
+  api.post('/v1/cache/retained/purge', { schema: { summary: 'drops those of one site\'s clusters, or all', body: ForgetBodySchema, response: { 200: RetainedDeedSchema } } }, request => retained().purge('owner' in request.body ? request.body.owner : null))
 }

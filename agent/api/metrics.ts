@@ -1,4 +1,5 @@
 import type { ClusterResource } from '../../protocol/api.ts'
+import type { RetainedStoreResource } from '../../protocol/cache-api.ts'
 
 /** Figures of one agent at this moment, for Prometheus. */
 export interface AgentMetrics {
@@ -40,8 +41,9 @@ function family (name: string, type: 'counter' | 'gauge', help: string, samples:
 const by = (label: string, counts: Readonly<Record<string, number>>, more: Readonly<Record<string, string>> = {}): Sample[] =>
   Object.entries(counts).sort(([a], [b]) => a < b ? -1 : 1).map(([text, value]) => [{ ...more, [label]: text }, value])
 
-/** The text format of Prometheus, version 0.0.4. @param clusters of this master, with their caches */
-export function metricsText (m: AgentMetrics, clusters: readonly Pick<ClusterResource, 'name' | 'caches'>[] = []): string {
+/** The text format of Prometheus, version 0.0.4. @param clusters of this master, with their caches @param retained stores that outlive their clusters here */
+export function metricsText (m: AgentMetrics, clusters: readonly Pick<ClusterResource, 'name' | 'caches'>[] = [], retained: readonly Pick<RetainedStoreResource, 'owner' | 'bytes'>[] = []): string {
+  const kept = Object.entries(Object.groupBy(retained, ({ owner }) => owner)).map(([owner, list = []]) => ({ at: { owner }, stores: list.length, bytes: list.reduce((sum, { bytes }) => sum + bytes, 0) }))
   const one = (value: number): Sample[] => [[{}, value]]
   const caches = clusters.flatMap(({ name, caches: list }) => list.map(cache => ({ at: { cluster: name, site: cache.site }, cache })))
   return `${[
@@ -64,6 +66,10 @@ export function metricsText (m: AgentMetrics, clusters: readonly Pick<ClusterRes
       ...family('musubi_cache_requests_total', 'counter', 'Requests of nodes to caches, by whether the store alone answered.',
         caches.flatMap(({ at, cache }): Sample[] => [[{ ...at, answer: 'store' }, cache.hits], [{ ...at, answer: 'frontend' }, Math.max(0, cache.requests - cache.hits)]])),
       ...family('musubi_cache_paused', 'gauge', '1 when the WAN budget is used up and nothing is fetched before nodes ask.', caches.map(({ at, cache }) => [at, (cache.paused ?? '') === '' ? 0 : 1]))
+    ],
+    ...kept.length === 0 ? [] : [
+      ...family('musubi_cache_retained_bytes', 'gauge', 'Bytes of stores that outlive their clusters on this gateway, by the site that they are kept for.', kept.map(({ at, bytes }) => [at, bytes])),
+      ...family('musubi_cache_retained_stores', 'gauge', 'Such stores.', kept.map(({ at, stores }) => [at, stores]))
     ],
     ...family('musubi_uptime_seconds', 'gauge', 'Time since the start.', one(m.uptimeMs / 1000))
   ].join('\n')}\n`

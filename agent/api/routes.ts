@@ -6,7 +6,8 @@ import type { Api } from '../../protocol/rest/server.ts'
 import { metricsText } from './metrics.ts'
 import { addAmendmentRoutes, addLeaseRoutes } from './lease-routes.ts'
 import type { Caches } from '../cache/fleet.ts'
-import { addCacheRoutes } from './cache-routes.ts'
+import type { RetainedStores } from '../cache/retained.ts'
+import { addCacheRoutes, addRetainedRoutes } from './cache-routes.ts'
 import { addSegmentRoutes } from './segment-routes.ts'
 import { addSiteRoutes } from './site-routes.ts'
 import { addTunnelRoutes } from './tunnel-routes.ts'
@@ -37,6 +38,8 @@ export interface RouteDeps {
   tunnels?: Pick<Tunnels, 'show' | 'rotate'> | null
   /** left out, or null, on a host that is no gateway */
   caches?: Caches | null
+  /** left out, or null, on a host that is no gateway */
+  retained?: RetainedStores | null
   cordonHost: (host: string, cordoned: boolean, reason: string) => Promise<CordonResource>
 }
 
@@ -61,7 +64,7 @@ export function addAgentRoutes (api: Api, deps: RouteDeps): void {
   addLeaseRoutes(api, view)
 
   addSiteRoutes(api, deps, onGateway)
-  api.get('/metrics', { schema: { summary: 'figures in the text format of Prometheus' } }, async (_request, reply) => await reply.type('text/plain; version=0.0.4; charset=utf-8').send(metricsText(view.metrics(), deps.master?.list())))
+  api.get('/metrics', { schema: { summary: 'figures in the text format of Prometheus' } }, async (_request, reply) => await reply.type('text/plain; version=0.0.4; charset=utf-8').send(metricsText(view.metrics(), deps.master?.list(), deps.retained?.figures())))
 
   api.get('/v1/clusters', { schema: { summary: 'clusters of this master, and masterless ones of its site', response: { 200: Type.Array(ClusterSchema) } } }, () => deps.master?.list() ?? [])
   api.post('/v1/clusters', {
@@ -80,6 +83,7 @@ export function addAgentRoutes (api: Api, deps: RouteDeps): void {
   })
   addAmendmentRoutes(api, master)
   addCacheRoutes(api, () => onGateway(deps.caches ?? null, 'it is not the master of clusters'))
+  addRetainedRoutes(api, () => onGateway(deps.retained ?? null, 'it has no caches'))
   addSegmentRoutes(api, { diagnose: deps.diagnose ?? null })
   addTunnelRoutes(api, () => onGateway(deps.tunnels ?? null, 'it has no tunnel to other sites'))
   api.get('/v1/clusters/:name/segment', {

@@ -1,5 +1,6 @@
 import type { CallPeer } from '../peers.ts'
 import { CachedObjectSchema, CachedObjectsSchema, type CacheDeedResource, type CachedObjectsResource, type ClusterCachesResource, type PreheatBody, type SiteCacheResource } from '../../protocol/cache-api.ts'
+import { parseCacheTerms } from '../../protocol/core/cache-terms.ts'
 import { ConflictError, describeError, MusubiError, NotFoundError } from '../../protocol/core/errors.ts'
 import type { ClusterDocument, MemberSite } from '../../protocol/core/messages.ts'
 import Type from 'typebox'
@@ -112,9 +113,10 @@ export function createCaches ({ call, document: documentOf }: CachesDeps): Cache
           return siteCache(document, one, {}, describeError(error).slice(0, TEXT_MAX))
         }
       }))
+      const { retainMs } = parseCacheTerms(document.cacheTerms)
       const sum = (of: (one: SiteCacheResource) => number): number => sites.reduce((total, one) => total + of(one), 0)
       return {
-        cluster: document.name, id: document.id, sites,
+        cluster: document.name, id: document.id, sites, ...retainMs === undefined ? {} : { retainMs },
         total: { bytesToNodes: sum(one => one.bytesToNodes), bytesFromUpstream: sum(one => one.bytesFromUpstream), savedBytes: sum(one => one.savedBytes), wanBytes: sum(({ wanBytes }) => wanBytes.static + wanBytes.dynamic), storedBytes: sum(one => one.storedBytes) }
       }
     },

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { dirname, join } from 'node:path'
-import type { AgentConfig } from '../config.ts'
+import { retainLimitsOf, type AgentConfig } from '../config.ts'
 import type { DetailSources } from '../details.ts'
 import type { DriverSet } from '../reconciler.ts'
 import type { ServiceManager } from '../services.ts'
@@ -34,7 +34,7 @@ export interface HostDrivers {
   /** not there with pretended drivers: they have no segments */
   diagnosis?: Diagnosis
   /** what people ask of caches; not there with pretended drivers */
-  cache?: Pick<CacheDriver, 'preheat' | 'list' | 'purge'>
+  cache?: Pick<CacheDriver, 'preheat' | 'list' | 'purge' | 'retained'>
   /** terms of forwarding leases have changed; not there with pretended drivers */
   syncForwarding?: (signal: AbortSignal) => Promise<void>
 }
@@ -64,7 +64,7 @@ export function createRealDrivers (config: AgentConfig, services: ServiceManager
   const tunnel = createTunnelDriver({ stateDir: dir('network'), services })
   const segment = createSegmentDriver({ stateDir: dir('network'), services, ...(term === undefined ? {} : { term }), ...trunkOption(config) })
   const frontend = createFrontendDriver({ stateDir, imageStoreDir: config.imageStore, services })
-  const cache = createCacheDriver({ stateDir: dir('caches'), services })
+  const cache = createCacheDriver({ stateDir: dir('caches'), services, limits: retainLimitsOf(config) })
   const volume = createVolumeDriver({ stateDir: dir('storage'), runDir: helperRunDir(config), services })
   const domain = createLibvirtDriver({ stateDir: dir('compute'), ...(config.accelerator === undefined ? {} : { accelerator: config.accelerator }) })
   const kinds = kindsOf(config)

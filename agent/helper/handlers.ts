@@ -133,6 +133,13 @@ export function createHandlers ({ config, host, hands, fence, clock, details, ow
     'cache-list': ({ name, prefix, after }, { signal }) => cache().list(name, prefix ?? '', after ?? '', signal),
     'cache-purge': ({ name, prefix }, { signal }) => cache().purge(name, prefix ?? '', signal),
 
+    async 'cache-retained' () {
+      // what has to go goes; that new ones are checked takes longer than an answer
+      void cache().retained.tend()
+      return await cache().retained.list()
+    },
+    'cache-forget': ({ owner }) => cache().retained.purge(owner ?? null),
+
     inventory: (_params, { signal }) => readPrivileged({
       source, ...accelerator, emulator: async () => await source.program(EMULATOR) !== null,
       runsGuests: async signal => await chooseAccelerator(join(config.helper.stateDir, 'compute'), signal) === 'kvm'

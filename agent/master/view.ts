@@ -120,7 +120,7 @@ export function clusterView (record: ClusterRecord, statuses: readonly HostStatu
       bytes: far.reduce((n, s) => n + figure(detailOf(hostOf(s.site, s.gateway.host), 'segment', 'segment').wanRxBytes), 0),
       bytesWithoutCache: nodes.filter(n => n.site !== document?.masterSite).reduce((n, x) => n + x.rxBytes, 0)
     },
-    caches,
+    caches, cacheRetainMs: record.spec.cache?.retainMs ?? null,
     timings: {
       createMs: record.readyMs === null ? null : record.readyMs - record.createdMs,
       deleteMs: record.state !== 'deleted' || record.deleteStartedMs === null ? null : Math.max(0, record.endedMs - record.deleteStartedMs)

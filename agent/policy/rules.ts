@@ -4,7 +4,7 @@ import { parseWith } from '../../protocol/config-file.ts'
 import { InvalidInputError, MusubiError } from '../../protocol/core/errors.ts'
 import { MAX_POLICY_BYTES, MAX_TERM_MS, MIN_TERM_MS } from '../../protocol/core/limits.ts'
 import { NAME } from '../../protocol/mesh/roles.ts'
-import { parseDuration } from '../../protocol/core/spec.ts'
+import { parseDuration } from '../../protocol/core/duration.ts'
 
 type Rule = NonNullable<PolicyDocument['default']>
 

@@ -9,7 +9,7 @@
  * /etc/passwd, and the same program has the same on every host.
  */
 const FIRST_ID = 0x7000_0000
-const KINDS = { forward: 1, snoop: 2, prober: 3, engine: 4, tftp: 5 } as const
+const KINDS = { forward: 1, snoop: 2, prober: 3, engine: 4, tftp: 5, retained: 6 } as const
 
 /** Of a host there is one keeper of a kind, of a cache one for each VNI, which has 24 bits; so for its engine and what runs beside that. */
 export type KeeperKind = keyof typeof KINDS

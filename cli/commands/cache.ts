@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Command } from 'commander'
 import { call, type Endpoint } from '../client.ts'
+import { addRetainedCommands } from './cache-retained.ts'
 import { agentEndpoint, confirm, untilInterrupted, wantsJson } from '../context.ts'
 import { exportManifest, fromAccessLog, fromManifest, fromMirror, partsOf, readInput } from '../manifest.ts'
 import { bytes, show } from '../output.ts'
@@ -39,6 +40,7 @@ Examples:
     })
 
   addPreheat(cache)
+  addRetainedCommands(cache)
   cache.command('list <cluster>').description('objects that a cache has, by path')
     .option('--site <site>', 'of one site; default: the first that has a cache')
     .option('--prefix <path>', 'only paths that begin so')

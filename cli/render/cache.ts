@@ -1,5 +1,6 @@
-import { bytes, table } from '../output.ts'
-import type { CacheDeedResource, CachedObjectResource, CacheOrderResource, ClusterCachesResource } from '../../protocol/cache-api.ts'
+import { bytes, table, timeLeft } from '../output.ts'
+import type { CacheDeedResource, CachedObjectResource, CacheOrderResource, ClusterCachesResource, RetainedStoresResource } from '../../protocol/cache-api.ts'
+import { formatDuration } from '../../protocol/core/duration.ts'
 
 /** Said wherever figures of caches are shown, as they would mislead without. */
 export const HTTPS_NOTE = 'HTTPS passes a cache untouched: it is in no figure here, and nothing of it is saved.'
@@ -36,7 +37,8 @@ export function cachesText (clusters: readonly ClusterCachesResource[], nodes: b
   ])
   if (rows.length === 0) return 'No cache is running: a cluster has one at each site without its frontend.'
   const lines = [table(['cluster', 'site', 'requests', 'hits', 'to nodes', 'from frontend', 'saved', 'over the wan', 'stored'], rows)]
-  for (const { cluster, sites } of clusters) {
+  for (const { cluster, sites, retainMs } of clusters) {
+    if (retainMs !== undefined) lines.push('', `${cluster}: retain ${formatDuration(retainMs)} after its end`)
     for (const one of sites) {
       const at = `${cluster} at ${one.site}`
       if (one.error !== '') { lines.push('', `${at} (${one.host}): ${one.error}`); continue }
@@ -57,3 +59,13 @@ export function deedText ({ sites }: CacheDeedResource, done: (site: CacheDeedRe
 
 export const objectsTable = (objects: readonly CachedObjectResource[]): string => objects.length === 0 ? 'There is nothing of that.' :
   table(['path', 'class', 'size', 'stored', 'asked', 'sha256'], objects.map(({ path, class: kind, sizeBytes, bytes: stored, asked, sha256 }) => [path, kind, sizeBytes === null ? '-' : bytes(sizeBytes), bytes(stored), String(asked), sha256 === null ? '-' : sha256.slice(0, 16)]))
+
+/** Stores that outlive their clusters on one gateway. @param now Unix ms */
+export function retainedText ({ host, limits, stores }: RetainedStoresResource, now: number): string {
+  const off = limits.totalBytes === 0 || limits.ownerBytes === 0 || limits.maxMs === 0
+  const sum = stores.reduce((total, one) => total + one.bytes, 0)
+  const room = off ? `${host} keeps no store of an ended cluster: see retain in its configuration.` : `${bytes(sum)} of ${bytes(limits.totalBytes)} on ${host}; at most ${bytes(limits.ownerBytes)} for one site, ${formatDuration(limits.maxMs)} after the last use`
+  if (stores.length === 0) return off ? room : `No store outlives its cluster now: clusters ask for that with spec.cache.retain.\n${room}`
+  const rows = stores.map(one => [one.owner, one.cluster, bytes(one.bytes), one.checked ? String(one.objects) : 'checking', new Date(one.lastUsedMs).toISOString(), new Date(one.untilMs).toISOString(), timeLeft(Math.max(0, one.untilMs - now))])
+  return `${table(['owner', 'last cluster', 'stored', 'objects', 'last used', 'until', 'left'], rows)}\n\n${room}`
+}

@@ -4,8 +4,9 @@
  */
 import Type, { type Static } from 'typebox'
 import type { CacheProfile } from './desired.ts'
+import { parseDuration } from './duration.ts'
 import { InvalidInputError } from './errors.ts'
-import { MAX_CACHE_BUDGET_BYTES, MAX_CACHE_INDEXES, MAX_CACHE_PREFIXES, MAX_CACHE_RATE_KBIT, MAX_CACHE_TERMS_CHARACTERS, MAX_VOLUME_MIB } from './limits.ts'
+import { MAX_CACHE_BUDGET_BYTES, MAX_CACHE_INDEXES, MAX_CACHE_PREFIXES, MAX_CACHE_RATE_KBIT, MAX_CACHE_RETAIN_MS, MAX_CACHE_TERMS_CHARACTERS, MAX_VOLUME_MIB, MIN_CACHE_RETAIN_MS } from './limits.ts'
 
 const closed = { additionalProperties: false } as const
 const Prefixes = (description: string) => Type.Optional(Type.Array(Type.String({ maxLength: 256 }), { maxItems: MAX_CACHE_PREFIXES, description }))
@@ -28,7 +29,8 @@ export const cacheSectionSchema = Type.Object({
   budget: Type.Optional(Type.Object({
     rate: Type.Optional(Type.String({ maxLength: 32, description: 'of all that is fetched before nodes ask, at one site' })),
     total: Type.Optional(Type.String({ maxLength: 32, description: 'bytes over the WAN at one site, such as 20GB; beyond them nothing is fetched before nodes ask' }))
-  }, closed))
+  }, closed)),
+  retain: Type.Optional(Type.String({ maxLength: 32, description: 'how long a store outlives its cluster, for others of the same site, such as 7d; default: it does not' }))
 }, closed)
 export type CacheSection = Static<typeof cacheSectionSchema>
 
@@ -41,6 +43,8 @@ export interface CacheTerms {
   preheat?: false | { manifest?: string, rateKbitPerS?: number }
   /** of one site's cache */
   budget: { rateKbitPerS?: number, totalBytes?: number }
+  /** how long a store outlives the cluster; absent: it does not */
+  retainMs?: number
 }
 
 /** Kinds of indexes that a cache can follow. */
@@ -100,6 +104,11 @@ export function readCacheSection (section: CacheSection): { terms: CacheTerms, p
     ...sizeMib === undefined ? {} : { sizeMib }, profile,
     budget: { ...budgetRate === undefined ? {} : { rateKbitPerS: budgetRate }, ...totalBytes === undefined ? {} : { totalBytes } }
   }
+  if (section.retain !== undefined) {
+    const ms = parseDuration(section.retain)
+    if (ms === null || ms < MIN_CACHE_RETAIN_MS || ms > MAX_CACHE_RETAIN_MS) problems.push(`spec.cache.retain: ${JSON.stringify(section.retain)} is not a duration such as 7d or 12h${ms === null ? '' : `, from ${MIN_CACHE_RETAIN_MS / 60_000}m to ${MAX_CACHE_RETAIN_MS / 86_400_000}d`}`)
+    if (ms !== null) terms.retainMs = ms
+  }
   if (section.preheat === false) terms.preheat = false
   else if (section.preheat !== undefined) {
     const { manifest } = section.preheat
@@ -111,14 +120,14 @@ export function readCacheSection (section: CacheSection): { terms: CacheTerms, p
 }
 
 /** Terms as the document carries them: a line each, in one order. */
-export function renderCacheTerms ({ sizeMib, profile, preheat, budget }: CacheTerms): string {
+export function renderCacheTerms ({ sizeMib, profile, preheat, budget, retainMs }: CacheTerms): string {
   const line = (what: string, value: string | number | undefined): string[] => value === undefined ? [] : [`${what} ${value}`]
   return [
     ...line('size', sizeMib),
     ...SORTS.flatMap(sort => profile[sort].map(prefix => `${sort} ${prefix}`)),
     ...profile.indexes.map(({ kind, path }) => `index ${kind} ${path}`),
     ...preheat === undefined ? [] : preheat === false ? ['preheat off'] : ['preheat on', ...line('preheat-manifest', preheat.manifest), ...line('preheat-rate', preheat.rateKbitPerS)],
-    ...line('budget-rate', budget.rateKbitPerS), ...line('budget-total', budget.totalBytes)
+    ...line('budget-rate', budget.rateKbitPerS), ...line('budget-total', budget.totalBytes), ...line('retain-ms', retainMs)
   ].join('\n')
 }
 
@@ -146,6 +155,7 @@ export function parseCacheTerms (text = ''): CacheTerms {
     else if (what === 'preheat-rate') preheat().rateKbitPerS = whole(MAX_CACHE_RATE_KBIT)
     else if (what === 'budget-rate') terms.budget.rateKbitPerS = whole(MAX_CACHE_RATE_KBIT)
     else if (what === 'budget-total') terms.budget.totalBytes = whole(MAX_CACHE_BUDGET_BYTES)
+    else if (what === 'retain-ms' && whole(MAX_CACHE_RETAIN_MS) >= MIN_CACHE_RETAIN_MS) terms.retainMs = whole(MAX_CACHE_RETAIN_MS)
     else wrong()
   }
   if (SORTS.some(sort => terms.profile[sort].length > MAX_CACHE_PREFIXES)) bad(`more than ${MAX_CACHE_PREFIXES} prefixes of one sort`)

@@ -159,6 +159,15 @@ export interface CacheSpec {
   budget?: { rateMbitPerS?: number, totalBytes?: number }
   /** TFTP is served inside the site, and none leaves it; absent: it goes to the frontend as it is */
   tftp?: CacheTftp
+  /** what is kept under verified digests outlives the cluster, for others of the same owner; absent: the store ends with it */
+  retain?: CacheRetain
+}
+
+/** For whom a store outlives its cluster, and how long; the host's own limits go before it. */
+export interface CacheRetain {
+  /** the site of the cluster's master: a federation tells nobody smaller apart */
+  owner: string
+  ms: number
 }
 
 /** Where the files come from that a site serves by TFTP. */

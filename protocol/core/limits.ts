@@ -246,6 +246,11 @@ export const CACHE_ORDERS_MAX = 256
 export const MAX_CACHE_RATE_KBIT = 1_000_000_000
 /** A petabyte. */
 export const MAX_CACHE_BUDGET_BYTES = 1e15
+/** How long the store of a cache may be asked to outlive its cluster: nginx takes what it keeps for fresh that long. */
+export const MIN_CACHE_RETAIN_MS = 60_000
+export const MAX_CACHE_RETAIN_MS = 365 * 86_400_000
+/** Stores of ended clusters on one gateway, whatever their size: their records are read in each pass. */
+export const RETAINED_STORES_MAX = 64
 export const MAX_VNI = 0xff_ffff
 /** Clusters that one master keeps alive; each has a loop, a status and up to a message's worth of record. */
 export const MAX_CLUSTERS = 256

@@ -179,7 +179,7 @@ function frontend ({ document, site, member }: View): DesiredObject[] {
 function cache ({ document, site, member }: View): DesiredObject[] {
   if (!member.gateway || !site.cache) return []
   const { frontend: fe } = document
-  const { sizeMib, profile, preheat, budget } = parseCacheTerms(document.cacheTerms)
+  const { sizeMib, profile, preheat, budget, retainMs } = parseCacheTerms(document.cacheTerms)
   const manifest = preheat === false ? undefined : preheat?.manifest ?? (fe.mode === 'builtin' ? PREHEAT_PATH : undefined)
   const rate = preheat === undefined || preheat === false ? undefined : preheat.rateKbitPerS
   const spec: CacheSpec = {
@@ -193,6 +193,7 @@ function cache ({ document, site, member }: View): DesiredObject[] {
   }
   // what the built-in frontend serves by TFTP each gateway has; another one's files need the relay at its site
   if (fe.mode === 'builtin') spec.tftp = {}
+  if (retainMs !== undefined) spec.retain = { owner: document.masterSite, ms: retainMs }
   return [object('cache', objectName(document.id, 'cache'), spec)]
 }
 

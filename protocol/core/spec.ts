@@ -3,6 +3,7 @@ import { Settings } from 'typebox/system'
 import { Errors } from 'typebox/value'
 import { cidrProblem, networksOverlap } from './addresses.ts'
 import { cacheSectionSchema, readCacheSection, type CacheTerms } from './cache-terms.ts'
+import { parseDuration } from './duration.ts'
 import { InvalidInputError } from './errors.ts'
 import { DEFAULT_LOCAL_CIDR } from './local.ts'
 import {
@@ -75,18 +76,6 @@ export interface ClusterSpec {
 }
 
 export const specDefaults = { cidr: '10.42.0.0/16', antiSpoof: true, image: 'default', vcpus: 1, memoryMiB: 768, term: '2h' } as const
-
-const SECOND = 1000
-const unitMs: Record<string, number> = { s: SECOND, m: 60 * SECOND, h: 3600 * SECOND, d: 86_400 * SECOND }
-
-/** `90m`, `1h30m`, `2d`, `PT1H30M`, `P2D` in milliseconds; null when it is none of these. */
-export function parseDuration (text: string): number | null {
-  const iso = /^P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?$/.exec(text)
-  const short = /^(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?$/.exec(text)
-  const groups: Array<string | undefined> | undefined = (iso ?? short)?.slice(1)
-  if (groups === undefined || groups.every(group => group === undefined)) return null
-  return ['d', 'h', 'm', 's'].reduce((total, unit, i) => total + Number(groups[i] ?? 0) * (unitMs[unit] ?? 0), 0)
-}
 
 /** Edit distance, for "did you mean". */
 function distance (a: string, b: string): number {

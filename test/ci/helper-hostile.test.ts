@@ -45,6 +45,8 @@ const CALLS: ReadonlyArray<{ verb: VerbName, params: object }> = [
   { verb: 'cache-preheat', params: { name: '01234567.cache', order: 'mine', objects: [{ path: '/a/b.rpm', sha256: 'a'.repeat(64) }] } },
   { verb: 'cache-list', params: { name: '01234567.cache', prefix: '/a', after: '/a/b.rpm 80 named' } },
   { verb: 'cache-purge', params: { name: '01234567.cache', prefix: '/a' } },
+  { verb: 'cache-retained', params: {} },
+  { verb: 'cache-forget', params: { owner: 'tokyo' } },
   { verb: 'sweep', params: { keep: ['tunnel wg'], dryRun: true } }
 ]
 

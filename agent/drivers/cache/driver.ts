@@ -30,6 +30,8 @@ import { planCache, serviceNames, vniOfService } from './plan.ts'
 import type { CachePlan } from './plan.ts'
 import { readProgress } from './progress.ts'
 import type { FetchProgress } from './progress.ts'
+import { createRetained } from './retained/retained.ts'
+import type { Retained, RetainedOptions } from './retained/retained.ts'
 import { listStore, purgeStore } from './store.ts'
 import type { ObjectPage, Purged } from './store.ts'
 import { tftpService } from './tftp/service.ts'
@@ -61,9 +63,11 @@ export interface CacheDriver extends Driver<'cache'> {
   list (name: string, prefix: string, after: string, signal: AbortSignal): Promise<ObjectPage>
   /** Removes objects from the store, see `purgeStore`. @throws NotFoundError, InvalidInputError */
   purge (name: string, prefix: string, signal: AbortSignal): Promise<Purged>
+  /** stores of caches whose clusters are over */
+  readonly retained: Pick<Retained, 'list' | 'purge' | 'tend'>
 }
 
-export interface CacheDriverOptions {
+export interface CacheDriverOptions extends Pick<RetainedOptions, 'limits' | 'now'> {
   /** folder of this driver alone: configuration, stored objects, logs */
   stateDir: string
   services: ServiceManager
@@ -92,8 +96,9 @@ const POLL_MS = 100
 const ORPHAN = 'orphan-'
 
 /** Transparent HTTP cache of a cluster: nginx, TPROXY and a dead-man switch in the cluster's namespace. */
-export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): CacheDriver {
-  const root = resolve(stateDir)
+export function createCacheDriver ({ services, ...options }: CacheDriverOptions): CacheDriver {
+  const root = resolve(options.stateDir)
+  const retained = createRetained(options)
   let counting: Promise<unknown> = Promise.resolve()
 
   const planOf = (record: Pick<CacheRecord, 'name' | 'spec' | 'link'>): CachePlan => planCache(record.spec, cacheFolder(root, record.name), record.link)
@@ -312,7 +317,10 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
       return problems
     },
 
+    retained,
+
     async observe (signal) {
+      void retained.tend()
       const observed: ObservedObject[] = []
       const records = await readRecords(root)
       for (const record of records) observed.push(await observeOne(record, signal))
@@ -334,9 +342,10 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
       if (!await hasBridge(namespace, signal)) {
         throw new MusubiError('SEGMENT_MISSING', `cache ${name}: ${namespace} has no bridge br0`, { retryable: true, hint: 'the segment of the cluster comes first' })
       }
-      const link = before?.link ?? await measureLink(namespace, spec.frontendAddress, signal) ?? undefined
+      const link = before?.link ?? (before === undefined ? await retained.claim(name, spec) : undefined) ?? await measureLink(namespace, spec.frontendAddress, signal) ?? undefined
       const plan = planCache(spec, folder, link)
       if (before?.applied !== fingerprint(spec)) await writeRecord(folder, name, spec, false, link)
+      await retained.handOver(name, spec, signal)
       await build(plan, signal)
       await writeRecord(folder, name, spec, true, link)
     },
@@ -348,7 +357,9 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
       else if (await exists(folder) || name.startsWith(ORPHAN)) {
         for (const vni of await orphans(await readRecords(root))) await stopAll(vni, signal)
       }
+      if (record !== null) await retained.keep(record, signal)
       await removeFolder(folder)
+      void retained.tend()
     },
 
     stats: statsOf,

@@ -66,14 +66,14 @@ ${dynamic(plan, port)}    }
       set $mz_way listed;
       proxy_pass http://mz_static_${port};
       proxy_cache_key "L $mz_digest $slice_range";
-${nodeless()}${kept(plan)}    }
+${nodeless()}${mixed(plan)}${kept(plan)}    }
 
     # its name says what it is
     location @named {
       set $mz_way named;
       proxy_pass http://mz_static_${port};
       proxy_cache_key "N ${port} $mz_host $request_uri $slice_range";
-${nodeless()}${kept(plan)}    }
+${nodeless()}${mixed(plan)}${kept(plan)}    }
 
     # the frontend says at each request which one it is
     location @validated {
@@ -142,6 +142,9 @@ const nodeless = (): string => `      proxy_pass_request_headers off;
       proxy_set_header Connection "";
       proxy_set_header User-Agent musubi;
 `
+
+/** Parts of one object may be those of an earlier cluster's frontend, with its ETag: nginx ends an answer whose parts have two of them. */
+const mixed = ({ spec }: CachePlan): string => spec.retain === undefined ? '' : '      proxy_hide_header ETag;\n'
 
 /** Once, in parts, through warm connections from the gateway's own address. */
 const kept = (plan: CachePlan): string => `      error_page ${OTHER_ANSWERS} = @dynamic;

@@ -4,7 +4,7 @@
  */
 import Type from 'typebox'
 import type { ObjectKind } from '../../../protocol/core/desired.ts'
-import { MAX_CACHE_BUDGET_BYTES, MAX_CACHE_INDEXES, MAX_CACHE_PREFIXES, MAX_CACHE_RATE_KBIT, MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_SEGMENT_MEMBERS, MAX_SITES_PER_CLUSTER, MAX_VCPUS_PER_NODE, MAX_VNI, MAX_VOLUMES_PER_CLUSTER, MAX_VOLUME_MIB } from '../../../protocol/core/limits.ts'
+import { MAX_CACHE_BUDGET_BYTES, MAX_CACHE_INDEXES, MAX_CACHE_PREFIXES, MAX_CACHE_RATE_KBIT, MAX_CACHE_RETAIN_MS, MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_SEGMENT_MEMBERS, MAX_SITES_PER_CLUSTER, MAX_VCPUS_PER_NODE, MAX_VNI, MAX_VOLUMES_PER_CLUSTER, MAX_VOLUME_MIB, MIN_CACHE_RETAIN_MS } from '../../../protocol/core/limits.ts'
 
 const OCTET = '(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])'
 const IPV4 = `${OCTET}\\.${OCTET}\\.${OCTET}\\.${OCTET}`
@@ -19,7 +19,7 @@ const TunnelAddress = text(`100\\.(6[4-9]|[7-9][0-9]|1[01][0-9]|12[0-7])\\.${OCT
 const Cidr = text(`${IPV4}/([1-9]|[12][0-9]|3[0-2])`, 18)
 const Mac = text('[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}', 17)
 /** A host name's part, or the name of a cluster, site or node. */
-const Label = text('[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?', 63)
+export const Label = text('[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?', 63)
 const Domain = text('[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?', 253)
 const ClusterId = text('[A-Za-z0-9][A-Za-z0-9-]*', 64)
 const Iqn = text('iqn\\.[0-9]{4}-[0-9]{2}\\.[A-Za-z0-9.:_-]+', 223)
@@ -82,7 +82,8 @@ export const SPECS = {
     link: Type.Optional(Type.Object({ rttMs: Type.Number({ minimum: 0, maximum: 10_000 }), rateMbitPerS: Rate }, closed)),
     preheat: Type.Optional(Type.Object({ manifest: FetchPath, rateMbitPerS: Type.Optional(Rate) }, closed)),
     budget: Type.Optional(Type.Object({ rateMbitPerS: Type.Optional(Rate), totalBytes: Type.Optional(whole(1, MAX_CACHE_BUDGET_BYTES)) }, closed)),
-    tftp: Type.Optional(Type.Object({ relay: Type.Optional(Ipv4) }, closed))
+    tftp: Type.Optional(Type.Object({ relay: Type.Optional(Ipv4) }, closed)),
+    retain: Type.Optional(Type.Object({ owner: Label, ms: whole(MIN_CACHE_RETAIN_MS, MAX_CACHE_RETAIN_MS) }, closed))
   }, closed),
   domain: Type.Object({
     cluster: Label, clusterId: ClusterId, node: Label, uuid: text('[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}', 36),

@@ -15,7 +15,8 @@ import type { PublicTrack } from '../../drivers/network/tunnel/driver.ts'
 import { CAPTURE_PROTOCOLS, type Captured } from '../../drivers/network/diagnose/capture.ts'
 import type { Owned, Swept } from '../owned/owned.ts'
 import type { ObjectPage, Purged } from '../../drivers/cache/store.ts'
-import { FetchPath, Ipv4, Ipv6, SPECS, Vni } from './specs.ts'
+import type { RetainedStore } from '../../drivers/cache/retained/retained.ts'
+import { FetchPath, Ipv4, Ipv6, Label, SPECS, Vni } from './specs.ts'
 
 const closed = { additionalProperties: false } as const
 const KIND = `(${KIND_ORDER.join('|')})`
@@ -92,6 +93,10 @@ export const VERBS = {
   'cache-cancel': { access: 'change', params: Type.Object({ name: Name, ...CACHE_ASKS['cache-cancel'].properties }, closed), deadlineMs: LOOK_MS },
   'cache-list': { access: 'read', params: Type.Object({ name: Name, ...CACHE_ASKS['cache-list'].properties }, closed), deadlineMs: DEED_MS },
   'cache-purge': { access: 'change', params: Type.Object({ name: Name, ...CACHE_ASKS['cache-purge'].properties }, closed), deadlineMs: DEED_MS },
+  /** stores of caches whose clusters are over */
+  'cache-retained': { access: 'read', params: Nothing, deadlineMs: LOOK_MS },
+  /** those of one site's clusters, or all of them */
+  'cache-forget': { access: 'change', params: Type.Object({ owner: Type.Optional(Label) }, closed), deadlineMs: DEED_MS },
   /** frames of guests, as a pcap file */
   'segment-capture': {
     access: 'watch', deadlineMs: HELPER_DEADLINE_MAX_MS, params: Type.Object({
@@ -147,6 +152,8 @@ export interface VerbResults {
   'cache-cancel': null
   'cache-list': ObjectPage
   'cache-purge': Purged
+  'cache-retained': RetainedStore[]
+  'cache-forget': { stores: number, bytes: number }
   inventory: Privileged
   owned: Owned
   sweep: Swept

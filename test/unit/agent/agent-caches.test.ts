@@ -2,11 +2,13 @@
 import t from 'tap'
 import { metricsText } from '../../../agent/api/metrics.ts'
 import { createCaches, siteCache } from '../../../agent/cache/fleet.ts'
+import { createRetainedStores } from '../../../agent/cache/retained.ts'
 import { createSiteCaches } from '../../../agent/cache/site.ts'
 import { cacheLines } from '../../../agent/diagnose/seen.ts'
 import type { CallPeer } from '../../../agent/peers.ts'
 import type { HelperClient } from '../../../agent/helper/client/client.ts'
 import { checkParams, type VerbName } from '../../../agent/helper/wire/verbs.ts'
+import type { RetainedStoreResource } from '../../../protocol/cache-api.ts'
 import { NotFoundError } from '../../../protocol/core/errors.ts'
 import { MAX_CACHE_ASKS } from '../../../protocol/core/limits.ts'
 import type { ClusterDocument, MemberSite } from '../../../protocol/core/messages.ts'
@@ -110,6 +112,36 @@ t.test('metrics have the caches of this master', t => {
   const text = metricsText(none, [{ name: 'demo', caches: [{ site: 'osaka', requests: 10, hits: 7, bytesToNodes: 1_000, bytesFromUpstream: 400, wanBytes: 440, paused: 'used up' }] }])
   for (const line of ['musubi_cache_bytes_total{cluster="demo",site="osaka",way="wan"} 440', 'musubi_cache_requests_total{cluster="demo",site="osaka",answer="frontend"} 3', 'musubi_cache_paused{cluster="demo",site="osaka"} 1']) t.ok(text.includes(line), line)
   t.end()
+})
+
+t.test('stores that outlive their clusters: what comes and goes is told once, and counted', async t => {
+  const store = (id: string, part: Partial<RetainedStoreResource> = {}): RetainedStoreResource => ({ id, owner: 'tokyo', cluster: 'demo', bytes: 100, objects: 2, lastUsedMs: 5, untilMs: 10, checked: true, ...part })
+  const asked: Asked = []
+  const told: string[] = []
+  let stores = [store('a')]
+  const retained = createRetainedStores({
+    site: 'osaka', host: 'osaka-1', limits: { totalBytes: 5, ownerBytes: 4, maxMs: 3 }, events: { add: (type, message) => { told.push(`${type} ${message}`) } },
+    helper: helperWith(asked, verb => verb === 'cache-retained' ? stores : { stores: stores.length, bytes: 100 })
+  })
+  t.same(retained.figures(), [])
+  await retained.tick()
+  t.same(told, [], 'what was there before is no news')
+  stores = [store('a'), store('b', { owner: 'kyoto', checked: false, bytes: 7 })]
+  await retained.tick()
+  t.same(told, [], 'not before it is checked')
+  stores = [store('b', { owner: 'kyoto', bytes: 7 })]
+  await retained.tick()
+  await retained.tick()
+  t.match(told, [/^cache\.retained .*cluster demo outlives it for site kyoto: 2 objects, 7 bytes$/, /^cache\.unretained .*demo of site tokyo/])
+  t.equal(told.length, 2)
+  t.match(await retained.list(), { site: 'osaka', host: 'osaka-1', limits: { totalBytes: 5 }, stores: [{ id: 'b' }] })
+  const text = metricsText({ admissionRefusals: { us: {}, them: {} }, joins: {}, records: [], recordOutcomes: {}, peers: {}, leases: {}, masterless: 0, frozen: false, ledgerFailed: false, revocations: 0, certificateNotAfterMs: 0, cordoned: false, uptimeMs: 0 }, [], [...retained.figures(), store('c', { owner: 'kyoto' })])
+  for (const line of ['musubi_cache_retained_bytes{owner="kyoto"} 107', 'musubi_cache_retained_stores{owner="kyoto"} 2']) t.ok(text.includes(line), line)
+  t.same(await retained.purge('kyoto'), { stores: 1, bytes: 100 })
+  stores = []
+  await t.rejects(retained.purge('kyoto'), { code: 'NOT_FOUND' })
+  t.same(await retained.purge(null), { stores: 0, bytes: 100 })
+  t.same(asked.filter(({ verb }) => verb === 'cache-forget').map(({ params }) => params), [{ owner: 'kyoto' }, { owner: 'kyoto' }, {}])
 })
 
 t.test('a diagnosis says what no cache sees', t => {

@@ -2,7 +2,7 @@ import { chmod, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { stringify } from 'yaml'
-import { hostCapacity, loadAgentConfig, secondPortOf, tunnelEndpointOf } from '../../../agent/config.ts'
+import { hostCapacity, loadAgentConfig, retainLimitsOf, secondPortOf, tunnelEndpointOf } from '../../../agent/config.ts'
 import { loadCoordinatorConfig } from '../../../coordinator/config.ts'
 import { parseYaml, readYamlFile } from '../../../protocol/config-file.ts'
 import { InvalidInputError } from '../../../protocol/core/errors.ts'
@@ -21,6 +21,13 @@ t.test('a small configuration is enough, the rest has defaults', async t => {
     stateDir: '/var/lib/musubi', runDir: '/run/musubi', reachable: true, relay: false, priceMilli: 0, drivers: 'real', logLevel: 'info', tunnelPort: 51820
   })
   t.match(await loadCoordinatorConfig(await file(t, 'name: main\nlisten: [/ip4/192.0.2.9/tcp/4100]')), { http: { host: '127.0.0.1', port: 4180 } })
+})
+
+t.test('what stores may take that outlive their clusters', async t => {
+  const of = async (retain?: object): Promise<unknown> => retainLimitsOf(await loadAgentConfig(await agent(t, retain === undefined ? {} : { retain })))
+  t.same(await of(), { totalBytes: 20 * 2 ** 30, ownerBytes: 10 * 2 ** 30, maxMs: 30 * 86_400_000 })
+  t.same(await of({ diskMiB: 3, maxDays: 1 }), { totalBytes: 3 * 2 ** 20, ownerBytes: 2 ** 20, maxMs: 86_400_000 })
+  t.same(await of({ diskMiB: 0, ownerDiskMiB: 7 }), { totalBytes: 0, ownerBytes: 7 * 2 ** 20, maxMs: 30 * 86_400_000 })
 })
 
 for (const [what, change, expected] of [
@@ -50,6 +57,8 @@ for (const [what, change, expected] of [
   ['a link-local address', { tunnelAddresses: ['fe80::1'] }, /tunnelAddresses: fe80::1 is no address/],
   ['a name for an address', { tunnelAddresses: ['gw.example'] }, /tunnelAddresses: gw\.example is no address/],
   ['an IPv6 underlay within the site', { underlayAddress: '2001:db8::1' }, /underlayAddress/],
+  ['stores that outlive their clusters by more than a year', { retain: { maxDays: 366 } }, /retain\.maxDays/],
+  ['a misspelt limit of such stores', { retain: { sizeMiB: 5 } }, /retain: unknown field sizeMiB/],
   ['keys that live for ever', { tunnelKeyMaxAgeHours: 100_000 }, /tunnelKeyMaxAgeHours/]
 ] as const) {
   t.test(`${what} is refused by name`, async t => {

@@ -3,12 +3,13 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { pino } from 'pino'
 import t from 'tap'
-import { addCacheRoutes } from '../../../agent/api/cache-routes.ts'
+import { addCacheRoutes, addRetainedRoutes } from '../../../agent/api/cache-routes.ts'
 import type { Caches } from '../../../agent/cache/fleet.ts'
 import { run } from '../../../agent/exec.ts'
 import { exportManifest, fromAccessLog, fromManifest, fromMirror, partsOf } from '../../../cli/manifest.ts'
-import { cachesText, HTTPS_NOTE, ordersByName } from '../../../cli/render/cache.ts'
-import type { CacheOrderResource, CachedObjectResource, PreheatBody, SiteCacheResource } from '../../../protocol/cache-api.ts'
+import { cachesText, HTTPS_NOTE, ordersByName, retainedText } from '../../../cli/render/cache.ts'
+import type { CacheOrderResource, CachedObjectResource, PreheatBody, RetainedStoresResource, SiteCacheResource } from '../../../protocol/cache-api.ts'
+import { NotFoundError } from '../../../protocol/core/errors.ts'
 import { PREHEAT_PART_MAX } from '../../../protocol/core/limits.ts'
 import { createApi } from '../../../protocol/rest/server.ts'
 
@@ -84,6 +85,22 @@ t.test('parts of an order are told as one, and what waits says why', t => {
   t.end()
 })
 
+const RETAINED: RetainedStoresResource = {
+  site: 'osaka', host: 'osaka-1', limits: { totalBytes: 20e9, ownerBytes: 10e9, maxMs: 30 * 86_400_000 },
+  stores: [{ id: 'x', owner: 'tokyo', cluster: 'demo', bytes: 3e6, objects: 12, lastUsedMs: 1_790_000_000_000, untilMs: 1_790_000_000_000 + 7 * 86_400_000, checked: true }]
+}
+
+t.test('stores that outlive their clusters, for people', t => {
+  const now = 1_790_000_000_000 + 86_400_000
+  const text = retainedText(RETAINED, now)
+  for (const part of ['tokyo  demo', '3.0 MB', '6d00h', '3.0 MB of 20.0 GB on osaka-1; at most 10.0 GB for one site, 30d after the last use']) t.ok(text.includes(part), `${part} in ${text}`)
+  t.match(retainedText({ ...RETAINED, stores: RETAINED.stores.map(one => ({ ...one, checked: false })) }, now), /checking/)
+  t.match(retainedText({ ...RETAINED, stores: [] }, now), /spec\.cache\.retain/)
+  t.match(retainedText({ ...RETAINED, stores: [], limits: { ...RETAINED.limits, maxMs: 0 } }, now), /osaka-1 keeps no store/)
+  t.match(cachesText([{ cluster: 'demo', id: 'i', retainMs: 604_800_000, total: { bytesToNodes: 0, bytesFromUpstream: 0, savedBytes: 0, wanBytes: 0, storedBytes: 0 }, sites: [siteOf('osaka')] }], false), /demo: retain 7d/)
+  t.end()
+})
+
 t.test('the commands over the routes', async t => {
   const posted: PreheatBody[] = []
   const cancelled: string[] = []
@@ -100,6 +117,11 @@ t.test('the commands over the routes', async t => {
   }
   const api = await createApi({ title: 'test', description: 'test', logger: pino({ level: 'silent' }) })
   addCacheRoutes(api, () => caches)
+  const forgotten: Array<string | null> = []
+  addRetainedRoutes(api, () => ({
+    list: () => Promise.resolve(RETAINED), figures: () => [], tick: () => Promise.resolve(),
+    purge: owner => { forgotten.push(owner); return owner === 'kyoto' ? Promise.reject(new NotFoundError('keeps no store for site kyoto')) : Promise.resolve({ stores: 2, bytes: 3e6 }) }
+  }))
   const dir = t.testdir({})
   const socket = join(dir, 'agent.sock')
   await api.listen({ path: socket })
@@ -113,6 +135,15 @@ t.test('the commands over the routes', async t => {
   t.match(await musubi('purge', 'demo', '--prefix', '/a', '--yes'), { exitCode: 0, stdout: /osaka: 3 parts, 3.0 MB removed/ })
   const exported = (await musubi('export', 'demo')).stdout
   t.same(JSON.parse(exported), { objects: [{ path: '/b', size: 4 }, { path: '/a', size: 4 }] })
+
+  t.match((await musubi('retained')).stdout, /OWNER[\s\S]*tokyo +demo +3\.0 MB +12/)
+  t.same(JSON.parse((await musubi('retained', '--json')).stdout), RETAINED)
+  t.match(await musubi('retained', 'purge', 'tokyo'), { exitCode: 2, stderr: /--yes/ })
+  t.match(await musubi('retained', 'purge', 'tokyo', '--yes'), { exitCode: 0, stdout: /2 stores, 3\.0 MB dropped/ })
+  t.match(await musubi('retained', 'purge', '--all', '--yes'), { exitCode: 0 })
+  t.match(await musubi('retained', 'purge', 'kyoto', '--yes'), { exitCode: 1, stderr: /keeps no store for site kyoto/ })
+  for (const args of [[], ['tokyo', '--all'], ['../x']]) t.match(await musubi('retained', 'purge', ...args, '--yes'), { exitCode: 2 }, args.join(' '))
+  t.same(forgotten, ['tokyo', null, 'kyoto'])
 
   await mkdir(join(dir, 'mirror'))
   await writeFile(join(dir, 'mirror', 'x'), 'x')

@@ -28,7 +28,7 @@ const node: ClusterResource['nodes'][number] = {
 }
 const cluster: ClusterResource = {
   id: 'c1', name: 'demo', state: 'ready', error: null, createdAt: 0, startsAt: 0, expiresAt: 7_200_000, masterSite: 'tokyo', epoch: 1, lenders: [], cidr: '10.42.0.0/16', domain: 'demo.internal', frontend: null, nodes: [node], volumes: [],
-  lease: { sites: 1, holds: 1, negotiateMs: 5, rttMs: 1 }, segment: { vni: 7, ids: {}, mtuInner: 1500, firstPingMs: null }, wan: { bytes: 0, bytesWithoutCache: 0 }, caches: [], timings: { createMs: null, deleteMs: null }, problems: []
+  lease: { sites: 1, holds: 1, negotiateMs: 5, rttMs: 1 }, segment: { vni: 7, ids: {}, mtuInner: 1500, firstPingMs: null }, wan: { bytes: 0, bytesWithoutCache: 0 }, caches: [], cacheRetainMs: null, timings: { createMs: null, deleteMs: null }, problems: []
 }
 
 type Master = NonNullable<RouteDeps['master']>

@@ -18,7 +18,7 @@ import { offerFor } from '../../model/fixtures.ts'
 const SECTION = {
   size: '20GiB',
   profile: { immutable: ['/install/images/'], dynamic: ['/install/ks/'], indexes: [{ kind: 'rpm', path: '/install/repodata/repomd.xml' }] },
-  preheat: { manifest: '/install/manifest.json', rate: '50Mbit/s' }, budget: { rate: '0.1Gbit/s', total: '20GB' }
+  preheat: { manifest: '/install/manifest.json', rate: '50Mbit/s' }, budget: { rate: '0.1Gbit/s', total: '20GB' }, retain: '7d'
 }
 const input = (cache?: unknown): unknown => ({ apiVersion: 'musubi/v1', kind: 'Cluster', metadata: { name: 'demo' }, spec: { nodes: { count: 3 }, ...cache === undefined ? {} : { cache } } })
 const problems = (cache: unknown): string[] => {
@@ -62,11 +62,13 @@ t.test('every problem of the section is named at its place', t => {
   t.strictSame(problems({ preheat: false }), [])
   const found = problems({
     size: '8GB', profile: { immutable: ['install/'], validated: ['/a b'], dynamic: ['/x"{}'], indexes: [{ kind: 'apt', path: '/Release' }, { kind: 'rpm', path: 'repomd.xml' }] },
-    preheat: { manifest: '/a\tb', rate: 'fast' }, budget: { rate: '0Mbit/s', total: '20' }
+    preheat: { manifest: '/a\tb', rate: 'fast' }, budget: { rate: '0Mbit/s', total: '20' }, retain: 'long'
   })
-  for (const place of ['size', 'profile.immutable[0]', 'profile.validated[0]', 'profile.dynamic[0]', 'profile.indexes[0].kind', 'profile.indexes[1].path', 'preheat.manifest', 'preheat.rate', 'budget.rate', 'budget.total']) {
+  for (const place of ['size', 'profile.immutable[0]', 'profile.validated[0]', 'profile.dynamic[0]', 'profile.indexes[0].kind', 'profile.indexes[1].path', 'preheat.manifest', 'preheat.rate', 'budget.rate', 'budget.total', 'retain']) {
     t.equal(found.filter(line => line.startsWith(`spec.cache.${place}: `)).length, 1, place)
   }
+  for (const retain of ['59s', '366d', '0d', '7']) t.match(problems({ retain }), [/spec\.cache\.retain: .* is not a duration such as 7d/], retain)
+  for (const retain of ['60s', '365d', 'P7D']) t.strictSame(problems({ retain }), [], retain)
   t.match(problems({ sise: '1GiB' }), [/spec\.cache\.sise: unknown field; did you mean "size"\?/])
   t.match(problems({ preheat: true }), [/spec\.cache\.preheat: must be false or \{manifest: PATH/])
   t.match(problems({ profile: { immutable: Array.from({ length: 65 }, () => '/a') } }), [/spec\.cache\.profile\.immutable/])
@@ -74,7 +76,7 @@ t.test('every problem of the section is named at its place', t => {
 })
 
 t.test('terms go through a document and come out as they were', t => {
-  for (const section of [SECTION, {}, { preheat: false as const }, { preheat: {} }, { budget: { total: '1MB' } }]) {
+  for (const section of [SECTION, {}, { preheat: false as const }, { preheat: {} }, { budget: { total: '1MB' } }, { retain: '12h' }]) {
     const { terms } = readCacheSection(section)
     t.strictSame(parseCacheTerms(renderCacheTerms(terms)), terms)
     const document = documentOf(section)
@@ -91,7 +93,7 @@ t.test('a host takes no terms that it would not write itself', t => {
   t.equal(cacheTermsProblem(undefined), null)
   for (const text of [
     'size 0', 'size 1e3', 'size 99999999999', 'sizes 4', `${good}\n`, `\n${good}`, good.split('\n').reverse().join('\n'), 'size 4\nsize 4', 'immutable /a b', 'immutable /a"; return 200', 'dynamic a', `validated /${'a'.repeat(256)}`,
-    'index apt /a', 'index rpm', 'preheat', 'preheat-rate 5', 'preheat off\npreheat-rate 5', 'preheat on\npreheat-manifest /a\tb', 'budget-total 1e15', 'budget-rate -1',
+    'index apt /a', 'index rpm', 'preheat', 'preheat-rate 5', 'preheat off\npreheat-rate 5', 'preheat on\npreheat-manifest /a\tb', 'budget-total 1e15', 'budget-rate -1', 'retain-ms 59999', 'retain-ms 31536000001', 'retain-ms 7d', 'retain-ms 600000\nsize 4',
     Array.from({ length: 65 }, () => 'dynamic /a').join('\n'), Array.from({ length: 17 }, () => 'index rpm /a').join('\n'), `immutable /${'a'.repeat(MAX_CACHE_TERMS_CHARACTERS)}`
   ]) t.type(cacheTermsProblem(text), 'string', text.slice(0, 60))
   const document = documentOf(SECTION)
@@ -110,8 +112,10 @@ t.test('the cache of a site gets what was asked, and always who asks', t => {
   const full = cacheOf(documentOf(SECTION))
   t.match(full.spec, {
     maxSizeMiB: 20_480, preheat: { manifest: '/install/manifest.json', rateMbitPerS: 50 }, budget: { rateMbitPerS: 100, totalBytes: 20e9 },
-    profile: { immutable: ['/install/images/'], validated: [], dynamic: ['/install/ks/'], indexes: [{ kind: 'rpm', path: '/install/repodata/repomd.xml' }] }
+    profile: { immutable: ['/install/images/'], validated: [], dynamic: ['/install/ks/'], indexes: [{ kind: 'rpm', path: '/install/repodata/repomd.xml' }] },
+    retain: { owner: 'tokyo', ms: 604_800_000 }
   })
+  t.notOk('retain' in plain.spec, 'nothing outlives a cluster that does not ask for it')
   t.notOk('preheat' in cacheOf(documentOf({ preheat: false })).spec)
   t.strictSame(cacheOf(documentOf({ preheat: { rate: '8Mbit/s' } })).spec.preheat, { manifest: '/v1/preheat.json', rateMbitPerS: 8 })
   const apply = (one: DesiredObject<'cache'>, change: Partial<Record<keyof CacheSpec, unknown>> = {}): unknown => checkParams('apply', { kind: 'cache', name: one.name, spec: { ...one.spec, ...change }, claim: null })
@@ -119,6 +123,6 @@ t.test('the cache of a site gets what was asked, and always who asks', t => {
     t.doesNotThrow(() => apply(one), 'the helper takes it')
     t.doesNotThrow(() => planCache(one.spec, '/state/cache'), 'and the driver')
   }
-  for (const change of [{ hosts: ['a b'] }, { preheat: { manifest: 'http://x/' } }, { budget: { totalBytes: -1 } }, { profile: { dynamic: ['/a"'] } }, { profile: { other: [] } }, { clusterId: '../x' }]) t.throws(() => apply(full, change), JSON.stringify(change))
+  for (const change of [{ hosts: ['a b'] }, { preheat: { manifest: 'http://x/' } }, { budget: { totalBytes: -1 } }, { profile: { dynamic: ['/a"'] } }, { profile: { other: [] } }, { clusterId: '../x' }, { retain: { owner: '../x', ms: 60_000 } }, { retain: { owner: 'tokyo', ms: 1 } }, { retain: { owner: 'tokyo' } }]) t.throws(() => apply(full, change), JSON.stringify(change))
   t.end()
 })

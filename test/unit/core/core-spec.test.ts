@@ -2,7 +2,8 @@ import fc from 'fast-check'
 import t from 'tap'
 import { cidrProblem, layout, parseCidr } from '../../../protocol/core/addresses.ts'
 import { InvalidInputError } from '../../../protocol/core/errors.ts'
-import { parseClusterSpec, parseDuration, nearest } from '../../../protocol/core/spec.ts'
+import { formatDuration, parseDuration } from '../../../protocol/core/duration.ts'
+import { parseClusterSpec, nearest } from '../../../protocol/core/spec.ts'
 import { MAX_SITES_PER_CLUSTER } from '../../../protocol/core/limits.ts'
 
 type Plain = Record<string, unknown>
@@ -83,6 +84,8 @@ t.test('whatever comes in, the answer is a spec or an InvalidInputError', t => {
 t.test('durations', t => {
   const good: Array<[string, number]> = [['90m', 5_400_000], ['2h', 7_200_000], ['1d12h', 129_600_000], ['30s', 30_000], ['PT1H30M', 5_400_000], ['P2D', 172_800_000], ['P1DT1S', 86_401_000]]
   for (const [text, ms] of good) t.equal(parseDuration(text), ms, text)
+  for (const [ms, text] of [[604_800_000, '7d'], [5_400_000, '1h30m'], [86_461_000, '1d1m1s'], [999, '0s']] as const) t.equal(formatDuration(ms), text)
+  for (const [text, ms] of good) t.equal(parseDuration(formatDuration(ms)), ms, text)
   for (const text of ['', 'P', 'PT', '2', 'h', '-2h', '2 h', '1.5h', '2H', '5m2h']) t.equal(parseDuration(text), null, `"${text}"`)
   t.end()
 })

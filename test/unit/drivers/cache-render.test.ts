@@ -29,6 +29,16 @@ t.test('the nginx configuration of one port', t => {
   t.end()
 })
 
+t.test('a cache whose parts may be of two frontends says no ETag of theirs, where a name or a digest says what they are', t => {
+  const plain = renderNginxConf(planCache({ ...SPEC, ports: [80] }, '/var/lib/x'))
+  const retained = renderNginxConf(planCache({ ...SPEC, ports: [80], retain: { owner: 'tokyo', ms: 60_000 } }, '/var/lib/x'))
+  const placesOf = (conf: string): string[] => conf.split(/\n {4}location /).filter(text => text.includes('proxy_hide_header ETag;')).map(text => text.split(' ')[0] ?? '')
+  t.same(placesOf(plain), [])
+  t.same(placesOf(retained), ['@listed', '@named'])
+  t.equal(retained.replaceAll('      proxy_hide_header ETag;\n', ''), plain, 'and nothing else is different')
+  t.end()
+})
+
 t.test('the interception of two ports', t => {
   isGolden(t, 'interception.nft', renderNft(planCache(SPEC, '/var/lib/x')))
   t.end()

@@ -17,7 +17,7 @@ const GOOD: ReadonlyArray<{ verb: VerbName, params: object }> = [
   { verb: 'segment-capture', params: { kind: 'segment', name: 'demo', port: 'wan', count: 10, seconds: 5, snapBytes: 256, filter: {} } },
   { verb: 'segment-capture', params: { kind: 'segment', name: 'demo', port: 'node', count: 10, seconds: 5, snapBytes: 256, filter: { host: '10.42.1.1', port: 80, proto: 'tcp' } } },
   { verb: 'cache-preheat', params: { name: 'a.cache', order: 'mine-1', rateKbitPerS: 8_000, objects: [{ path: '/a/b.rpm', port: 80, sizeBytes: 5, sha256: 'a'.repeat(64) }] } }, { verb: 'cache-cancel', params: { name: 'a.cache', order: 'mine-1' } },
-  { verb: 'cache-list', params: { name: 'a.cache' } }, { verb: 'cache-list', params: { name: 'a.cache', prefix: '/a', after: '/a/b.rpm 80 named' } }, { verb: 'cache-purge', params: { name: 'a.cache', prefix: '/a' } },
+  { verb: 'cache-list', params: { name: 'a.cache' } }, { verb: 'cache-list', params: { name: 'a.cache', prefix: '/a', after: '/a/b.rpm 80 named' } }, { verb: 'cache-purge', params: { name: 'a.cache', prefix: '/a' } }, { verb: 'cache-retained', params: {} }, { verb: 'cache-forget', params: {} }, { verb: 'cache-forget', params: { owner: 'tokyo' } },
   { verb: 'inventory', params: {} }, { verb: 'owned', params: {} }, { verb: 'sweep', params: { keep: ['tunnel wg'], dryRun: true } }
 ]
 
