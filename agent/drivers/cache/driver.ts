@@ -1,40 +1,35 @@
-import { createHash } from 'node:crypto'
-import { readFileSync } from 'node:fs'
-import { mkdir, stat } from 'node:fs/promises'
+import { stat } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import type { CacheSpec } from '../../../protocol/core/desired.ts'
 import { clusterNamespace } from '../../../protocol/core/desired.ts'
 import { ConflictError, InvalidInputError, MusubiError, NotFoundError } from '../../../protocol/core/errors.ts'
 import { CACHE_ORDERS_MAX } from '../../../protocol/core/limits.ts'
 import { run } from '../../exec.ts'
 import { fingerprint } from '../../fingerprint.ts'
-import type { ServiceManager, ServiceSpec, ServiceStatus } from '../../services.ts'
-import { keeperArgv, keeperId } from '../../services/keepers.ts'
-import { runOutside } from '../../services/outside.ts'
+import type { ServiceManager } from '../../services.ts'
+import { keeperId } from '../../services/keepers.ts'
 import type { Driver, ObservedObject } from '../driver.ts'
-import { readCounters, storedBytes } from './accounting.ts'
-import type { CacheCounters } from './accounting.ts'
-import { budgetState, withBudget } from './budget.ts'
-import type { BudgetState } from './budget.ts'
+import { readCounters, storedBytes } from './account/accounting.ts'
+import type { CacheCounters } from './account/accounting.ts'
+import { budgetState, withBudget } from './account/budget.ts'
+import type { BudgetState } from './account/budget.ts'
 import { cacheFolder, readRecord, readRecords, removeFolder, writeAtomically, writeRecord } from './folder.ts'
 import type { CacheRecord } from './folder.ts'
-import { applyRouting, applyTables, checkTables, hasBridge, observeInterception, pauseTables, removeInterception } from './interception.ts'
-import { LIVE_SECONDS, LIVE_SET, TABLE } from './nft.ts'
+import { applyRouting, applyTables, checkTables, hasBridge, observeInterception, pauseTables, removeInterception } from './intercept/interception.ts'
 import { renderNginxConf } from './nginx-conf.ts'
 import { measureLink } from './link.ts'
-import { OWN_ORDER, eachOrder, orderNames, putOrder, renderOrder, renderOwnOrder } from './orders.ts'
-import type { PreheatOrder } from './orders.ts'
+import { OWN_ORDER, eachOrder, orderNames, putOrder, renderOrder, renderOwnOrder } from './fetcher/orders.ts'
+import type { PreheatOrder } from './fetcher/orders.ts'
 import { planCache, serviceNames, vniOfService } from './plan.ts'
 import type { CachePlan } from './plan.ts'
-import { readProgress } from './progress.ts'
-import type { FetchProgress } from './progress.ts'
+import { readProgress } from './fetcher/progress.ts'
+import type { FetchProgress } from './fetcher/progress.ts'
+import { answers, cacheServices, engineService, fetcherService, giveTo, proberService } from './services.ts'
 import { listStore, purgeStore } from './store.ts'
 import type { ObjectPage, Purged } from './store.ts'
-import { tftpService } from './tftp/service.ts'
-import { readWireBytes } from './wire.ts'
-import type { WireBytes } from './wire.ts'
+import { readWireBytes } from './account/wire.ts'
+import type { WireBytes } from './account/wire.ts'
 
 /** Figures of one cache; bytes are those of HTTP, `stored` is what lies on disk. */
 export interface CacheStats extends CacheCounters {
@@ -69,22 +64,6 @@ export interface CacheDriverOptions {
   services: ServiceManager
 }
 
-const LAUNCHER = fileURLToPath(new URL('./launch.pl', import.meta.url))
-const PROBER = fileURLToPath(new URL('./prober.pl', import.meta.url))
-/** It goes on over upgrades: another program under the same name is another service. */
-const FETCHER = fileURLToPath(new URL('./fetcher/main.pl', import.meta.url))
-const FETCHER_PRINT = fingerprint(['main.pl', 'Ahead.pm', 'Http.pm', 'Indexes.pm', 'Orders.pm', 'index.pl'].map(file => readFileSync(new URL(`./fetcher/${file}`, import.meta.url), 'utf8')))
-const PROBER_PRINT = fingerprint(readFileSync(PROBER, 'utf8'))
-/** It talks TCP, so it is not root: it may write to the nft set, turn the engine's logs over, and be ahead of a busy host. */
-const PROBER_CAPABILITIES = ['net_admin', 'dac_override', 'kill', 'sys_nice'] as const
-/**
- * The engine talks TCP as well: it may take connections for the frontend's address and make them from the nodes' (either needs
- * net_raw), reach its folder below those that are root's alone, and be ahead of a busy host. Its user is that of one
- * cluster's cache: what one cluster's nodes do to it does nothing to the store of another.
- */
-const ENGINE_CAPABILITIES = ['net_raw', 'dac_read_search', 'sys_nice'] as const
-/** It reads orders, which lie below root's folder, and tells the engine of another list; nothing else. */
-const FETCHER_CAPABILITIES = ['dac_read_search'] as const
 /** How long a started engine may take to answer, and a live one to be seen by the prober. */
 const ANSWER_MS = 8_000
 const POLL_MS = 100
@@ -94,76 +73,10 @@ const ORPHAN = 'orphan-'
 /** Transparent HTTP cache of a cluster: nginx, TPROXY and a dead-man switch in the cluster's namespace. */
 export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): CacheDriver {
   const root = resolve(stateDir)
+  const { runsAsWanted, ensureService, tftpAsWanted, ensureTftp } = cacheServices(services)
   let counting: Promise<unknown> = Promise.resolve()
 
   const planOf = (record: Pick<CacheRecord, 'name' | 'spec' | 'link'>): CachePlan => planCache(record.spec, cacheFolder(root, record.name), record.link)
-
-  function engineService (plan: CachePlan, config: string): ServiceSpec {
-    const { paths, listeners } = plan
-    return {
-      argv: [...keeperArgv('engine', ENGINE_CAPABILITIES, plan.spec.vni), 'perl', LAUNCHER, ...listeners.map(({ listenPort }) => `127.0.0.1:${listenPort}`), '--',
-        'nginx', '-c', paths.config, '-p', paths.engine, '-e', paths.errorLog],
-      netns: plan.namespace,
-      cwd: '/',
-      // listening sockets are made by the launcher, so another configuration is another process
-      env: { MZ_CONFIG: createHash('sha256').update(config).digest('hex').slice(0, 16) }
-    }
-  }
-
-  function proberService (plan: CachePlan): ServiceSpec {
-    const ports = plan.listeners.map(({ port }) => String(port))
-    return {
-      argv: [...keeperArgv('prober', PROBER_CAPABILITIES, plan.spec.vni), 'perl', PROBER, String(plan.healthPort), plan.paths.engine, TABLE, LIVE_SET, String(LIVE_SECONDS), ...ports],
-      netns: plan.namespace,
-      cwd: '/',
-      env: { MZ_KEEPER: PROBER_PRINT },
-      keeper: true
-    }
-  }
-
-  function fetcherService (plan: CachePlan): ServiceSpec {
-    const { paths, listeners, spec, sliceBytes } = plan
-    return {
-      argv: [...keeperArgv('engine', FETCHER_CAPABILITIES, plan.spec.vni), 'perl', FETCHER, paths.engine, paths.orders, String(sliceBytes), spec.frontendAddress, ...listeners.map(({ port, listenPort }) => `${port}:${listenPort}`)],
-      netns: plan.namespace,
-      cwd: '/',
-      env: { MZ_KEEPER: FETCHER_PRINT },
-      keeper: true
-    }
-  }
-
-  /** True when the service runs as wanted, in the namespace that now bears the name. */
-  async function runsAsWanted (status: ServiceStatus, wanted: ServiceSpec, namespace: string): Promise<boolean> {
-    return status.running && status.pid !== null && status.fingerprint === fingerprint(wanted) &&
-      await inNamespace(status.pid, namespace)
-  }
-
-  /** True as well when none is wanted and none runs. */
-  async function tftpAsWanted (plan: CachePlan): Promise<boolean> {
-    const [status, wanted] = [await services.status(plan.services.tftp), tftpService(plan)]
-    if (wanted === null) return !status.running
-    return await runsAsWanted(status, wanted, plan.namespace) && await isIn(status.pid, plan.paths.tftp)
-  }
-
-  async function ensureTftp (plan: CachePlan, signal: AbortSignal): Promise<void> {
-    const wanted = tftpService(plan)
-    if (wanted === null) {
-      await services.stop(plan.services.tftp)
-      return
-    }
-    await giveTo(keeperId('tftp', plan.spec.vni), plan.paths.tftp, signal)
-    const { pid } = await services.status(plan.services.tftp)
-    // its folder was deleted and made again
-    if (pid !== null && !await isIn(pid, plan.paths.tftp)) await services.stop(plan.services.tftp)
-    await ensureService(plan.services.tftp, wanted, plan.namespace)
-  }
-
-  async function ensureService (name: string, wanted: ServiceSpec, namespace: string): Promise<void> {
-    const status = await services.status(name)
-    // same argv, but left behind in a namespace that was deleted and made again
-    if (status.running && status.pid !== null && !await inNamespace(status.pid, namespace)) await services.stop(name)
-    await services.ensure(name, wanted)
-  }
 
   async function observeOne (record: CacheRecord, signal: AbortSignal): Promise<ObservedObject> {
     const base = { kind: 'cache' as const, name: record.name, fingerprint: record.applied }
@@ -367,35 +280,10 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
   }
 }
 
-/** Makes a service's own folder, which lies in one of root's: what is in it the service makes, and nobody follows its links. */
-async function giveTo (id: number, folder: string, signal: AbortSignal): Promise<void> {
-  await mkdir(folder, { recursive: true, mode: 0o700 })
-  // made by a release whose engines had another user
-  if ((await stat(folder)).uid !== id) await run('chown', ['-hR', `${id}:${id}`, folder], { signal })
-}
-
 const orphanName = (vni: number): string => `${ORPHAN}${clusterNamespace(vni)}`
 
 async function exists (path: string): Promise<boolean> {
   return await stat(path).then(() => true, () => false)
-}
-
-async function answers (plan: CachePlan, signal: AbortSignal): Promise<boolean> {
-  const { exitCode } = await runOutside('perl', [PROBER, String(plan.healthPort)], { netns: plan.namespace, signal, okCodes: [1] })
-  return exitCode === 0
-}
-
-/** True when a process runs in this very folder, not in one that was deleted. */
-async function isIn (pid: number | null, folder: string): Promise<boolean> {
-  if (pid === null) return false
-  const [of, wanted] = await Promise.all([`/proc/${pid}/cwd`, folder].map(async path => await stat(path).catch(() => null)))
-  return of != null && wanted != null && of.ino === wanted.ino && of.dev === wanted.dev
-}
-
-async function inNamespace (pid: number, namespace: string): Promise<boolean> {
-  const [ofProcess, ofName] = await Promise.all([`/proc/${pid}/ns/net`, `/run/netns/${namespace}`]
-    .map(async path => await stat(path).then(found => found.ino, () => null)))
-  return ofProcess !== null && ofProcess === ofName
 }
 
 function messageOf (error: unknown): string {

@@ -1,6 +1,6 @@
 import t from 'tap'
-import { budgetState, withBudget } from '../../../agent/drivers/cache/budget.ts'
-import { eachOrder, orderNames, putOrder } from '../../../agent/drivers/cache/orders.ts'
+import { budgetState, withBudget } from '../../../agent/drivers/cache/account/budget.ts'
+import { eachOrder, orderNames, putOrder } from '../../../agent/drivers/cache/fetcher/orders.ts'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
-import { PREFIX } from '../../../protocol/core/desired.ts'
-import type { CachePlan } from './plan.ts'
+import { PREFIX } from '../../../../protocol/core/desired.ts'
+import type { CachePlan } from '../plan.ts'
 
 /** Name of our table in both families; the namespace belongs to one cluster, so there is one of each. */
 export const TABLE = `${PREFIX}_cache`

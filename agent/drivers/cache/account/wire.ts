@@ -1,8 +1,8 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { runJson } from '../../exec.ts'
-import { writeAtomically } from './folder.ts'
-import { TABLE, WIRE_COUNTERS } from './nft.ts'
+import { runJson } from '../../../exec.ts'
+import { writeAtomically } from '../folder.ts'
+import { TABLE, WIRE_COUNTERS } from '../intercept/nft.ts'
 
 /** Bytes of IP packets that came from the frontend's HTTP ports, since the cache was first set up. */
 export interface WireBytes {

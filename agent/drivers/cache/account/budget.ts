@@ -1,4 +1,4 @@
-import type { CacheSpec } from '../../../protocol/core/desired.ts'
+import type { CacheSpec } from '../../../../protocol/core/desired.ts'
 import type { WireBytes } from './wire.ts'
 
 /** What a cache may bring over the WAN, and what it has. */

@@ -1,9 +1,9 @@
 import { mkdir, readdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { FETCH_PATH } from '../../../protocol/core/cache-terms.ts'
-import { InvalidInputError } from '../../../protocol/core/errors.ts'
-import { writeAtomically } from './folder.ts'
-import type { CachePlan } from './plan.ts'
+import { FETCH_PATH } from '../../../../protocol/core/cache-terms.ts'
+import { InvalidInputError } from '../../../../protocol/core/errors.ts'
+import { writeAtomically } from '../folder.ts'
+import type { CachePlan } from '../plan.ts'
 
 /** One object to fetch before nodes ask. */
 export interface PreheatObject {
