@@ -67,6 +67,15 @@ function runFile (file: string, timeoutS: number): Promise<{ lines: string[], co
   })
 }
 
+/** The output of a file that failed, shortened to where it first went wrong and how it ended. */
+function telling (lines: readonly string[]): string[] {
+  if (lines.length <= 400) return [...lines]
+  const first = Math.max(0, lines.findIndex(line => /^\s*not ok /.test(line)) - 40)
+  const around = lines.slice(first, first + 120)
+  const end = Math.max(first + around.length, lines.length - 280)
+  return [...around, ...end > first + around.length ? ['...'] : [], ...lines.slice(end)]
+}
+
 async function runGroup (group: Group, totals: Totals): Promise<string[]> {
   const failedFiles: string[] = []
   const queue = testFiles(group.dirs)
@@ -82,7 +91,7 @@ async function runGroup (group: Group, totals: Totals): Promise<string[]> {
       process.stdout.write(`${bad ? 'FAILED' : 'ok    '}  ${(ms / 1000).toFixed(1).padStart(6)}s  ${file}\n`)
       if (bad) {
         failedFiles.push(file)
-        process.stdout.write(`${lines.slice(-400).map(l => `        ${l}`).join('\n')}\n`)
+        process.stdout.write(`${telling(lines).map(l => `        ${l}`).join('\n')}\n`)
       }
     }
   }

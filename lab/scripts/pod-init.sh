@@ -69,12 +69,17 @@ bind_more () {
   done
 }
 bind_more "$@"
-# The user that agents run as, and the folders that are its own.
+# The user that agents run as, and the folders that are its own; and the one that libvirtd looks up whatever
+# its configuration says, which only libvirt-daemon-system makes: it would start libvirtd on the machine.
 for file in passwd group; do
-  grep -v '^musubi:' "/etc/$file" > "/etc/$file.lab" || :
+  grep -v -e '^musubi:' -e '^libvirt-qemu:' "/etc/$file" > "/etc/$file.lab" || :
   case $file in
-    passwd) echo "musubi:x:$uid:$uid:Musubi agent:/var/lib/musubi:/usr/sbin/nologin" ;;
-    group) echo "musubi:x:$uid:" ;;
+    passwd)
+      echo "musubi:x:$uid:$uid:Musubi agent:/var/lib/musubi:/usr/sbin/nologin"
+      echo 'libvirt-qemu:x:64055:64055:Libvirt QEMU:/var/lib/libvirt:/usr/sbin/nologin' ;;
+    group)
+      echo "musubi:x:$uid:"
+      echo 'libvirt-qemu:x:64055:' ;;
   esac >> "/etc/$file.lab"
   mv "/etc/$file.lab" "/etc/$file"
 done
