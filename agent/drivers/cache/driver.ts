@@ -18,9 +18,9 @@ import { cacheFolder, readRecord, readRecords, removeFolder, writeAtomically, wr
 import type { CacheRecord } from './folder.ts'
 import { applyRouting, applyTables, checkTables, hasBridge, observeInterception, pauseTables, removeInterception } from './intercept/interception.ts'
 import { renderNginxConf } from './nginx-conf.ts'
-import { measureLink } from './link.ts'
-import { OWN_ORDER, eachOrder, orderNames, putOrder, renderOrder, renderOwnOrder } from './fetcher/orders.ts'
-import type { PreheatOrder } from './fetcher/orders.ts'
+import { measureLink, settleLink } from './link.ts'
+import { OWN_ORDER, oddOrders, orderNames, putOrder, renderOrder, renderOwnOrder } from './fetcher/orders.ts'
+import type { OrdersWanted, PreheatOrder } from './fetcher/orders.ts'
 import { planCache, serviceNames, vniOfService } from './plan.ts'
 import type { CachePlan } from './plan.ts'
 import { readProgress } from './fetcher/progress.ts'
@@ -100,10 +100,12 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
     const proberOk = await runsAsWanted(prober, proberService(plan), plan.namespace)
     const fetcherOk = await runsAsWanted(fetcher, fetcherService(plan), plan.namespace)
     const live = record.spec.ports.every(port => state.live.includes(port))
-    const healthy = engineOk && proberOk && fetcherOk && tftpOk && state.tables && state.routing && live
+    const works = engineOk && proberOk && fetcherOk && tftpOk && state.tables && state.routing && live
     const serving = engineOk && state.tables && state.routing && live
     const figures = await statsOf(record.name)
-    return { ...base, healthy, detail: { state: serving ? 'caching' : 'bypassed', engine: engineOk, prober: proberOk, fetcher: fetcherOk, live, ...(record.spec.tftp === undefined ? {} : { tftp: tftpOk, tftpStopped: state.tftpStopped }), ...figures } }
+    const odd = (await oddOrders(plan.paths.orders, wantedOrders(plan, figures?.budget ?? null))).map(({ name }) => name)
+    const problem = works && odd.length > 0 ? { problem: `orders that do not say what the specification and the budget have them say: ${odd.join(', ')}` } : {}
+    return { ...base, healthy: works && odd.length === 0, detail: { state: serving ? 'caching' : 'bypassed', ...problem, engine: engineOk, prober: proberOk, fetcher: fetcherOk, live, ...(record.spec.tftp === undefined ? {} : { tftp: tftpOk, tftpStopped: state.tftpStopped }), ...figures } }
   }
 
   /** One after the other: sums and orders are read, and written anew. */
@@ -120,13 +122,20 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
       if (record === null) return null
       const engine = join(folder, 'engine')
       const wire = await readWireBytes(folder, clusterNamespace(record.spec.vni))
-      const budget = budgetState(record.spec, wire)
-      await eachOrder(join(folder, 'orders'), text => withBudget(text, budget))
       return {
         ...await readCounters(folder, engine),
         stored: await storedBytes(join(engine, 'store')),
-        wire, budget, fetch: await readProgress(join(engine, 'progress.json'))
+        wire, budget: budgetState(record.spec, wire), fetch: await readProgress(join(engine, 'progress.json'))
       }
+    })
+  }
+
+  /** Brings orders to what the specification and the budget have them say. */
+  async function mendOrders (plan: CachePlan): Promise<void> {
+    await inTurn(async () => {
+      const { paths, spec, namespace } = plan
+      const wanted = wantedOrders(plan, budgetState(spec, await readWireBytes(paths.dir, namespace)))
+      for (const { name, text } of await oddOrders(paths.orders, wanted)) await putOrder(paths.orders, name, text)
     })
   }
 
@@ -185,7 +194,7 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
     await ensureService(plan.services.engine, engineService(plan, config), namespace)
     if (!tables) await applyTables(plan, signal)
     await ensureService(plan.services.prober, proberService(plan), namespace)
-    await putBudgeted(plan, OWN_ORDER, renderOwnOrder(plan))
+    await mendOrders(plan)
     await ensureService(plan.services.fetcher, fetcherService(plan), namespace)
     if (await becomesLive(plan, signal)) return
     // it runs and does not answer: hung
@@ -231,7 +240,7 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
 
     async apply (name, spec, signal) {
       const folder = cacheFolder(root, name)
-      planCache(spec, folder)
+      const { paths } = planCache(spec, folder)
       const records = await readRecords(root)
       const other = records.find(record => record.spec.vni === spec.vni && record.name !== name)
       if (other !== undefined) throw new ConflictError(`cache ${name}: segment ${spec.vni} already has the cache ${other.name}`)
@@ -241,11 +250,11 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
       if (!await hasBridge(namespace, signal)) {
         throw new MusubiError('SEGMENT_MISSING', `cache ${name}: ${namespace} has no bridge br0`, { retryable: true, hint: 'the segment of the cluster comes first' })
       }
-      const link = before?.link ?? await measureLink(namespace, spec.frontendAddress, signal) ?? undefined
-      const plan = planCache(spec, folder, link)
-      if (before?.applied !== fingerprint(spec)) await writeRecord(folder, name, spec, false, link)
+      const way = await settleLink(before, paths, Date.now(), async () => await measureLink(namespace, spec.frontendAddress, signal))
+      const plan = planCache(spec, folder, way.link)
+      if (before?.applied !== fingerprint(spec)) await writeRecord(folder, name, spec, false, way)
       await build(plan, signal)
-      await writeRecord(folder, name, spec, true, link)
+      await writeRecord(folder, name, spec, true, way)
     },
 
     async remove (name, signal) {
@@ -279,6 +288,10 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
     }
   }
 }
+
+/** The specification's own order, and those of people, with what the budget allows. Pure. */
+const wantedOrders = (plan: CachePlan, budget: BudgetState | null): OrdersWanted =>
+  ({ own: withBudget(renderOwnOrder(plan), budget), fit: text => withBudget(text, budget) })
 
 const orphanName = (vni: number): string => `${ORPHAN}${clusterNamespace(vni)}`
 

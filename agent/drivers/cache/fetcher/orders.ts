@@ -65,13 +65,23 @@ export async function putOrder (folder: string, name: string, text: string): Pro
   else await writeAtomically(file, text)
 }
 
-/** Changes what stands in orders; what is as it was is not written. */
-export async function eachOrder (folder: string, change: (text: string) => string): Promise<void> {
-  for (const name of await orderNames(folder)) {
+/** What orders should say: the specification's own word by word, those of people as `fit` has them. */
+export interface OrdersWanted {
+  /** text of `OWN_ORDER`; empty: there is none */
+  own: string
+  /** an order as it should be, of what it is; an order that is as it should be stays as it is */
+  fit: (text: string) => string
+}
+
+/** Orders that do not say what they should, with what they should say; those that are torn or gone included. */
+export async function oddOrders (folder: string, { own, fit }: OrdersWanted): Promise<Array<{ name: string, text: string }>> {
+  const odd: Array<{ name: string, text: string }> = []
+  for (const name of new Set([OWN_ORDER, ...await orderNames(folder)])) {
     const text = await readFile(join(folder, `${name}.tsv`), 'utf8').catch(() => '')
-    const changed = change(text)
-    if (text !== '' && changed !== text) await putOrder(folder, name, changed)
+    const wanted = name === OWN_ORDER ? own : fit(text)
+    if (text !== wanted) odd.push({ name, text: wanted })
   }
+  return odd
 }
 
 export async function orderNames (folder: string): Promise<string[]> {
