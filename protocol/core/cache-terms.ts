@@ -5,10 +5,10 @@
 import Type, { type Static } from 'typebox'
 import type { CacheProfile } from './desired.ts'
 import { InvalidInputError } from './errors.ts'
-import { MAX_CACHE_BUDGET_BYTES, MAX_CACHE_INDEXES, MAX_CACHE_PREFIXES, MAX_CACHE_RATE_KBIT, MAX_CACHE_TERMS_CHARACTERS, MAX_VOLUME_MIB } from './limits.ts'
+import { MAX_CACHE_BUDGET_BYTES, MAX_CACHE_INDEXES, MAX_CACHE_PREFIX_CHARACTERS, MAX_CACHE_PREFIXES, MAX_CACHE_RATE_KBIT, MAX_CACHE_TERMS_CHARACTERS, MAX_VOLUME_MIB } from './limits.ts'
 
 const closed = { additionalProperties: false } as const
-const Prefixes = (description: string) => Type.Optional(Type.Array(Type.String({ maxLength: 256 }), { maxItems: MAX_CACHE_PREFIXES, description }))
+const Prefixes = (description: string) => Type.Optional(Type.Array(Type.String({ maxLength: MAX_CACHE_PREFIX_CHARACTERS }), { maxItems: MAX_CACHE_PREFIXES, description }))
 
 /** `spec.cache` as a user writes it. */
 export const cacheSectionSchema = Type.Object({
@@ -45,10 +45,10 @@ export interface CacheTerms {
 
 /** Kinds of indexes that a cache can follow. */
 export const INDEX_KINDS = ['debian', 'rpm', 'manifest'] as const
-/** A path prefix of a profile: each becomes part of a regular expression, see `classRules`. */
-export const CACHE_PREFIX = /^\/(?:[A-Za-z0-9._@+~-]+\/)*[A-Za-z0-9._@+~-]*$/
+/** A path prefix of a profile: each becomes part of a regular expression, see `classRules`. Names that clients resolve (`..`) match no request. */
+export const CACHE_PREFIX = /^(?!.*\/\.\.(?:\/|$))\/(?:[A-Za-z0-9._@+~-]+\/)*[A-Za-z0-9._@+~-]*$/
 /** A path on the frontend as it stands in a request, and in a line of the fetcher's orders. */
-export const FETCH_PATH = /^\/(?:[A-Za-z0-9._:@+~\/=?&-]|%[0-9A-Fa-f]{2}){0,511}$/
+export const FETCH_PATH = /^(?!.*\/\.\.(?:\/|$))\/(?:[A-Za-z0-9._:@+~\/=?&-]|%[0-9A-Fa-f]{2}){0,511}$/
 const SORTS = ['immutable', 'validated', 'dynamic'] as const
 
 const MIB = { MiB: 1, GiB: 1024, TiB: 1024 * 1024 } as const
@@ -138,7 +138,7 @@ export function parseCacheTerms (text = ''): CacheTerms {
     const wrong = (): never => bad(`${JSON.stringify(line.slice(0, 80))} is not understood here`)
     const whole = (max: number): number => /^[1-9]\d{0,15}$/.test(first) && Number(first) <= max ? Number(first) : wrong()
     const sort = SORTS.find(one => one === what)
-    if (sort !== undefined) terms.profile[sort].push(CACHE_PREFIX.test(first) && first.length <= 256 ? first : wrong())
+    if (sort !== undefined) terms.profile[sort].push(CACHE_PREFIX.test(first) && first.length <= MAX_CACHE_PREFIX_CHARACTERS ? first : wrong())
     else if (what === 'size') terms.sizeMib = whole(MAX_VOLUME_MIB)
     else if (what === 'index') terms.profile.indexes.push({ kind: INDEX_KINDS.find(one => one === first) ?? wrong(), path: FETCH_PATH.test(second) ? second : wrong() })
     else if (what === 'preheat') terms.preheat = first === 'off' ? false : first === 'on' ? {} : wrong()
