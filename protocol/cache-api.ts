@@ -1,6 +1,6 @@
 /** REST resources of caches, see api.ts. */
 import Type, { type Static } from 'typebox'
-import { MAX_CACHE_RATE_KBIT, PREHEAT_PART_MAX } from './core/limits.ts'
+import { MAX_CACHE_BUDGET_BYTES, MAX_CACHE_RATE_KBIT, PREHEAT_PART_MAX } from './core/limits.ts'
 
 const count = (description: string) => Type.Number({ description, minimum: 0 })
 const text = (description: string, maxLength = 4096) => Type.String({ description, maxLength })
@@ -58,3 +58,20 @@ export const CachedObjectsSchema = Type.Object({
   site: text('site'), objects: Type.Array(CachedObjectSchema), next: Type.Union([Type.String(), Type.Null()], { description: 'after= of the next page; null: this is the last' })
 })
 export type CachedObjectsResource = Static<typeof CachedObjectsSchema>
+
+const orNull = (description: string) => Type.Union([Type.Number({ minimum: 0 }), Type.Null()], { description: `${description}; null: no bound` })
+const Bounds = { rateKbitPerS: orNull('of all that is fetched before nodes ask, at one site'), totalBytes: orNull('over the WAN at one site; beyond them nothing is fetched before nodes ask') }
+/** What the document says, and how far sites have taken it. */
+export const CacheBudgetSchema = Type.Object({
+  cluster: text('name'), ...Bounds,
+  sites: Type.Array(Type.Object({
+    site: text('site'), ...Bounds, own: Type.Boolean({ description: 'it has values of its own' }), usedBytes: count('of packets from the frontend'), paused: text('why nothing is fetched before nodes ask; empty: it is'),
+    inForce: Type.Boolean({ description: 'its cache says the same; else it will, as soon as it has heard of it' }), error: text('why nothing is known; empty: it answers')
+  }))
+})
+export type CacheBudgetResource = Static<typeof CacheBudgetSchema>
+const bound = (maximum: number) => Type.Optional(Type.Union([Type.Integer({ minimum: 1, maximum }), Type.Null(), Type.Literal('default')], { description: 'null: no bound; default: as all sites, with a site only; absent: as before' }))
+export const CacheBudgetBodySchema = Type.Object({
+  site: Type.Optional(Type.String({ minLength: 1, maxLength: 64, description: 'only there; default: all sites that have no value of their own' })), rateKbitPerS: bound(MAX_CACHE_RATE_KBIT), totalBytes: bound(MAX_CACHE_BUDGET_BYTES)
+}, closed)
+export type CacheBudgetBody = Static<typeof CacheBudgetBodySchema>

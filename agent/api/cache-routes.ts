@@ -1,6 +1,6 @@
 import Type from 'typebox'
 import type { Caches } from '../cache/fleet.ts'
-import { CacheDeedSchema, CachedObjectsSchema, CancelBodySchema, ClusterCachesSchema, PreheatBodySchema, PurgeBodySchema } from '../../protocol/cache-api.ts'
+import { CacheBudgetBodySchema, CacheBudgetSchema, CacheDeedSchema, CachedObjectsSchema, CancelBodySchema, ClusterCachesSchema, PreheatBodySchema, PurgeBodySchema } from '../../protocol/cache-api.ts'
 import type { Api } from '../../protocol/rest/server.ts'
 
 const ByName = Type.Object({ name: Type.String({ maxLength: 64 }) })
@@ -15,4 +15,6 @@ export function addCacheRoutes (api: Api, caches: () => Caches): void {
   api.post('/v1/clusters/:name/cache/preheat', { schema: { summary: 'objects to fetch before nodes ask', params: ByName, body: PreheatBodySchema, response: { 200: CacheDeedSchema } } }, request => caches().preheat(request.params.name, request.body))
   api.post('/v1/clusters/:name/cache/cancel', { schema: { summary: 'takes an order away; what was fetched stays', params: ByName, body: CancelBodySchema, response: { 200: CacheDeedSchema } } }, request => caches().cancel(request.params.name, request.body.order, request.body.site))
   api.post('/v1/clusters/:name/cache/purge', { schema: { summary: 'removes objects from the stores', params: ByName, body: PurgeBodySchema, response: { 200: CacheDeedSchema } } }, request => caches().purge(request.params.name, request.body.prefix, request.body.site))
+  api.get('/v1/clusters/:name/cache/budget', { schema: { summary: 'the WAN budget of the caches of a cluster, by site', params: ByName, response: { 200: CacheBudgetSchema } } }, request => caches().budget(request.params.name))
+  api.post('/v1/clusters/:name/cache/budget', { schema: { summary: 'another WAN budget, of all sites or of one', params: ByName, body: CacheBudgetBodySchema, response: { 200: CacheBudgetSchema } } }, request => caches().setBudget(request.params.name, request.body))
 }

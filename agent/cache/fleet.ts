@@ -1,9 +1,11 @@
 import type { CallPeer } from '../peers.ts'
-import { CachedObjectSchema, CachedObjectsSchema, type CacheDeedResource, type CachedObjectsResource, type ClusterCachesResource, type PreheatBody, type SiteCacheResource } from '../../protocol/cache-api.ts'
+import { CachedObjectSchema, CachedObjectsSchema, type CacheBudgetBody, type CacheBudgetResource, type CacheDeedResource, type CachedObjectsResource, type ClusterCachesResource, type PreheatBody, type SiteCacheResource } from '../../protocol/cache-api.ts'
+import type { BudgetChange } from '../../protocol/core/cache-budget.ts'
 import { ConflictError, describeError, MusubiError, NotFoundError } from '../../protocol/core/errors.ts'
 import type { ClusterDocument, MemberSite } from '../../protocol/core/messages.ts'
 import Type from 'typebox'
 import { Value } from 'typebox/value'
+import { clusterBudget } from './budget.ts'
 import type { CacheAsk } from './site.ts'
 
 /** Longest path that is shown, and so on: other sites write these texts. */
@@ -19,6 +21,9 @@ export interface Caches {
   preheat (cluster: string, body: PreheatBody): Promise<CacheDeedResource>
   cancel (cluster: string, order: string, site?: string): Promise<CacheDeedResource>
   purge (cluster: string, prefix?: string, site?: string): Promise<CacheDeedResource>
+  budget (cluster: string): Promise<CacheBudgetResource>
+  /** Another budget, in the document of the cluster: sites that are away get it later. @throws InvalidInputError, ConflictError */
+  setBudget (cluster: string, change: CacheBudgetBody): Promise<CacheBudgetResource>
   /** One page of what one site has; without `site` the only one, or the first. */
   list (cluster: string, query: { site?: string, prefix?: string, after?: string }): Promise<CachedObjectsResource>
 }
@@ -27,6 +32,8 @@ export interface CachesDeps {
   call: CallPeer
   /** document of a cluster of this master; null before it has one. @throws NotFoundError */
   document: (cluster: string) => ClusterDocument | null
+  /** as `Master.cacheBudget` */
+  setBudget: (cluster: string, change: BudgetChange) => Promise<void>
 }
 
 const Page = Type.Object({ objects: Type.Array(CachedObjectSchema), next: CachedObjectsSchema.properties.next })
@@ -68,7 +75,7 @@ export function siteCache (document: ClusterDocument, { site, gateway }: MemberS
   }
 }
 
-export function createCaches ({ call, document: documentOf }: CachesDeps): Caches {
+export function createCaches ({ call, document: documentOf, setBudget }: CachesDeps): Caches {
   function sitesOf (cluster: string, only?: string): { document: ClusterDocument, sites: MemberSite[] } {
     const document = documentOf(cluster)
     if (document === null) throw new ConflictError(`cluster ${cluster} has no caches yet: its leases are not committed`)
@@ -102,16 +109,31 @@ export function createCaches ({ call, document: documentOf }: CachesDeps): Cache
     }
   }
 
+  async function figures (document: ClusterDocument, members: readonly MemberSite[]): Promise<SiteCacheResource[]> {
+    return await Promise.all(members.map(async one => {
+      try {
+        return siteCache(document, one, await ask(document, one, 'status', {}))
+      } catch (error) {
+        return siteCache(document, one, {}, describeError(error).slice(0, TEXT_MAX))
+      }
+    }))
+  }
+
+  async function budget (cluster: string): Promise<CacheBudgetResource> {
+    const { document, sites } = sitesOf(cluster)
+    return clusterBudget(document, await figures(document, sites))
+  }
+
   return {
+    budget,
+    async setBudget (cluster, change) {
+      sitesOf(cluster, change.site)
+      await setBudget(cluster, change)
+      return await budget(cluster)
+    },
     async status (cluster) {
       const { document, sites: members } = sitesOf(cluster)
-      const sites = await Promise.all(members.map(async one => {
-        try {
-          return siteCache(document, one, await ask(document, one, 'status', {}))
-        } catch (error) {
-          return siteCache(document, one, {}, describeError(error).slice(0, TEXT_MAX))
-        }
-      }))
+      const sites = await figures(document, members)
       const sum = (of: (one: SiteCacheResource) => number): number => sites.reduce((total, one) => total + of(one), 0)
       return {
         cluster: document.name, id: document.id, sites,

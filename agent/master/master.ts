@@ -10,6 +10,7 @@ import { clusterRecord, isEnded, newNotes, shownState, type ClusterNotes, type C
 import { clusterView } from './view.ts'
 import { createWatcher } from './watch.ts'
 import type { ClusterResource } from '../../protocol/api.ts'
+import type { BudgetChange } from '../../protocol/core/cache-budget.ts'
 import { ConflictError, describeError, NoCapacityError, NotFoundError } from '../../protocol/core/errors.ts'
 import { MAX_CLUSTERS } from '../../protocol/core/limits.ts'
 import { vnisOf } from '../../protocol/core/local.ts'
@@ -58,6 +59,8 @@ export interface Master {
   extend (nameOrId: string, termMs: number): Promise<ClusterResource>
   /** More nodes, or fewer: then those with the highest numbers go. @throws ConflictError when only nodes with volumes are left to go */
   scale (nameOrId: string, count: number): Promise<ClusterResource>
+  /** Another WAN budget of its caches; what is fetched before nodes ask follows it in some seconds. @throws InvalidInputError, ConflictError */
+  cacheBudget (nameOrId: string, change: BudgetChange): Promise<void>
   /** Asks anew for a cluster that failed, with the same spec. @throws ConflictError when it has not */
   retry (nameOrId: string): Promise<ClusterResource>
   /** Becomes master of a cluster of the site; see adopt.ts for what `force` risks. */
@@ -212,6 +215,9 @@ export function createMaster (deps: MasterDeps): Master {
       if (count > nodes) await negotiator.grow(record.id, count)
       else if (count < nodes) await negotiator.shrink(record.id, toGo(record, count))
       return view(current(record))
+    },
+    async cacheBudget (nameOrId, change) {
+      await negotiator.budget(own(nameOrId).id, change)
     },
     async retry (nameOrId) {
       const record = own(nameOrId)

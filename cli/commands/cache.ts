@@ -4,11 +4,11 @@ import { call, type Endpoint } from '../client.ts'
 import { agentEndpoint, confirm, untilInterrupted, wantsJson } from '../context.ts'
 import { exportManifest, fromAccessLog, fromManifest, fromMirror, partsOf, readInput } from '../manifest.ts'
 import { bytes, show } from '../output.ts'
-import { cachesText, deedText, objectsTable, ordersByName, orderText } from '../render/cache.ts'
+import { budgetText, cachesText, deedText, objectsTable, ordersByName, orderText } from '../render/cache.ts'
 import { clusterPath } from '../waiting.ts'
 import type { ClusterResource } from '../../protocol/api.ts'
-import type { CacheDeedResource, CachedObjectResource, CachedObjectsResource, ClusterCachesResource, PreheatBody, PreheatObjectResource } from '../../protocol/cache-api.ts'
-import { rateKbit } from '../../protocol/core/cache-terms.ts'
+import type { CacheBudgetBody, CacheBudgetResource, CacheDeedResource, CachedObjectResource, CachedObjectsResource, ClusterCachesResource, PreheatBody, PreheatObjectResource } from '../../protocol/cache-api.ts'
+import { amountBytes, rateKbit } from '../../protocol/core/cache-terms.ts'
 import { InvalidInputError, MusubiError } from '../../protocol/core/errors.ts'
 
 const POLL_MS = 1_000
@@ -39,6 +39,7 @@ Examples:
     })
 
   addPreheat(cache)
+  addBudget(cache)
   cache.command('list <cluster>').description('objects that a cache has, by path')
     .option('--site <site>', 'of one site; default: the first that has a cache')
     .option('--prefix <path>', 'only paths that begin so')
@@ -66,6 +67,44 @@ Examples:
       const { objects } = await allObjects(agentEndpoint(command), name, o)
       process.stdout.write(`${JSON.stringify(exportManifest(objects, o.all === true), null, 1)}\n`)
     })
+}
+
+function addBudget (cache: Command): void {
+  cache.command('budget <cluster>').description('shows, or changes, what caches may bring over the WAN')
+    .option('--rate <rate>', 'of all that is fetched before nodes ask, at one site, such as 50Mbit/s; or none')
+    .option('--total <amount>', 'over the WAN at one site, such as 20GB; beyond it nothing is fetched before nodes ask; or none')
+    .option('--site <site>', 'only there, where "default" is what all sites have; default: all without a value of their own')
+    .addHelpText('after', `
+Without --rate and --total nothing is changed. A budget stops no node: what nodes ask for comes whatever is used.
+A change is part of the cluster from the moment it is told here; a site that is away gets it when it is back.
+
+Examples:
+  musubi cache budget demo
+  musubi cache budget demo --rate 100Mbit/s --total 50GB
+  musubi cache budget demo --site osaka --total none
+  musubi cache budget demo --site osaka --total default --json`)
+    .action(async (name: string, o: { rate?: string, total?: string, site?: string }, command: Command) => {
+      const body: CacheBudgetBody = {
+        ...o.rate === undefined ? {} : { rateKbitPerS: boundOf(o.rate, '--rate', rateKbit, '50Mbit/s', 'units are kbit/s, Mbit/s and Gbit/s') },
+        ...o.total === undefined ? {} : { totalBytes: boundOf(o.total, '--total', amountBytes, '20GB', 'units are MB, GB, TB, MiB, GiB and TiB') },
+        ...o.site === undefined ? {} : { site: o.site }
+      }
+      const path = cachePath(name, '/budget')
+      const changes = o.rate !== undefined || o.total !== undefined
+      const found = changes ? await call<CacheBudgetResource>(agentEndpoint(command), 'POST', path, body) : await call<CacheBudgetResource>(agentEndpoint(command), 'GET', path)
+      const shown = { ...found, sites: found.sites.filter(one => o.site === undefined || one.site === o.site) }
+      if (o.site !== undefined && shown.sites.length === 0) throw new MusubiError('NOT_FOUND', `cluster ${found.cluster} has no cache at site "${o.site}"`, { hint: `it has caches at ${found.sites.map(({ site }) => site).join(', ') || 'no site'}` })
+      show(shown, wantsJson(command), budgetText)
+    })
+}
+
+/** A bound as the API takes it. @throws InvalidInputError naming the option */
+function boundOf (text: string, option: string, parse: (text: string) => number | null, example: string, hint: string): number | null | 'default' {
+  if (text === 'none') return null
+  if (text === 'default') return 'default'
+  const value = parse(text)
+  if (value === null || value < 1) throw new InvalidInputError(`${option} must be such as ${example}, or none, not "${text}"`, hint)
+  return value
 }
 
 function addPreheat (cache: Command): void {

@@ -1,5 +1,5 @@
 import { bytes, table } from '../output.ts'
-import type { CacheDeedResource, CachedObjectResource, CacheOrderResource, ClusterCachesResource } from '../../protocol/cache-api.ts'
+import type { CacheBudgetResource, CacheDeedResource, CachedObjectResource, CacheOrderResource, ClusterCachesResource } from '../../protocol/cache-api.ts'
 
 /** Said wherever figures of caches are shown, as they would mislead without. */
 export const HTTPS_NOTE = 'HTTPS passes a cache untouched: it is in no figure here, and nothing of it is saved.'
@@ -57,3 +57,19 @@ export function deedText ({ sites }: CacheDeedResource, done: (site: CacheDeedRe
 
 export const objectsTable = (objects: readonly CachedObjectResource[]): string => objects.length === 0 ? 'There is nothing of that.' :
   table(['path', 'class', 'size', 'stored', 'asked', 'sha256'], objects.map(({ path, class: kind, sizeBytes, bytes: stored, asked, sha256 }) => [path, kind, sizeBytes === null ? '-' : bytes(sizeBytes), bytes(stored), String(asked), sha256 === null ? '-' : sha256.slice(0, 16)]))
+
+const rateText = (kbit: number | null): string => kbit === null ? 'none' : kbit < 1000 ? `${kbit} kbit/s` : `${kbit / 1000} Mbit/s`
+
+/** What holds at each site, and whether its cache has it yet. */
+export function budgetText ({ cluster, rateKbitPerS, totalBytes, sites }: CacheBudgetResource): string {
+  if (sites.length === 0) return `Cluster ${cluster} has no cache: all of it is at the site of its frontend.`
+  const rows = sites.map(one => [
+    one.site, rateText(one.rateKbitPerS), one.totalBytes === null ? 'none' : bytes(one.totalBytes), one.error === '' ? bytes(one.usedBytes) : '-', one.own ? 'its own' : 'as all sites',
+    one.error !== '' ? `not known: ${one.error}` : !one.inForce ? 'changed, not in force there yet' : one.paused === '' ? 'in force' : `PAUSED: ${one.paused}`
+  ])
+  return [
+    `All sites of ${cluster}, each: rate ${rateText(rateKbitPerS)}, total ${totalBytes === null ? 'none' : bytes(totalBytes)}`, '',
+    table(['site', 'rate', 'total', 'used', 'value', 'state'], rows),
+    ...sites.some(({ paused }) => paused !== '') ? ['', `Nothing is fetched before nodes ask where it is paused. More: musubi cache budget ${cluster} --total AMOUNT`] : []
+  ].join('\n')
+}

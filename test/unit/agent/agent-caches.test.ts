@@ -33,14 +33,14 @@ function helperWith (asked: Asked, answer: (verb: VerbName) => unknown = () => n
   return { call: call as HelperClient['call'] }
 }
 /** The master at tokyo and the gateways of the others, without a network. */
-function federation (asked: Asked, answer: (verb: VerbName) => unknown, failing: readonly string[] = []): ReturnType<typeof createCaches> {
+function federation (asked: Asked, answer: (verb: VerbName) => unknown, failing: readonly string[] = [], document: ClusterDocument = DOCUMENT): ReturnType<typeof createCaches> {
   const gateways = new Map(['osaka', 'kyoto'].map(name => [`peer-${name}`, createSiteCaches({ site: name, helper: helperWith(asked, answer), masterSite: id => id === ID ? 'tokyo' : null })]))
   const call = async (peer: string, _method: string, request: { clusterId: string, ask: string, params: string }): Promise<{ result: string }> => {
     const gateway = gateways.get(peer)
     if (gateway === undefined || failing.includes(peer)) throw new NotFoundError(`${peer} is away`)
     return await gateway.answer(request, { site: 'tokyo' })
   }
-  return createCaches({ call: call as unknown as CallPeer, document: name => name === 'new' ? null : DOCUMENT })
+  return createCaches({ call: call as unknown as CallPeer, document: name => name === 'new' ? null : document, setBudget: () => Promise.resolve() })
 }
 
 t.test('figures of all sites, with names of nodes; one that is away is named', async t => {
@@ -76,6 +76,19 @@ t.test('orders and purges go to every site with a cache, or to one, by name of i
   t.same(asked.at(-1), { verb: 'cache-cancel', params: { name: '01234567.cache', order: 'mine' } })
   await t.rejects(caches.purge('demo', '/a', 'tokyo'), { code: 'NOT_FOUND', message: /no cache at site "tokyo"/ })
   t.match(await caches.preheat('demo', { order: 'mine', objects: [{ path: 'no path' }] }), { sites: [{ error: /path/ }, { error: /path/ }] }, 'the far side judges too')
+})
+
+t.test('a budget is what the document says, beside what sites say', async t => {
+  const document = { ...DOCUMENT, cacheTerms: 'budget-total 440\nbudget-rate-at kyoto 8000\nbudget-total-at kyoto 0' }
+  t.strictSame(await federation([], () => STATS, [], document).budget('demo'), {
+    cluster: 'demo', rateKbitPerS: null, totalBytes: 440,
+    sites: [
+      { site: 'osaka', rateKbitPerS: null, totalBytes: 440, own: false, usedBytes: 440, paused: 'the WAN budget of 440 bytes is used up', inForce: true, error: '' },
+      { site: 'kyoto', rateKbitPerS: 8000, totalBytes: null, own: true, usedBytes: 440, paused: 'the WAN budget of 440 bytes is used up', inForce: false, error: '' }
+    ]
+  })
+  t.match(await federation([], () => ({ ...STATS, budget: null }), ['peer-kyoto']).setBudget('demo', { totalBytes: null }), { totalBytes: null, sites: [{ inForce: true, usedBytes: 440 }, { inForce: false, error: /away/ }] })
+  await t.rejects(federation([], () => STATS).setBudget('demo', { site: 'tokyo', totalBytes: 5 }), { code: 'NOT_FOUND' })
 })
 
 t.test('lists come in pages of the right form', async t => {

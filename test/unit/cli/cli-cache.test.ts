@@ -8,7 +8,7 @@ import type { Caches } from '../../../agent/cache/fleet.ts'
 import { run } from '../../../agent/exec.ts'
 import { exportManifest, fromAccessLog, fromManifest, fromMirror, partsOf } from '../../../cli/manifest.ts'
 import { cachesText, HTTPS_NOTE, ordersByName } from '../../../cli/render/cache.ts'
-import type { CacheOrderResource, CachedObjectResource, PreheatBody, SiteCacheResource } from '../../../protocol/cache-api.ts'
+import type { CacheBudgetBody, CacheBudgetResource, CacheOrderResource, CachedObjectResource, PreheatBody, SiteCacheResource } from '../../../protocol/cache-api.ts'
 import { PREHEAT_PART_MAX } from '../../../protocol/core/limits.ts'
 import { createApi } from '../../../protocol/rest/server.ts'
 
@@ -87,6 +87,11 @@ t.test('parts of an order are told as one, and what waits says why', t => {
 t.test('the commands over the routes', async t => {
   const posted: PreheatBody[] = []
   const cancelled: string[] = []
+  const budgets: CacheBudgetBody[] = []
+  const budgetOf = (cluster: string): CacheBudgetResource => ({
+    cluster, rateKbitPerS: 500, totalBytes: null,
+    sites: [{ site: 'osaka', rateKbitPerS: 500, totalBytes: null, own: false, usedBytes: 3e6, paused: '', inForce: true, error: '' }, { site: 'kyoto', rateKbitPerS: 8000, totalBytes: 2e9, own: true, usedBytes: 2e9, paused: 'used up', inForce: true, error: '' }]
+  })
   let looks = 0
   const caches: Caches = {
     status: cluster => Promise.resolve({
@@ -96,6 +101,8 @@ t.test('the commands over the routes', async t => {
     preheat: (cluster, body) => { posted.push(body); return Promise.resolve({ cluster, sites: [{ site: 'osaka', error: body.order === 'bad' ? 'refused' : '', parts: 0, bytes: 0 }] }) },
     cancel: (cluster, name) => { cancelled.push(name); return Promise.resolve({ cluster, sites: [{ site: 'osaka', error: '', parts: 0, bytes: 0 }] }) },
     purge: (cluster, prefix, site) => Promise.resolve({ cluster, sites: [{ site: site ?? 'osaka', error: '', parts: prefix === undefined ? 9 : 3, bytes: 3e6 }] }),
+    budget: cluster => Promise.resolve(budgetOf(cluster)),
+    setBudget: (cluster, change) => { budgets.push(change); return Promise.resolve({ ...budgetOf(cluster), totalBytes: 5e9 }) },
     list: (_cluster, { after }) => Promise.resolve(after === undefined ? { site: 'osaka', objects: [object('/a')], next: '/a 80 named' } : { site: 'osaka', objects: [object('/b', { asked: 7 })], next: null })
   }
   const api = await createApi({ title: 'test', description: 'test', logger: pino({ level: 'silent' }) })
@@ -111,6 +118,14 @@ t.test('the commands over the routes', async t => {
   t.match((await musubi('list', 'demo')).stdout, /\/a +named[\s\S]*\/b +named[\s\S]*2 objects, 10 B at osaka/)
   t.match(await musubi('purge', 'demo', '--prefix', '/a'), { exitCode: 2, stderr: /--yes/ })
   t.match(await musubi('purge', 'demo', '--prefix', '/a', '--yes'), { exitCode: 0, stdout: /osaka: 3 parts, 3.0 MB removed/ })
+  const shown = await musubi('budget', 'demo')
+  t.match(shown.stdout, /All sites of demo, each: rate 500 kbit\/s, total none[\s\S]*osaka +500 kbit\/s +none +3.0 MB +as all sites +in force\nkyoto +8 Mbit\/s +2.0 GB +2.0 GB +its own +PAUSED: used up[\s\S]*More: musubi cache budget demo --total/)
+  t.same(budgets, [], 'a look changes nothing')
+  t.match(await musubi('budget', 'demo', '--rate', '100Mbit/s', '--total', '5GB'), { exitCode: 0, stdout: /total 5.0 GB/ })
+  t.match(JSON.parse((await musubi('budget', 'demo', '--site', 'kyoto', '--total', 'none', '--rate', 'default', '--json')).stdout), { sites: [{ site: 'kyoto' }] })
+  t.strictSame(budgets, [{ rateKbitPerS: 100_000, totalBytes: 5e9 }, { rateKbitPerS: 'default', totalBytes: null, site: 'kyoto' }])
+  for (const args of [['--rate', '5'], ['--total', 'much'], ['--total', '0GB']]) t.match(await musubi('budget', 'demo', ...args), { exitCode: 2, stderr: /units are/ }, args.join(' '))
+  t.match(await musubi('budget', 'demo', '--site', 'tokyo'), { exitCode: 1, stderr: /no cache at site "tokyo"/ })
   const exported = (await musubi('export', 'demo')).stdout
   t.same(JSON.parse(exported), { objects: [{ path: '/b', size: 4 }, { path: '/a', size: 4 }] })
 

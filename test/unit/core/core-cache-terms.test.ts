@@ -99,6 +99,7 @@ t.test('a host takes no terms that it would not write itself', t => {
   const document = documentOf(SECTION)
   t.match(documentProblem({ ...document, cacheTerms: 'rm -rf' }, { isGatewayOf: () => true, tunnelAddressFor: () => '' }) ?? '', /its terms for caches: "rm -rf" is not understood here/)
   t.match(growthProblem(document, { ...document, version: 2, cacheTerms: 'size 5' }) ?? '', /its cacheTerms are others than in version 1/)
+  t.equal(growthProblem(document, { ...document, version: 2, cacheTerms: `${document.cacheTerms ?? ''}\nbudget-total-at osaka 7` }), null, 'the budget alone may be another')
   t.equal(growthProblem({ ...document, cacheTerms: '' }, { ...documentOf(), version: 2 }), null, 'absent and empty are the same')
   t.end()
 })
