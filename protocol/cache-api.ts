@@ -18,8 +18,8 @@ export const SiteCacheSchema = Type.Object({
   site: text('site'), host: text('its gateway'), error: text('why nothing is known; empty: it answers'),
   requests: count('of nodes'), hits: count('answered from the store'), bytesToNodes: count('served'), bytesFromUpstream: count('of HTTP from the frontend'),
   savedBytes: count('served and not fetched; HTTPS passes and is in none of these'), storedBytes: count('on the disk'),
-  wanBytes: Type.Object({ static: count('of packets for the cache'), dynamic: count('of packets for nodes') }),
-  classes: Type.Record(Type.String(), Counters), nodes: Type.Array(Type.Object({ node: text('name, or address'), requests: count('requests'), bytes: count('served') })),
+  wanBytes: Type.Object({ static: count('of packets for the cache'), dynamic: count('of packets for nodes'), https: count('of packets from port 443 of the frontend: they pass untouched, and are in no sum') }),
+  classes: Type.Record(Type.String(), Counters, { description: 'listed, named, validated, dynamic; and tftp, of packets and in no sum of the others' }), nodes: Type.Array(Type.Object({ node: text('name, or address'), requests: count('requests'), bytes: count('served') })),
   orders: Type.Array(CacheOrderSchema), aheadBytes: count('parts of large objects that were fetched while nodes read'), room: Type.Boolean({ description: 'false: nothing is kept, the disk is full' }),
   budget: Type.Union([Type.Object({ rateMbitPerS: Type.Union([Type.Number(), Type.Null()]), totalBytes: Type.Union([Type.Number(), Type.Null()]), usedBytes: count('over the WAN'), paused: text('why nothing is fetched before nodes ask; empty: it is') }), Type.Null()])
 })

@@ -10,6 +10,8 @@ import type { CacheAsk } from './site.ts'
 
 /** Longest path that is shown, and so on: other sites write these texts. */
 const TEXT_MAX = 512
+/** What a cache tells apart, as its driver names it. */
+export const CACHE_CLASSES = ['listed', 'named', 'validated', 'dynamic', 'tftp'] as const
 /** A purge or list reads a whole store. */
 const DEADLINE_MS = 90_000
 const STATUS_DEADLINE_MS = 10_000
@@ -59,8 +61,8 @@ export function siteCache (document: ClusterDocument, { site, gateway }: MemberS
   const nameOf = (address: string): string => document.nodes.find(node => node.ip === address)?.name ?? address.slice(0, 64)
   return {
     site, host: gateway.host, error, ...all, hits: figure(stats.hits), savedBytes: Math.max(0, all.bytesToNodes - all.bytesFromUpstream), storedBytes: figure(stats.stored),
-    wanBytes: { static: figure(wire.static), dynamic: figure(wire.dynamic) },
-    classes: Object.fromEntries(['listed', 'named', 'validated', 'dynamic'].map(name => [name, counters(fields(stats.classes)[name])])),
+    wanBytes: { static: figure(wire.static), dynamic: figure(wire.dynamic), https: figure(wire.https) },
+    classes: Object.fromEntries(CACHE_CLASSES.map(name => [name, counters(fields(stats.classes)[name])])),
     nodes: Object.entries(fields(stats.nodes)).map(([address, of]) => ({ node: nameOf(address), requests: figure(fields(of).requests), bytes: figure(fields(of).bytes) })).sort((a, b) => a.node < b.node ? -1 : 1),
     orders: Object.entries(fields(fetch.orders)).map(([name, value]) => {
       const of = fields(value)

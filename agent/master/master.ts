@@ -3,6 +3,7 @@ import type { CallPeer } from '../peers.ts'
 import type { EventLog } from '../events.ts'
 import { createAdoption, notMaster, type AdoptionDeps } from './adopt.ts'
 import type { Builder } from './build.ts'
+import { cacheFigures, type CacheFigures } from './caches.ts'
 import type { Copies } from './copies.ts'
 import { createNegotiator, type Negotiator } from './negotiator.ts'
 import type { Probe } from './probe.ts'
@@ -51,6 +52,8 @@ export interface Master {
   plan (spec: unknown): { explanation: string }
   /** Clusters of this master, and those of its site that have none. */
   list (): ClusterResource[]
+  /** Figures of the caches of its active clusters, by class and node. */
+  caches (): CacheFigures[]
   /** By name (the latest of that name) or id. @throws NotFoundError */
   get (nameOrId: string): ClusterResource
   record (nameOrId: string): ClusterRecord
@@ -198,6 +201,7 @@ export function createMaster (deps: MasterDeps): Master {
       const others = (adoption?.masterless() ?? []).filter(r => mine.every(one => one.record.id !== r.id)).map(record => ({ record, resource: masterless(record) }))
       return [...mine, ...others].sort((a, b) => a.record.createdMs - b.record.createdMs).map(one => one.resource)
     },
+    caches: () => negotiator.records().flatMap(({ id, state, document }) => state === 'active' && document !== null ? cacheFigures(document, watcher.statuses(id)) : []),
     get (nameOrId) {
       const silent = find(nameOrId) === undefined ? adoption?.masterless().find(r => r.id === nameOrId || r.name === nameOrId) : undefined
       return silent === undefined ? view(own(nameOrId)) : masterless(silent)

@@ -2,7 +2,8 @@ import { bytes, table } from '../output.ts'
 import type { CacheBudgetResource, CacheDeedResource, CachedObjectResource, CacheOrderResource, ClusterCachesResource } from '../../protocol/cache-api.ts'
 
 /** Said wherever figures of caches are shown, as they would mislead without. */
-export const HTTPS_NOTE = 'HTTPS passes a cache untouched: it is in no figure here, and nothing of it is saved.'
+export const HTTPS_NOTE = 'HTTPS passes a cache untouched: it is in no other figure here, and nothing of it is saved.'
+const TFTP_NOTE = 'TFTP is counted in packets, and is in no sum: requested, to nodes, and from a relay at the site of the frontend.'
 
 /** `3/8 objects, 1.5 MB/4.0 MB`, and why it waits or what did not come. */
 export function orderText ({ state, reason, objects, objectsDone, bytes: all, bytesDone, failures, failed }: Omit<CacheOrderResource, 'name'>): string {
@@ -42,13 +43,15 @@ export function cachesText (clusters: readonly ClusterCachesResource[], nodes: b
       if (one.error !== '') { lines.push('', `${at} (${one.host}): ${one.error}`); continue }
       const classes = Object.entries(one.classes).filter(([, of]) => of.requests > 0 || of.bytesFromUpstream > 0).map(([name, of]) => [name, String(of.requests), bytes(of.bytesToNodes), bytes(of.bytesFromUpstream)])
       if (classes.length > 0) lines.push('', at, table(['class', 'requests', 'to nodes', 'from frontend'], classes))
+      if (one.wanBytes.https > 0) lines.push(`HTTPS from the frontend: ${bytes(one.wanBytes.https)}, passes through, not cached`)
       for (const order of ordersByName(one.orders)) lines.push(`preheat ${order.name}: ${orderText(order)}`)
       if (one.budget !== null) lines.push(`budget: ${bytes(one.budget.usedBytes)}${one.budget.totalBytes === null ? '' : ` of ${bytes(one.budget.totalBytes)}`} over the WAN${one.budget.rateMbitPerS === null ? '' : `, ${one.budget.rateMbitPerS} Mbit/s before nodes ask`}${one.budget.paused === '' ? '' : `; PAUSED: ${one.budget.paused}`}`)
       if (!one.room) lines.push('NO ROOM: nothing is kept until the disk has some')
       if (nodes && one.nodes.length > 0) lines.push('', table(['node', 'requests', 'to it'], one.nodes.map(({ node, requests, bytes: got }) => [node, String(requests), bytes(got)])))
     }
   }
-  return [...lines, '', HTTPS_NOTE].join('\n')
+  const tftp = clusters.some(({ sites }) => sites.some(({ classes }) => (classes['tftp']?.requests ?? 0) > 0))
+  return [...lines, '', ...tftp ? [TFTP_NOTE] : [], HTTPS_NOTE].join('\n')
 }
 
 export function deedText ({ sites }: CacheDeedResource, done: (site: CacheDeedResource['sites'][number]) => string): string {

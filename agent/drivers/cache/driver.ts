@@ -11,7 +11,7 @@ import type { ServiceManager } from '../../services.ts'
 import { keeperId } from '../../services/keepers.ts'
 import type { Driver, ObservedObject } from '../driver.ts'
 import { readCounters, storedBytes } from './account/accounting.ts'
-import type { CacheCounters } from './account/accounting.ts'
+import type { CacheCounters, ClassCounters } from './account/accounting.ts'
 import { budgetState, withBudget } from './account/budget.ts'
 import type { BudgetState } from './account/budget.ts'
 import { cacheFolder, readRecord, readRecords, removeFolder, writeAtomically, writeRecord } from './folder.ts'
@@ -32,9 +32,10 @@ import { readWireBytes } from './account/wire.ts'
 import type { WireBytes } from './account/wire.ts'
 
 /** Figures of one cache; bytes are those of HTTP, `stored` is what lies on disk. */
-export interface CacheStats extends CacheCounters {
+export interface CacheStats extends Omit<CacheCounters, 'classes'> {
+  /** `tftp` is of packets, and in no sum of others */
+  classes: CacheCounters['classes'] & { tftp: ClassCounters }
   stored: number
-  /** bytes of packets that came from the frontend: for the cache itself, and for nodes */
   wire: WireBytes
   /** what is fetched ahead of nodes; null while the fetcher says nothing */
   fetch: FetchProgress | null
@@ -122,8 +123,9 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
       if (record === null) return null
       const engine = join(folder, 'engine')
       const wire = await readWireBytes(folder, clusterNamespace(record.spec.vni))
+      const counters = await readCounters(folder, engine)
       return {
-        ...await readCounters(folder, engine),
+        ...counters, classes: { ...counters.classes, tftp: { requests: wire.tftpAsked, bytesToNodes: wire.tftpOut, bytesFromUpstream: wire.tftpIn } },
         stored: await storedBytes(join(engine, 'store')),
         wire, budget: budgetState(record.spec, wire), fetch: await readProgress(join(engine, 'progress.json'))
       }

@@ -1,10 +1,12 @@
 /** Masters and gateways about caches: who may ask what, and what a site says is judged before it is shown. */
 import t from 'tap'
+import { METRIC_NODES_MAX } from '../../../agent/api/cache-metrics.ts'
 import { metricsText } from '../../../agent/api/metrics.ts'
 import { createCaches, siteCache } from '../../../agent/cache/fleet.ts'
 import { createSiteCaches } from '../../../agent/cache/site.ts'
 import { cacheLines } from '../../../agent/diagnose/seen.ts'
-import type { CallPeer } from '../../../agent/peers.ts'
+import { cacheFigures, type CacheFigures } from '../../../agent/master/caches.ts'
+import type { CallPeer, HostStatus } from '../../../agent/peers.ts'
 import type { HelperClient } from '../../../agent/helper/client/client.ts'
 import { checkParams, type VerbName } from '../../../agent/helper/wire/verbs.ts'
 import { NotFoundError } from '../../../protocol/core/errors.ts'
@@ -118,10 +120,21 @@ t.test('a gateway answers the site of the master alone, known questions, a few a
 })
 
 t.test('metrics have the caches of this master', t => {
+  const status = (name: string, detail: object): HostStatus => ({ site: name, host: `${name}-1`, leaseState: 'active', reachable: true, nowMs: 0, objects: [{ kind: 'cache', name: '01234567.cache', state: 'ok', error: '', detail: JSON.stringify(detail) }] })
+  const tftp = { requests: 2, bytesToNodes: 150, bytesFromUpstream: 70 }
+  const figures = cacheFigures(DOCUMENT, [status('osaka', { ...STATS, classes: { ...STATS.classes, tftp }, wire: { ...STATS.wire, https: 12 } }), status('kyoto', { nodes: 'x' })])
+  t.equal(figures.length, 1, 'kyoto has told nothing')
   const none = { admissionRefusals: { us: {}, them: {} }, joins: {}, records: [], recordOutcomes: {}, peers: {}, leases: {}, masterless: 0, frozen: false, ledgerFailed: false, revocations: 0, certificateNotAfterMs: 0, cordoned: false, uptimeMs: 0 }
   t.notMatch(metricsText(none), 'musubi_cache')
-  const text = metricsText(none, [{ name: 'demo', caches: [{ site: 'osaka', requests: 10, hits: 7, bytesToNodes: 1_000, bytesFromUpstream: 400, wanBytes: 440, paused: 'used up' }] }])
-  for (const line of ['musubi_cache_bytes_total{cluster="demo",site="osaka",way="wan"} 440', 'musubi_cache_requests_total{cluster="demo",site="osaka",answer="frontend"} 3', 'musubi_cache_paused{cluster="demo",site="osaka"} 1']) t.ok(text.includes(line), line)
+  const text = metricsText(none, [{ name: 'demo', caches: [{ site: 'osaka', requests: 10, hits: 7, bytesToNodes: 1_000, bytesFromUpstream: 400, wanBytes: 440, paused: 'used up' }] }], figures)
+  for (const line of ['musubi_cache_bytes_total{cluster="demo",site="osaka",way="wan"} 440', 'musubi_cache_requests_total{cluster="demo",site="osaka",answer="frontend"} 3', 'musubi_cache_paused{cluster="demo",site="osaka"} 1',
+    'musubi_cache_class_bytes_total{cluster="demo",site="osaka",class="named",way="nodes"} 900', 'musubi_cache_class_bytes_total{cluster="demo",site="osaka",class="tftp",way="frontend"} 70',
+    'musubi_cache_class_requests_total{cluster="demo",site="osaka",class="tftp"} 2', 'musubi_cache_class_requests_total{cluster="demo",site="osaka",class="listed"} 0',
+    'musubi_cache_node_bytes_total{cluster="demo",site="osaka",node="demo-osaka-002"} 600', 'musubi_cache_node_requests_total{cluster="demo",site="osaka",node="other"} 6', 'musubi_cache_https_bytes_total{cluster="demo",site="osaka"} 12']) t.ok(text.split('\n').includes(line), line)
+  const many = Array.from({ length: 30 }, (_, cluster): CacheFigures => ({ cluster: `c${cluster}`, site: 'osaka', classes: {}, httpsBytes: 0, nodes: new Map(Array.from({ length: 50 }, (_, i) => [`n${i}`, { requests: 1, bytes: 2 }])) }))
+  const lines = metricsText(none, [{ name: 'demo', caches: [{ site: 'osaka', requests: 0, hits: 0, bytesToNodes: 0, bytesFromUpstream: 0 }] }], many).split('\n').filter(line => line.startsWith('musubi_cache_node_bytes_total{'))
+  t.equal(lines.length, METRIC_NODES_MAX + 10, 'a bound of all of them, and one series for the rest of each cache')
+  t.equal(lines.reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0), 30 * 50 * 2, 'nothing is lost by it')
   t.end()
 })
 

@@ -17,7 +17,7 @@ const HEX = 'a'.repeat(64)
 const object = (path: string, part: Partial<CachedObjectResource> = {}): CachedObjectResource => ({ class: 'named', port: 80, path, bytes: 5, parts: 1, sizeBytes: 4, sha256: null, asked: 1, ...part })
 const order = (name: string, part: Partial<CacheOrderResource> = {}): CacheOrderResource => ({ name, state: 'done', reason: '', objects: 2, objectsDone: 2, bytes: 10, bytesDone: 10, bytesFetched: 10, failures: 0, failed: [], ...part })
 const siteOf = (site: string, part: Partial<SiteCacheResource> = {}): SiteCacheResource => ({
-  site, host: `${site}-1`, error: '', requests: 10, hits: 7, bytesToNodes: 5e6, bytesFromUpstream: 2e6, savedBytes: 3e6, storedBytes: 2e6, wanBytes: { static: 2e6, dynamic: 1e5 },
+  site, host: `${site}-1`, error: '', requests: 10, hits: 7, bytesToNodes: 5e6, bytesFromUpstream: 2e6, savedBytes: 3e6, storedBytes: 2e6, wanBytes: { static: 2e6, dynamic: 1e5, https: 12e6 },
   classes: { named: { requests: 10, bytesToNodes: 5e6, bytesFromUpstream: 2e6 } }, nodes: [{ node: 'demo-osaka-002', requests: 10, bytes: 5e6 }], orders: [], aheadBytes: 0, room: true, budget: null, ...part
 })
 
@@ -79,7 +79,10 @@ t.test('parts of an order are told as one, and what waits says why', t => {
     cluster: 'demo', id: 'i', total: { bytesToNodes: 0, bytesFromUpstream: 0, savedBytes: 0, wanBytes: 0, storedBytes: 0 },
     sites: [siteOf('osaka', { room: false, orders: [order('mine', { state: 'paused', reason: 'used up' })], budget: { rateMbitPerS: 8, totalBytes: 2e6, usedBytes: 2.1e6, paused: 'used up' } }), siteOf('kyoto', { error: 'does not answer' })]
   }], true)
-  for (const part of ['3.0 MB', 'preheat mine: paused (used up), 2/2 objects', '2.1 MB of 2.0 MB over the WAN, 8 Mbit/s before nodes ask; PAUSED: used up', 'NO ROOM', 'demo-osaka-002', 'kyoto-1): does not answer', HTTPS_NOTE]) t.ok(text.includes(part), part)
+  for (const part of ['HTTPS from the frontend: 12.0 MB, passes through, not cached', '3.0 MB', 'preheat mine: paused (used up), 2/2 objects', '2.1 MB of 2.0 MB over the WAN, 8 Mbit/s before nodes ask; PAUSED: used up', 'NO ROOM', 'demo-osaka-002', 'kyoto-1): does not answer', HTTPS_NOTE]) t.ok(text.includes(part), part)
+  t.notMatch(text, /TFTP/, 'nobody asked')
+  const withTftp = cachesText([{ cluster: 'demo', id: 'i', total: { bytesToNodes: 5e6, bytesFromUpstream: 2e6, savedBytes: 3e6, wanBytes: 2.1e6, storedBytes: 2e6 }, sites: [siteOf('osaka', { classes: { tftp: { requests: 3, bytesToNodes: 225_000, bytesFromUpstream: 0 } } })] }], false)
+  t.match(withTftp, /tftp +3 +225 kB +0 B[\s\S]*TFTP is counted in packets/)
   t.match(cachesText([], false), /No cache is running/)
   t.end()
 })

@@ -12,7 +12,7 @@ export interface BudgetState {
 }
 
 /** The budget of a cache as it is now; null without one. Pure. */
-export function budgetState ({ budget }: Pick<CacheSpec, 'budget'>, wire: WireBytes): BudgetState | null {
+export function budgetState ({ budget }: Pick<CacheSpec, 'budget'>, wire: Pick<WireBytes, 'static' | 'dynamic'>): BudgetState | null {
   if (budget === undefined) return null
   const { rateMbitPerS = null, totalBytes = null } = budget
   const usedBytes = wire.static + wire.dynamic

@@ -2,28 +2,38 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { runJson } from '../../../exec.ts'
 import { writeAtomically } from '../folder.ts'
-import { TABLE, WIRE_COUNTERS } from '../intercept/nft.ts'
+import { TABLE, TFTP_ASKED, WIRE_COUNTERS } from '../intercept/nft.ts'
 
-/** Bytes of IP packets that came from the frontend's HTTP ports, since the cache was first set up. */
+/** What the kernel's counters tell of a cache since it was first set up: bytes of IP packets, but where it says otherwise. */
 export interface WireBytes {
-  /** fetched by the cache */
+  /** from the frontend's HTTP ports, fetched by the cache */
   static: number
-  /** sent to nodes: dynamic requests, and whatever passed while the cache was out */
+  /** from the frontend's HTTP ports, sent to nodes: dynamic requests, and whatever passed while the cache was out */
   dynamic: number
+  /** from the frontend's port 443: it passes untouched */
+  https: number
+  /** from the relay for TFTP at the site of the frontend */
+  tftpIn: number
+  /** sent to nodes by TFTP */
+  tftpOut: number
+  /** requests of nodes for a file by TFTP, in number */
+  tftpAsked: number
 }
 
 interface WireState { sum: WireBytes, last: WireBytes }
 
-const CLASSES = ['static', 'dynamic'] as const
-const none = (): WireBytes => ({ static: 0, dynamic: 0 })
+const FIELDS = ['static', 'dynamic', 'https', 'tftpIn', 'tftpOut', 'tftpAsked'] as const
+export const noWireBytes = (): WireBytes => ({ static: 0, dynamic: 0, https: 0, tftpIn: 0, tftpOut: 0, tftpAsked: 0 })
 
 /** What the kernel's counters say now; null when they cannot be asked, or are not there. */
 async function countersNow (namespace: string): Promise<WireBytes | null> {
-  const now = none()
+  const now = noWireBytes()
   try {
-    const listing = await runJson('nft', ['-j', 'list', 'counters', 'table', 'bridge', TABLE], { netns: namespace }) as { nftables?: Array<{ counter?: { name?: unknown, bytes?: unknown } }> }
+    const listing = await runJson('nft', ['-j', 'list', 'counters', 'table', 'bridge', TABLE], { netns: namespace }) as { nftables?: Array<{ counter?: { name?: unknown, bytes?: unknown, packets?: unknown } }> }
     for (const { counter } of listing.nftables ?? []) {
-      for (const one of CLASSES) if (counter?.name === WIRE_COUNTERS[one] && typeof counter.bytes === 'number') now[one] = counter.bytes
+      if (counter?.name === TFTP_ASKED && typeof counter.packets === 'number') now.tftpAsked = counter.packets
+      const field = FIELDS.find(one => one !== 'tftpAsked' && counter?.name === WIRE_COUNTERS[one])
+      if (field !== undefined && typeof counter?.bytes === 'number') now[field] = counter.bytes
     }
   } catch {
     return null
@@ -33,18 +43,18 @@ async function countersNow (namespace: string): Promise<WireBytes | null> {
 
 /** Adds what a counter says now to what it said before: one that is smaller has begun anew, with its table. Pure. */
 export function addWire ({ sum, last }: WireState, now: WireBytes): WireState {
-  const next = none()
-  for (const one of CLASSES) next[one] = sum[one] + now[one] - (now[one] >= last[one] ? last[one] : 0)
+  const next = noWireBytes()
+  for (const one of FIELDS) next[one] = sum[one] + now[one] - (now[one] >= last[one] ? last[one] : 0)
   return { sum: next, last: now }
 }
 
 /** Sums over all tables that the cache had; kept in `<folder>/wire.json`. Not for two callers at once. */
 export async function readWireBytes (folder: string, namespace: string): Promise<WireBytes> {
   const path = join(folder, 'wire.json')
-  let state: WireState = { sum: none(), last: none() }
+  let state: WireState = { sum: noWireBytes(), last: noWireBytes() }
   try {
     const value = JSON.parse(await readFile(path, 'utf8')) as Partial<WireState>
-    state = { sum: { ...none(), ...value.sum }, last: { ...none(), ...value.last } }
+    state = { sum: { ...noWireBytes(), ...value.sum }, last: { ...noWireBytes(), ...value.last } }
   } catch {
     // none yet, or torn: counted from here
   }
