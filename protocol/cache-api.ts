@@ -43,10 +43,11 @@ export const PreheatBodySchema = Type.Object({
 }, closed)
 export type PreheatBody = Static<typeof PreheatBodySchema>
 export const CancelBodySchema = Type.Object({ order: Type.String({ pattern: '^[a-z0-9][a-z0-9-]{0,63}$' }), site: Site }, closed)
-export const PurgeBodySchema = Type.Object({ prefix: Type.Optional(Type.String({ minLength: 1, maxLength: 512, description: 'of paths; default: all' })), site: Site }, closed)
+export const PurgeBodySchema = Type.Object({ prefix: Type.Optional(Type.String({ minLength: 1, maxLength: 512, description: 'of paths; default: all' })), refetch: Type.Optional(Type.Boolean({ description: 'orders that name what is removed fetch it again' })), site: Site }, closed)
+export type PurgeBody = Static<typeof PurgeBodySchema>
 
 /** What each site said; one that failed keeps no other from it. */
-export const CacheDeedSchema = Type.Object({ cluster: text('name'), sites: Type.Array(Type.Object({ site: text('site'), error: text('empty: done'), parts: count('removed'), bytes: count('of them') })) })
+export const CacheDeedSchema = Type.Object({ cluster: text('name'), sites: Type.Array(Type.Object({ site: text('site'), error: text('empty: done'), parts: count('removed'), bytes: count('of them'), orders: Type.Array(text('order'), { description: 'that name what was removed, or may: by an index' }) })) })
 export type CacheDeedResource = Static<typeof CacheDeedSchema>
 
 export const CachedObjectSchema = Type.Object({
@@ -55,7 +56,7 @@ export const CachedObjectSchema = Type.Object({
 })
 export type CachedObjectResource = Static<typeof CachedObjectSchema>
 export const CachedObjectsSchema = Type.Object({
-  site: text('site'), objects: Type.Array(CachedObjectSchema), next: Type.Union([Type.String(), Type.Null()], { description: 'after= of the next page; null: this is the last' })
+  site: text('that all of this page are of'), error: text('why this site tells nothing; empty: it answers'), objects: Type.Array(CachedObjectSchema), next: Type.Union([Type.String(), Type.Null()], { description: 'after= of the next page; null: this is the last' })
 })
 export type CachedObjectsResource = Static<typeof CachedObjectsSchema>
 

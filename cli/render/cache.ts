@@ -58,8 +58,29 @@ export function deedText ({ sites }: CacheDeedResource, done: (site: CacheDeedRe
   return sites.length === 0 ? 'This cluster has no cache: all of it is at the site of its frontend.' : sites.map(one => `${one.site}: ${one.error === '' ? done(one) : `FAILED: ${one.error}`}`).join('\n')
 }
 
-export const objectsTable = (objects: readonly CachedObjectResource[]): string => objects.length === 0 ? 'There is nothing of that.' :
-  table(['path', 'class', 'size', 'stored', 'asked', 'sha256'], objects.map(({ path, class: kind, sizeBytes, bytes: stored, asked, sha256 }) => [path, kind, sizeBytes === null ? '-' : bytes(sizeBytes), bytes(stored), String(asked), sha256 === null ? '-' : sha256.slice(0, 16)]))
+/** Objects of all sites that were asked, and which of these did not answer. */
+export interface FoundObjects {
+  sites: Array<{ site: string, error: string }>
+  objects: Array<CachedObjectResource & { site: string }>
+}
+
+export function objectsText ({ sites, objects }: FoundObjects): string {
+  const rows = objects.map(({ site, path, class: kind, sizeBytes, bytes: stored, asked, sha256 }) => [site, path, kind, sizeBytes === null ? '-' : bytes(sizeBytes), bytes(stored), String(asked), sha256 === null ? '-' : sha256.slice(0, 16)])
+  const sums = sites.map(({ site, error }) => {
+    const own = objects.filter(one => one.site === site)
+    return error === '' ? `${own.length} objects, ${bytes(own.reduce((sum, one) => sum + one.bytes, 0))} at ${site}` : `${site} is left out: ${error}`
+  })
+  return [rows.length === 0 ? 'There is nothing of that.' : table(['site', 'path', 'class', 'size', 'stored', 'asked', 'sha256'], rows), '', ...sums].join('\n')
+}
+
+/** What a purge removed at one site, and what becomes of orders that name it. */
+export function purgedText ({ parts, bytes: gone, orders }: CacheDeedResource['sites'][number], { cluster, prefix, refetch }: { cluster: string, prefix?: string, refetch?: boolean }): string {
+  const names = [...new Set(orders.map(name => name.replace(/-p\d{3}$/, '')))].join(', ')
+  const done = `${parts} parts, ${bytes(gone)} removed`
+  if (names === '') return refetch === true ? `${done}; no order names it, so it comes when nodes ask` : done
+  if (refetch === true) return `${done}; what it names of that is fetched again by the order ${names}`
+  return `${done}; the order ${names} may name it, and does not fetch it again once done: musubi cache purge ${cluster}${prefix === undefined ? '' : ` --prefix ${prefix}`} --refetch`
+}
 
 const rateText = (kbit: number | null): string => kbit === null ? 'none' : kbit < 1000 ? `${kbit} kbit/s` : `${kbit / 1000} Mbit/s`
 

@@ -2,7 +2,6 @@ import { spawn } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { chmod, mkdir, readFile, readdir, rm, stat, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { setTimeout as delay } from 'node:timers/promises'
 import type { Test } from 'tap'
 import { IPXE_DIR } from '../../agent/drivers/boot/render.ts'
 import { createCacheDriver } from '../../agent/drivers/cache/driver.ts'
@@ -17,6 +16,7 @@ import { FRONTEND, LAB_SPEC, SITE, createCacheLab } from '../bench/cache-lab.ts'
 import type { LabNode } from '../bench/cache-lab.ts'
 import { inPod, runInPod } from '../bench/cache-pod.ts'
 import type { TftpSeen } from '../cache/tftp-client.ts'
+import { until } from '../cache/until.ts'
 
 // TFTP of a far site, asked by three clients: curl, busybox and one of our own. A pod of its own, see cache-pod.ts.
 const isRoot = process.getuid?.() === 0
@@ -49,14 +49,6 @@ const one = () => {
 one()`
 const signal = (): AbortSignal => AbortSignal.timeout(60_000)
 const sha256 = (data: Buffer): string => createHash('sha256').update(data).digest('hex')
-
-async function until (what: string, holds: () => Promise<boolean>): Promise<void> {
-  for (let tries = 0; tries < 300; tries++) {
-    if (await holds()) return
-    await delay(100)
-  }
-  throw new Error(`never happened: ${what}`)
-}
 
 /** One file by our own client. */
 async function fetchFile (node: LabNode, name: string, ...args: string[]): Promise<TftpSeen> {

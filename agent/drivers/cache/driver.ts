@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -19,7 +20,7 @@ import type { CacheRecord } from './folder.ts'
 import { applyRouting, applyTables, checkTables, hasBridge, observeInterception, pauseTables, removeInterception } from './intercept/interception.ts'
 import { renderNginxConf } from './nginx-conf.ts'
 import { measureLink, settleLink } from './link.ts'
-import { OWN_ORDER, oddOrders, orderNames, putOrder, renderOrder, renderOwnOrder } from './fetcher/orders.ts'
+import { OWN_ORDER, coveringOrders, oddOrders, orderNames, putOrder, renderOrder, renderOwnOrder } from './fetcher/orders.ts'
 import type { OrdersWanted, PreheatOrder } from './fetcher/orders.ts'
 import { planCache, serviceNames, vniOfService } from './plan.ts'
 import type { CachePlan } from './plan.ts'
@@ -55,8 +56,14 @@ export interface CacheDriver extends Driver<'cache'> {
   preheat (name: string, orderName: string, order: PreheatOrder | null): Promise<void>
   /** Objects of the store by path, a page at a time, see `listStore`. @throws NotFoundError, InvalidInputError */
   list (name: string, prefix: string, after: string, signal: AbortSignal): Promise<ObjectPage>
-  /** Removes objects from the store, see `purgeStore`. @throws NotFoundError, InvalidInputError */
-  purge (name: string, prefix: string, signal: AbortSignal): Promise<Purged>
+  /**
+   * Removes objects from the store, see `purgeStore`.
+   *
+   * @param refetch whether orders that name them fetch them again; else they do not, as they are done
+   * @returns also the orders that name them, as far as is known
+   * @throws NotFoundError, InvalidInputError
+   */
+  purge (name: string, prefix: string, refetch: boolean, signal: AbortSignal): Promise<Purged & { orders: string[] }>
 }
 
 export interface CacheDriverOptions {
@@ -284,16 +291,17 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
       return await listStore(plan.paths.engine, plan.spec.vni, prefix, after, signal)
     },
 
-    async purge (name, prefix, signal) {
+    async purge (name, prefix, refetch, signal) {
       const plan = planOf(await recordOf(name))
-      return await purgeStore(plan.paths.engine, plan.spec.vni, prefix, signal)
+      const purged = await purgeStore(plan.paths.engine, plan.spec.vni, prefix, signal)
+      return { ...purged, orders: await inTurn(async () => await coveringOrders(plan.paths.orders, prefix, refetch ? randomUUID() : null)) }
     }
   }
 }
 
 /** The specification's own order, and those of people, with what the budget allows. Pure. */
 const wantedOrders = (plan: CachePlan, budget: BudgetState | null): OrdersWanted =>
-  ({ own: withBudget(renderOwnOrder(plan), budget), fit: text => withBudget(text, budget) })
+  ({ own: renderOwnOrder(plan), fit: text => withBudget(text, budget) })
 
 const orphanName = (vni: number): string => `${ORPHAN}${clusterNamespace(vni)}`
 

@@ -70,13 +70,13 @@ t.test('what a site says may be anything', t => {
 t.test('orders and purges go to every site with a cache, or to one, by name of its object', async t => {
   const asked: Asked = []
   const caches = federation(asked, verb => verb === 'cache-purge' ? { parts: 3, bytes: 30 } : null)
-  t.same(await caches.preheat('demo', { order: 'mine', objects: [{ path: '/a' }], rateKbitPerS: 8 }), { cluster: 'demo', sites: ['osaka', 'kyoto'].map(name => ({ site: name, error: '', parts: 0, bytes: 0 })) })
+  t.same(await caches.preheat('demo', { order: 'mine', objects: [{ path: '/a' }], rateKbitPerS: 8 }), { cluster: 'demo', sites: ['osaka', 'kyoto'].map(name => ({ site: name, error: '', parts: 0, bytes: 0, orders: [] })) })
   t.same(asked, Array.from({ length: 2 }, () => ({ verb: 'cache-preheat', params: { name: '01234567.cache', order: 'mine', objects: [{ path: '/a' }], rateKbitPerS: 8 } })))
-  t.match(await caches.purge('demo', '/a', 'kyoto'), { sites: [{ site: 'kyoto', parts: 3, bytes: 30 }] })
-  t.same(asked.at(-1), { verb: 'cache-purge', params: { name: '01234567.cache', prefix: '/a' } })
+  t.match(await caches.purge('demo', { prefix: '/a', site: 'kyoto', refetch: true }), { sites: [{ site: 'kyoto', parts: 3, bytes: 30, orders: [] }] }, 'a release that tells no orders')
+  t.same(asked.at(-1), { verb: 'cache-purge', params: { name: '01234567.cache', prefix: '/a', refetch: true } })
   await caches.cancel('demo', 'mine', 'osaka')
   t.same(asked.at(-1), { verb: 'cache-cancel', params: { name: '01234567.cache', order: 'mine' } })
-  await t.rejects(caches.purge('demo', '/a', 'tokyo'), { code: 'NOT_FOUND', message: /no cache at site "tokyo"/ })
+  await t.rejects(caches.purge('demo', { prefix: '/a', site: 'tokyo' }), { code: 'NOT_FOUND', message: /no cache at site "tokyo"/ })
   t.match(await caches.preheat('demo', { order: 'mine', objects: [{ path: 'no path' }] }), { sites: [{ error: /path/ }, { error: /path/ }] }, 'the far side judges too')
 })
 
@@ -93,12 +93,27 @@ t.test('a budget is what the document says, beside what sites say', async t => {
   await t.rejects(federation([], () => STATS).setBudget('demo', { site: 'tokyo', totalBytes: 5 }), { code: 'NOT_FOUND' })
 })
 
-t.test('lists come in pages of the right form', async t => {
+t.test('lists come in pages of the right form, of one site or of all, one after the other', async t => {
   const object = { class: 'named', port: 80, path: '/a', bytes: 5, parts: 1, sizeBytes: null, sha256: null, asked: 2 }
   const asked: Asked = []
-  t.same(await federation(asked, () => ({ objects: [object], next: '/a 80 named' })).list('demo', { prefix: '/a', after: '/0 80 named' }), { site: 'osaka', objects: [object], next: '/a 80 named' })
+  t.same(await federation(asked, () => ({ objects: [object], next: '/a 80 named' })).list('demo', { site: 'kyoto', prefix: '/a', after: '/0 80 named' }), { site: 'kyoto', error: '', objects: [object], next: '/a 80 named' })
   t.same(asked, [{ verb: 'cache-list', params: { name: '01234567.cache', prefix: '/a', after: '/0 80 named' } }])
-  await t.rejects(federation([], () => ({ objects: [{ path: 5 }], next: null })).list('demo', {}), { code: 'BAD_ANSWER' })
+  await t.rejects(federation([], () => ({ objects: [{ path: 5 }], next: null })).list('demo', { site: 'osaka' }), { code: 'BAD_ANSWER' })
+
+  const pages = [{ objects: [object], next: '/a 80 named' }, { objects: [{ ...object, path: '/b' }], next: null }]
+  let page = 0
+  const caches = federation([], () => pages[page++ % 2])
+  const seen: string[] = []
+  for (let after: string | null = null; seen.length < 9;) {
+    const one = await caches.list('demo', after === null ? {} : { after })
+    seen.push(`${one.site} ${one.objects.map(({ path }) => path).join()} > ${one.next ?? 'the end'}`)
+    if (one.next === null) break
+    after = one.next
+  }
+  t.strictSame(seen, ['osaka /a > osaka /a 80 named', 'osaka /b > kyoto', 'kyoto /a > kyoto /a 80 named', 'kyoto /b > the end'])
+  t.match(await federation([], () => pages[1], ['peer-osaka']).list('demo', {}), { site: 'osaka', error: /peer-osaka is away/, objects: [], next: 'kyoto' }, 'the others are listed all the same')
+  t.match(await federation([], () => ({ objects: 5 })).list('demo', { after: 'kyoto' }), { site: 'kyoto', error: /another form/, next: null })
+  for (const after of ['nobody', '', '/a 80 named']) await t.rejects(federation([], () => pages[1]).list('demo', { after }), { code: 'INVALID_INPUT' }, after)
 })
 
 t.test('a gateway answers the site of the master alone, known questions, a few at a time', async t => {

@@ -87,7 +87,8 @@ t.test('parts of an order are told as one, and what waits says why', t => {
   t.end()
 })
 
-t.test('the commands over the routes', async t => {
+// each command is a process of its own, and tests run beside each other
+t.test('the commands over the routes', { timeout: 180_000 }, async t => {
   const posted: PreheatBody[] = []
   const cancelled: string[] = []
   const budgets: CacheBudgetBody[] = []
@@ -96,17 +97,18 @@ t.test('the commands over the routes', async t => {
     sites: [{ site: 'osaka', rateKbitPerS: 500, totalBytes: null, own: false, usedBytes: 3e6, paused: '', inForce: true, error: '' }, { site: 'kyoto', rateKbitPerS: 8000, totalBytes: 2e9, own: true, usedBytes: 2e9, paused: 'used up', inForce: true, error: '' }]
   })
   let looks = 0
+  let away = false
   const caches: Caches = {
     status: cluster => Promise.resolve({
       cluster, id: 'i', total: { bytesToNodes: 5e6, bytesFromUpstream: 2e6, savedBytes: 3e6, wanBytes: 2.1e6, storedBytes: 2e6 },
       sites: [siteOf('osaka', { orders: posted.filter(one => !cancelled.includes(one.order)).map(one => order(one.order, { objects: one.objects.length, objectsDone: one.objects.length, state: looks++ > 1 ? 'done' : 'running' })) })]
     }),
-    preheat: (cluster, body) => { posted.push(body); return Promise.resolve({ cluster, sites: [{ site: 'osaka', error: body.order === 'bad' ? 'refused' : '', parts: 0, bytes: 0 }] }) },
-    cancel: (cluster, name) => { cancelled.push(name); return Promise.resolve({ cluster, sites: [{ site: 'osaka', error: '', parts: 0, bytes: 0 }] }) },
-    purge: (cluster, prefix, site) => Promise.resolve({ cluster, sites: [{ site: site ?? 'osaka', error: '', parts: prefix === undefined ? 9 : 3, bytes: 3e6 }] }),
+    preheat: (cluster, body) => { posted.push(body); return Promise.resolve({ cluster, sites: [{ site: 'osaka', error: body.order === 'bad' ? 'refused' : '', parts: 0, bytes: 0, orders: [] }] }) },
+    cancel: (cluster, name) => { cancelled.push(name); return Promise.resolve({ cluster, sites: [{ site: 'osaka', error: '', parts: 0, bytes: 0, orders: [] }] }) },
+    purge: (cluster, { prefix, site, refetch }) => Promise.resolve({ cluster, sites: [{ site: site ?? 'osaka', error: '', parts: prefix === undefined ? 9 : 3, bytes: 3e6, orders: prefix === '/none' ? [] : refetch === true ? ['profile'] : ['mine-p000', 'mine-p001'] }] }),
     budget: cluster => Promise.resolve(budgetOf(cluster)),
     setBudget: (cluster, change) => { budgets.push(change); return Promise.resolve({ ...budgetOf(cluster), totalBytes: 5e9 }) },
-    list: (_cluster, { after }) => Promise.resolve(after === undefined ? { site: 'osaka', objects: [object('/a')], next: '/a 80 named' } : { site: 'osaka', objects: [object('/b', { asked: 7 })], next: null })
+    list: (_cluster, { after, site }) => Promise.resolve(after === undefined ? { site: 'osaka', error: '', objects: [object('/a')], next: '/a 80 named' } : after === 'kyoto' ? { site: 'kyoto', error: '', objects: [object('/b', { asked: 2 })], next: away ? 'kobe' : null } : after === 'kobe' ? { site: 'kobe', error: 'is away', objects: [], next: null } : { site: 'osaka', error: '', objects: [object('/b', { asked: 7 })], next: site === undefined ? 'kyoto' : null })
   }
   const api = await createApi({ title: 'test', description: 'test', logger: pino({ level: 'silent' }) })
   addCacheRoutes(api, () => caches)
@@ -118,9 +120,13 @@ t.test('the commands over the routes', async t => {
 
   t.match((await musubi('status', 'demo', '--nodes')).stdout, /saved +over the wan[\s\S]*demo +osaka[\s\S]*demo-osaka-002[\s\S]*HTTPS passes/i)
   t.match(JSON.parse((await musubi('status', 'demo', '--json')).stdout), [{ cluster: 'demo', total: { savedBytes: 3e6 } }])
-  t.match((await musubi('list', 'demo')).stdout, /\/a +named[\s\S]*\/b +named[\s\S]*2 objects, 10 B at osaka/)
+  t.match(await musubi('list', 'demo'), { exitCode: 0, stdout: /SITE +PATH[^\n]*\nosaka +\/a +named[^\n]*\nosaka +\/b +named[^\n]*\nkyoto +\/b +named[^\n]*\n\n2 objects, 10 B at osaka\n1 objects, 5 B at kyoto/ })
+  t.match(JSON.parse((await musubi('list', 'demo', '--site', 'osaka', '--json')).stdout), { sites: [{ site: 'osaka', error: '' }], objects: [{ site: 'osaka', path: '/a' }, { site: 'osaka', path: '/b' }] })
   t.match(await musubi('purge', 'demo', '--prefix', '/a'), { exitCode: 2, stderr: /--yes/ })
-  t.match(await musubi('purge', 'demo', '--prefix', '/a', '--yes'), { exitCode: 0, stdout: /osaka: 3 parts, 3.0 MB removed/ })
+  t.match(await musubi('purge', 'demo', '--prefix', '/a', '--yes'), { exitCode: 0, stdout: /osaka: 3 parts, 3.0 MB removed; the order mine may name it, and does not fetch it again once done: musubi cache purge demo --prefix \/a --refetch/ })
+  t.match(await musubi('purge', 'demo', '--prefix', '/a', '--refetch', '--yes'), { exitCode: 0, stdout: /removed; what it names of that is fetched again by the order profile/ })
+  t.match(await musubi('purge', 'demo', '--prefix', '/none', '--yes'), { exitCode: 0, stdout: /3.0 MB removed\n$/ })
+  t.match(await musubi('purge', 'demo', '--prefix', '/none', '--refetch', '--yes'), { stdout: /no order names it, so it comes when nodes ask/ })
   const shown = await musubi('budget', 'demo')
   t.match(shown.stdout, /All sites of demo, each: rate 500 kbit\/s, total none[\s\S]*osaka +500 kbit\/s +none +3.0 MB +as all sites +in force\nkyoto +8 Mbit\/s +2.0 GB +2.0 GB +its own +PAUSED: used up[\s\S]*More: musubi cache budget demo --total/)
   t.same(budgets, [], 'a look changes nothing')
@@ -131,6 +137,11 @@ t.test('the commands over the routes', async t => {
   t.match(await musubi('budget', 'demo', '--site', 'tokyo'), { exitCode: 1, stderr: /no cache at site "tokyo"/ })
   const exported = (await musubi('export', 'demo')).stdout
   t.same(JSON.parse(exported), { objects: [{ path: '/b', size: 4 }, { path: '/a', size: 4 }] })
+  away = true
+  t.match(await musubi('list', 'demo'), { exitCode: 1, stdout: /kobe is left out: is away/ })
+  const partial = await musubi('export', 'demo')
+  t.match(partial, { exitCode: 1, stderr: /kobe is left out: is away/ })
+  t.equal(partial.stdout, exported, 'and still of the others')
 
   await mkdir(join(dir, 'mirror'))
   await writeFile(join(dir, 'mirror', 'x'), 'x')
