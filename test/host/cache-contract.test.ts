@@ -65,7 +65,8 @@ async function contract (t: Test): Promise<void> {
       'the prober was killed': async () => await kill('mz-cacheprobe-000301'),
       'the fetcher was killed': async () => await kill('mz-cachefetch-000301'),
       'the TFTP server was killed': async () => await kill('mz-cachetftp-000301'),
-      'its folder is gone': async () => { await rm(`${DIR}/cache/c1/tftp`, { recursive: true }) },
+      'the engine\'s folder is gone': async () => { await rm(`${DIR}/cache/c1/engine`, { recursive: true }) },
+      'the folder of TFTP is gone': async () => { await rm(`${DIR}/cache/c1/tftp`, { recursive: true }) },
       'a table is gone': async () => { await run('nft', ['delete', 'table', 'bridge', 'mz_cache'], { netns: NETNS }) },
       'the routing rule is gone': async () => { await run('ip', ['-n', NETNS, 'rule', 'del', 'priority', '7734']) },
       'the namespace was made anew': async () => {

@@ -18,7 +18,6 @@ import type { BudgetState } from './account/budget.ts'
 import { cacheFolder, readRecord, readRecords, removeFolder, writeAtomically, writeRecord } from './folder.ts'
 import type { CacheRecord } from './folder.ts'
 import { applyRouting, applyTables, checkTables, hasBridge, observeInterception, pauseTables, removeInterception } from './intercept/interception.ts'
-import { renderNginxConf } from './nginx-conf.ts'
 import { measureLink, settleLink } from './link.ts'
 import { OWN_ORDER, coveringOrders, oddOrders, orderNames, putOrder, renderOrder, renderOwnOrder } from './fetcher/orders.ts'
 import type { OrdersWanted, PreheatOrder } from './fetcher/orders.ts'
@@ -26,7 +25,7 @@ import { planCache, serviceNames, vniOfService } from './plan.ts'
 import type { CachePlan } from './plan.ts'
 import { readProgress } from './fetcher/progress.ts'
 import type { FetchProgress } from './fetcher/progress.ts'
-import { answers, cacheServices, engineService, fetcherService, giveTo, proberService } from './services.ts'
+import { answers, cacheServices, engineConfig, engineService, fetcherService, giveTo, proberService } from './services.ts'
 import { listStore, purgeStore } from './store.ts'
 import type { ObjectPage, Purged } from './store.ts'
 import { readWireBytes } from './account/wire.ts'
@@ -81,7 +80,7 @@ const ORPHAN = 'orphan-'
 /** Transparent HTTP cache of a cluster: nginx, TPROXY and a dead-man switch in the cluster's namespace. */
 export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): CacheDriver {
   const root = resolve(stateDir)
-  const { runsAsWanted, ensureService, tftpAsWanted, ensureTftp } = cacheServices(services)
+  const { runsAsWanted, ensureService, engineAsWanted, ensureEngine, tftpAsWanted, ensureTftp } = cacheServices(services)
   let counting: Promise<unknown> = Promise.resolve()
 
   const planOf = (record: Pick<CacheRecord, 'name' | 'spec' | 'link'>): CachePlan => planCache(record.spec, cacheFolder(root, record.name), record.link)
@@ -97,14 +96,13 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
     }
     const bridge = await hasBridge(plan.namespace, signal)
     if (!bridge) return { ...base, healthy: false, detail: { state: 'no segment' } }
-    const [engine, prober, fetcher, tftpOk, state] = await Promise.all([
-      services.status(plan.services.engine),
+    const [prober, fetcher, tftpOk, state] = await Promise.all([
       services.status(plan.services.prober),
       services.status(plan.services.fetcher),
       tftpAsWanted(plan),
       observeInterception(plan, signal)
     ])
-    const engineOk = await runsAsWanted(engine, engineService(plan, renderNginxConf(plan)), plan.namespace)
+    const engineOk = await engineAsWanted(plan, engineConfig(plan))
     const proberOk = await runsAsWanted(prober, proberService(plan), plan.namespace)
     const fetcherOk = await runsAsWanted(fetcher, fetcherService(plan), plan.namespace)
     const live = record.spec.ports.every(port => state.live.includes(port))
@@ -192,7 +190,7 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
 
   async function build (plan: CachePlan, signal: AbortSignal): Promise<void> {
     const { paths, namespace } = plan
-    const config = renderNginxConf(plan)
+    const config = engineConfig(plan)
     await giveTo(keeperId('engine', plan.spec.vni), paths.engine, signal)
     await writeAtomically(paths.config, config)
     const { tables } = await observeInterception(plan, signal)
@@ -200,7 +198,7 @@ export function createCacheDriver ({ stateDir, services }: CacheDriverOptions): 
     if (!tables) await pauseTables(plan, signal)
     await applyRouting(plan, signal)
     await ensureTftp(plan, signal)
-    await ensureService(plan.services.engine, engineService(plan, config), namespace)
+    await ensureEngine(plan, config, signal)
     if (!tables) await applyTables(plan, signal)
     await ensureService(plan.services.prober, proberService(plan), namespace)
     await mendOrders(plan)

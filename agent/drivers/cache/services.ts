@@ -1,13 +1,15 @@
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { mkdir, stat } from 'node:fs/promises'
+import { basename } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { run } from '../../exec.ts'
+import { resolvedArgv, run } from '../../exec.ts'
 import { fingerprint } from '../../fingerprint.ts'
 import type { ServiceManager, ServiceSpec, ServiceStatus } from '../../services.ts'
 import { keeperArgv, keeperId } from '../../services/keepers.ts'
 import { runOutside } from '../../services/outside.ts'
 import { LIVE_SECONDS, LIVE_SET, TABLE } from './intercept/nft.ts'
+import { renderNginxConf } from './nginx-conf.ts'
 import type { CachePlan } from './plan.ts'
 import { tftpService } from './tftp/service.ts'
 
@@ -21,21 +23,40 @@ const PROBER_PRINT = fingerprint(readFileSync(PROBER, 'utf8'))
 const PROBER_CAPABILITIES = ['net_admin', 'dac_override', 'kill', 'sys_nice'] as const
 /**
  * The engine talks TCP as well: it may take connections for the frontend's address and make them from the nodes' (either needs
- * net_raw), reach its folder below those that are root's alone, and be ahead of a busy host. Its user is that of one
- * cluster's cache: what one cluster's nodes do to it does nothing to the store of another.
+ * net_raw), and be ahead of a busy host. Its folder lies below those that are root's alone: it is started in there, and knows
+ * all its files by names in it. Its user is that of one cluster's cache: what one cluster's nodes do to it does nothing to the
+ * store of another.
  */
-const ENGINE_CAPABILITIES = ['net_raw', 'dac_read_search', 'sys_nice'] as const
+const ENGINE_CAPABILITIES = ['net_raw', 'sys_nice'] as const
+/** What it reads, in its own folder: written by its own user, as root writes nothing there. */
+const ENGINE_CONFIG = 'nginx.conf'
+const WRITE_CONFIG = `umask 0077; local $/; my $text = <STDIN>; unlink 'nginx.new'; open(my $file, '>', 'nginx.new') or die "$!\\n"; print {$file} $text; close $file or die "$!\\n"; rename 'nginx.new', '${ENGINE_CONFIG}' or die "$!\\n"`
 /** It reads orders, which lie below root's folder, and tells the engine of another list; nothing else. */
 const FETCHER_CAPABILITIES = ['dac_read_search'] as const
+
+/** The configuration as the engine gets it, which is started in its folder. Pure. */
+export function engineConfig (plan: CachePlan): string {
+  const { engine } = plan.paths
+  const inside = Object.fromEntries(Object.entries(plan.paths).map(([what, path]) => [what, path === engine ? '.' : path.startsWith(`${engine}/`) ? path.slice(engine.length + 1) : path])) as CachePlan['paths']
+  return renderNginxConf({ ...plan, paths: inside })
+}
+
+/** Puts the configuration where the engine reads it. */
+async function writeEngineConfig ({ paths, spec }: CachePlan, config: string, signal: AbortSignal): Promise<void> {
+  const [perl = 'perl'] = resolvedArgv(['perl'])
+  const [setpriv = 'setpriv', ...as] = keeperArgv('engine', [], spec.vni)
+  await run(setpriv, [...as, perl, '-e', WRITE_CONFIG], { cwd: paths.engine, input: config, signal })
+}
 
 /** nginx, with listening sockets for what TPROXY hands over. @param config text of its configuration */
 export function engineService (plan: CachePlan, config: string): ServiceSpec {
   const { paths, listeners } = plan
   return {
     argv: [...keeperArgv('engine', ENGINE_CAPABILITIES, plan.spec.vni), 'perl', LAUNCHER, ...listeners.map(({ listenPort }) => `127.0.0.1:${listenPort}`), '--',
-      'nginx', '-c', paths.config, '-p', paths.engine, '-e', paths.errorLog],
+      'nginx', '-p', './', '-c', ENGINE_CONFIG, '-e', basename(paths.errorLog)],
     netns: plan.namespace,
-    cwd: '/',
+    // entered as root, below whose folders it lies: the engine itself may not pass through these
+    cwd: paths.engine,
     // listening sockets are made by the launcher, so another configuration is another process
     env: { MZ_CONFIG: createHash('sha256').update(config).digest('hex').slice(0, 16) }
   }
@@ -69,6 +90,9 @@ export function fetcherService (plan: CachePlan): ServiceSpec {
 export interface CacheServices {
   /** True when the service runs as wanted, in the namespace that now bears the name. */
   runsAsWanted: (status: ServiceStatus, wanted: ServiceSpec, namespace: string) => Promise<boolean>
+  /** As `runsAsWanted`, of the engine: in its folder as it is now. */
+  engineAsWanted: (plan: CachePlan, config: string) => Promise<boolean>
+  ensureEngine: (plan: CachePlan, config: string, signal: AbortSignal) => Promise<void>
   /** Runs it as wanted; one that was left behind in a namespace of before is stopped first. */
   ensureService: (name: string, wanted: ServiceSpec, namespace: string) => Promise<void>
   /** True as well when none is wanted and none runs. */
@@ -92,6 +116,19 @@ export function cacheServices (services: ServiceManager): CacheServices {
   return {
     runsAsWanted,
     ensureService,
+
+    async engineAsWanted (plan, config) {
+      const status = await services.status(plan.services.engine)
+      return await runsAsWanted(status, engineService(plan, config), plan.namespace) && await isIn(status.pid, plan.paths.engine)
+    },
+
+    async ensureEngine (plan, config, signal) {
+      await writeEngineConfig(plan, config, signal)
+      const { pid } = await services.status(plan.services.engine)
+      // its folder was deleted and made again
+      if (pid !== null && !await isIn(pid, plan.paths.engine)) await services.stop(plan.services.engine)
+      await ensureService(plan.services.engine, engineService(plan, config), plan.namespace)
+    },
 
     async tftpAsWanted (plan) {
       const [status, wanted] = [await services.status(plan.services.tftp), tftpService(plan)]
