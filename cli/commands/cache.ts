@@ -25,7 +25,8 @@ export function addCacheCommands (program: Command): void {
   cache.command('status [cluster]').description('bytes served, fetched, saved and over the WAN; orders; budget')
     .option('--nodes', 'also by node')
     .addHelpText('after', `
-At the master of the cluster, which asks the gateways now. HTTPS passes a cache untouched and is in no figure.
+At the master of the cluster, which asks the gateways now. TO NODES and FROM FRONTEND are bytes of HTTP, SAVED is the one
+less the other; OVER THE WAN is packets of HTTP from the frontend. HTTPS passes a cache untouched and is told apart.
 
 Examples:
   musubi cache status

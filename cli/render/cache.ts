@@ -45,7 +45,7 @@ export function cachesText (clusters: readonly ClusterCachesResource[], nodes: b
       if (classes.length > 0) lines.push('', at, table(['class', 'requests', 'to nodes', 'from frontend'], classes))
       if (one.wanBytes.https > 0) lines.push(`HTTPS from the frontend: ${bytes(one.wanBytes.https)}, passes through, not cached`)
       for (const order of ordersByName(one.orders)) lines.push(`preheat ${order.name}: ${orderText(order)}`)
-      if (one.budget !== null) lines.push(`budget: ${bytes(one.budget.usedBytes)}${one.budget.totalBytes === null ? '' : ` of ${bytes(one.budget.totalBytes)}`} over the WAN${one.budget.rateMbitPerS === null ? '' : `, ${one.budget.rateMbitPerS} Mbit/s before nodes ask`}${one.budget.paused === '' ? '' : `; PAUSED: ${one.budget.paused}`}`)
+      if (one.budget !== null) lines.push(`budget: ${bytes(one.budget.usedBytes)}${one.budget.totalBytes === null ? '' : ` of ${bytes(one.budget.totalBytes)}`} over the WAN${one.budget.rateMbitPerS === null ? '' : `, ${one.budget.rateMbitPerS} Mbit/s before nodes ask`}${one.budget.paused === '' ? '' : `; PAUSED: ${one.budget.paused}; more: musubi cache budget ${cluster} --total AMOUNT`}`)
       if (!one.room) lines.push('NO ROOM: nothing is kept until the disk has some')
       if (nodes && one.nodes.length > 0) lines.push('', table(['node', 'requests', 'to it'], one.nodes.map(({ node, requests, bytes: got }) => [node, String(requests), bytes(got)])))
     }
@@ -68,7 +68,7 @@ export function objectsText ({ sites, objects }: FoundObjects): string {
   const rows = objects.map(({ site, path, class: kind, sizeBytes, bytes: stored, asked, sha256 }) => [site, path, kind, sizeBytes === null ? '-' : bytes(sizeBytes), bytes(stored), String(asked), sha256 === null ? '-' : sha256.slice(0, 16)])
   const sums = sites.map(({ site, error }) => {
     const own = objects.filter(one => one.site === site)
-    return error === '' ? `${own.length} objects, ${bytes(own.reduce((sum, one) => sum + one.bytes, 0))} at ${site}` : `${site} is left out: ${error}`
+    return error === '' ? `${own.length} ${own.length === 1 ? 'object' : 'objects'}, ${bytes(own.reduce((sum, one) => sum + one.bytes, 0))} at ${site}` : `${site} is left out: ${error}`
   })
   return [rows.length === 0 ? 'There is nothing of that.' : table(['site', 'path', 'class', 'size', 'stored', 'asked', 'sha256'], rows), '', ...sums].join('\n')
 }
