@@ -182,7 +182,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   const gateways = (): string[] => directory.siteHosts().filter(h => h.roles.includes('gateway')).map(h => h.host)
   addAgentRoutes(api, {
     view, events, master, gateways, policy, tunnels, issuer: isGateway ? issuer : null,
-    retained, caches: master === null ? null : createCaches({ call, document: name => master.record(name).document }),
+    retained, caches: master === null ? null : createCaches({ call, document: name => master.record(name).document, setBudget: (name, change) => master.cacheBudget(name, change) }),
     diagnose: config.drivers === 'fake' ? null : createDiagnose({
       site: config.site, host: config.name, helper, documents: () => ledger.activeDocuments().map(({ document }) => document), skews: id => masterSkew(ledger, gateway, id)
     }),

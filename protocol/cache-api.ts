@@ -1,6 +1,6 @@
 /** REST resources of caches, see api.ts. */
 import Type, { type Static } from 'typebox'
-import { MAX_CACHE_RATE_KBIT, PREHEAT_PART_MAX } from './core/limits.ts'
+import { MAX_CACHE_BUDGET_BYTES, MAX_CACHE_RATE_KBIT, PREHEAT_PART_MAX } from './core/limits.ts'
 
 const count = (description: string) => Type.Number({ description, minimum: 0 })
 const text = (description: string, maxLength = 4096) => Type.String({ description, maxLength })
@@ -18,8 +18,8 @@ export const SiteCacheSchema = Type.Object({
   site: text('site'), host: text('its gateway'), error: text('why nothing is known; empty: it answers'),
   requests: count('of nodes'), hits: count('answered from the store'), bytesToNodes: count('served'), bytesFromUpstream: count('of HTTP from the frontend'),
   savedBytes: count('served and not fetched; HTTPS passes and is in none of these'), storedBytes: count('on the disk'),
-  wanBytes: Type.Object({ static: count('of packets for the cache'), dynamic: count('of packets for nodes') }),
-  classes: Type.Record(Type.String(), Counters), nodes: Type.Array(Type.Object({ node: text('name, or address'), requests: count('requests'), bytes: count('served') })),
+  wanBytes: Type.Object({ static: count('of packets for the cache'), dynamic: count('of packets for nodes'), https: count('of packets from port 443 of the frontend: they pass untouched, and are in no sum') }),
+  classes: Type.Record(Type.String(), Counters, { description: 'listed, named, validated, dynamic; and tftp, of packets and in no sum of the others' }), nodes: Type.Array(Type.Object({ node: text('name, or address'), requests: count('requests'), bytes: count('served') })),
   orders: Type.Array(CacheOrderSchema), aheadBytes: count('parts of large objects that were fetched while nodes read'), room: Type.Boolean({ description: 'false: nothing is kept, the disk is full' }),
   budget: Type.Union([Type.Object({ rateMbitPerS: Type.Union([Type.Number(), Type.Null()]), totalBytes: Type.Union([Type.Number(), Type.Null()]), usedBytes: count('over the WAN'), paused: text('why nothing is fetched before nodes ask; empty: it is') }), Type.Null()])
 })
@@ -44,10 +44,11 @@ export const PreheatBodySchema = Type.Object({
 }, closed)
 export type PreheatBody = Static<typeof PreheatBodySchema>
 export const CancelBodySchema = Type.Object({ order: Type.String({ pattern: '^[a-z0-9][a-z0-9-]{0,63}$' }), site: Site }, closed)
-export const PurgeBodySchema = Type.Object({ prefix: Type.Optional(Type.String({ minLength: 1, maxLength: 512, description: 'of paths; default: all' })), site: Site }, closed)
+export const PurgeBodySchema = Type.Object({ prefix: Type.Optional(Type.String({ minLength: 1, maxLength: 512, description: 'of paths; default: all' })), refetch: Type.Optional(Type.Boolean({ description: 'orders that name what is removed fetch it again' })), site: Site }, closed)
+export type PurgeBody = Static<typeof PurgeBodySchema>
 
 /** What each site said; one that failed keeps no other from it. */
-export const CacheDeedSchema = Type.Object({ cluster: text('name'), sites: Type.Array(Type.Object({ site: text('site'), error: text('empty: done'), parts: count('removed'), bytes: count('of them') })) })
+export const CacheDeedSchema = Type.Object({ cluster: text('name'), sites: Type.Array(Type.Object({ site: text('site'), error: text('empty: done'), parts: count('removed'), bytes: count('of them'), orders: Type.Array(text('order'), { description: 'that name what was removed, or may: by an index' }) })) })
 export type CacheDeedResource = Static<typeof CacheDeedSchema>
 
 export const CachedObjectSchema = Type.Object({
@@ -56,7 +57,7 @@ export const CachedObjectSchema = Type.Object({
 })
 export type CachedObjectResource = Static<typeof CachedObjectSchema>
 export const CachedObjectsSchema = Type.Object({
-  site: text('site'), objects: Type.Array(CachedObjectSchema), next: Type.Union([Type.String(), Type.Null()], { description: 'after= of the next page; null: this is the last' })
+  site: text('that all of this page are of'), error: text('why this site tells nothing; empty: it answers'), objects: Type.Array(CachedObjectSchema), next: Type.Union([Type.String(), Type.Null()], { description: 'after= of the next page; null: this is the last' })
 })
 export type CachedObjectsResource = Static<typeof CachedObjectsSchema>
 
@@ -75,3 +76,19 @@ export const ForgetBodySchema = Type.Union([
 ])
 export const RetainedDeedSchema = Type.Object({ stores: count('dropped'), bytes: count('of them') })
 export type RetainedDeedResource = Static<typeof RetainedDeedSchema>
+const orNull = (description: string) => Type.Union([Type.Number({ minimum: 0 }), Type.Null()], { description: `${description}; null: no bound` })
+const Bounds = { rateKbitPerS: orNull('of all that is fetched before nodes ask, at one site'), totalBytes: orNull('over the WAN at one site; beyond them nothing is fetched before nodes ask') }
+/** What the document says, and how far sites have taken it. */
+export const CacheBudgetSchema = Type.Object({
+  cluster: text('name'), ...Bounds,
+  sites: Type.Array(Type.Object({
+    site: text('site'), ...Bounds, own: Type.Boolean({ description: 'it has values of its own' }), usedBytes: count('of packets from the frontend'), paused: text('why nothing is fetched before nodes ask; empty: it is'),
+    inForce: Type.Boolean({ description: 'its cache says the same; else it will, as soon as it has heard of it' }), error: text('why nothing is known; empty: it answers')
+  }))
+})
+export type CacheBudgetResource = Static<typeof CacheBudgetSchema>
+const bound = (maximum: number) => Type.Optional(Type.Union([Type.Integer({ minimum: 1, maximum }), Type.Null(), Type.Literal('default')], { description: 'null: no bound; default: as all sites, with a site only; absent: as before' }))
+export const CacheBudgetBodySchema = Type.Object({
+  site: Type.Optional(Type.String({ minLength: 1, maxLength: 64, description: 'only there; default: all sites that have no value of their own' })), rateKbitPerS: bound(MAX_CACHE_RATE_KBIT), totalBytes: bound(MAX_CACHE_BUDGET_BYTES)
+}, closed)
+export type CacheBudgetBody = Static<typeof CacheBudgetBodySchema>

@@ -1,5 +1,8 @@
+import type { CacheFigures } from '../master/caches.ts'
 import type { ClusterResource } from '../../protocol/api.ts'
 import type { RetainedStoreResource } from '../../protocol/cache-api.ts'
+import { cacheFamilies, retainedFamilies } from './cache-metrics.ts'
+import { family, type Sample } from './families.ts'
 
 /** Figures of one agent at this moment, for Prometheus. */
 export interface AgentMetrics {
@@ -27,25 +30,12 @@ export interface AgentMetrics {
   uptimeMs: number
 }
 
-type Sample = readonly [labels: Readonly<Record<string, string>>, value: number]
-
-const escaped = (text: string): string => text.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n')
-
-function family (name: string, type: 'counter' | 'gauge', help: string, samples: readonly Sample[]): string[] {
-  return [`# HELP ${name} ${help}`, `# TYPE ${name} ${type}`, ...samples.map(([labels, value]) => {
-    const inner = Object.entries(labels).map(([label, text]) => `${label}="${escaped(text)}"`).join(',')
-    return `${name}${inner === '' ? '' : `{${inner}}`} ${value}`
-  })]
-}
-
 const by = (label: string, counts: Readonly<Record<string, number>>, more: Readonly<Record<string, string>> = {}): Sample[] =>
   Object.entries(counts).sort(([a], [b]) => a < b ? -1 : 1).map(([text, value]) => [{ ...more, [label]: text }, value])
 
-/** The text format of Prometheus, version 0.0.4. @param clusters of this master, with their caches @param retained stores that outlive their clusters here */
-export function metricsText (m: AgentMetrics, clusters: readonly Pick<ClusterResource, 'name' | 'caches'>[] = [], retained: readonly Pick<RetainedStoreResource, 'owner' | 'bytes'>[] = []): string {
-  const kept = Object.entries(Object.groupBy(retained, ({ owner }) => owner)).map(([owner, list = []]) => ({ at: { owner }, stores: list.length, bytes: list.reduce((sum, { bytes }) => sum + bytes, 0) }))
+/** The text format of Prometheus, version 0.0.4. @param clusters of this master, with their caches @param figures of these by class and node @param retained stores that outlive their clusters here */
+export function metricsText (m: AgentMetrics, clusters: readonly Pick<ClusterResource, 'name' | 'caches'>[] = [], figures: readonly CacheFigures[] = [], retained: readonly Pick<RetainedStoreResource, 'owner' | 'bytes'>[] = []): string {
   const one = (value: number): Sample[] => [[{}, value]]
-  const caches = clusters.flatMap(({ name, caches: list }) => list.map(cache => ({ at: { cluster: name, site: cache.site }, cache })))
   return `${[
     ...family('musubi_admission_refusals_total', 'counter', 'Connections that were not admitted, and frames and gossip that ended one, by who refused and why.',
       [...by('code', m.admissionRefusals.us, { by: 'us' }), ...by('code', m.admissionRefusals.them, { by: 'them' })]),
@@ -60,17 +50,8 @@ export function metricsText (m: AgentMetrics, clusters: readonly Pick<ClusterRes
     ...family('musubi_revocations', 'gauge', 'Revocations that are known.', one(m.revocations)),
     ...family('musubi_certificate_not_after_seconds', 'gauge', 'When the certificate of this host ends, Unix time.', one(Math.floor(m.certificateNotAfterMs / 1000))),
     ...family('musubi_cordoned', 'gauge', '1 when this host takes no new leases.', one(m.cordoned ? 1 : 0)),
-    ...caches.length === 0 ? [] : [
-      ...family('musubi_cache_bytes_total', 'counter', 'Bytes of caches: served to nodes and fetched from the frontend (HTTP), and packets from the frontend (wan). HTTPS is in none.',
-        caches.flatMap(({ at, cache }): Sample[] => [[{ ...at, way: 'nodes' }, cache.bytesToNodes], [{ ...at, way: 'frontend' }, cache.bytesFromUpstream], [{ ...at, way: 'wan' }, cache.wanBytes ?? 0]])),
-      ...family('musubi_cache_requests_total', 'counter', 'Requests of nodes to caches, by whether the store alone answered.',
-        caches.flatMap(({ at, cache }): Sample[] => [[{ ...at, answer: 'store' }, cache.hits], [{ ...at, answer: 'frontend' }, Math.max(0, cache.requests - cache.hits)]])),
-      ...family('musubi_cache_paused', 'gauge', '1 when the WAN budget is used up and nothing is fetched before nodes ask.', caches.map(({ at, cache }) => [at, (cache.paused ?? '') === '' ? 0 : 1]))
-    ],
-    ...kept.length === 0 ? [] : [
-      ...family('musubi_cache_retained_bytes', 'gauge', 'Bytes of stores that outlive their clusters on this gateway, by the site that they are kept for.', kept.map(({ at, bytes }) => [at, bytes])),
-      ...family('musubi_cache_retained_stores', 'gauge', 'Such stores.', kept.map(({ at, stores }) => [at, stores]))
-    ],
+    ...cacheFamilies(clusters, figures),
+    ...retainedFamilies(retained),
     ...family('musubi_uptime_seconds', 'gauge', 'Time since the start.', one(m.uptimeMs / 1000))
   ].join('\n')}\n`
 }

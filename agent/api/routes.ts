@@ -64,7 +64,7 @@ export function addAgentRoutes (api: Api, deps: RouteDeps): void {
   addLeaseRoutes(api, view)
 
   addSiteRoutes(api, deps, onGateway)
-  api.get('/metrics', { schema: { summary: 'figures in the text format of Prometheus' } }, async (_request, reply) => await reply.type('text/plain; version=0.0.4; charset=utf-8').send(metricsText(view.metrics(), deps.master?.list(), deps.retained?.figures())))
+  api.get('/metrics', { schema: { summary: 'figures in the text format of Prometheus' } }, async (_request, reply) => await reply.type('text/plain; version=0.0.4; charset=utf-8').send(metricsText(view.metrics(), deps.master?.list(), deps.master?.caches(), deps.retained?.figures())))
 
   api.get('/v1/clusters', { schema: { summary: 'clusters of this master, and masterless ones of its site', response: { 200: Type.Array(ClusterSchema) } } }, () => deps.master?.list() ?? [])
   api.post('/v1/clusters', {

@@ -1,14 +1,19 @@
 import type { CallPeer } from '../peers.ts'
-import { CachedObjectSchema, CachedObjectsSchema, type CacheDeedResource, type CachedObjectsResource, type ClusterCachesResource, type PreheatBody, type SiteCacheResource } from '../../protocol/cache-api.ts'
+import { CachedObjectSchema, CachedObjectsSchema, type CacheBudgetBody, type CacheBudgetResource, type CacheDeedResource, type CachedObjectsResource, type ClusterCachesResource, type PreheatBody, type PurgeBody, type SiteCacheResource } from '../../protocol/cache-api.ts'
 import { parseCacheTerms } from '../../protocol/core/cache-terms.ts'
-import { ConflictError, describeError, MusubiError, NotFoundError } from '../../protocol/core/errors.ts'
+import type { BudgetChange } from '../../protocol/core/cache-budget.ts'
+import { ConflictError, describeError, InvalidInputError, MusubiError, NotFoundError } from '../../protocol/core/errors.ts'
+import { CACHE_ORDERS_MAX } from '../../protocol/core/limits.ts'
 import type { ClusterDocument, MemberSite } from '../../protocol/core/messages.ts'
 import Type from 'typebox'
 import { Value } from 'typebox/value'
+import { clusterBudget } from './budget.ts'
 import type { CacheAsk } from './site.ts'
 
 /** Longest path that is shown, and so on: other sites write these texts. */
 const TEXT_MAX = 512
+/** What a cache tells apart, as its driver names it. */
+export const CACHE_CLASSES = ['listed', 'named', 'validated', 'dynamic', 'tftp'] as const
 /** A purge or list reads a whole store. */
 const DEADLINE_MS = 90_000
 const STATUS_DEADLINE_MS = 10_000
@@ -19,8 +24,11 @@ export interface Caches {
   status (cluster: string): Promise<ClusterCachesResource>
   preheat (cluster: string, body: PreheatBody): Promise<CacheDeedResource>
   cancel (cluster: string, order: string, site?: string): Promise<CacheDeedResource>
-  purge (cluster: string, prefix?: string, site?: string): Promise<CacheDeedResource>
-  /** One page of what one site has; without `site` the only one, or the first. */
+  purge (cluster: string, body: PurgeBody): Promise<CacheDeedResource>
+  budget (cluster: string): Promise<CacheBudgetResource>
+  /** Another budget, in the document of the cluster: sites that are away get it later. @throws InvalidInputError, ConflictError */
+  setBudget (cluster: string, change: CacheBudgetBody): Promise<CacheBudgetResource>
+  /** One page of what one site has; without `site` of all, one after the other. A site that does not answer is a page of its own then, with its error. */
   list (cluster: string, query: { site?: string, prefix?: string, after?: string }): Promise<CachedObjectsResource>
 }
 
@@ -28,10 +36,13 @@ export interface CachesDeps {
   call: CallPeer
   /** document of a cluster of this master; null before it has one. @throws NotFoundError */
   document: (cluster: string) => ClusterDocument | null
+  /** as `Master.cacheBudget` */
+  setBudget: (cluster: string, change: BudgetChange) => Promise<void>
 }
 
 const Page = Type.Object({ objects: Type.Array(CachedObjectSchema), next: CachedObjectsSchema.properties.next })
-const Purged = Type.Object({ parts: Type.Number({ minimum: 0 }), bytes: Type.Number({ minimum: 0 }) })
+/** A release before this one tells no orders. */
+const Purged = Type.Object({ parts: Type.Number({ minimum: 0 }), bytes: Type.Number({ minimum: 0 }), orders: Type.Optional(Type.Array(Type.String({ maxLength: 64 }), { maxItems: CACHE_ORDERS_MAX + 1 })) })
 
 type Fields = Record<string, unknown>
 const fields = (value: unknown): Fields => typeof value === 'object' && value !== null && !Array.isArray(value) ? value as Fields : {}
@@ -53,8 +64,8 @@ export function siteCache (document: ClusterDocument, { site, gateway }: MemberS
   const nameOf = (address: string): string => document.nodes.find(node => node.ip === address)?.name ?? address.slice(0, 64)
   return {
     site, host: gateway.host, error, ...all, hits: figure(stats.hits), savedBytes: Math.max(0, all.bytesToNodes - all.bytesFromUpstream), storedBytes: figure(stats.stored),
-    wanBytes: { static: figure(wire.static), dynamic: figure(wire.dynamic) },
-    classes: Object.fromEntries(['listed', 'named', 'validated', 'dynamic'].map(name => [name, counters(fields(stats.classes)[name])])),
+    wanBytes: { static: figure(wire.static), dynamic: figure(wire.dynamic), https: figure(wire.https) },
+    classes: Object.fromEntries(CACHE_CLASSES.map(name => [name, counters(fields(stats.classes)[name])])),
     nodes: Object.entries(fields(stats.nodes)).map(([address, of]) => ({ node: nameOf(address), requests: figure(fields(of).requests), bytes: figure(fields(of).bytes) })).sort((a, b) => a.node < b.node ? -1 : 1),
     orders: Object.entries(fields(fetch.orders)).map(([name, value]) => {
       const of = fields(value)
@@ -69,7 +80,16 @@ export function siteCache (document: ClusterDocument, { site, gateway }: MemberS
   }
 }
 
-export function createCaches ({ call, document: documentOf }: CachesDeps): Caches {
+/** Where a page over all sites begins: `SITE`, or `SITE` and the end of its page before. @throws InvalidInputError */
+function pageOf (after: string | undefined, sites: readonly MemberSite[]): { one: MemberSite | undefined, after?: string } {
+  if (after === undefined) return { one: sites[0] }
+  const [name = ''] = after.split(' ', 1)
+  const one = sites.find(({ site }) => site === name)
+  if (one === undefined) throw new InvalidInputError(`${JSON.stringify(after.slice(0, 80))} is no end of a page over all sites`)
+  return { one, ...after.length > name.length ? { after: after.slice(name.length + 1) } : {} }
+}
+
+export function createCaches ({ call, document: documentOf, setBudget }: CachesDeps): Caches {
   function sitesOf (cluster: string, only?: string): { document: ClusterDocument, sites: MemberSite[] } {
     const document = documentOf(cluster)
     if (document === null) throw new ConflictError(`cluster ${cluster} has no caches yet: its leases are not committed`)
@@ -95,24 +115,39 @@ export function createCaches ({ call, document: documentOf }: CachesDeps): Cache
       sites: await Promise.all(sites.map(async one => {
         try {
           const said = await ask(document, one, what, params)
-          return { site: one.site, error: '', ...Value.Check(Purged, said) ? { parts: said.parts, bytes: said.bytes } : { parts: 0, bytes: 0 } }
+          return { site: one.site, error: '', ...Value.Check(Purged, said) ? { parts: said.parts, bytes: said.bytes, orders: said.orders ?? [] } : { parts: 0, bytes: 0, orders: [] } }
         } catch (error) {
-          return { site: one.site, error: describeError(error).slice(0, TEXT_MAX), parts: 0, bytes: 0 }
+          return { site: one.site, error: describeError(error).slice(0, TEXT_MAX), parts: 0, bytes: 0, orders: [] }
         }
       }))
     }
   }
 
+  async function figures (document: ClusterDocument, members: readonly MemberSite[]): Promise<SiteCacheResource[]> {
+    return await Promise.all(members.map(async one => {
+      try {
+        return siteCache(document, one, await ask(document, one, 'status', {}))
+      } catch (error) {
+        return siteCache(document, one, {}, describeError(error).slice(0, TEXT_MAX))
+      }
+    }))
+  }
+
+  async function budget (cluster: string): Promise<CacheBudgetResource> {
+    const { document, sites } = sitesOf(cluster)
+    return clusterBudget(document, await figures(document, sites))
+  }
+
   return {
+    budget,
+    async setBudget (cluster, change) {
+      sitesOf(cluster, change.site)
+      await setBudget(cluster, change)
+      return await budget(cluster)
+    },
     async status (cluster) {
       const { document, sites: members } = sitesOf(cluster)
-      const sites = await Promise.all(members.map(async one => {
-        try {
-          return siteCache(document, one, await ask(document, one, 'status', {}))
-        } catch (error) {
-          return siteCache(document, one, {}, describeError(error).slice(0, TEXT_MAX))
-        }
-      }))
+      const sites = await figures(document, members)
       const { retainMs } = parseCacheTerms(document.cacheTerms)
       const sum = (of: (one: SiteCacheResource) => number): number => sites.reduce((total, one) => total + of(one), 0)
       return {
@@ -122,13 +157,22 @@ export function createCaches ({ call, document: documentOf }: CachesDeps): Cache
     },
     preheat: (cluster, { site, ...order }) => each(cluster, site, 'cache-preheat', order),
     cancel: (cluster, order, site) => each(cluster, site, 'cache-cancel', { order }),
-    purge: (cluster, prefix, site) => each(cluster, site, 'cache-purge', prefix === undefined ? {} : { prefix }),
-    async list (cluster, { site, ...page }) {
-      const { document, sites: [one] } = sitesOf(cluster, site)
+    purge: (cluster, { site, ...what }) => each(cluster, site, 'cache-purge', what),
+    async list (cluster, { site, prefix, after }) {
+      const { document, sites } = sitesOf(cluster, site)
+      const from = site === undefined ? pageOf(after, sites) : { one: sites[0], after }
+      const { one } = from
       if (one === undefined) throw new NotFoundError(`cluster ${document.name} has no cache: all of it is at the site of its frontend`)
-      const said = await ask(document, one, 'cache-list', page)
-      if (!Value.Check(Page, said)) throw new MusubiError('BAD_ANSWER', `what the gateway of site ${one.site} lists is of another form`, { hint: 'the sites run different releases' })
-      return { site: one.site, objects: said.objects, next: said.next }
+      const following = site === undefined ? sites[sites.indexOf(one) + 1]?.site ?? null : null
+      try {
+        const said = await ask(document, one, 'cache-list', { ...prefix === undefined ? {} : { prefix }, ...from.after === undefined ? {} : { after: from.after } })
+        if (!Value.Check(Page, said)) throw new MusubiError('BAD_ANSWER', `what the gateway of site ${one.site} lists is of another form`, { hint: 'the sites run different releases' })
+        return { site: one.site, error: '', objects: said.objects, next: said.next === null ? following : site === undefined ? `${one.site} ${said.next}` : said.next }
+      } catch (error) {
+        // the user's own mistakes are no site's
+        if (site !== undefined || error instanceof InvalidInputError) throw error
+        return { site: one.site, error: describeError(error).slice(0, TEXT_MAX), objects: [], next: following }
+      }
     }
   }
 }

@@ -42,9 +42,12 @@ export function makeReport (host: string, roles: readonly HostRole[], findings: 
   return { host, roles: [...roles], ok: once.every(({ severity }) => severity !== 'missing'), findings: once }
 }
 
+/** No finding, as nothing mends it; who reads figures of caches without it is misled. */
+const HTTPS_NOTE = 'As a gateway it caches HTTP. HTTPS passes untouched and is not counted as saved; musubi cache status says how much it was.'
+
 /** The report for people; its last line is the one command for all packages, where packages are missing. */
 export function doctorText (report: DoctorReport): string {
-  const lines = [`${report.host}: ${report.roles.join(', ')}`]
+  const lines = [`${report.host}: ${report.roles.join(', ')}`, ...report.roles.includes('gateway') ? [HTTPS_NOTE] : []]
   for (const [severity, title] of SEVERITIES) {
     // what several roles lack is one thing to mend
     const rolesOf = new Map<string, string[]>()

@@ -131,7 +131,7 @@ export function createHandlers ({ config, host, hands, fence, clock, details, ow
       return null
     },
     'cache-list': ({ name, prefix, after }, { signal }) => cache().list(name, prefix ?? '', after ?? '', signal),
-    'cache-purge': ({ name, prefix }, { signal }) => cache().purge(name, prefix ?? '', signal),
+    'cache-purge': ({ name, prefix, refetch }, { signal }) => cache().purge(name, prefix ?? '', refetch ?? false, signal),
 
     async 'cache-retained' () {
       // what has to go goes; that new ones are checked takes longer than an answer

@@ -3,6 +3,7 @@ import type { CallPeer } from '../peers.ts'
 import type { EventLog } from '../events.ts'
 import { createAdoption, notMaster, type AdoptionDeps } from './adopt.ts'
 import type { Builder } from './build.ts'
+import { cacheFigures, type CacheFigures } from './caches.ts'
 import type { Copies } from './copies.ts'
 import { createNegotiator, type Negotiator } from './negotiator.ts'
 import type { Probe } from './probe.ts'
@@ -10,6 +11,7 @@ import { clusterRecord, isEnded, newNotes, shownState, type ClusterNotes, type C
 import { clusterView } from './view.ts'
 import { createWatcher } from './watch.ts'
 import type { ClusterResource } from '../../protocol/api.ts'
+import type { BudgetChange } from '../../protocol/core/cache-budget.ts'
 import { ConflictError, describeError, NoCapacityError, NotFoundError } from '../../protocol/core/errors.ts'
 import { MAX_CLUSTERS } from '../../protocol/core/limits.ts'
 import { vnisOf } from '../../protocol/core/local.ts'
@@ -50,6 +52,8 @@ export interface Master {
   plan (spec: unknown): { explanation: string }
   /** Clusters of this master, and those of its site that have none. */
   list (): ClusterResource[]
+  /** Figures of the caches of its active clusters, by class and node. */
+  caches (): CacheFigures[]
   /** By name (the latest of that name) or id. @throws NotFoundError */
   get (nameOrId: string): ClusterResource
   record (nameOrId: string): ClusterRecord
@@ -58,6 +62,8 @@ export interface Master {
   extend (nameOrId: string, termMs: number): Promise<ClusterResource>
   /** More nodes, or fewer: then those with the highest numbers go. @throws ConflictError when only nodes with volumes are left to go */
   scale (nameOrId: string, count: number): Promise<ClusterResource>
+  /** Another WAN budget of its caches; what is fetched before nodes ask follows it in some seconds. @throws InvalidInputError, ConflictError */
+  cacheBudget (nameOrId: string, change: BudgetChange): Promise<void>
   /** Asks anew for a cluster that failed, with the same spec. @throws ConflictError when it has not */
   retry (nameOrId: string): Promise<ClusterResource>
   /** Becomes master of a cluster of the site; see adopt.ts for what `force` risks. */
@@ -195,6 +201,7 @@ export function createMaster (deps: MasterDeps): Master {
       const others = (adoption?.masterless() ?? []).filter(r => mine.every(one => one.record.id !== r.id)).map(record => ({ record, resource: masterless(record) }))
       return [...mine, ...others].sort((a, b) => a.record.createdMs - b.record.createdMs).map(one => one.resource)
     },
+    caches: () => negotiator.records().flatMap(({ id, state, document }) => state === 'active' && document !== null ? cacheFigures(document, watcher.statuses(id)) : []),
     get (nameOrId) {
       const silent = find(nameOrId) === undefined ? adoption?.masterless().find(r => r.id === nameOrId || r.name === nameOrId) : undefined
       return silent === undefined ? view(own(nameOrId)) : masterless(silent)
@@ -212,6 +219,9 @@ export function createMaster (deps: MasterDeps): Master {
       if (count > nodes) await negotiator.grow(record.id, count)
       else if (count < nodes) await negotiator.shrink(record.id, toGo(record, count))
       return view(current(record))
+    },
+    async cacheBudget (nameOrId, change) {
+      await negotiator.budget(own(nameOrId).id, change)
     },
     async retry (nameOrId) {
       const record = own(nameOrId)

@@ -2,6 +2,7 @@ import type { Logger } from 'pino'
 import type { EventLog } from '../events.ts'
 import type { CallPeer } from '../peers.ts'
 import { type StoredRecord, fromStored, toStored } from './stored.ts'
+import type { BudgetChange } from '../../protocol/core/cache-budget.ts'
 import { describeError, MusubiError, NotFoundError } from '../../protocol/core/errors.ts'
 import type { SiteAnswer } from '../../protocol/core/gateway/events.ts'
 import type { KnownSite, LenderAsk, MasterEffect, MasterEvent, NewCluster } from '../../protocol/core/master/events.ts'
@@ -48,6 +49,8 @@ export interface Negotiator {
   grow (id: string, count: number): Promise<void>
   /** Resolves when it is on the disk. @throws MusubiError when there are no such nodes */
   shrink (id: string, nodes: readonly string[]): Promise<void>
+  /** Resolves when it is on the disk. @throws MusubiError when the cluster, or the site, has no such thing */
+  budget (id: string, change: BudgetChange): Promise<void>
   /** Becomes the master of a cluster whose epoch was granted to this host. */
   adopt (record: MasterRecord): Promise<void>
   /** Time passes: call it every half second or so. */
@@ -240,6 +243,7 @@ export function createNegotiator (deps: NegotiatorDeps): Negotiator {
     extend: (clusterId, endMs) => amend(clusterId, id => ({ type: 'extend', clusterId, endMs, id })),
     grow: (clusterId, count) => amend(clusterId, id => ({ type: 'grow', clusterId, count, id })),
     shrink: (clusterId, nodes) => amend(clusterId, id => ({ type: 'shrink', clusterId, nodes, id })),
+    budget: (clusterId, change) => amend(clusterId, id => ({ type: 'budget', clusterId, change, id })),
     adopt: record => submitNow({ type: 'adopt', record }),
     async tick () {
       if (closed) return

@@ -1,4 +1,5 @@
 import type { HostStatus } from '../peers.ts'
+import { detailOf, figure, inner } from './details.ts'
 import type { ClusterNotes, ClusterRecord } from './record.ts'
 import { noPhases } from './record.ts'
 import { PHASES, type ClusterResource, type NodeResource, type Phases } from '../../protocol/api.ts'
@@ -7,22 +8,8 @@ import type { MasterRecord } from '../../protocol/core/master/record.ts'
 import { localOf, localVniOf } from '../../protocol/core/local.ts'
 import type { ClusterNode } from '../../protocol/core/messages.ts'
 
-/** Details that drivers give with an object; every field may be missing or odd, so each is checked. */
-function detailOf (host: HostStatus | undefined, kind: string, nameEnd?: string): Record<string, unknown> {
-  const object = host?.objects.find(o => o.kind === kind && (nameEnd === undefined || o.name.endsWith(nameEnd)))
-  if (object === undefined || object.detail === '') return {}
-  try {
-    const value: unknown = JSON.parse(object.detail)
-    return value !== null && typeof value === 'object' ? value as Record<string, unknown> : {}
-  } catch {
-    return {}
-  }
-}
-const figure = (value: unknown): number => typeof value === 'number' && Number.isFinite(value) && value >= 0 ? value : 0
-
 /** Nodes and other sites write these texts. */
 const short = (text: string): string => text.slice(0, 200)
-const inner = (value: unknown): Record<string, unknown> => value !== null && typeof value === 'object' ? value as Record<string, unknown> : {}
 const wanBytesOf = ({ wire }: Record<string, unknown>): number => figure(inner(wire).static) + figure(inner(wire).dynamic)
 const pausedOf = ({ budget }: Record<string, unknown>): string => {
   const { paused } = inner(budget)

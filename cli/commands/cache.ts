@@ -4,12 +4,12 @@ import { call, type Endpoint } from '../client.ts'
 import { addRetainedCommands } from './cache-retained.ts'
 import { agentEndpoint, confirm, untilInterrupted, wantsJson } from '../context.ts'
 import { exportManifest, fromAccessLog, fromManifest, fromMirror, partsOf, readInput } from '../manifest.ts'
-import { bytes, show } from '../output.ts'
-import { cachesText, deedText, objectsTable, ordersByName, orderText } from '../render/cache.ts'
+import { show } from '../output.ts'
+import { budgetText, cachesText, deedText, objectsText, ordersByName, orderText, purgedText, type FoundObjects } from '../render/cache.ts'
 import { clusterPath } from '../waiting.ts'
 import type { ClusterResource } from '../../protocol/api.ts'
-import type { CacheDeedResource, CachedObjectResource, CachedObjectsResource, ClusterCachesResource, PreheatBody, PreheatObjectResource } from '../../protocol/cache-api.ts'
-import { rateKbit } from '../../protocol/core/cache-terms.ts'
+import type { CacheBudgetBody, CacheBudgetResource, CacheDeedResource, CachedObjectsResource, ClusterCachesResource, PreheatBody, PreheatObjectResource, PurgeBody } from '../../protocol/cache-api.ts'
+import { amountBytes, rateKbit } from '../../protocol/core/cache-terms.ts'
 import { InvalidInputError, MusubiError } from '../../protocol/core/errors.ts'
 
 const POLL_MS = 1_000
@@ -26,7 +26,8 @@ export function addCacheCommands (program: Command): void {
   cache.command('status [cluster]').description('bytes served, fetched, saved and over the WAN; orders; budget')
     .option('--nodes', 'also by node')
     .addHelpText('after', `
-At the master of the cluster, which asks the gateways now. HTTPS passes a cache untouched and is in no figure.
+At the master of the cluster, which asks the gateways now. TO NODES and FROM FRONTEND are bytes of HTTP, SAVED is the one
+less the other; OVER THE WAN is packets of HTTP from the frontend. HTTPS passes a cache untouched and is told apart.
 
 Examples:
   musubi cache status
@@ -41,33 +42,79 @@ Examples:
 
   addPreheat(cache)
   addRetainedCommands(cache)
-  cache.command('list <cluster>').description('objects that a cache has, by path')
-    .option('--site <site>', 'of one site; default: the first that has a cache')
+  addBudget(cache)
+  cache.command('list <cluster>').description('objects that caches have, by site and path')
+    .option('--site <site>', 'of one site; default: of all sites with a cache')
     .option('--prefix <path>', 'only paths that begin so')
-    .addHelpText('after', '\nExamples:\n  musubi cache list demo\n  musubi cache list demo --site osaka --prefix /install/RPMS/ --json')
+    .addHelpText('after', '\nSTORED is 0 B where nodes asked for what is not kept any more. A site that does not answer is named, and makes it end with 1.\n\nExamples:\n  musubi cache list demo\n  musubi cache list demo --site osaka --prefix /install/RPMS/ --json')
     .action(async (name: string, o: ListOptions, command: Command) => {
-      show(await allObjects(agentEndpoint(command), name, o), wantsJson(command), ({ site, objects }) => `${objectsTable(objects)}\n\n${objects.length} objects, ${bytes(objects.reduce((sum, one) => sum + one.bytes, 0))} at ${site}`)
+      const found = await allObjects(agentEndpoint(command), name, o)
+      show(found, wantsJson(command), objectsText)
+      if (found.sites.some(({ error }) => error !== '')) process.exitCode = 1
     })
 
   cache.command('purge <cluster>').description('removes objects from the caches; who asks for them gets them from the frontend')
     .option('--prefix <path>', 'only paths that begin so; default: all')
-    .option('--site <site>', 'only there')
+    .option('--site <site>', 'only there; default: all sites with a cache')
+    .option('--refetch', 'orders that name what is removed fetch it again')
     .option('--yes', 'do not ask')
-    .addHelpText('after', '\nWhat is kept under a name that never changes (a digest in it, or spec.cache.profile.immutable) is not asked for again: purge it when it\ndid change. Nothing else has to be purged for being out of date.\n\nExamples:\n  musubi cache purge demo --prefix /install/RPMS/ --yes\n  musubi cache purge demo --site osaka')
-    .action(async (name: string, o: { prefix?: string, site?: string, yes?: boolean }, command: Command) => {
-      await confirm(`${o.prefix === undefined ? 'all objects' : `objects below ${o.prefix}`} of the caches of ${name}${o.site === undefined ? '' : ` at ${o.site}`} are removed, and come over the WAN again when asked for`, o.yes)
-      deed(await call<CacheDeedResource>(agentEndpoint(command), 'POST', cachePath(name, '/purge'), { ...o.prefix === undefined ? {} : { prefix: o.prefix }, ...o.site === undefined ? {} : { site: o.site } }), command, ({ parts, bytes: gone }) => `${parts} parts, ${bytes(gone)} removed`)
+    .addHelpText('after', '\nWhat is kept under a name that never changes (a digest in it, or spec.cache.profile.immutable) is not asked for again: purge it when it\ndid change. Nothing else has to be purged for being out of date.\nAn order that is done does not fetch again what is removed, but with --refetch.\n\nExamples:\n  musubi cache purge demo --prefix /install/RPMS/ --yes\n  musubi cache purge demo --site osaka\n  musubi cache purge demo --prefix /install/RPMS/ --refetch --yes')
+    .action(async (name: string, o: { prefix?: string, site?: string, refetch?: boolean, yes?: boolean }, command: Command) => {
+      await confirm(`${o.prefix === undefined ? 'all objects' : `objects below ${o.prefix}`} of the caches of ${name}${o.site === undefined ? '' : ` at ${o.site}`} are removed, and come over the WAN again ${o.refetch === true ? 'at once where an order names them, else ' : ''}when asked for`, o.yes)
+      const body: PurgeBody = { ...o.prefix === undefined ? {} : { prefix: o.prefix }, ...o.refetch === true ? { refetch: true } : {}, ...o.site === undefined ? {} : { site: o.site } }
+      deed(await call<CacheDeedResource>(agentEndpoint(command), 'POST', cachePath(name, '/purge'), body), command, site => purgedText(site, { ...o, cluster: name }))
     })
 
   cache.command('export <cluster>').description('a manifest of what nodes asked for, the most asked first')
-    .option('--site <site>', 'of one site; default: the first that has a cache')
+    .option('--site <site>', 'of one site; default: of all sites with a cache together')
     .option('--prefix <path>', 'only paths that begin so')
     .option('--all', 'also what nodes have not asked for')
     .addHelpText('after', '\nFor musubi cache preheat of another cluster, or for a frontend: see spec.cache.preheat.\n\nExamples:\n  musubi cache export demo > demo.json\n  musubi cache export demo | musubi cache preheat other --manifest - --wait')
     .action(async (name: string, o: ListOptions & { all?: boolean }, command: Command) => {
-      const { objects } = await allObjects(agentEndpoint(command), name, o)
+      const { objects, sites } = await allObjects(agentEndpoint(command), name, o)
+      const silent = sites.filter(({ error }) => error !== '')
+      for (const { site, error } of silent) process.stderr.write(`${site} is left out: ${error}\n`)
+      if (silent.length > 0) process.exitCode = 1
       process.stdout.write(`${JSON.stringify(exportManifest(objects, o.all === true), null, 1)}\n`)
     })
+}
+
+function addBudget (cache: Command): void {
+  cache.command('budget <cluster>').description('shows, or changes, what caches may bring over the WAN')
+    .option('--rate <rate>', 'of all that is fetched before nodes ask, at one site, such as 50Mbit/s; or none')
+    .option('--total <amount>', 'over the WAN at one site, such as 20GB; beyond it nothing is fetched before nodes ask; or none')
+    .option('--site <site>', 'only there, where "default" is what all sites have; default: all without a value of their own')
+    .addHelpText('after', `
+Without --rate and --total nothing is changed. A budget stops no node: what nodes ask for comes whatever is used.
+A change is part of the cluster from the moment it is told here; a site that is away gets it when it is back.
+
+Examples:
+  musubi cache budget demo
+  musubi cache budget demo --rate 100Mbit/s --total 50GB
+  musubi cache budget demo --site osaka --total none
+  musubi cache budget demo --site osaka --total default --json`)
+    .action(async (name: string, o: { rate?: string, total?: string, site?: string }, command: Command) => {
+      const body: CacheBudgetBody = {
+        ...o.rate === undefined ? {} : { rateKbitPerS: boundOf(o.rate, '--rate', rateKbit, '50Mbit/s', 'units are kbit/s, Mbit/s and Gbit/s') },
+        ...o.total === undefined ? {} : { totalBytes: boundOf(o.total, '--total', amountBytes, '20GB', 'units are MB, GB, TB, MiB, GiB and TiB') },
+        ...o.site === undefined ? {} : { site: o.site }
+      }
+      const path = cachePath(name, '/budget')
+      const changes = o.rate !== undefined || o.total !== undefined
+      const found = changes ? await call<CacheBudgetResource>(agentEndpoint(command), 'POST', path, body) : await call<CacheBudgetResource>(agentEndpoint(command), 'GET', path)
+      const shown = { ...found, sites: found.sites.filter(one => o.site === undefined || one.site === o.site) }
+      if (o.site !== undefined && shown.sites.length === 0) throw new MusubiError('NOT_FOUND', `cluster ${found.cluster} has no cache at site "${o.site}"`, { hint: `it has caches at ${found.sites.map(({ site }) => site).join(', ') || 'no site'}` })
+      show(shown, wantsJson(command), budgetText)
+    })
+}
+
+/** A bound as the API takes it. @throws InvalidInputError naming the option */
+function boundOf (text: string, option: string, parse: (text: string) => number | null, example: string, hint: string): number | null | 'default' {
+  if (text === 'none') return null
+  if (text === 'default') return 'default'
+  const value = parse(text)
+  if (value === null || value < 1) throw new InvalidInputError(`${option} must be such as ${example}, or none, not "${text}"`, hint)
+  return value
 }
 
 function addPreheat (cache: Command): void {
@@ -181,14 +228,18 @@ async function followOrder (endpoint: Endpoint, name: string, { order, site }: P
   }
 }
 
-async function allObjects (endpoint: Endpoint, name: string, { site, prefix }: ListOptions): Promise<{ site: string, objects: CachedObjectResource[] }> {
-  const objects: CachedObjectResource[] = []
+async function allObjects (endpoint: Endpoint, name: string, { site, prefix }: ListOptions): Promise<FoundObjects> {
+  const objects: FoundObjects['objects'] = []
+  const sites: FoundObjects['sites'] = []
   let after: string | null = null
   for (;;) {
     const query = new URLSearchParams({ ...site === undefined ? {} : { site }, ...prefix === undefined ? {} : { prefix }, ...after === null ? {} : { after } }).toString()
     const page: CachedObjectsResource = await call<CachedObjectsResource>(endpoint, 'GET', cachePath(name, `/objects${query === '' ? '' : `?${query}`}`))
-    objects.push(...page.objects)
-    if (page.next === null) return { site: page.site, objects }
+    if (sites.at(-1)?.site !== page.site) sites.push({ site: page.site, error: '' })
+    const last = sites.at(-1)
+    if (last !== undefined && page.error !== '') last.error = page.error
+    for (const object of page.objects) objects.push({ site: page.site, ...object })
+    if (page.next === null) return { sites, objects }
     after = page.next
   }
 }

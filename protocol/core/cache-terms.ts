@@ -6,10 +6,10 @@ import Type, { type Static } from 'typebox'
 import type { CacheProfile } from './desired.ts'
 import { parseDuration } from './duration.ts'
 import { InvalidInputError } from './errors.ts'
-import { MAX_CACHE_BUDGET_BYTES, MAX_CACHE_INDEXES, MAX_CACHE_PREFIXES, MAX_CACHE_RATE_KBIT, MAX_CACHE_RETAIN_MS, MAX_CACHE_TERMS_CHARACTERS, MAX_VOLUME_MIB, MIN_CACHE_RETAIN_MS } from './limits.ts'
+import { MAX_CACHE_BUDGET_BYTES, MAX_CACHE_INDEXES, MAX_CACHE_PREFIX_CHARACTERS, MAX_CACHE_PREFIXES, MAX_CACHE_RATE_KBIT, MAX_CACHE_RETAIN_MS, MAX_CACHE_TERMS_CHARACTERS, MAX_SITES_PER_CLUSTER, MAX_VOLUME_MIB, MIN_CACHE_RETAIN_MS } from './limits.ts'
 
 const closed = { additionalProperties: false } as const
-const Prefixes = (description: string) => Type.Optional(Type.Array(Type.String({ maxLength: 256 }), { maxItems: MAX_CACHE_PREFIXES, description }))
+const Prefixes = (description: string) => Type.Optional(Type.Array(Type.String({ maxLength: MAX_CACHE_PREFIX_CHARACTERS }), { maxItems: MAX_CACHE_PREFIXES, description }))
 
 /** `spec.cache` as a user writes it. */
 export const cacheSectionSchema = Type.Object({
@@ -34,6 +34,12 @@ export const cacheSectionSchema = Type.Object({
 }, closed)
 export type CacheSection = Static<typeof cacheSectionSchema>
 
+/** Of one site's cache; what is absent has no bound. */
+export interface CacheBudget { rateKbitPerS?: number, totalBytes?: number }
+
+/** What one site has otherwise; null: no bound there. */
+export interface SiteCacheBudget { rateKbitPerS?: number | null, totalBytes?: number | null }
+
 /** What is asked of the caches of a cluster; what is absent is left to the hosts. */
 export interface CacheTerms {
   /** kept on each gateway */
@@ -41,18 +47,22 @@ export interface CacheTerms {
   profile: Required<CacheProfile>
   /** false: nothing is fetched before nodes ask, unless a person says so */
   preheat?: false | { manifest?: string, rateKbitPerS?: number }
-  /** of one site's cache */
-  budget: { rateKbitPerS?: number, totalBytes?: number }
+  /** of each site's cache, see `budgetAt` */
+  budget: CacheBudget
+  /** by site, where one has values of its own; absent: none has */
+  budgetAt?: Record<string, SiteCacheBudget>
   /** how long a store outlives the cluster; absent: it does not */
   retainMs?: number
 }
 
 /** Kinds of indexes that a cache can follow. */
 export const INDEX_KINDS = ['debian', 'rpm', 'manifest'] as const
-/** A path prefix of a profile: each becomes part of a regular expression, see `classRules`. */
-export const CACHE_PREFIX = /^\/(?:[A-Za-z0-9._@+~-]+\/)*[A-Za-z0-9._@+~-]*$/
+/** A path prefix of a profile: each becomes part of a regular expression, see `classRules`. Names that clients resolve (`..`) match no request. */
+export const CACHE_PREFIX = /^(?!.*\/\.\.(?:\/|$))\/(?:[A-Za-z0-9._@+~-]+\/)*[A-Za-z0-9._@+~-]*$/
 /** A path on the frontend as it stands in a request, and in a line of the fetcher's orders. */
-export const FETCH_PATH = /^\/(?:[A-Za-z0-9._:@+~\/=?&-]|%[0-9A-Fa-f]{2}){0,511}$/
+export const FETCH_PATH = /^(?!.*\/\.\.(?:\/|$))\/(?:[A-Za-z0-9._:@+~\/=?&-]|%[0-9A-Fa-f]{2}){0,511}$/
+/** As sites are called. */
+const SITE = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/
 const SORTS = ['immutable', 'validated', 'dynamic'] as const
 
 const MIB = { MiB: 1, GiB: 1024, TiB: 1024 * 1024 } as const
@@ -120,14 +130,18 @@ export function readCacheSection (section: CacheSection): { terms: CacheTerms, p
 }
 
 /** Terms as the document carries them: a line each, in one order. */
-export function renderCacheTerms ({ sizeMib, profile, preheat, budget, retainMs }: CacheTerms): string {
+export function renderCacheTerms ({ sizeMib, profile, preheat, budget, budgetAt = {}, retainMs }: CacheTerms): string {
+  const at = (what: string, site: string, value: number | null | undefined): string[] => value === undefined ? [] : [`${what} ${site} ${value ?? 0}`]
   const line = (what: string, value: string | number | undefined): string[] => value === undefined ? [] : [`${what} ${value}`]
   return [
     ...line('size', sizeMib),
     ...SORTS.flatMap(sort => profile[sort].map(prefix => `${sort} ${prefix}`)),
     ...profile.indexes.map(({ kind, path }) => `index ${kind} ${path}`),
     ...preheat === undefined ? [] : preheat === false ? ['preheat off'] : ['preheat on', ...line('preheat-manifest', preheat.manifest), ...line('preheat-rate', preheat.rateKbitPerS)],
-    ...line('budget-rate', budget.rateKbitPerS), ...line('budget-total', budget.totalBytes), ...line('retain-ms', retainMs)
+    ...line('budget-rate', budget.rateKbitPerS), ...line('budget-total', budget.totalBytes),
+    // 0 is no bound: none at all is the absence of the line
+    ...Object.entries(budgetAt).sort(([a], [b]) => a < b ? -1 : 1).flatMap(([site, own]) => [...at('budget-rate-at', site, own.rateKbitPerS), ...at('budget-total-at', site, own.totalBytes)]),
+    ...line('retain-ms', retainMs)
   ].join('\n')
 }
 
@@ -146,8 +160,15 @@ export function parseCacheTerms (text = ''): CacheTerms {
     const [what = '', first = '', second = ''] = line.split(' ')
     const wrong = (): never => bad(`${JSON.stringify(line.slice(0, 80))} is not understood here`)
     const whole = (max: number): number => /^[1-9]\d{0,15}$/.test(first) && Number(first) <= max ? Number(first) : wrong()
+    const own = (): SiteCacheBudget => {
+      const sites = terms.budgetAt ??= {}
+      const known = Object.hasOwn(sites, first) ? sites[first] : undefined
+      if (!SITE.test(first) || known === undefined && Object.keys(sites).length >= MAX_SITES_PER_CLUSTER) wrong()
+      return sites[first] = known ?? {}
+    }
+    const orNone = (max: number): number | null => second === '0' ? null : /^[1-9]\d{0,15}$/.test(second) && Number(second) <= max ? Number(second) : wrong()
     const sort = SORTS.find(one => one === what)
-    if (sort !== undefined) terms.profile[sort].push(CACHE_PREFIX.test(first) && first.length <= 256 ? first : wrong())
+    if (sort !== undefined) terms.profile[sort].push(CACHE_PREFIX.test(first) && first.length <= MAX_CACHE_PREFIX_CHARACTERS ? first : wrong())
     else if (what === 'size') terms.sizeMib = whole(MAX_VOLUME_MIB)
     else if (what === 'index') terms.profile.indexes.push({ kind: INDEX_KINDS.find(one => one === first) ?? wrong(), path: FETCH_PATH.test(second) ? second : wrong() })
     else if (what === 'preheat') terms.preheat = first === 'off' ? false : first === 'on' ? {} : wrong()
@@ -156,6 +177,8 @@ export function parseCacheTerms (text = ''): CacheTerms {
     else if (what === 'budget-rate') terms.budget.rateKbitPerS = whole(MAX_CACHE_RATE_KBIT)
     else if (what === 'budget-total') terms.budget.totalBytes = whole(MAX_CACHE_BUDGET_BYTES)
     else if (what === 'retain-ms' && whole(MAX_CACHE_RETAIN_MS) >= MIN_CACHE_RETAIN_MS) terms.retainMs = whole(MAX_CACHE_RETAIN_MS)
+    else if (what === 'budget-rate-at') own().rateKbitPerS = orNone(MAX_CACHE_RATE_KBIT)
+    else if (what === 'budget-total-at') own().totalBytes = orNone(MAX_CACHE_BUDGET_BYTES)
     else wrong()
   }
   if (SORTS.some(sort => terms.profile[sort].length > MAX_CACHE_PREFIXES)) bad(`more than ${MAX_CACHE_PREFIXES} prefixes of one sort`)

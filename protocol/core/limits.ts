@@ -230,6 +230,7 @@ export const PORT_FLOOD_BURST = 4_000
 export const MAX_SPEC_BYTES = 256 * 1024
 /** Path prefixes of one sort that a cache is told of: each is tried against every request. */
 export const MAX_CACHE_PREFIXES = 64
+export const MAX_CACHE_PREFIX_CHARACTERS = 256
 /** Indexes of repositories that a cache follows. */
 export const MAX_CACHE_INDEXES = 16
 /** What a document says of caches, as text: it is the smaller part of MAX_MESSAGE_BYTES. */

@@ -1,5 +1,6 @@
 /** From a cluster document to what one host must run. */
 import { parseCidr } from './addresses.ts'
+import { budgetAt } from './cache-budget.ts'
 import { parseCacheTerms } from './cache-terms.ts'
 import {
   type CacheSpec, type DesiredObject, type DomainSpec, type ObjectKind, type SegmentMember, type SegmentSpec, type SpecByKind, type TunnelSpec, type TunnelTrack, hostBridgeName, tapName
@@ -179,7 +180,9 @@ function frontend ({ document, site, member }: View): DesiredObject[] {
 function cache ({ document, site, member }: View): DesiredObject[] {
   if (!member.gateway || !site.cache) return []
   const { frontend: fe } = document
-  const { sizeMib, profile, preheat, budget, retainMs } = parseCacheTerms(document.cacheTerms)
+  const terms = parseCacheTerms(document.cacheTerms)
+  const { sizeMib, profile, preheat, retainMs } = terms
+  const budget = budgetAt(terms, site.site)
   const manifest = preheat === false ? undefined : preheat?.manifest ?? (fe.mode === 'builtin' ? PREHEAT_PATH : undefined)
   const rate = preheat === undefined || preheat === false ? undefined : preheat.rateKbitPerS
   const spec: CacheSpec = {

@@ -4,6 +4,7 @@
  * tell. Pure; the first problem is told in words.
  */
 import { cidrProblem, networksOverlap, parseCidr, parseIp } from './addresses.ts'
+import { sameButBudget } from './cache-budget.ts'
 import { cacheTermsProblem } from './cache-terms.ts'
 import { bareAddress, memberHosts, volumeIqn } from './document.ts'
 import { endpointClash, isUnderlayAddress, parseEndpoints } from './endpoints.ts'
@@ -249,7 +250,7 @@ export function growthProblem (before: ClusterDocument, after: ClusterDocument):
     [after.epoch >= before.epoch, `its epoch ${after.epoch} is older than ${before.epoch}`],
     [changed === undefined, `its ${changed ?? ''} is another than in version ${before.version}`],
     [(before.localCidr ?? '') === (after.localCidr ?? ''), `its localCidr is another than in version ${before.version}`],
-    [(before.cacheTerms ?? '') === (after.cacheTerms ?? ''), `its cacheTerms are others than in version ${before.version}`],
+    [sameButBudget(before.cacheTerms ?? '', after.cacheTerms ?? ''), `its cacheTerms are others than in version ${before.version}, and not in the budget alone`],
     [spoofing(before) === spoofing(after), `its antiSpoofOff is another than in version ${before.version}`],
     [part === undefined, `${part ?? ''} is another than in version ${before.version}`],
     [site === undefined, `site ${site ?? ''} is another than in version ${before.version}`],

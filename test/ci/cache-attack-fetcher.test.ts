@@ -10,7 +10,7 @@ import { promisify } from 'node:util'
 import { gzipSync } from 'node:zlib'
 import t from 'tap'
 import type { Test } from 'tap'
-import { storedBytes } from '../../agent/drivers/cache/accounting.ts'
+import { storedBytes } from '../../agent/drivers/cache/account/accounting.ts'
 import { above } from '../../agent/drivers/cache/nginx-conf.ts'
 
 // What a frontend or a node says to the programs beside the engine, to make them large, slow, or wrong. They need no privileges here.

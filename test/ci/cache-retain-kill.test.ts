@@ -56,7 +56,7 @@ const listed = (body: Buffer, digest = createHash('sha256').update(body).digest(
 /** The folder of an ended cluster's cache with objects of 1,000 bytes. */
 async function ended (stateDir: string, objects: number, name = 'c1.cache'): Promise<string> {
   const folder = cacheFolder(stateDir, name)
-  await writeRecord(folder, name, spec(), true, LINK)
+  await writeRecord(folder, name, spec(), true, { link: LINK })
   const store = join(folder, 'engine', 'store')
   await mkdir(store, { recursive: true })
   for (let i = 0; i < objects; i++) await putPart(store, listed(randomBytes(1_000)))
@@ -146,7 +146,7 @@ async function tests (t: Test): Promise<void> {
     // another process: nothing was written of the cache itself
     t.same(await make(dir).claim('b.cache', spec({ vni: 7 })), LINK, 'the same one')
     t.equal(await make(dir).claim('d.cache', spec({ vni: 8 })), undefined, 'nobody else gets it')
-    await writeRecord(cacheFolder(dir, 'b.cache'), 'b.cache', spec({ vni: 7 }), false, LINK)
+    await writeRecord(cacheFolder(dir, 'b.cache'), 'b.cache', spec({ vni: 7 }), false, { link: LINK })
     const later = make(dir)
     t.equal(await settled(later), 0, 'it is on its way')
     await later.handOver('b.cache', spec({ vni: 7 }), signal())

@@ -153,7 +153,7 @@ async function main (t: Test): Promise<void> {
     t.equal((await checked(1)).length, 1)
     await driver.apply('f.cache', specOf('c-f', 'tokyo', { preheat: { manifest: '/none.json' } }), signal())
     t.same(await driver.retained.list(), [])
-    t.match(await driver.purge('f.cache', '', signal()), { parts: Number })
+    t.match(await driver.purge('f.cache', '', false, signal()), { parts: Number })
     await driver.remove('f.cache', signal())
     await checked(0)
     await t.rejects(lstat(area), { code: 'ENOENT' }, 'not even a folder')

@@ -11,6 +11,7 @@ import type { CacheSpec } from '../../protocol/core/desired.ts'
 import { CACHE_LIST_MAX } from '../../protocol/core/limits.ts'
 import { LAB_SPEC, createCacheLab } from '../bench/cache-lab.ts'
 import { inPod, runInPod } from '../bench/cache-pod.ts'
+import { until } from '../cache/until.ts'
 
 // What people ask of a cache: what it has, to give it up, and what it may bring over the WAN.
 const isRoot = process.getuid?.() === 0
@@ -22,14 +23,6 @@ const DIR = '/run/mz-cache-store'
 const SPEC: CacheSpec = { ...LAB_SPEC, ports: [80], clusterId: 'c-1', preheat: { manifest: '/install/manifest.json' } }
 const signal = (): AbortSignal => AbortSignal.timeout(60_000)
 const sha256 = (data: Buffer): string => createHash('sha256').update(data).digest('hex')
-
-async function until (what: string, holds: () => Promise<boolean>): Promise<void> {
-  for (let tries = 0; tries < 600; tries++) {
-    if (await holds()) return
-    await delay(100)
-  }
-  throw new Error(`never happened: ${what}`)
-}
 
 async function main (t: Test): Promise<void> {
   await mkdir(DIR)
@@ -63,7 +56,7 @@ async function main (t: Test): Promise<void> {
 
   await t.test('objects are told by path and class, with what nodes asked for', async t => {
     await t.rejects(driver.list('nobody', '', '', signal()), { code: 'NOT_FOUND' })
-    await t.rejects(driver.purge('nobody', '', signal()), { code: 'NOT_FOUND' })
+    await t.rejects(driver.purge('nobody', '', false, signal()), { code: 'NOT_FOUND' })
     await driver.apply(NAME, SPEC, signal())
     t.match(await driver.list(NAME, '', '', signal()), { next: null })
     await until('the manifest is read', async () => (await order('profile'))?.state === 'done')
@@ -95,14 +88,14 @@ async function main (t: Test): Promise<void> {
     await mkdir(join(store, 'f'), { recursive: true })
     await symlink(precious, join(store, 'f', 'ff'))
     await symlink(file, join(store, 'f', 'b'.repeat(32)))
-    t.match(await driver.purge(NAME, '/a/one', signal()), { parts: 1 })
+    t.match(await driver.purge(NAME, '/a/one', false, signal()), { parts: 1, orders: ['profile'] })
     t.same((await list('/a/')).map(({ path, parts, asked }) => ({ path, parts, asked })), [{ path: '/a/one.rpm', parts: 0, asked: 3 }, { path: '/a/two.rpm', parts: 1, asked: 1 }], 'what nodes asked for is still known')
     t.ok((await stat(file)).isFile(), 'links lead nowhere')
     await lab.originRequests()
     t.equal(await get('/a/one.rpm'), 200)
     t.ok((await lab.originRequests()).some(({ method, target }) => method === 'GET' && target === '/a/one.rpm'), 'from the frontend')
     t.equal((await list('/a/one'))[0]?.parts, 1)
-    const gone = await driver.purge(NAME, '', signal())
+    const gone = await driver.purge(NAME, '', false, signal())
     t.match(gone, { parts: 4 })
     t.ok(gone.bytes > 650_000)
     t.same((await readdir(store, { recursive: true })).filter(name => /[0-9a-f]{32}$/.test(name) && !name.startsWith('f/')), [])
@@ -110,6 +103,27 @@ async function main (t: Test): Promise<void> {
     t.ok((await stat(file)).isFile())
     // the folder is root's here, and the engine's parts go there too
     await rm(join(store, 'f'), { recursive: true })
+  })
+
+  await t.test('what is purged is fetched again by orders that name it, when that is asked for', async t => {
+    const paths = ['/r/one.rpm', '/r/two.rpm', '/s/three.rpm']
+    for (const path of paths) await publish(path, 100_000)
+    await driver.preheat(NAME, 'again', { objects: paths.map(path => ({ path })) })
+    const fetched = async (): Promise<number> => (await stats()).fetch?.orders['again']?.bytesFetched ?? 0
+    await until('it ends', async () => (await order('again'))?.state === 'done')
+    t.match(await driver.purge(NAME, '/r/', false, signal()), { parts: 2, orders: ['again', 'profile'] })
+    await delay(2_500)
+    t.match((await list('/r/')).filter(({ parts }) => parts > 0), [], 'not by itself')
+    await lab.originRequests()
+    const before = await fetched()
+    t.match(await driver.purge(NAME, '/r/', true, signal()), { parts: 0, orders: ['again', 'profile'] })
+    await until('they are back', async () => (await list('/r/')).filter(({ parts }) => parts === 1).length === 2)
+    await until('it is done again', async () => (await order('again'))?.objectsDone === 3 && await fetched() >= before + 200_000)
+    t.same((await lab.originRequests()).filter(({ method, target }) => method === 'GET' && target.startsWith('/s/')), [], 'what was not purged is not asked for')
+    t.match(await driver.purge(NAME, '/install/odd/', true, signal()), { orders: ['profile'] })
+    await until('an order by an index fetches again as well', async () => (await list('/install/odd/'))[0]?.parts === 1)
+    t.match((await driver.observe(signal()))[0], { healthy: true }, 'orders are as they should be')
+    await driver.preheat(NAME, 'again', null)
   })
 
   await t.test('pages', async t => {
@@ -133,7 +147,13 @@ async function main (t: Test): Promise<void> {
     const paths = Array.from({ length: 40 }, (_, i) => `/b/${i}.rpm`)
     for (const path of paths) await publish(path, 500_000)
     await driver.preheat(NAME, 'large', { objects: paths.map(path => ({ path })), rateMbitPerS: 8 })
-    await until('it is paused', async () => (await order('large'))?.state === 'paused')
+    // as the reconcile loop does it
+    const budget = { totalBytes: total }
+    const pass = async (): Promise<void> => { if ((await driver.observe(signal()))[0]?.healthy === false) await driver.apply(NAME, { ...SPEC, budget }, signal()) }
+    await until('it is paused', async () => {
+      await pass()
+      return (await order('large'))?.state === 'paused'
+    })
     t.match((await stats()).budget, { paused: /the WAN budget of \d+ bytes is used up/ })
     t.match(await order('large'), { reason: /used up/ })
     // what was under way comes to its end

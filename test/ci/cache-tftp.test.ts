@@ -2,12 +2,12 @@ import { spawn } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { chmod, mkdir, readFile, readdir, rm, stat, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { setTimeout as delay } from 'node:timers/promises'
 import type { Test } from 'tap'
 import { IPXE_DIR } from '../../agent/drivers/boot/render.ts'
 import { createCacheDriver } from '../../agent/drivers/cache/driver.ts'
 import { serviceNames } from '../../agent/drivers/cache/plan.ts'
-import { RELAY_PORT, relayService } from '../../agent/drivers/cache/tftp/service.ts'
+import { RELAY_PORT } from '../../agent/drivers/cache/tftp/ports.ts'
+import { relayService } from '../../agent/drivers/cache/tftp/service.ts'
 import { run } from '../../agent/exec.ts'
 import { keeperId } from '../../agent/services/keepers.ts'
 import { createPidfileServices } from '../../agent/services/pidfile.ts'
@@ -16,6 +16,7 @@ import { FRONTEND, LAB_SPEC, SITE, createCacheLab } from '../bench/cache-lab.ts'
 import type { LabNode } from '../bench/cache-lab.ts'
 import { inPod, runInPod } from '../bench/cache-pod.ts'
 import type { TftpSeen } from '../cache/tftp-client.ts'
+import { until } from '../cache/until.ts'
 
 // TFTP of a far site, asked by three clients: curl, busybox and one of our own. A pod of its own, see cache-pod.ts.
 const isRoot = process.getuid?.() === 0
@@ -48,14 +49,6 @@ const one = () => {
 one()`
 const signal = (): AbortSignal => AbortSignal.timeout(60_000)
 const sha256 = (data: Buffer): string => createHash('sha256').update(data).digest('hex')
-
-async function until (what: string, holds: () => Promise<boolean>): Promise<void> {
-  for (let tries = 0; tries < 300; tries++) {
-    if (await holds()) return
-    await delay(100)
-  }
-  throw new Error(`never happened: ${what}`)
-}
 
 /** One file by our own client. */
 async function fetchFile (node: LabNode, name: string, ...args: string[]): Promise<TftpSeen> {
@@ -123,6 +116,11 @@ async function main (t: Test): Promise<void> {
     t.same(got, { bytes: loader.length, sha256: sha256(loader), error: null, granted: { blksize: '1468', windowsize: '16', timeout: '2', tsize: String(loader.length) }, ports: [69], strange: 0, repeated: 0 })
     t.match(await fetchFile(third, LOADER), { sha256: sha256(loader), granted: {}, error: null }, 'without options')
     t.match(await fetchFile(third, LOADER, 'blksize=4', 'timeout=99', 'windowsize=0', 'x=1'), { sha256: sha256(loader), granted: {}, error: null }, 'with options that cannot be granted')
+    const files = 5 * loader.length
+    const counted = (await driver.stats(NAME))?.classes.tftp
+    t.ok(counted !== undefined && counted.bytesToNodes > files && counted.bytesToNodes < 2 * files, `${counted?.bytesToNodes ?? 0} bytes of packets for files of ${files}`)
+    t.ok(counted !== undefined && counted.requests >= 5 && counted.requests < 20, `${counted?.requests ?? 0} requests`)
+    t.equal(counted?.bytesFromUpstream, 0, 'nothing of it came over the link')
     t.match(await fetchFile(third, 'ipxe.efi', 'blksize=1024', 'windowsize=16'), { sha256: sha256(await readFile(join(IPXE_DIR, 'ipxe.efi'))), error: null }, 'a link of the package')
   })
 
@@ -224,11 +222,15 @@ async function main (t: Test): Promise<void> {
     await writeFile(join(tftpRoot, 'initrd.img'), first)
     await chmod(join(tftpRoot, 'initrd.img'), 0o644)
     const [packets, bytes] = [await linkPackets(), await lab.wanBytes()]
+    const counted = async (): Promise<number> => (await driver.stats(NAME))?.classes.tftp.bytesFromUpstream ?? NaN
+    const countedBefore = await counted()
     const many = await Promise.all(Array.from({ length: 12 }, async (_, i) => await fetchFile(lab.nodes[i % 4] ?? node, 'initrd.img', 'blksize=1468', 'windowsize=16', 'tsize=0')))
     t.same(many.map(got => [got.error, got.sha256]), many.map(() => [null, sha256(first)]))
     t.match(many[0], { granted: { tsize: '3000000' }, ports: [69] })
     const carried = await lab.wanBytes() - bytes
     t.ok(carried > first.length && carried < 1.2 * first.length, `${carried} bytes over the link for ${first.length}`)
+    const fetched = await counted() - countedBefore
+    t.ok(fetched > first.length && fetched <= carried, `${fetched} of them are counted as TFTP`)
     t.ok((await fetchFile(node, 'initrd.img', 'blksize=1468')).sha256 === sha256(first))
     t.ok(await lab.wanBytes() - bytes - carried < 10_000, 'the next one costs a question')
     const second = randomBytes(3_000_000)

@@ -1,10 +1,12 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Test } from 'tap'
 import { createCacheDriver } from '../../agent/drivers/cache/driver.ts'
 import { createPidfileServices } from '../../agent/services/pidfile.ts'
-import { LAB_SPEC, SITE, createCacheLab } from '../bench/cache-lab.ts'
+import { FRONTEND, LAB_SPEC, SITE, createCacheLab } from '../bench/cache-lab.ts'
 import { inPod, runInPod } from '../bench/cache-pod.ts'
 import { WIRE_ERROR_MAX, wireBytes, wireDifference, wireError } from '../cache/wire-accounting.ts'
 import { wireBytesSaid } from '../cache/wiring.ts'
@@ -20,6 +22,7 @@ const NAME = 'lab.cache'
 const FRAMING_MAX = 1.08
 /** Headers of HTTP beside bodies of megabytes. */
 const HEADERS_MAX = 1.01
+const HTTPS_BYTES = 2 * MIB
 
 async function main (t: Test): Promise<void> {
   const dir = '/run/mz-cache-wire'
@@ -57,6 +60,16 @@ async function main (t: Test): Promise<void> {
     t.ok(Math.abs(error.received) <= WIRE_ERROR_MAX, `${said.received} of ${counted.received} bytes received are accounted for`)
     if (said.sent !== null) t.ok(Math.abs(error.sent ?? 1) <= WIRE_ERROR_MAX, `${said.sent} of ${counted.sent} bytes sent are accounted for`)
   }
+
+  // whatever is spoken at that port
+  const server = spawn('ip', ['netns', 'exec', FRONTEND, process.execPath, '-e', `require('node:http').createServer((_, answer) => answer.end(Buffer.alloc(${HTTPS_BYTES}))).listen(443, '${LAB_SPEC.frontendAddress}', () => console.log('up'))`], { stdio: ['ignore', 'pipe', 'inherit'] })
+  t.teardown(() => { server.kill('SIGKILL') })
+  await once(server.stdout, 'data')
+  t.equal(stats.wire.https, 0)
+  t.match(await lab.get(first, `http://${LAB_SPEC.frontendAddress}:443/x`), { status: 200, bytes: HTTPS_BYTES })
+  const after = await driver.stats(NAME)
+  t.ok(after !== null && after.wire.https > HTTPS_BYTES && after.wire.https < HTTPS_BYTES * FRAMING_MAX, `${after?.wire.https ?? 0} bytes for ${HTTPS_BYTES} by port 443`)
+  t.same([after?.wire.static, after?.wire.dynamic, after?.bytesToNodes, after?.bytesFromUpstream], [stats.wire.static, stats.wire.dynamic, stats.bytesToNodes, stats.bytesFromUpstream], 'and in no other figure')
 }
 
 t.setTimeout(120_000)

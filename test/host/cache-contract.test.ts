@@ -1,6 +1,8 @@
 import { mkdir, readdir, readFile, rm } from 'node:fs/promises'
 import type { Test } from 'tap'
 import { createCacheDriver } from '../../agent/drivers/cache/driver.ts'
+import { OWN_ORDER, putOrder } from '../../agent/drivers/cache/fetcher/orders.ts'
+import { readRecord } from '../../agent/drivers/cache/folder.ts'
 import { serviceNames } from '../../agent/drivers/cache/plan.ts'
 import { run } from '../../agent/exec.ts'
 import { createPidfileServices } from '../../agent/services/pidfile.ts'
@@ -14,7 +16,7 @@ const isRoot = process.getuid?.() === 0
 if (isRoot && !inPod()) process.exit(await runInPod(import.meta.filename))
 const { default: t } = await import('tap')
 
-const spec: CacheSpec = { cluster: 'c1', vni: 0x301, frontendAddress: '10.42.0.1', ownAddress: '10.42.255.2', bridgeMac: '02:00:00:00:b1:01', ports: [80], maxSizeMiB: 64, tftp: {} }
+const spec: CacheSpec = { cluster: 'c1', vni: 0x301, frontendAddress: '10.42.0.1', ownAddress: '10.42.255.2', bridgeMac: '02:00:00:00:b1:01', ports: [80], maxSizeMiB: 64, tftp: {}, profile: { indexes: [{ kind: 'debian', path: '/debian/dists/stable/Release' }] }, budget: { rateMbitPerS: 50 } }
 const changed: CacheSpec = { ...spec, ports: [80, 8080], maxSizeMiB: 128, tftp: { relay: '10.42.255.1' } }
 const second: CacheSpec = { ...spec, cluster: 'c2', vni: 0x302 }
 const DIR = '/run/mz-cache-contract'
@@ -48,6 +50,7 @@ async function kill (name: string): Promise<void> {
 }
 
 const NETNS = clusterNamespace(spec.vni)
+const ORDERS = `${DIR}/cache/c1/orders`
 
 async function contract (t: Test): Promise<void> {
   await mkdir(`${DIR}/cache`, { recursive: true })
@@ -62,13 +65,17 @@ async function contract (t: Test): Promise<void> {
       'the prober was killed': async () => await kill('mz-cacheprobe-000301'),
       'the fetcher was killed': async () => await kill('mz-cachefetch-000301'),
       'the TFTP server was killed': async () => await kill('mz-cachetftp-000301'),
-      'its folder is gone': async () => { await rm(`${DIR}/cache/c1/tftp`, { recursive: true }) },
+      'the engine\'s folder is gone': async () => { await rm(`${DIR}/cache/c1/engine`, { recursive: true }) },
+      'the folder of TFTP is gone': async () => { await rm(`${DIR}/cache/c1/tftp`, { recursive: true }) },
       'a table is gone': async () => { await run('nft', ['delete', 'table', 'bridge', 'mz_cache'], { netns: NETNS }) },
       'the routing rule is gone': async () => { await run('ip', ['-n', NETNS, 'rule', 'del', 'priority', '7734']) },
       'the namespace was made anew': async () => {
         await run('ip', ['netns', 'del', NETNS])
         await makeSegment(spec)
       },
+      'an order does not say what the budget allows': async () => { await putOrder(ORDERS, 'manual', 'object\t80\t/a\t-\t-\n') },
+      'an order of a person says what another budget allowed': async () => { await putOrder(ORDERS, 'manual', 'cap\t8\npause\tused up\nobject\t80\t/a\t-\t-\n') },
+      'the order of the specification is gone': async () => { await putOrder(ORDERS, OWN_ORDER, '') },
       'the record is torn': async () => { await run('truncate', ['-s', '20', `${DIR}/cache/c1/cache.json`]) }
     },
     foreign: {
@@ -78,6 +85,31 @@ async function contract (t: Test): Promise<void> {
     },
     leftovers,
     abortAfterMs: [15, 80, 300]
+  })
+
+  await t.test('looking changes no order; applying mends it', async t => {
+    const driver = createCacheDriver({ stateDir: `${DIR}/cache`, services })
+    await driver.apply('c1', spec, AbortSignal.timeout(30_000))
+    await putOrder(ORDERS, 'manual', 'object\t80\t/a\t-\t-\n')
+    const text = async (): Promise<string> => await readFile(`${ORDERS}/manual.tsv`, 'utf8')
+    await driver.stats('c1')
+    t.match(await driver.observe(AbortSignal.timeout(30_000)), [{ healthy: false, detail: { state: 'caching', problem: /manual/ } }])
+    t.equal(await text(), 'object\t80\t/a\t-\t-\n')
+    await driver.apply('c1', spec, AbortSignal.timeout(30_000))
+    t.equal(await text(), 'cap\t50\nobject\t80\t/a\t-\t-\n')
+    t.match(await driver.observe(AbortSignal.timeout(30_000)), [{ healthy: true }])
+    await driver.remove('c1', AbortSignal.timeout(30_000))
+  })
+
+  await t.test('a frontend that does not answer is not asked at each change', async t => {
+    const driver = createCacheDriver({ stateDir: `${DIR}/cache`, services })
+    const known = async (): Promise<unknown> => (await readRecord(`${DIR}/cache/c1`))?.linkAsked
+    await driver.apply('c1', spec, AbortSignal.timeout(30_000))
+    const first = await known()
+    t.match(first, { tries: 1, lastMs: Number })
+    await driver.apply('c1', changed, AbortSignal.timeout(30_000))
+    t.strictSame(await known(), first)
+    await driver.remove('c1', AbortSignal.timeout(30_000))
   })
 
   await t.test('services whose files were deleted are seen, and can be removed', async t => {

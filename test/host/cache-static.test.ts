@@ -12,6 +12,7 @@ import type { CacheSpec } from '../../protocol/core/desired.ts'
 import { LAB_SPEC, createCacheLab } from '../bench/cache-lab.ts'
 import type { LabNode } from '../bench/cache-lab.ts'
 import { inPod, runInPod } from '../bench/cache-pod.ts'
+import { until } from '../cache/until.ts'
 
 // What an unmodified frontend of somebody else has: packages under plain names, indexes, private files.
 const isRoot = process.getuid?.() === 0
@@ -41,14 +42,6 @@ const LOCATIONS = `
     location /install/agents/ { add_header Vary User-Agent; }`
 const signal = (): AbortSignal => AbortSignal.timeout(60_000)
 const sha256 = (data: Buffer): string => createHash('sha256').update(data).digest('hex')
-
-async function until (what: string, holds: () => Promise<boolean>): Promise<void> {
-  for (let tries = 0; tries < 600; tries++) {
-    if (await holds()) return
-    await delay(100)
-  }
-  throw new Error(`never happened: ${what}`)
-}
 
 async function main (t: Test): Promise<void> {
   await mkdir(DIR)

@@ -12,6 +12,7 @@ import { createPidfileServices } from '../../agent/services/pidfile.ts'
 import { SITE, LAB_SPEC, createCacheLab } from '../bench/cache-lab.ts'
 import type { CacheLab, LabNode } from '../bench/cache-lab.ts'
 import { inPod, runInPod } from '../bench/cache-pod.ts'
+import { until } from '../cache/until.ts'
 
 // The cache in the namespaces of a far site: a pod of its own, see cache-pod.ts.
 const isRoot = process.getuid?.() === 0
@@ -23,14 +24,6 @@ const NAME = 'lab.cache'
 const signal = (): AbortSignal => AbortSignal.timeout(60_000)
 
 /** Polls until it holds; the bound is a fail-safe only. */
-async function until (what: string, holds: () => Promise<boolean>): Promise<void> {
-  for (let tries = 0; tries < 300; tries++) {
-    if (await holds()) return
-    await delay(100)
-  }
-  throw new Error(`never happened: ${what}`)
-}
-
 /** Everything that the cache could leave in the namespace, as text. */
 async function traces (): Promise<string> {
   const parts = await Promise.all([

@@ -1,6 +1,6 @@
 import type { Test } from 'tap'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { LIVE_SECONDS } from '../../agent/drivers/cache/nft.ts'
+import { LIVE_SECONDS } from '../../agent/drivers/cache/intercept/nft.ts'
 import { serviceNames } from '../../agent/drivers/cache/plan.ts'
 import { FORWARD_SERVICE } from '../../agent/drivers/network/forward/forwarding.ts'
 import { SNOOP_SERVICE } from '../../agent/drivers/network/snoop/snooping.ts'

@@ -12,7 +12,7 @@
  */
 import { CACHE_PREFIX } from '../../../protocol/core/cache-terms.ts'
 import { InvalidInputError } from '../../../protocol/core/errors.ts'
-import { MAX_CACHE_PREFIXES } from '../../../protocol/core/limits.ts'
+import { MAX_CACHE_PREFIX_CHARACTERS, MAX_CACHE_PREFIXES } from '../../../protocol/core/limits.ts'
 import type { CacheProfile } from '../../../protocol/core/desired.ts'
 
 export const REQUEST_CLASSES = ['listed', 'named', 'validated', 'dynamic'] as const
@@ -82,7 +82,7 @@ function prefixes (list: readonly string[] | undefined): string {
   const all = list ?? []
   if (all.length > MAX_CACHE_PREFIXES) throw new InvalidInputError(`a cache profile has at most ${MAX_CACHE_PREFIXES} prefixes of one sort, not ${all.length}`)
   for (const prefix of all) {
-    if (!CACHE_PREFIX.test(prefix) || prefix.length > 256) throw new InvalidInputError(`${JSON.stringify(prefix)} is no path prefix of a cache profile`, 'like /install/RPMS/')
+    if (!CACHE_PREFIX.test(prefix) || prefix.length > MAX_CACHE_PREFIX_CHARACTERS) throw new InvalidInputError(`${JSON.stringify(prefix)} is no path prefix of a cache profile`, 'like /install/RPMS/')
   }
   return all.map(prefix => prefix.replaceAll(/[.+]/g, '\\$&').replaceAll('/', '\\/')).join('|')
 }

@@ -1,47 +1,43 @@
-import { createHash } from 'node:crypto'
-import { readFileSync } from 'node:fs'
-import { mkdir, rm, stat } from 'node:fs/promises'
+import { randomUUID } from 'node:crypto'
+import { rm, stat } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import type { CacheSpec } from '../../../protocol/core/desired.ts'
 import { clusterNamespace } from '../../../protocol/core/desired.ts'
 import { ConflictError, InvalidInputError, MusubiError, NotFoundError } from '../../../protocol/core/errors.ts'
 import { CACHE_ORDERS_MAX } from '../../../protocol/core/limits.ts'
 import { run } from '../../exec.ts'
 import { fingerprint } from '../../fingerprint.ts'
-import type { ServiceManager, ServiceSpec, ServiceStatus } from '../../services.ts'
-import { keeperArgv, keeperId } from '../../services/keepers.ts'
-import { runOutside } from '../../services/outside.ts'
+import type { ServiceManager } from '../../services.ts'
+import { keeperId } from '../../services/keepers.ts'
 import type { Driver, ObservedObject } from '../driver.ts'
-import { readCounters, storedBytes } from './accounting.ts'
-import type { CacheCounters } from './accounting.ts'
-import { budgetState, withBudget } from './budget.ts'
-import type { BudgetState } from './budget.ts'
+import { readCounters, storedBytes } from './account/accounting.ts'
+import type { CacheCounters, ClassCounters } from './account/accounting.ts'
+import { budgetState, withBudget } from './account/budget.ts'
+import type { BudgetState } from './account/budget.ts'
 import { cacheFolder, readRecord, readRecords, removeFolder, writeAtomically, writeRecord } from './folder.ts'
 import type { CacheRecord } from './folder.ts'
-import { applyRouting, applyTables, checkTables, hasBridge, observeInterception, pauseTables, removeInterception } from './interception.ts'
-import { LIVE_SECONDS, LIVE_SET, TABLE } from './nft.ts'
-import { renderNginxConf } from './nginx-conf.ts'
-import { measureLink } from './link.ts'
-import { OWN_ORDER, eachOrder, orderNames, putOrder, renderOrder, renderOwnOrder } from './orders.ts'
-import type { PreheatOrder } from './orders.ts'
+import { applyRouting, applyTables, checkTables, hasBridge, observeInterception, pauseTables, removeInterception } from './intercept/interception.ts'
+import { measureLink, settleLink } from './link.ts'
+import { OWN_ORDER, coveringOrders, oddOrders, orderNames, putOrder, renderOrder, renderOwnOrder } from './fetcher/orders.ts'
+import type { OrdersWanted, PreheatOrder } from './fetcher/orders.ts'
 import { planCache, serviceNames, vniOfService } from './plan.ts'
 import type { CachePlan } from './plan.ts'
-import { readProgress } from './progress.ts'
-import type { FetchProgress } from './progress.ts'
+import { readProgress } from './fetcher/progress.ts'
+import type { FetchProgress } from './fetcher/progress.ts'
 import { createRetained } from './retained/retained.ts'
 import type { Retained, RetainedOptions } from './retained/retained.ts'
+import { answers, cacheServices, engineConfig, engineService, fetcherService, giveTo, proberService } from './services.ts'
 import { listStore, purgeStore } from './store.ts'
 import type { ObjectPage, Purged } from './store.ts'
-import { tftpService } from './tftp/service.ts'
-import { readWireBytes } from './wire.ts'
-import type { WireBytes } from './wire.ts'
+import { readWireBytes } from './account/wire.ts'
+import type { WireBytes } from './account/wire.ts'
 
 /** Figures of one cache; bytes are those of HTTP, `stored` is what lies on disk. */
-export interface CacheStats extends CacheCounters {
+export interface CacheStats extends Omit<CacheCounters, 'classes'> {
+  /** `tftp` is of packets, and in no sum of others */
+  classes: CacheCounters['classes'] & { tftp: ClassCounters }
   stored: number
-  /** bytes of packets that came from the frontend: for the cache itself, and for nodes */
   wire: WireBytes
   /** what is fetched ahead of nodes; null while the fetcher says nothing */
   fetch: FetchProgress | null
@@ -61,8 +57,14 @@ export interface CacheDriver extends Driver<'cache'> {
   preheat (name: string, orderName: string, order: PreheatOrder | null): Promise<void>
   /** Objects of the store by path, a page at a time, see `listStore`. @throws NotFoundError, InvalidInputError */
   list (name: string, prefix: string, after: string, signal: AbortSignal): Promise<ObjectPage>
-  /** Removes objects from the store, see `purgeStore`. @throws NotFoundError, InvalidInputError */
-  purge (name: string, prefix: string, signal: AbortSignal): Promise<Purged>
+  /**
+   * Removes objects from the store, see `purgeStore`.
+   *
+   * @param refetch whether orders that name them fetch them again; else they do not, as they are done
+   * @returns also the orders that name them, as far as is known
+   * @throws NotFoundError, InvalidInputError
+   */
+  purge (name: string, prefix: string, refetch: boolean, signal: AbortSignal): Promise<Purged & { orders: string[] }>
   /** stores of caches whose clusters are over */
   readonly retained: Pick<Retained, 'list' | 'purge' | 'tend'>
 }
@@ -73,22 +75,6 @@ export interface CacheDriverOptions extends Pick<RetainedOptions, 'limits' | 'no
   services: ServiceManager
 }
 
-const LAUNCHER = fileURLToPath(new URL('./launch.pl', import.meta.url))
-const PROBER = fileURLToPath(new URL('./prober.pl', import.meta.url))
-/** It goes on over upgrades: another program under the same name is another service. */
-const FETCHER = fileURLToPath(new URL('./fetcher/main.pl', import.meta.url))
-const FETCHER_PRINT = fingerprint(['main.pl', 'Ahead.pm', 'Clock.pm', 'Http.pm', 'Indexes.pm', 'Orders.pm', 'index.pl'].map(file => readFileSync(new URL(`./fetcher/${file}`, import.meta.url), 'utf8')))
-const PROBER_PRINT = fingerprint(readFileSync(PROBER, 'utf8'))
-/** It talks TCP, so it is not root: it may write to the nft set, turn the engine's logs over, and be ahead of a busy host. */
-const PROBER_CAPABILITIES = ['net_admin', 'dac_override', 'kill', 'sys_nice'] as const
-/**
- * The engine talks TCP as well: it may take connections for the frontend's address and make them from the nodes' (either needs
- * net_raw), reach its folder below those that are root's alone, and be ahead of a busy host. Its user is that of one
- * cluster's cache: what one cluster's nodes do to it does nothing to the store of another.
- */
-const ENGINE_CAPABILITIES = ['net_raw', 'dac_read_search', 'sys_nice'] as const
-/** It reads orders, which lie below root's folder, and tells the engine of another list; nothing else. */
-const FETCHER_CAPABILITIES = ['dac_read_search'] as const
 /** How long a started engine may take to answer, and a live one to be seen by the prober. */
 const ANSWER_MS = 8_000
 const POLL_MS = 100
@@ -99,76 +85,10 @@ const ORPHAN = 'orphan-'
 export function createCacheDriver ({ services, ...options }: CacheDriverOptions): CacheDriver {
   const root = resolve(options.stateDir)
   const retained = createRetained(options)
+  const { runsAsWanted, ensureService, engineAsWanted, ensureEngine, tftpAsWanted, ensureTftp } = cacheServices(services)
   let counting: Promise<unknown> = Promise.resolve()
 
   const planOf = (record: Pick<CacheRecord, 'name' | 'spec' | 'link'>): CachePlan => planCache(record.spec, cacheFolder(root, record.name), record.link)
-
-  function engineService (plan: CachePlan, config: string): ServiceSpec {
-    const { paths, listeners } = plan
-    return {
-      argv: [...keeperArgv('engine', ENGINE_CAPABILITIES, plan.spec.vni), 'perl', LAUNCHER, ...listeners.map(({ listenPort }) => `127.0.0.1:${listenPort}`), '--',
-        'nginx', '-c', paths.config, '-p', paths.engine, '-e', paths.errorLog],
-      netns: plan.namespace,
-      cwd: '/',
-      // listening sockets are made by the launcher, so another configuration is another process
-      env: { MZ_CONFIG: createHash('sha256').update(config).digest('hex').slice(0, 16) }
-    }
-  }
-
-  function proberService (plan: CachePlan): ServiceSpec {
-    const ports = plan.listeners.map(({ port }) => String(port))
-    return {
-      argv: [...keeperArgv('prober', PROBER_CAPABILITIES, plan.spec.vni), 'perl', PROBER, String(plan.healthPort), plan.paths.engine, TABLE, LIVE_SET, String(LIVE_SECONDS), ...ports],
-      netns: plan.namespace,
-      cwd: '/',
-      env: { MZ_KEEPER: PROBER_PRINT },
-      keeper: true
-    }
-  }
-
-  function fetcherService (plan: CachePlan): ServiceSpec {
-    const { paths, listeners, spec, sliceBytes } = plan
-    return {
-      argv: [...keeperArgv('engine', FETCHER_CAPABILITIES, plan.spec.vni), 'perl', FETCHER, paths.engine, paths.orders, String(sliceBytes), spec.frontendAddress, ...listeners.map(({ port, listenPort }) => `${port}:${listenPort}`)],
-      netns: plan.namespace,
-      cwd: '/',
-      env: { MZ_KEEPER: FETCHER_PRINT },
-      keeper: true
-    }
-  }
-
-  /** True when the service runs as wanted, in the namespace that now bears the name. */
-  async function runsAsWanted (status: ServiceStatus, wanted: ServiceSpec, namespace: string): Promise<boolean> {
-    return status.running && status.pid !== null && status.fingerprint === fingerprint(wanted) &&
-      await inNamespace(status.pid, namespace)
-  }
-
-  /** True as well when none is wanted and none runs. */
-  async function tftpAsWanted (plan: CachePlan): Promise<boolean> {
-    const [status, wanted] = [await services.status(plan.services.tftp), tftpService(plan)]
-    if (wanted === null) return !status.running
-    return await runsAsWanted(status, wanted, plan.namespace) && await isIn(status.pid, plan.paths.tftp)
-  }
-
-  async function ensureTftp (plan: CachePlan, signal: AbortSignal): Promise<void> {
-    const wanted = tftpService(plan)
-    if (wanted === null) {
-      await services.stop(plan.services.tftp)
-      return
-    }
-    await giveTo(keeperId('tftp', plan.spec.vni), plan.paths.tftp, signal)
-    const { pid } = await services.status(plan.services.tftp)
-    // its folder was deleted and made again
-    if (pid !== null && !await isIn(pid, plan.paths.tftp)) await services.stop(plan.services.tftp)
-    await ensureService(plan.services.tftp, wanted, plan.namespace)
-  }
-
-  async function ensureService (name: string, wanted: ServiceSpec, namespace: string): Promise<void> {
-    const status = await services.status(name)
-    // same argv, but left behind in a namespace that was deleted and made again
-    if (status.running && status.pid !== null && !await inNamespace(status.pid, namespace)) await services.stop(name)
-    await services.ensure(name, wanted)
-  }
 
   async function observeOne (record: CacheRecord, signal: AbortSignal): Promise<ObservedObject> {
     const base = { kind: 'cache' as const, name: record.name, fingerprint: record.applied }
@@ -181,21 +101,22 @@ export function createCacheDriver ({ services, ...options }: CacheDriverOptions)
     }
     const bridge = await hasBridge(plan.namespace, signal)
     if (!bridge) return { ...base, healthy: false, detail: { state: 'no segment' } }
-    const [engine, prober, fetcher, tftpOk, state] = await Promise.all([
-      services.status(plan.services.engine),
+    const [prober, fetcher, tftpOk, state] = await Promise.all([
       services.status(plan.services.prober),
       services.status(plan.services.fetcher),
       tftpAsWanted(plan),
       observeInterception(plan, signal)
     ])
-    const engineOk = await runsAsWanted(engine, engineService(plan, renderNginxConf(plan)), plan.namespace)
+    const engineOk = await engineAsWanted(plan, engineConfig(plan))
     const proberOk = await runsAsWanted(prober, proberService(plan), plan.namespace)
     const fetcherOk = await runsAsWanted(fetcher, fetcherService(plan), plan.namespace)
     const live = record.spec.ports.every(port => state.live.includes(port))
-    const healthy = engineOk && proberOk && fetcherOk && tftpOk && state.tables && state.routing && live
+    const works = engineOk && proberOk && fetcherOk && tftpOk && state.tables && state.routing && live
     const serving = engineOk && state.tables && state.routing && live
     const figures = await statsOf(record.name)
-    return { ...base, healthy, detail: { state: serving ? 'caching' : 'bypassed', engine: engineOk, prober: proberOk, fetcher: fetcherOk, live, ...(record.spec.tftp === undefined ? {} : { tftp: tftpOk, tftpStopped: state.tftpStopped }), ...figures } }
+    const odd = (await oddOrders(plan.paths.orders, wantedOrders(plan, figures?.budget ?? null))).map(({ name }) => name)
+    const problem = works && odd.length > 0 ? { problem: `orders that do not say what the specification and the budget have them say: ${odd.join(', ')}` } : {}
+    return { ...base, healthy: works && odd.length === 0, detail: { state: serving ? 'caching' : 'bypassed', ...problem, engine: engineOk, prober: proberOk, fetcher: fetcherOk, live, ...(record.spec.tftp === undefined ? {} : { tftp: tftpOk, tftpStopped: state.tftpStopped }), ...figures } }
   }
 
   /** One after the other: sums and orders are read, and written anew. */
@@ -212,13 +133,21 @@ export function createCacheDriver ({ services, ...options }: CacheDriverOptions)
       if (record === null) return null
       const engine = join(folder, 'engine')
       const wire = await readWireBytes(folder, clusterNamespace(record.spec.vni))
-      const budget = budgetState(record.spec, wire)
-      await eachOrder(join(folder, 'orders'), text => withBudget(text, budget))
+      const counters = await readCounters(folder, engine)
       return {
-        ...await readCounters(folder, engine),
+        ...counters, classes: { ...counters.classes, tftp: { requests: wire.tftpAsked, bytesToNodes: wire.tftpOut, bytesFromUpstream: wire.tftpIn } },
         stored: await storedBytes(join(engine, 'store')),
-        wire, budget, fetch: await readProgress(join(engine, 'progress.json'))
+        wire, budget: budgetState(record.spec, wire), fetch: await readProgress(join(engine, 'progress.json'))
       }
+    })
+  }
+
+  /** Brings orders to what the specification and the budget have them say. */
+  async function mendOrders (plan: CachePlan): Promise<void> {
+    await inTurn(async () => {
+      const { paths, spec, namespace } = plan
+      const wanted = wantedOrders(plan, budgetState(spec, await readWireBytes(paths.dir, namespace)))
+      for (const { name, text } of await oddOrders(paths.orders, wanted)) await putOrder(paths.orders, name, text)
     })
   }
 
@@ -265,14 +194,14 @@ export function createCacheDriver ({ services, ...options }: CacheDriverOptions)
   }
 
   /** Without the list of digests: an engine does not start with one that is damaged, and the fetcher makes it again. */
-  async function startAnew (plan: CachePlan, config: string): Promise<void> {
+  async function startAnew (plan: CachePlan, config: string, signal: AbortSignal): Promise<void> {
     await rm(plan.paths.listed, { force: true }).catch(() => undefined)
-    await services.ensure(plan.services.engine, engineService(plan, config))
+    await ensureEngine(plan, config, signal)
   }
 
   async function build (plan: CachePlan, signal: AbortSignal): Promise<void> {
     const { paths, namespace } = plan
-    const config = renderNginxConf(plan)
+    const config = engineConfig(plan)
     await giveTo(keeperId('engine', plan.spec.vni), paths.engine, signal)
     await writeAtomically(paths.config, config)
     const { tables } = await observeInterception(plan, signal)
@@ -280,15 +209,15 @@ export function createCacheDriver ({ services, ...options }: CacheDriverOptions)
     if (!tables) await pauseTables(plan, signal)
     await applyRouting(plan, signal)
     await ensureTftp(plan, signal)
-    await ensureService(plan.services.engine, engineService(plan, config), namespace).catch(async () => { await startAnew(plan, config) })
+    await ensureEngine(plan, config, signal).catch(async () => { await startAnew(plan, config, signal) })
     if (!tables) await applyTables(plan, signal)
     await ensureService(plan.services.prober, proberService(plan), namespace)
-    await putBudgeted(plan, OWN_ORDER, renderOwnOrder(plan))
+    await mendOrders(plan)
     await ensureService(plan.services.fetcher, fetcherService(plan), namespace)
     if (await becomesLive(plan, signal)) return
     // it runs and does not answer: hung
     await services.stop(plan.services.engine)
-    await startAnew(plan, config)
+    await startAnew(plan, config, signal)
     if (await becomesLive(plan, signal)) return
     throw new MusubiError('CACHE_SILENT', `the cache of cluster ${plan.spec.cluster} does not answer in ${namespace}`, {
       retryable: true, hint: `see ${paths.errorLog}; nodes go to their frontend directly meanwhile`
@@ -332,7 +261,7 @@ export function createCacheDriver ({ services, ...options }: CacheDriverOptions)
 
     async apply (name, spec, signal) {
       const folder = cacheFolder(root, name)
-      planCache(spec, folder)
+      const { paths } = planCache(spec, folder)
       const records = await readRecords(root)
       const other = records.find(record => record.spec.vni === spec.vni && record.name !== name)
       if (other !== undefined) throw new ConflictError(`cache ${name}: segment ${spec.vni} already has the cache ${other.name}`)
@@ -342,12 +271,13 @@ export function createCacheDriver ({ services, ...options }: CacheDriverOptions)
       if (!await hasBridge(namespace, signal)) {
         throw new MusubiError('SEGMENT_MISSING', `cache ${name}: ${namespace} has no bridge br0`, { retryable: true, hint: 'the segment of the cluster comes first' })
       }
-      const link = before?.link ?? (before === undefined ? await retained.claim(name, spec) : undefined) ?? await measureLink(namespace, spec.frontendAddress, signal) ?? undefined
-      const plan = planCache(spec, folder, link)
-      if (before?.applied !== fingerprint(spec)) await writeRecord(folder, name, spec, false, link)
+      const claimed = before === undefined ? await retained.claim(name, spec) : undefined
+      const way = claimed !== undefined ? { link: claimed } : await settleLink(before, paths, Date.now(), async () => await measureLink(namespace, spec.frontendAddress, signal))
+      const plan = planCache(spec, folder, way.link)
+      if (before?.applied !== fingerprint(spec)) await writeRecord(folder, name, spec, false, way)
       await retained.handOver(name, spec, signal)
       await build(plan, signal)
-      await writeRecord(folder, name, spec, true, link)
+      await writeRecord(folder, name, spec, true, way)
     },
 
     async remove (name, signal) {
@@ -377,42 +307,22 @@ export function createCacheDriver ({ services, ...options }: CacheDriverOptions)
       return await listStore(plan.paths.engine, plan.spec.vni, prefix, after, signal)
     },
 
-    async purge (name, prefix, signal) {
+    async purge (name, prefix, refetch, signal) {
       const plan = planOf(await recordOf(name))
-      return await purgeStore(plan.paths.engine, plan.spec.vni, prefix, signal)
+      const purged = await purgeStore(plan.paths.engine, plan.spec.vni, prefix, signal)
+      return { ...purged, orders: await inTurn(async () => await coveringOrders(plan.paths.orders, prefix, refetch ? randomUUID() : null)) }
     }
   }
 }
 
-/** Makes a service's own folder, which lies in one of root's: what is in it the service makes, and nobody follows its links. */
-async function giveTo (id: number, folder: string, signal: AbortSignal): Promise<void> {
-  await mkdir(folder, { recursive: true, mode: 0o700 })
-  // made by a release whose engines had another user
-  if ((await stat(folder)).uid !== id) await run('chown', ['-hR', `${id}:${id}`, folder], { signal })
-}
+/** The specification's own order, and those of people, with what the budget allows. Pure. */
+const wantedOrders = (plan: CachePlan, budget: BudgetState | null): OrdersWanted =>
+  ({ own: renderOwnOrder(plan), fit: text => withBudget(text, budget) })
 
 const orphanName = (vni: number): string => `${ORPHAN}${clusterNamespace(vni)}`
 
 async function exists (path: string): Promise<boolean> {
   return await stat(path).then(() => true, () => false)
-}
-
-async function answers (plan: CachePlan, signal: AbortSignal): Promise<boolean> {
-  const { exitCode } = await runOutside('perl', [PROBER, String(plan.healthPort)], { netns: plan.namespace, signal, okCodes: [1] })
-  return exitCode === 0
-}
-
-/** True when a process runs in this very folder, not in one that was deleted. */
-async function isIn (pid: number | null, folder: string): Promise<boolean> {
-  if (pid === null) return false
-  const [of, wanted] = await Promise.all([`/proc/${pid}/cwd`, folder].map(async path => await stat(path).catch(() => null)))
-  return of != null && wanted != null && of.ino === wanted.ino && of.dev === wanted.dev
-}
-
-async function inNamespace (pid: number, namespace: string): Promise<boolean> {
-  const [ofProcess, ofName] = await Promise.all([`/proc/${pid}/ns/net`, `/run/netns/${namespace}`]
-    .map(async path => await stat(path).then(found => found.ino, () => null)))
-  return ofProcess !== null && ofProcess === ofName
 }
 
 function messageOf (error: unknown): string {

@@ -13,7 +13,14 @@ export interface CacheRecord {
   applied: string | null
   /** the way to the frontend, as it was when the cache was made: parts that are stored have a size that follows from it */
   link?: Link
+  /** while the way is not known: how often it was asked for, and when last, in wall-clock milliseconds */
+  linkAsked?: LinkAsked
 }
+
+export interface LinkAsked { tries: number, lastMs: number }
+
+/** What a record says of the way to the frontend. */
+export type KnownWay = Pick<CacheRecord, 'link' | 'linkAsked'>
 
 const RECORD = 'cache.json'
 const NAME_MAX = 100
@@ -41,17 +48,19 @@ export async function readRecord (folder: string): Promise<CacheRecord | null> {
   try {
     const value = JSON.parse(await readFile(join(folder, RECORD), 'utf8')) as Partial<CacheRecord> | null
     if (typeof value?.name !== 'string' || typeof value.spec?.vni !== 'number') return null
-    return { name: value.name, spec: value.spec, applied: value.applied ?? null, ...(value.link === undefined ? {} : { link: value.link }) }
+    return { name: value.name, spec: value.spec, applied: value.applied ?? null, ...wayOf(value) }
   } catch (error) {
     return error instanceof SyntaxError ? null : ignoreMissing(error)
   }
 }
 
-export async function writeRecord (folder: string, name: string, spec: CacheSpec, applied: boolean, link?: Link): Promise<void> {
+export async function writeRecord (folder: string, name: string, spec: CacheSpec, applied: boolean, way: KnownWay = {}): Promise<void> {
   await mkdir(folder, { recursive: true, mode: 0o700 })
-  const record: CacheRecord = { name, spec, applied: applied ? fingerprint(spec) : null, ...(link === undefined ? {} : { link }) }
+  const record: CacheRecord = { name, spec, applied: applied ? fingerprint(spec) : null, ...wayOf(way) }
   await writeAtomically(join(folder, RECORD), JSON.stringify(record))
 }
+
+const wayOf = ({ link, linkAsked }: KnownWay): KnownWay => ({ ...(link === undefined ? {} : { link }), ...(linkAsked === undefined ? {} : { linkAsked }) })
 
 /** Everything but the record first: after a crash the record still tells what to take away. */
 export async function removeFolder (folder: string): Promise<void> {

@@ -28,7 +28,10 @@ export interface ObjectPage {
   next: string | null
 }
 
-export interface Purged { parts: number, bytes: number }
+export interface Purged {
+  parts: number
+  bytes: number
+}
 
 const PROGRAM = readFileSync(new URL('./store.pl', import.meta.url), 'utf8')
 const LINE = /^(listed|named|validated)\t(\d{1,5})\t(\/[\x21-\x7e]{0,511})\t(\d{1,16})\t(\d{1,9})\t(\d{1,15}|-)\t([0-9a-f]{64}|-)\t(\d{1,9})$/

@@ -3,8 +3,9 @@
  * length, every number with bounds. Drivers check again what they alone can know.
  */
 import Type from 'typebox'
+import { CACHE_PREFIX, FETCH_PATH } from '../../../protocol/core/cache-terms.ts'
 import type { ObjectKind } from '../../../protocol/core/desired.ts'
-import { MAX_CACHE_BUDGET_BYTES, MAX_CACHE_INDEXES, MAX_CACHE_PREFIXES, MAX_CACHE_RATE_KBIT, MAX_CACHE_RETAIN_MS, MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_SEGMENT_MEMBERS, MAX_SITES_PER_CLUSTER, MAX_VCPUS_PER_NODE, MAX_VNI, MAX_VOLUMES_PER_CLUSTER, MAX_VOLUME_MIB, MIN_CACHE_RETAIN_MS } from '../../../protocol/core/limits.ts'
+import { MAX_CACHE_BUDGET_BYTES, MAX_CACHE_INDEXES, MAX_CACHE_PREFIX_CHARACTERS, MAX_CACHE_PREFIXES, MAX_CACHE_RATE_KBIT, MAX_CACHE_RETAIN_MS, MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_SEGMENT_MEMBERS, MAX_SITES_PER_CLUSTER, MAX_VCPUS_PER_NODE, MAX_VNI, MAX_VOLUMES_PER_CLUSTER, MAX_VOLUME_MIB, MIN_CACHE_RETAIN_MS } from '../../../protocol/core/limits.ts'
 
 const OCTET = '(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])'
 const IPV4 = `${OCTET}\\.${OCTET}\\.${OCTET}\\.${OCTET}`
@@ -34,8 +35,9 @@ const Endpoint = text(`(${IPV4}|\\[[0-9a-fA-F:.]+\\]):[0-9]{1,5}`, 64)
 const TrunkName = text('[A-Za-z0-9][A-Za-z0-9._-]{0,14}', 15)
 const LinkName = text('mz[A-Za-z0-9-]+', 15)
 /** On a frontend, as it stands in a request. */
-export const FetchPath = text('(?!.*/\\.\\.(/|$))/([A-Za-z0-9._:@+~/=?&-]|%[0-9A-Fa-f]{2}){0,511}', 512)
-const Prefixes = Type.Optional(Type.Array(text('(?!.*/\\.\\.(/|$))/[A-Za-z0-9._@+~/-]*', 256), { maxItems: MAX_CACHE_PREFIXES }))
+export const FetchPath = Type.String({ pattern: FETCH_PATH.source, maxLength: 512 })
+/** On a frontend as well: part of a regular expression there, never of a path on this host. */
+const Prefixes = Type.Optional(Type.Array(Type.String({ pattern: CACHE_PREFIX.source, maxLength: MAX_CACHE_PREFIX_CHARACTERS }), { maxItems: MAX_CACHE_PREFIXES }))
 /** Mbit/s */
 const Rate = Type.Number({ exclusiveMinimum: 0, maximum: MAX_CACHE_RATE_KBIT / 1000 })
 /** Hosts of a site, and gateways of clusters: more than any of them has. */

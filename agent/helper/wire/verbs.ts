@@ -49,7 +49,7 @@ export const CACHE_ASKS = {
   }, closed),
   'cache-cancel': Type.Object({ order: OrderName }, closed),
   'cache-list': Type.Object({ prefix: Type.Optional(FetchPath), after: Type.Optional(Type.String({ pattern: '^(?!.*/\\.\\.(/|$))/[A-Za-z0-9._:@+~/=?&%-]{0,511} [0-9]{1,5} (listed|named|validated)$', maxLength: 540 })) }, closed),
-  'cache-purge': Type.Object({ prefix: Type.Optional(FetchPath) }, closed)
+  'cache-purge': Type.Object({ prefix: Type.Optional(FetchPath), refetch: Type.Optional(Type.Boolean()) }, closed)
 } as const
 
 /** `change`: only the agent's user may ask; `clean`: also root; `read`: likewise; `watch`: only root, as it shows what guests say. */
@@ -151,7 +151,7 @@ export interface VerbResults {
   'cache-preheat': null
   'cache-cancel': null
   'cache-list': ObjectPage
-  'cache-purge': Purged
+  'cache-purge': Purged & { orders: string[] }
   'cache-retained': RetainedStore[]
   'cache-forget': { stores: number, bytes: number }
   inventory: Privileged

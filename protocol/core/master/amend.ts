@@ -12,10 +12,10 @@ import { ACTIVATE_DEADLINE_MS, ACTIVATE_PATIENCE_MS, ADOPTED_PATIENCE_MS, LAST_T
 import type { Asked, ClusterAmendment, Dropped, MasterRecord } from './record.ts'
 import { holdTimeOf } from '../verify-request.ts'
 
-const answer = (turn: Turn, clusterId: string, id: string, error: MusubiError | null): void => { turn.effects.push({ effect: 'amended', clusterId, id, error }) }
+export const answer = (turn: Turn, clusterId: string, id: string, error: MusubiError | null): void => { turn.effects.push({ effect: 'amended', clusterId, id, error }) }
 
 /** What speaks against a change whatever lenders say. */
-function obstacle (record: MasterRecord | undefined, clusterId: string): MusubiError | null {
+export function obstacle (record: MasterRecord | undefined, clusterId: string): MusubiError | null {
   if (record === undefined) return new NotFoundError(`there is no cluster ${clusterId} here`)
   if (record.state !== 'active') return new ConflictError(`cluster ${record.name} is ${record.state}: it cannot be changed`)
   if (record.amendment !== null) return new ConflictError(`cluster ${record.name} is being changed already`, 'wait until that is done, then try again')

@@ -1,4 +1,5 @@
 /** What goes into a master's state machine and what comes out. Plain data; ids, views and times are brought along. */
+import type { BudgetChange } from '../cache-budget.ts'
 import type { MusubiError } from '../errors.ts'
 import type { SiteAnswer } from '../gateway/events.ts'
 import type { ActivateRequest, ClusterDocument, CommitRequest, ExtendRequest, KeepAliveRequest, ReleaseRequest, Request, Secret } from '../messages.ts'
@@ -37,6 +38,8 @@ export type MasterEvent =
   | { type: 'grow', clusterId: string, count: number, id: string }
   /** ends the leases of these nodes; never refused by a lender */
   | { type: 'shrink', clusterId: string, nodes: readonly string[], id: string }
+  /** another WAN budget of its caches; never refused by a lender */
+  | { type: 'budget', clusterId: string, change: BudgetChange, id: string }
   /** the anchor has granted `record.epoch` to this host; `record.state` is `active`, `activating` before its start, or `releasing` when it never ran; for an epoch that this host has already: its `grant` that came later, or `superseded` when the anchor has given the epoch to another */
   | { type: 'adopt', record: MasterRecord }
   /** the process has started: records are as on the disk, no call is under way */

@@ -5,6 +5,7 @@
 import { MusubiError } from '../errors.ts'
 import type { SiteAnswer } from '../gateway/events.ts'
 import * as amend from './amend.ts'
+import { setCacheBudget } from './budget.ts'
 import * as carry from './carry.ts'
 import type { MasterEffect, MasterEvent } from './events.ts'
 import * as live from './live.ts'
@@ -173,6 +174,7 @@ function handle (turn: Turn, event: MasterEvent): string | null {
     case 'extend': amend.extend(turn, event.clusterId, event.endMs, event.id); return event.clusterId
     case 'grow': amend.grow(turn, event.clusterId, event.count, event.id); return event.clusterId
     case 'shrink': amend.shrink(turn, event.clusterId, event.nodes, event.id); return event.clusterId
+    case 'budget': setCacheBudget(turn, event.clusterId, event.change, event.id); return event.clusterId
     case 'adopt': live.adopt(turn, event.record); return event.record.id
     case 'start': start(turn); return null
     case 'tick': live.prune(turn); return null

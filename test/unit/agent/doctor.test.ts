@@ -43,7 +43,8 @@ const KERNEL = 'apt-get install linux-image-amd64 && reboot'
 
 t.test('a host that has everything', t => {
   t.strictSame(report({}), { host: 'h1', roles: config.roles, ok: true, findings: [] })
-  t.equal(doctorText(report({})), 'h1: gateway, compute, storage\n\nNothing is missing.')
+  t.equal(doctorText(report({})), 'h1: gateway, compute, storage\nAs a gateway it caches HTTP. HTTPS passes untouched and is not counted as saved; musubi cache status says how much it was.\n\nNothing is missing.')
+  t.equal(doctorText({ ...report({}), roles: ['compute'] }), 'h1: compute\n\nNothing is missing.')
   t.end()
 })
 

@@ -8,17 +8,20 @@ import type { Caches } from '../../../agent/cache/fleet.ts'
 import { run } from '../../../agent/exec.ts'
 import { exportManifest, fromAccessLog, fromManifest, fromMirror, partsOf } from '../../../cli/manifest.ts'
 import { cachesText, HTTPS_NOTE, ordersByName, retainedText } from '../../../cli/render/cache.ts'
-import type { CacheOrderResource, CachedObjectResource, PreheatBody, RetainedStoresResource, SiteCacheResource } from '../../../protocol/cache-api.ts'
+import type { CacheBudgetBody, CacheBudgetResource, CacheOrderResource, CachedObjectResource, PreheatBody, RetainedStoresResource, SiteCacheResource } from '../../../protocol/cache-api.ts'
 import { NotFoundError } from '../../../protocol/core/errors.ts'
 import { PREHEAT_PART_MAX } from '../../../protocol/core/limits.ts'
 import { createApi } from '../../../protocol/rest/server.ts'
+
+// each command is a process of its own, and tests run beside each other
+t.setTimeout(180_000)
 
 const CLI = join(dirname(dirname(dirname(import.meta.dirname))), 'cli', 'main.ts')
 const HEX = 'a'.repeat(64)
 const object = (path: string, part: Partial<CachedObjectResource> = {}): CachedObjectResource => ({ class: 'named', port: 80, path, bytes: 5, parts: 1, sizeBytes: 4, sha256: null, asked: 1, ...part })
 const order = (name: string, part: Partial<CacheOrderResource> = {}): CacheOrderResource => ({ name, state: 'done', reason: '', objects: 2, objectsDone: 2, bytes: 10, bytesDone: 10, bytesFetched: 10, failures: 0, failed: [], ...part })
 const siteOf = (site: string, part: Partial<SiteCacheResource> = {}): SiteCacheResource => ({
-  site, host: `${site}-1`, error: '', requests: 10, hits: 7, bytesToNodes: 5e6, bytesFromUpstream: 2e6, savedBytes: 3e6, storedBytes: 2e6, wanBytes: { static: 2e6, dynamic: 1e5 },
+  site, host: `${site}-1`, error: '', requests: 10, hits: 7, bytesToNodes: 5e6, bytesFromUpstream: 2e6, savedBytes: 3e6, storedBytes: 2e6, wanBytes: { static: 2e6, dynamic: 1e5, https: 12e6 },
   classes: { named: { requests: 10, bytesToNodes: 5e6, bytesFromUpstream: 2e6 } }, nodes: [{ node: 'demo-osaka-002', requests: 10, bytes: 5e6 }], orders: [], aheadBytes: 0, room: true, budget: null, ...part
 })
 
@@ -80,7 +83,10 @@ t.test('parts of an order are told as one, and what waits says why', t => {
     cluster: 'demo', id: 'i', total: { bytesToNodes: 0, bytesFromUpstream: 0, savedBytes: 0, wanBytes: 0, storedBytes: 0 },
     sites: [siteOf('osaka', { room: false, orders: [order('mine', { state: 'paused', reason: 'used up' })], budget: { rateMbitPerS: 8, totalBytes: 2e6, usedBytes: 2.1e6, paused: 'used up' } }), siteOf('kyoto', { error: 'does not answer' })]
   }], true)
-  for (const part of ['3.0 MB', 'preheat mine: paused (used up), 2/2 objects', '2.1 MB of 2.0 MB over the WAN, 8 Mbit/s before nodes ask; PAUSED: used up', 'NO ROOM', 'demo-osaka-002', 'kyoto-1): does not answer', HTTPS_NOTE]) t.ok(text.includes(part), part)
+  for (const part of ['HTTPS from the frontend: 12.0 MB, passes through, not cached', '3.0 MB', 'preheat mine: paused (used up), 2/2 objects', '2.1 MB of 2.0 MB over the WAN, 8 Mbit/s before nodes ask; PAUSED: used up; more: musubi cache budget demo --total AMOUNT', 'NO ROOM', 'demo-osaka-002', 'kyoto-1): does not answer', HTTPS_NOTE]) t.ok(text.includes(part), part)
+  t.notMatch(text, /TFTP/, 'nobody asked')
+  const withTftp = cachesText([{ cluster: 'demo', id: 'i', total: { bytesToNodes: 5e6, bytesFromUpstream: 2e6, savedBytes: 3e6, wanBytes: 2.1e6, storedBytes: 2e6 }, sites: [siteOf('osaka', { classes: { tftp: { requests: 3, bytesToNodes: 225_000, bytesFromUpstream: 0 } } })] }], false)
+  t.match(withTftp, /tftp +3 +225 kB +0 B[\s\S]*TFTP is counted in packets/)
   t.match(cachesText([], false), /No cache is running/)
   t.end()
 })
@@ -104,16 +110,24 @@ t.test('stores that outlive their clusters, for people', t => {
 t.test('the commands over the routes', async t => {
   const posted: PreheatBody[] = []
   const cancelled: string[] = []
+  const budgets: CacheBudgetBody[] = []
+  const budgetOf = (cluster: string): CacheBudgetResource => ({
+    cluster, rateKbitPerS: 500, totalBytes: null,
+    sites: [{ site: 'osaka', rateKbitPerS: 500, totalBytes: null, own: false, usedBytes: 3e6, paused: '', inForce: true, error: '' }, { site: 'kyoto', rateKbitPerS: 8000, totalBytes: 2e9, own: true, usedBytes: 2e9, paused: 'used up', inForce: true, error: '' }]
+  })
   let looks = 0
+  let away = false
   const caches: Caches = {
     status: cluster => Promise.resolve({
       cluster, id: 'i', total: { bytesToNodes: 5e6, bytesFromUpstream: 2e6, savedBytes: 3e6, wanBytes: 2.1e6, storedBytes: 2e6 },
       sites: [siteOf('osaka', { orders: posted.filter(one => !cancelled.includes(one.order)).map(one => order(one.order, { objects: one.objects.length, objectsDone: one.objects.length, state: looks++ > 1 ? 'done' : 'running' })) })]
     }),
-    preheat: (cluster, body) => { posted.push(body); return Promise.resolve({ cluster, sites: [{ site: 'osaka', error: body.order === 'bad' ? 'refused' : '', parts: 0, bytes: 0 }] }) },
-    cancel: (cluster, name) => { cancelled.push(name); return Promise.resolve({ cluster, sites: [{ site: 'osaka', error: '', parts: 0, bytes: 0 }] }) },
-    purge: (cluster, prefix, site) => Promise.resolve({ cluster, sites: [{ site: site ?? 'osaka', error: '', parts: prefix === undefined ? 9 : 3, bytes: 3e6 }] }),
-    list: (_cluster, { after }) => Promise.resolve(after === undefined ? { site: 'osaka', objects: [object('/a')], next: '/a 80 named' } : { site: 'osaka', objects: [object('/b', { asked: 7 })], next: null })
+    preheat: (cluster, body) => { posted.push(body); return Promise.resolve({ cluster, sites: [{ site: 'osaka', error: body.order === 'bad' ? 'refused' : '', parts: 0, bytes: 0, orders: [] }] }) },
+    cancel: (cluster, name) => { cancelled.push(name); return Promise.resolve({ cluster, sites: [{ site: 'osaka', error: '', parts: 0, bytes: 0, orders: [] }] }) },
+    purge: (cluster, { prefix, site, refetch }) => Promise.resolve({ cluster, sites: [{ site: site ?? 'osaka', error: '', parts: prefix === undefined ? 9 : 3, bytes: 3e6, orders: prefix === '/none' ? [] : refetch === true ? ['profile'] : ['mine-p000', 'mine-p001'] }] }),
+    budget: cluster => Promise.resolve(budgetOf(cluster)),
+    setBudget: (cluster, change) => { budgets.push(change); return Promise.resolve({ ...budgetOf(cluster), totalBytes: 5e9 }) },
+    list: (_cluster, { after, site }) => Promise.resolve(after === undefined ? { site: 'osaka', error: '', objects: [object('/a')], next: '/a 80 named' } : after === 'kyoto' ? { site: 'kyoto', error: '', objects: [object('/b', { asked: 2 })], next: away ? 'kobe' : null } : after === 'kobe' ? { site: 'kobe', error: 'is away', objects: [], next: null } : { site: 'osaka', error: '', objects: [object('/b', { asked: 7 })], next: site === undefined ? 'kyoto' : null })
   }
   const api = await createApi({ title: 'test', description: 'test', logger: pino({ level: 'silent' }) })
   addCacheRoutes(api, () => caches)
@@ -130,11 +144,28 @@ t.test('the commands over the routes', async t => {
 
   t.match((await musubi('status', 'demo', '--nodes')).stdout, /saved +over the wan[\s\S]*demo +osaka[\s\S]*demo-osaka-002[\s\S]*HTTPS passes/i)
   t.match(JSON.parse((await musubi('status', 'demo', '--json')).stdout), [{ cluster: 'demo', total: { savedBytes: 3e6 } }])
-  t.match((await musubi('list', 'demo')).stdout, /\/a +named[\s\S]*\/b +named[\s\S]*2 objects, 10 B at osaka/)
+  t.match(await musubi('list', 'demo'), { exitCode: 0, stdout: /SITE +PATH[^\n]*\nosaka +\/a +named[^\n]*\nosaka +\/b +named[^\n]*\nkyoto +\/b +named[^\n]*\n\n2 objects, 10 B at osaka\n1 object, 5 B at kyoto/ })
+  t.match(JSON.parse((await musubi('list', 'demo', '--site', 'osaka', '--json')).stdout), { sites: [{ site: 'osaka', error: '' }], objects: [{ site: 'osaka', path: '/a' }, { site: 'osaka', path: '/b' }] })
   t.match(await musubi('purge', 'demo', '--prefix', '/a'), { exitCode: 2, stderr: /--yes/ })
-  t.match(await musubi('purge', 'demo', '--prefix', '/a', '--yes'), { exitCode: 0, stdout: /osaka: 3 parts, 3.0 MB removed/ })
+  t.match(await musubi('purge', 'demo', '--prefix', '/a', '--yes'), { exitCode: 0, stdout: /osaka: 3 parts, 3.0 MB removed; the order mine may name it, and does not fetch it again once done: musubi cache purge demo --prefix \/a --refetch/ })
+  t.match(await musubi('purge', 'demo', '--prefix', '/a', '--refetch', '--yes'), { exitCode: 0, stdout: /removed; what it names of that is fetched again by the order profile/ })
+  t.match(await musubi('purge', 'demo', '--prefix', '/none', '--yes'), { exitCode: 0, stdout: /3.0 MB removed\n$/ })
+  t.match(await musubi('purge', 'demo', '--prefix', '/none', '--refetch', '--yes'), { stdout: /no order names it, so it comes when nodes ask/ })
+  const shown = await musubi('budget', 'demo')
+  t.match(shown.stdout, /All sites of demo, each: rate 500 kbit\/s, total none[\s\S]*osaka +500 kbit\/s +none +3.0 MB +as all sites +in force\nkyoto +8 Mbit\/s +2.0 GB +2.0 GB +its own +PAUSED: used up[\s\S]*More: musubi cache budget demo --total/)
+  t.same(budgets, [], 'a look changes nothing')
+  t.match(await musubi('budget', 'demo', '--rate', '100Mbit/s', '--total', '5GB'), { exitCode: 0, stdout: /total 5.0 GB/ })
+  t.match(JSON.parse((await musubi('budget', 'demo', '--site', 'kyoto', '--total', 'none', '--rate', 'default', '--json')).stdout), { sites: [{ site: 'kyoto' }] })
+  t.strictSame(budgets, [{ rateKbitPerS: 100_000, totalBytes: 5e9 }, { rateKbitPerS: 'default', totalBytes: null, site: 'kyoto' }])
+  for (const args of [['--rate', '5'], ['--total', 'much'], ['--total', '0GB']]) t.match(await musubi('budget', 'demo', ...args), { exitCode: 2, stderr: /units are/ }, args.join(' '))
+  t.match(await musubi('budget', 'demo', '--site', 'tokyo'), { exitCode: 1, stderr: /no cache at site "tokyo"/ })
   const exported = (await musubi('export', 'demo')).stdout
   t.same(JSON.parse(exported), { objects: [{ path: '/b', size: 4 }, { path: '/a', size: 4 }] })
+  away = true
+  t.match(await musubi('list', 'demo'), { exitCode: 1, stdout: /kobe is left out: is away/ })
+  const partial = await musubi('export', 'demo')
+  t.match(partial, { exitCode: 1, stderr: /kobe is left out: is away/ })
+  t.equal(partial.stdout, exported, 'and still of the others')
 
   t.match((await musubi('retained')).stdout, /OWNER[\s\S]*tokyo +demo +3\.0 MB +12/)
   t.same(JSON.parse((await musubi('retained', '--json')).stdout), RETAINED)

@@ -35,7 +35,7 @@ t.test('every command says what it does and shows an example', t => {
     'agent join', 'agent run', 'agent status', 'agent doctor', 'site init', 'site key', 'site invite', 'site invitations', 'site withdraw', 'site revoke', 'site policy get', 'site policy set',
     'host list', 'host show', 'host cordon', 'host uncordon', 'coordinator init', 'coordinator run', 'coordinator status', 'coordinator invite', 'coordinator sites', 'coordinator revoke', 'coordinator export', 'coordinator import', 'search',
     'lease list', 'lease show', 'lease history', 'lease revoke', 'lease fsck', 'cluster extend', 'cluster scale', 'cluster retry', 'cluster adopt', 'segment list', 'segment ping', 'segment doctor', 'segment capture',
-    'cache status', 'cache preheat', 'cache list', 'cache purge', 'cache export', 'cache retained purge'
+    'cache status', 'cache preheat', 'cache budget', 'cache list', 'cache purge', 'cache export', 'cache retained purge'
   ]) t.ok(all.some(({ path }) => path === wanted), `there is musubi ${wanted}`)
   for (const { path, command } of all) {
     const help = helpOf(command)
@@ -62,7 +62,7 @@ t.test('completion follows the tree, at every depth', async t => {
   t.same(await complete('lease', 'revoke', 'demo', '--'), ['--reason', '--yes'])
   t.same(await complete('segment', ''), ['list', 'plan', 'ping', 'doctor', 'capture'])
   t.same(await complete('segment', 'ping', 'a', 'b', '--p'), ['--path'])
-  t.same(await complete('cache', ''), ['status', 'preheat', 'retained', 'list', 'purge', 'export'])
+  t.same(await complete('cache', ''), ['status', 'preheat', 'budget', 'retained', 'list', 'purge', 'export'])
   t.same((await complete('cache', 'retained', '')).filter(w => !w.startsWith('-')), ['purge'])
   t.same(await complete('cache', 'preheat', 'demo', '--m'), ['--manifest', '--mirror'])
   t.same(await complete('cluster', 'adopt', 'demo', '--f'), ['--force'])

@@ -1,7 +1,9 @@
 import t from 'tap'
+import { Value } from 'typebox/value'
 import { checkParams } from '../../../agent/helper/wire/verbs.ts'
+import { SPECS } from '../../../agent/helper/wire/specs.ts'
 import { planCache } from '../../../agent/drivers/cache/plan.ts'
-import { amountBytes, cacheSizeMib, cacheTermsProblem, parseCacheTerms, rateKbit, readCacheSection, renderCacheTerms } from '../../../protocol/core/cache-terms.ts'
+import { amountBytes, cacheSectionSchema, cacheSizeMib, cacheTermsProblem, parseCacheTerms, rateKbit, readCacheSection, renderCacheTerms } from '../../../protocol/core/cache-terms.ts'
 import type { CacheSpec, DesiredObject } from '../../../protocol/core/desired.ts'
 import { buildClusterDocument } from '../../../protocol/core/document.ts'
 import { InvalidInputError } from '../../../protocol/core/errors.ts'
@@ -99,6 +101,7 @@ t.test('a host takes no terms that it would not write itself', t => {
   const document = documentOf(SECTION)
   t.match(documentProblem({ ...document, cacheTerms: 'rm -rf' }, { isGatewayOf: () => true, tunnelAddressFor: () => '' }) ?? '', /its terms for caches: "rm -rf" is not understood here/)
   t.match(growthProblem(document, { ...document, version: 2, cacheTerms: 'size 5' }) ?? '', /its cacheTerms are others than in version 1/)
+  t.equal(growthProblem(document, { ...document, version: 2, cacheTerms: `${document.cacheTerms ?? ''}\nbudget-total-at osaka 7` }), null, 'the budget alone may be another')
   t.equal(growthProblem({ ...document, cacheTerms: '' }, { ...documentOf(), version: 2 }), null, 'absent and empty are the same')
   t.end()
 })
@@ -124,5 +127,25 @@ t.test('the cache of a site gets what was asked, and always who asks', t => {
     t.doesNotThrow(() => planCache(one.spec, '/state/cache'), 'and the driver')
   }
   for (const change of [{ hosts: ['a b'] }, { preheat: { manifest: 'http://x/' } }, { budget: { totalBytes: -1 } }, { profile: { dynamic: ['/a"'] } }, { profile: { other: [] } }, { clusterId: '../x' }, { retain: { owner: '../x', ms: 60_000 } }, { retain: { owner: 'tokyo', ms: 1 } }, { retain: { owner: 'tokyo' } }]) t.throws(() => apply(full, change), JSON.stringify(change))
+  t.end()
+})
+
+t.test('whoever takes terms takes the same paths: the specification, the document, the helper and the driver', t => {
+  const spec = { cluster: 'c1', vni: 1, frontendAddress: '10.42.0.1', ownAddress: '10.42.255.2', bridgeMac: '02:00:00:00:b1:01', ports: [80], maxSizeMiB: 64 }
+  const says = (what: () => unknown): boolean => { try { what(); return true } catch { return false } }
+  const prefixes = { '/install/RPMS/': true, '/': true, '/a/..b/c': true, '/a//b': false, '/a/../b': false, '/a/..': false, '/..': false, 'a': false, '/a b': false, [`/${'x'.repeat(256)}`]: false }
+  for (const [prefix, good] of Object.entries(prefixes)) {
+    const profile = { immutable: [prefix] }
+    t.equal(Value.Check(cacheSectionSchema, { profile }) && readCacheSection({ profile }).problems.length === 0, good, `specification ${prefix.slice(0, 20)}`)
+    t.equal(cacheTermsProblem(`immutable ${prefix}`) === null, good, `document ${prefix.slice(0, 20)}`)
+    t.equal(Value.Check(SPECS.cache, { ...spec, profile }), good, `helper ${prefix.slice(0, 20)}`)
+    t.equal(says(() => planCache({ ...spec, profile }, '/srv/c1')), good, `driver ${prefix.slice(0, 20)}`)
+  }
+  for (const [manifest, good] of Object.entries({ '/install/manifest.json': true, '/a//b?x=..': true, '/a/../b': false, '/a/..': false })) {
+    t.equal(readCacheSection({ preheat: { manifest } }).problems.length === 0, good, `specification ${manifest}`)
+    t.equal(cacheTermsProblem(`preheat on\npreheat-manifest ${manifest}`) === null, good, `document ${manifest}`)
+    t.equal(Value.Check(SPECS.cache, { ...spec, preheat: { manifest } }), good, `helper ${manifest}`)
+    t.equal(says(() => planCache({ ...spec, preheat: { manifest } }, '/srv/c1')), good, `driver ${manifest}`)
+  }
   t.end()
 })

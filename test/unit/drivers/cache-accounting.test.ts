@@ -1,12 +1,13 @@
 import { appendFile, mkdir, readdir, rename, rm, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
-import { addLine, noCounters, readCounters, storedBytes } from '../../../agent/drivers/cache/accounting.ts'
-import type { CacheCounters } from '../../../agent/drivers/cache/accounting.ts'
-import { addWire } from '../../../agent/drivers/cache/wire.ts'
+import { addLine, noCounters, readCounters, storedBytes } from '../../../agent/drivers/cache/account/accounting.ts'
+import type { CacheCounters } from '../../../agent/drivers/cache/account/accounting.ts'
+import { addWire, noWireBytes } from '../../../agent/drivers/cache/account/wire.ts'
+import type { WireBytes } from '../../../agent/drivers/cache/account/wire.ts'
 import { run } from '../../../agent/exec.ts'
 import { cacheFolder, readRecord, readRecords, removeFolder, writeRecord } from '../../../agent/drivers/cache/folder.ts'
-import { liveElements } from '../../../agent/drivers/cache/interception.ts'
+import { liveElements } from '../../../agent/drivers/cache/intercept/interception.ts'
 import type { CacheSpec } from '../../../protocol/core/desired.ts'
 import { MAX_NODES_PER_CLUSTER } from '../../../protocol/core/limits.ts'
 
@@ -35,12 +36,12 @@ t.test('one line of the log', t => {
 })
 
 t.test('counters of packets are added up over tables that come and go', t => {
-  const start = { sum: { static: 0, dynamic: 0 }, last: { static: 0, dynamic: 0 } }
-  const one = addWire(start, { static: 100, dynamic: 5 })
-  t.same(one.sum, { static: 100, dynamic: 5 })
-  const two = addWire(one, { static: 150, dynamic: 5 })
-  t.same(two.sum, { static: 150, dynamic: 5 })
-  t.same(addWire(two, { static: 10, dynamic: 2 }).sum, { static: 160, dynamic: 7 }, 'a new table')
+  const now = (static_: number, dynamic: number): WireBytes => ({ ...noWireBytes(), static: static_, dynamic, tftpAsked: dynamic })
+  const one = addWire({ sum: noWireBytes(), last: noWireBytes() }, now(100, 5))
+  t.same(one.sum, now(100, 5))
+  const two = addWire(one, now(150, 5))
+  t.same(two.sum, now(150, 5))
+  t.same(addWire(two, now(10, 2)).sum, now(160, 7), 'a new table')
   t.end()
 })
 

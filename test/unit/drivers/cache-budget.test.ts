@@ -1,6 +1,6 @@
 import t from 'tap'
-import { budgetState, withBudget } from '../../../agent/drivers/cache/budget.ts'
-import { eachOrder, orderNames, putOrder } from '../../../agent/drivers/cache/orders.ts'
+import { budgetState, withBudget } from '../../../agent/drivers/cache/account/budget.ts'
+import { OWN_ORDER, coveringOrders, oddOrders, orderNames, putOrder } from '../../../agent/drivers/cache/fetcher/orders.ts'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 
@@ -22,7 +22,40 @@ t.test('orders say what the budget allows, and nothing of it when there is none 
   t.equal(withBudget(both, null), order)
   const dir = join(t.testdir({}), 'orders')
   for (const name of ['a', 'b']) await putOrder(dir, name, order)
-  await eachOrder(dir, text => withBudget(text, { rateMbitPerS: null, paused: 'used up' }))
   t.same(await orderNames(dir), ['a', 'b'])
-  for (const name of ['a', 'b']) t.equal(await readFile(join(dir, `${name}.tsv`), 'utf8'), `pause\tused up\n${order}`)
+  const wanted = { own: '', fit: (text: string) => withBudget(text, { rateMbitPerS: null, paused: 'used up' }) }
+  const odd = await oddOrders(dir, wanted)
+  t.strictSame(odd, ['a', 'b'].map(name => ({ name, text: `pause\tused up\n${order}` })))
+  for (const name of ['a', 'b']) t.equal(await readFile(join(dir, `${name}.tsv`), 'utf8'), order, 'looking changes nothing')
+  for (const { name, text } of odd) await putOrder(dir, name, text)
+  t.strictSame(await oddOrders(dir, wanted), [])
+})
+
+t.test('the order of the specification is compared as a whole', async t => {
+  const dir = join(t.testdir({}), 'orders')
+  const fit = (text: string): string => text
+  t.strictSame(await oddOrders(dir, { own: '', fit }), [])
+  t.strictSame(await oddOrders(dir, { own: 'rate\t3\n', fit }), [{ name: OWN_ORDER, text: 'rate\t3\n' }], 'it is gone')
+  await putOrder(dir, OWN_ORDER, 'rate\t')
+  t.strictSame(await oddOrders(dir, { own: 'rate\t3\n', fit }), [{ name: OWN_ORDER, text: 'rate\t3\n' }], 'it is torn')
+  t.strictSame(await oddOrders(dir, { own: '', fit }), [{ name: OWN_ORDER, text: '' }], 'there should be none')
+  await putOrder(dir, OWN_ORDER, 'rate\t3\n')
+  t.strictSame(await oddOrders(dir, { own: 'rate\t3\n', fit }), [])
+})
+
+t.test('a purge has orders fetch again what it took from them, and nothing else of them changes', async t => {
+  const dir = join(t.testdir({}), 'orders')
+  const budget = { rateMbitPerS: 8, paused: '' }
+  const wanted = { own: 'preheat\tmanifest\t80\t/m.json\n', fit: (text: string) => withBudget(text, budget) }
+  await putOrder(dir, 'a', withBudget('rate\t3\nobject\t80\t/a/1\t-\t-\n', budget))
+  await putOrder(dir, 'b', withBudget('object\t80\t/b/1\t-\t-\n', budget))
+  await putOrder(dir, OWN_ORDER, withBudget(wanted.own, budget))
+  t.strictSame(await coveringOrders(dir, '/a/', null), ['a', OWN_ORDER], 'what an index names is not known here')
+  t.strictSame(await oddOrders(dir, wanted), [], 'asking changes nothing')
+  for (const stamp of ['s1', 's2']) t.strictSame(await coveringOrders(dir, '/a/', stamp), ['a', OWN_ORDER])
+  t.equal(await readFile(join(dir, 'a.tsv'), 'utf8'), 'cap\t8\nagain\ts2\t/a/\nrate\t3\nobject\t80\t/a/1\t-\t-\n')
+  t.equal(await readFile(join(dir, 'b.tsv'), 'utf8'), 'cap\t8\nobject\t80\t/b/1\t-\t-\n')
+  t.equal(await readFile(join(dir, `${OWN_ORDER}.tsv`), 'utf8'), 'cap\t8\nagain\ts2\t/a/\npreheat\tmanifest\t80\t/m.json\n')
+  t.strictSame(await oddOrders(dir, wanted), [], 'there is nothing to mend in that')
+  t.strictSame(await oddOrders(dir, { ...wanted, own: '' }), [{ name: OWN_ORDER, text: '' }])
 })

@@ -1,8 +1,8 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
-import { nftComment, renderNft, renderNftRemoval, renderPause } from '../../../agent/drivers/cache/nft.ts'
+import { nftComment, renderNft, renderNftRemoval, renderPause } from '../../../agent/drivers/cache/intercept/nft.ts'
 import { renderNginxConf } from '../../../agent/drivers/cache/nginx-conf.ts'
-import { renderOrder, renderOwnOrder } from '../../../agent/drivers/cache/orders.ts'
+import { renderOrder, renderOwnOrder } from '../../../agent/drivers/cache/fetcher/orders.ts'
 import { planCache, serviceNames, sliceBytes, vniOfService } from '../../../agent/drivers/cache/plan.ts'
 import type { CacheSpec } from '../../../protocol/core/desired.ts'
 

@@ -1,6 +1,7 @@
 package Orders;
 # What is to be fetched before nodes ask. Orders are files of root's, a line each: host NAME, rate MBITPERS, cap MBITPERS (of all orders), pause REASON,
-# follow KIND PORT PATH (an index), preheat KIND PORT PATH (an index, and all that it names), object PORT PATH SIZE SHA256.
+# follow KIND PORT PATH (an index), preheat KIND PORT PATH (an index, and all that it names), object PORT PATH SIZE SHA256,
+# again STAMP [PREFIX] (what begins so is fetched once more, as often as the stamp is another one).
 use strict;
 use warnings;
 use Digest::SHA;
@@ -36,7 +37,7 @@ sub look {
 
 sub order {
   my ($self, $name, $stamp, $before) = @_;
-  my $order = { name => $name, stamp => $stamp, rate => 0, cap => 0, pause => '', indexes => [], jobs => [], all => {}, objects => 0, bytes => 0, fetched => 0, done => 0, doneBytes => 0, failed => [], failures => 0 };
+  my $order = { name => $name, stamp => $stamp, rate => 0, cap => 0, pause => '', again => '', prefix => '', indexes => [], jobs => [], all => {}, objects => 0, bytes => 0, fetched => 0, done => 0, doneBytes => 0, failed => [], failures => 0 };
   my $path = "$self->{dir}/$name";
   return $order if -s $path > FILE_BYTES_MAX;
   open(my $file, '<', $path) or return $order;
@@ -46,6 +47,7 @@ sub order {
     if ($what eq 'rate') { $order->{rate} = $rest[0] }
     elsif ($what eq 'pause') { $order->{pause} = $rest[0] }
     elsif ($what eq 'cap') { $order->{cap} = $rest[0] }
+    elsif ($what eq 'again') { $order->{again} = $rest[0] // ''; $order->{prefix} = $rest[1] // '' }
     elsif ($what eq 'object') { $self->job($order, @rest) }
     elsif ($what eq 'follow' || $what eq 'preheat') {
       my ($kind, $port, $at) = @rest;
@@ -62,8 +64,11 @@ sub order {
 
 sub adopt {
   my ($self, $order, $before) = @_;
+  my $purged = $order->{again} ne '' && $order->{again} ne $before->{again};
   for my $key (keys %{$before->{all}}) {
     my $job = $before->{all}{$key};
+    # a part that comes at this moment may have come before the purge: it is asked for once more as well
+    $job = { %$job, state => 'waiting', tries => 0, due => 0 } if $purged && index($job->{path}, $order->{prefix}) == 0;
     if (my $own = $order->{all}{$key}) { $own->{state} = $job->{state} if $job->{state} eq 'done' }
     elsif ($job->{listed}) { $order->{all}{$key} = $job; $order->{objects}++; $order->{bytes} += $job->{size} // 0 }
   }

@@ -5,9 +5,7 @@ import type { ServiceSpec } from '../../../services.ts'
 import { keeperArgv } from '../../../services/keepers.ts'
 import { IPXE_DIR } from '../../boot/render.ts'
 import type { CachePlan } from '../plan.ts'
-
-/** Where the relay at the frontend's site answers, on its gateway's address on the segment. */
-export const RELAY_PORT = 3169
+import { RELAY_PORT } from './ports.ts'
 
 const FILES = ['server.pl', 'relay.pl', 'Packets.pm', 'Transfer.pm', 'Folder.pm', 'Fetched.pm'] as const
 const script = (file: typeof FILES[number]): string => fileURLToPath(new URL(`./${file}`, import.meta.url))

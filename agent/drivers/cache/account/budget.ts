@@ -1,4 +1,4 @@
-import type { CacheSpec } from '../../../protocol/core/desired.ts'
+import type { CacheSpec } from '../../../../protocol/core/desired.ts'
 import type { WireBytes } from './wire.ts'
 
 /** What a cache may bring over the WAN, and what it has. */
@@ -12,7 +12,7 @@ export interface BudgetState {
 }
 
 /** The budget of a cache as it is now; null without one. Pure. */
-export function budgetState ({ budget }: Pick<CacheSpec, 'budget'>, wire: WireBytes): BudgetState | null {
+export function budgetState ({ budget }: Pick<CacheSpec, 'budget'>, wire: Pick<WireBytes, 'static' | 'dynamic'>): BudgetState | null {
   if (budget === undefined) return null
   const { rateMbitPerS = null, totalBytes = null } = budget
   const usedBytes = wire.static + wire.dynamic

@@ -1,10 +1,10 @@
 import { constants } from 'node:fs'
 import { lstat, open, readdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { MAX_NODES_PER_CLUSTER } from '../../../protocol/core/limits.ts'
-import { REQUEST_CLASSES } from './classes.ts'
-import type { RequestClass } from './classes.ts'
-import { ignoreMissing } from './folder.ts'
+import { MAX_NODES_PER_CLUSTER } from '../../../../protocol/core/limits.ts'
+import { REQUEST_CLASSES } from '../classes.ts'
+import type { RequestClass } from '../classes.ts'
+import { ignoreMissing } from '../folder.ts'
 
 /** Requests of nodes and their bytes. Bytes are those of HTTP, headers included. */
 export interface ClassCounters {

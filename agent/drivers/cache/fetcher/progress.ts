@@ -1,7 +1,7 @@
 import Type from 'typebox'
 import type { Static } from 'typebox'
 import { Value } from 'typebox/value'
-import { readBounded } from './bounded.ts'
+import { readBounded } from '../account/bounded.ts'
 
 const Failure = Type.Object({ path: Type.String(), error: Type.String() })
 const Order = Type.Object({

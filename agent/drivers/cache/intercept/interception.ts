@@ -1,6 +1,6 @@
-import { run } from '../../exec.ts'
+import { run } from '../../../exec.ts'
 import { LIVE_SET, MARK, ROUTE_TABLE, RULE_PRIORITY, TABLE, TFTP_COUNTER, nftComment, renderNft, renderNftRemoval, renderPause } from './nft.ts'
-import type { CachePlan } from './plan.ts'
+import type { CachePlan } from '../plan.ts'
 
 /** What the kernel of a cluster's namespace has of our interception. */
 export interface InterceptionState {

@@ -1,9 +1,9 @@
 import { mkdir, readdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { FETCH_PATH } from '../../../protocol/core/cache-terms.ts'
-import { InvalidInputError } from '../../../protocol/core/errors.ts'
-import { writeAtomically } from './folder.ts'
-import type { CachePlan } from './plan.ts'
+import { FETCH_PATH } from '../../../../protocol/core/cache-terms.ts'
+import { InvalidInputError } from '../../../../protocol/core/errors.ts'
+import { writeAtomically } from '../folder.ts'
+import type { CachePlan } from '../plan.ts'
 
 /** One object to fetch before nodes ask. */
 export interface PreheatObject {
@@ -65,13 +65,53 @@ export async function putOrder (folder: string, name: string, text: string): Pro
   else await writeAtomically(file, text)
 }
 
-/** Changes what stands in orders; what is as it was is not written. */
-export async function eachOrder (folder: string, change: (text: string) => string): Promise<void> {
+/**
+ * Has orders fetch again what a purge took from them. Which objects an index names the fetcher alone knows, so an order
+ * with one is told as well; what it names none of it does not fetch.
+ *
+ * @param stamp another one than the last time
+ * @returns names of orders that fetch something below `prefix`, as far as can be known here
+ */
+export async function coveringOrders (folder: string, prefix: string, stamp: string | null): Promise<string[]> {
+  const found: string[] = []
   for (const name of await orderNames(folder)) {
     const text = await readFile(join(folder, `${name}.tsv`), 'utf8').catch(() => '')
-    const changed = change(text)
-    if (text !== '' && changed !== text) await putOrder(folder, name, changed)
+    const covers = text.split('\n').some(line => {
+      const [what, , path = ''] = line.split('\t')
+      return what === 'preheat' || what === 'object' && path.startsWith(prefix)
+    })
+    if (!covers) continue
+    found.push(name)
+    if (stamp === null) continue
+    // behind what the budget says, where `OrdersWanted` has it
+    const lines = text.split('\n').filter(line => !line.startsWith(AGAIN))
+    const at = lines.findIndex(line => !/^(?:cap|pause)\t/.test(line))
+    await putOrder(folder, name, lines.toSpliced(at, 0, `${AGAIN}${stamp}\t${prefix}`).join('\n'))
   }
+  return found
+}
+
+const AGAIN = 'again\t'
+
+/** What orders should say: the specification's own with what a purge asked for, and all of them as `fit` has them. */
+export interface OrdersWanted {
+  /** text of `OWN_ORDER` before `fit`; empty: there is none */
+  own: string
+  /** an order as it should be, of what it is; an order that is as it should be stays as it is */
+  fit: (text: string) => string
+}
+
+/** Orders that do not say what they should, with what they should say; those that are torn or gone included. */
+export async function oddOrders (folder: string, { own, fit }: OrdersWanted): Promise<Array<{ name: string, text: string }>> {
+  const odd: Array<{ name: string, text: string }> = []
+  for (const name of new Set([OWN_ORDER, ...await orderNames(folder)])) {
+    const text = await readFile(join(folder, `${name}.tsv`), 'utf8').catch(() => '')
+    // what a purge asked for stays
+    const again = text.split('\n').filter(line => line.startsWith(AGAIN)).map(line => `${line}\n`).join('')
+    const wanted = name === OWN_ORDER ? (own === '' ? '' : fit(`${again}${own}`)) : fit(text)
+    if (text !== wanted) odd.push({ name, text: wanted })
+  }
+  return odd
 }
 
 export async function orderNames (folder: string): Promise<string[]> {
