@@ -41,8 +41,8 @@ Examples:
     })
 
   addPreheat(cache)
-  addRetainedCommands(cache)
   addBudget(cache)
+  addRetainedCommands(cache)
   cache.command('list <cluster>').description('objects that caches have, by site and path')
     .option('--site <site>', 'of one site; default: of all sites with a cache')
     .option('--prefix <path>', 'only paths that begin so')
