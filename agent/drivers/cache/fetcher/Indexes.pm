@@ -4,7 +4,7 @@ package Indexes;
 use strict;
 use warnings;
 use Digest::SHA;
-use Time::HiRes qw(time);
+use Time::HiRes ();
 
 use constant WNOHANG => 1; # of wait(2); all of POSIX would be 2 MB of memory
 use constant AGAIN_SECONDS => 60;
@@ -42,7 +42,7 @@ sub turn {
   my ($self, $add) = @_;
   $self->reap;
   for my $index (values %{$self->{follow}}) {
-    next if $index->{busy} || time < $index->{due};
+    next if $index->{busy} || Time::HiRes::time() < $index->{due};
     $index->{busy} = 1;
     $self->get($add, $index, $index->{path}, undef, undef, sub { $self->read($add, $index, @_) });
   }
@@ -53,7 +53,7 @@ sub turn {
 sub later {
   my ($self, $index, $error) = @_;
   $index->{busy} = 0;
-  $index->{due} = time + ($error ? RETRY_SECONDS : AGAIN_SECONDS);
+  $index->{due} = Time::HiRes::time() + ($error ? RETRY_SECONDS : AGAIN_SECONDS);
   $index->{error} = $error;
   warn "index $index->{path}: $error\n" if $error && ($self->{said}{$index->{key}} // '') ne $error;
   $self->{said}{$index->{key}} = $error // '';
@@ -141,7 +141,7 @@ sub have {
 # Whoever waits for a list is told when the engine has it.
 sub tell {
   my ($self) = @_;
-  return if $self->{dirty} || $self->{composing} || time < ($self->{known} // 0);
+  return if $self->{dirty} || $self->{composing} || Time::HiRes::time() < ($self->{known} // 0);
   $self->{lines} = $self->{found} // 0;
   for my $index (values %{$self->{follow}}) {
     next if !$index->{parsed} || $index->{told} || $index->{digest} eq '';
@@ -172,7 +172,7 @@ sub compose {
     $self->{composing} = 0;
     return warn "the list of digests cannot be made\n" if $bad;
     $self->{changed}->($new);
-    $self->{known} = time + RELOAD_SECONDS;
+    $self->{known} = Time::HiRes::time() + RELOAD_SECONDS;
   });
 }
 

@@ -4,7 +4,7 @@ package Orders;
 use strict;
 use warnings;
 use Digest::SHA;
-use Time::HiRes qw(time);
+use Time::HiRes ();
 
 use constant PARALLEL => 4;
 use constant TRIES => 3;
@@ -15,7 +15,7 @@ use constant FILE_BYTES_MAX => 33_554_432;
 
 sub new {
   my ($class, %given) = @_; # dir, ports, slice, host, denied => called with (port, path, sha256, bytes) of what is not what its index says
-  return bless { %given, orders => {}, running => 0, tokens => 0, at => time, check => { name => '', rate => 0, all => {}, jobs => [], objects => 0, bytes => 0, fetched => 0, done => 0, doneBytes => 0, failed => [], failures => 0 }, checked => {} }, $class;
+  return bless { %given, orders => {}, running => 0, tokens => 0, at => Time::HiRes::time(), check => { name => '', rate => 0, all => {}, jobs => [], objects => 0, bytes => 0, fetched => 0, done => 0, doneBytes => 0, failed => [], failures => 0 }, checked => {} }, $class;
 }
 
 # Reads orders that are new or others than before. Returns the indexes that they name, or nothing when all is as it was.
@@ -109,7 +109,7 @@ sub check {
 # Starts what may start now.
 sub turn {
   my ($self, $add) = @_;
-  my $now = time;
+  my $now = Time::HiRes::time();
   my ($cap) = sort { $a <=> $b } grep { $_ } map { $_->{cap} } values %{$self->{orders}};
   $self->{share} = $cap ? ($self->{share} // 0) + ($now - $self->{at}) * $cap * 125_000 : 1;
   $self->{share} = $cap * 125_000 if $cap && $self->{share} > $cap * 125_000;
@@ -184,7 +184,7 @@ sub failed {
   $self->{running}--;
   if (++$job->{tries} < TRIES) {
     $job->{state} = 'waiting';
-    $job->{due} = time + RETRY_SECONDS * $job->{tries};
+    $job->{due} = Time::HiRes::time() + RETRY_SECONDS * $job->{tries};
     return push @{$order->{jobs}}, $job;
   }
   $job->{state} = 'failed';

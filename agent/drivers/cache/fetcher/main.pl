@@ -5,7 +5,7 @@
 # nodes do by asking. It is not part of the agent, so it goes on without one.
 use strict;
 use warnings;
-use Time::HiRes qw(time);
+use Time::HiRes (); # no import: what exports it is half a megabyte of memory
 BEGIN { my ($folder) = $0 =~ m{^(.*)/}; unshift @INC, $folder // '.' }
 use Ahead;
 use Http;
@@ -16,7 +16,8 @@ use constant AHEAD_PARALLEL => 12;
 use constant PARALLEL => 16;
 use constant LOOK_SECONDS => 0.05;
 use constant ROOM_SECONDS => 1;
-use constant ROOM_BYTES => 262_144;
+use constant ROOM_BYTES => 16_384;
+use constant ROOM_WRITES => 16;
 
 my ($engine, $orders_dir, $slice, $host, @pairs) = @ARGV;
 my %ports = map { split /:/ } @pairs;
@@ -26,14 +27,14 @@ $SIG{PIPE} = 'IGNORE';
 umask 0077;
 
 my $orders = Orders->new(dir => $orders_dir, ports => \%ports, slice => $slice, host => $host, denied => \&denied);
-my $ahead = Ahead->new(log => "$engine/parts.log", slice => $slice, ports => \%ports, listed => sub { $orders->check(@_) });
+my $ahead = Ahead->new(log => "$engine/parts.log", slice => $slice, ports => \%ports, listed => sub { $orders->check(@_) }, denied => \&denied);
 my $indexes = Indexes->new(dir => $engine, ports => \%ports, host => $host, program => "$folder/index.pl", ahead => $ahead, changed => \&relist);
 my ($looked, $roomed, $told) = (0, 0, '');
 my $add = sub { Http::start($_[0]) };
 my $under_way = 0;
 
 while (1) {
-  my $now = time;
+  my $now = Time::HiRes::time();
   if ($now - $roomed > ROOM_SECONDS) { room(); $roomed = $now }
   if ($now - $looked > 1) {
     my $wanted = $orders->look;
@@ -58,8 +59,9 @@ while (1) {
 sub room {
   mkdir "$engine/store", 0700 unless -d "$engine/store";
   my $test = "$engine/room.test";
-  my $file;
-  my $ok = open($file, '>', $test) && syswrite($file, "\0" x ROOM_BYTES) == ROOM_BYTES && close($file);
+  my $ok = open(my $file, '>', $test);
+  for (1 .. ROOM_WRITES) { $ok &&= (syswrite($file, "\0" x ROOM_BYTES) // 0) == ROOM_BYTES }
+  $ok &&= close $file;
   unlink $test;
   if (!$ok) { warn "there is no room in $engine: nothing is kept until there is\n" if unlink "$engine/room" }
   elsif (!-f "$engine/room") { open(my $mark, '>', "$engine/room") }
