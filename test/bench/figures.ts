@@ -16,7 +16,11 @@ export interface Figure {
   note?: string
 }
 
-export interface BenchOptions { full?: boolean }
+export interface BenchOptions {
+  full?: boolean
+  /** without what the figures are held against, where that takes longest */
+  alone?: boolean
+}
 export type Bench = (options?: BenchOptions) => AsyncIterable<Figure> | Iterable<Figure>
 
 /** Four digits: more is noise. */

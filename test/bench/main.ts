@@ -1,4 +1,4 @@
-/** `npm run bench -- NAME [--full]`: prints one JSON object a line for each figure. */
+/** `npm run bench -- NAME [--full] [--alone]`: prints one JSON object a line for each figure. */
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import type { Bench } from './figures.ts'
@@ -20,11 +20,11 @@ const BENCHES: Readonly<Record<string, () => Promise<Readonly<Record<string, Ben
   install: async () => (await import('./install.ts')).benches
 }
 
-const { values, positionals } = parseArgs({ args: process.argv.slice(2), allowPositionals: true, options: { full: { type: 'boolean' }, only: { type: 'string' }, help: { type: 'boolean', short: 'h' } } })
+const { values, positionals } = parseArgs({ args: process.argv.slice(2), allowPositionals: true, options: { full: { type: 'boolean' }, alone: { type: 'boolean' }, only: { type: 'string' }, help: { type: 'boolean', short: 'h' } } })
 const names = positionals.length === 0 ? Object.keys(BENCHES) : positionals
 const unknown = names.filter(n => BENCHES[n] === undefined)
 if (values.help === true || unknown.length > 0) {
-  process.stderr.write(`${unknown.length > 0 ? `there is no bench ${unknown.join(', ')}\n` : ''}npm run bench -- [${Object.keys(BENCHES).join('|')} ...] [--only PART] [--full]\n`)
+  process.stderr.write(`${unknown.length > 0 ? `there is no bench ${unknown.join(', ')}\n` : ''}npm run bench -- [${Object.keys(BENCHES).join('|')} ...] [--only PART] [--full] [--alone]\n`)
   process.exit(unknown.length > 0 ? 2 : 0)
 }
 if (process.send === undefined) process.exit(await supervise(fileURLToPath(import.meta.url), process.argv.slice(2)))
@@ -37,7 +37,7 @@ for (const name of names) {
   }
   for (const [part, bench] of Object.entries(parts)) {
     if (values.only !== undefined && values.only !== part) continue
-    for await (const figure of bench({ full: values.full === true })) process.stdout.write(`${JSON.stringify(figure)}\n`)
+    for await (const figure of bench({ full: values.full === true, alone: values.alone === true })) process.stdout.write(`${JSON.stringify(figure)}\n`)
   }
 }
 process.exit(0)

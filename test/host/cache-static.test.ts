@@ -141,17 +141,28 @@ async function main (t: Test): Promise<void> {
 
   await t.test('a manifest says what nodes will ask for next: it comes before they do', async t => {
     const next = Array.from({ length: 12 }, (_, i) => `/install/next/${String(i).padStart(2, '0')}.bin`)
-    const data = await Promise.all(next.map(async path => await publish(path, 300_000)))
-    await publish('/install/next.json', Buffer.from(JSON.stringify({ objects: next.map((path, i) => ({ path, size: 300_000, sha256: sha256(data[i] ?? Buffer.alloc(0)) })) })))
+    const sizes = next.map((_, i) => i === 0 ? 30 * MIB : 300_000)
+    const data = await Promise.all(next.map(async (path, i) => await publish(path, sizes[i] ?? 0)))
+    const odd = await publish('/install/next/odd.bin', 40_000)
+    const listing = next.map((path, i) => ({ path, size: sizes[i], sha256: sha256(data[i] ?? Buffer.alloc(0)) }))
+    await publish('/install/next.json', Buffer.from(JSON.stringify({ objects: [...listing, { path: '/install/next/odd.bin', size: 40_000, sha256: sha256(Buffer.from('another')) }] })))
     const listed = (await stats()).fetch?.listed ?? 0
     await driver.apply(NAME, { ...SPEC, profile: { ...SPEC.profile, indexes: [...SPEC.profile?.indexes ?? [], { kind: 'manifest', path: '/install/next.json' }] } }, signal())
-    await until('it is read', async () => ((await stats()).fetch?.listed ?? 0) >= listed + next.length)
+    await until('it is read', async () => ((await stats()).fetch?.listed ?? 0) >= listed + next.length + 1)
     await lab.originRequests()
-    t.equal(await fetch(node(1), next[0] ?? ''), sha256(data[0] ?? Buffer.alloc(0)))
+    let isThere = false
+    const first = fetch(node(1), next[0] ?? '', ['--limit-rate', '3M']).finally(() => { isThere = true })
     const heard = new Set<string>()
     await until('the others have come', async () => {
       for (const { target } of await lab.originRequests()) heard.add(target)
       return next.every(path => heard.has(path))
+    })
+    t.notOk(isThere, 'while the node is getting the first')
+    t.equal(await first, sha256(data[0] ?? Buffer.alloc(0)))
+    await until('what is not what the manifest says comes from the frontend again', async () => {
+      await lab.originRequests()
+      t.equal(await fetch(node(3), '/install/next/odd.bin'), sha256(odd))
+      return (await asked('/install/next/odd.bin')).some(({ from }) => from === node(3).address)
     })
     for (const [i, path] of next.entries()) t.equal(await fetch(node(2), path), sha256(data[i] ?? Buffer.alloc(0)))
     t.same((await lab.originRequests()).filter(({ target }) => next.includes(target)), [], 'once')
@@ -195,7 +206,10 @@ async function main (t: Test): Promise<void> {
     const data = await publish(path, 60 * MIB)
     await lab.originRequests()
     const before = (await stats()).fetch?.aheadParts ?? 0
-    t.equal(await fetch(node(4), path, ['--limit-rate', '30M']), sha256(data))
+    // without a limit the engine has all of it before anybody could be ahead of it
+    await lab.limitWan(200)
+    t.equal(await fetch(node(4), path), sha256(data))
+    await lab.limitWan(null)
     const ranges = (await lab.originRequests()).filter(request => request.target === path && request.method === 'GET').map(({ range }) => range)
     t.equal(new Set(ranges).size, ranges.length, 'no part twice')
     await until('it says so', async () => ((await stats()).fetch?.aheadParts ?? 0) > before)

@@ -64,12 +64,13 @@ http {
   log_format mz escape=json '{"at":$msec,"node":"$remote_addr","class":"$mz_way","method":"$request_method",'
     '"target":"$request_uri","status":$status,"asked":$request_length,"sent":$bytes_sent,'
     '"store":"$upstream_cache_status","fetched":"$upstream_bytes_received"}';
-  # parts of large objects, and what indexes name, for who fetches the next ones ahead of the nodes
+  # what indexes name when it is asked for and when it came, and parts of large objects: for who fetches the next ones ahead of the nodes
   log_format parts escape=json '$mz_port\t$mz_host\t$request_uri\t$upstream_http_content_range\t$mz_way\t$upstream_cache_status\t$mz_digest';
   access_log ${paths.log} mz;
   access_log ${paths.partsLog} parts if=$mz_part;
   log_subrequest on;
-  map "$remote_addr $mz_way $upstream_cache_status $upstream_http_content_range" $mz_part { volatile; default ""; "~^(?!127\\.0\\.0\\.1 )\\S+ (listed .*|(?:named|validated) \\S* bytes \\d+-\\d+/\\d{${LARGE_DIGITS},15})$" 1; }
+  map "$remote_addr $mz_way $upstream_cache_status $upstream_http_content_range" $mz_part { volatile; default ""; "~^(?!127\\.0\\.0\\.1 )\\S+ (listed MISS .*|(?:listed|named|validated) \\S* bytes \\d+-\\d+/\\d{${LARGE_DIGITS},15})$" 1; }
+  map $remote_addr $mz_asks { default 1; 127.0.0.1 ""; }
   # the fetcher is told what its request cost; nobody else is
   map $remote_addr $mz_tell { volatile; default ""; 127.0.0.1 "$mz_way $upstream_cache_status"; }
   # lost with the parts of an object, unless all of it is sent

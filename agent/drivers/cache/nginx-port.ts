@@ -21,10 +21,13 @@ const WAYS = { listed: 463, named: 464, validated: 465 } as const
 /** Path of the internal request for a validator; nobody has such a path, so nothing of a frontend is hidden by it. */
 export const checkPath = (plan: CachePlan): string => `/.musubi-${createHash('sha256').update(`check ${plan.spec.clusterId ?? plan.spec.cluster} ${plan.spec.vni}`).digest('hex').slice(0, 24)}`
 
+/** Path of the internal request that leaves a line for the fetcher when an object is asked for; nobody has such a path either. */
+const askedPath = (plan: CachePlan): string => `${checkPath(plan)}-asked`
+
 /** What one intercepted port of the frontend needs: its pool, and a server with all classes. @param requestsPerNode at once */
 export function renderPort (plan: CachePlan, { port, listenPort }: CachePlan['listeners'][number], requestsPerNode: number): string {
   const { frontendAddress } = plan.spec
-  const check = checkPath(plan)
+  const [check, asked] = [checkPath(plan), askedPath(plan)]
   const scope = plan.spec.clusterId ?? `${plan.spec.vni}`
   return `
   upstream mz_static_${port} {
@@ -64,6 +67,9 @@ ${dynamic(plan, port)}    }
     # a verified index says what it is: kept under its digest, wherever it lies
     location @listed {
       set $mz_way listed;
+      # a line at the end of the request would come when the node has it all
+      mirror ${asked};
+      mirror_request_body off;
       proxy_pass http://mz_static_${port};
       proxy_cache_key "L $mz_digest $slice_range";
 ${nodeless()}${mixed(plan)}${kept(plan)}    }
@@ -112,6 +118,11 @@ ${kept(plan)}    }
       proxy_read_timeout ${SILENT_SECONDS}s;
       proxy_intercept_errors on;
       error_page 300 400 500 501 ${OTHER_ANSWERS} 401 413 414 416 = @unknown;
+    }
+    location = ${asked} {
+      internal;
+      access_log ${plan.paths.partsLog} parts if=$mz_asks;
+      return 200 "";
     }
     # the one answer that leaves the node's connection, and the headers of its answer, alone
     location @unknown { return 403; }

@@ -1,17 +1,18 @@
-#!/usr/bin/perl
+#!/usr/bin/perl -w
 # usage: prober.pl HEALTHPORT [FOLDER TABLE SET SECONDS PORT...]
 # With the port alone: exit code 0 when the engine answers now. Else runs for ever: while the engine
 # answers, keeps PORTs in the nft set for SECONDS; and keeps the engine's logs in FOLDER short. It is
 # not part of the agent, so the cache works on, and fails open, without one.
 use strict;
-use warnings;
-use Fcntl qw(O_NOFOLLOW O_NONBLOCK O_RDONLY);
-use Socket;
+# Nothing else is loaded: there is one of these for each cache, and Socket, constant and warnings are 1.2 MB of memory.
 
-use constant ANSWER_SECONDS => 2;
-use constant NFT_SECONDS => 5;
-use constant PAUSE_SECONDS => 1;
-use constant LOG_BYTES_MAX => 16 * 1024 * 1024;
+sub ANSWER_SECONDS () { 2 }
+sub NFT_SECONDS () { 5 }
+sub PAUSE_SECONDS () { 1 }
+sub LOG_BYTES_MAX () { 16 * 1024 * 1024 }
+# <sys/socket.h> of Linux; the same on all processors that Debian 12 runs on but MIPS
+sub AF_INET () { 2 }
+sub SOCK_STREAM () { 1 }
 
 my ($health, $folder, $table, $set, $seconds, @ports) = @ARGV;
 exit(answers() ? 0 : 1) unless defined $folder;
@@ -30,7 +31,7 @@ sub answers {
     local $SIG{ALRM} = sub { die "late\n" };
     alarm ANSWER_SECONDS;
     my $socket;
-    if (socket($socket, PF_INET, SOCK_STREAM, 0) && connect($socket, sockaddr_in($health, inet_aton('127.0.0.1')))) {
+    if (socket($socket, AF_INET, SOCK_STREAM, 0) && connect($socket, pack('S n C4 x8', AF_INET, $health, 127, 0, 0, 1))) {
       syswrite $socket, "GET / HTTP/1.0\r\n\r\n";
       $line = <$socket>;
     }
@@ -62,7 +63,8 @@ sub shorten {
   my $log = "$folder/$_[0]";
   return unless (-s $log // 0) > LOG_BYTES_MAX;
   # in a folder of the engine's: no link, no waiting for the end of a pipe, and not more than a number
-  sysopen(my $file, "$folder/nginx.pid", O_RDONLY | O_NOFOLLOW | O_NONBLOCK) or return;
+  require Fcntl; # seldom needed
+  sysopen(my $file, "$folder/nginx.pid", Fcntl::O_RDONLY() | Fcntl::O_NOFOLLOW() | Fcntl::O_NONBLOCK()) or return;
   my $engine = '';
   return unless sysread($file, $engine, 16) && $engine =~ /^(\d+)\n/;
   my $pid = $1; # whatever the engine wrote there: no signal to a process that is not of its user

@@ -1,11 +1,11 @@
-/** Awkward crowds: each asks an empty cache for the image in a way of its own, over a way of 20 ms. */
+/** Awkward crowds: each installs through an empty cache and gets the image in a way of its own, over a way of 20 ms. */
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Figure } from '../figures.ts'
 import { alone, round } from '../figures.ts'
 import { directBytes } from './counters.ts'
 import type { Errand } from './node.ts'
 import type { InstallSite } from './site.ts'
-import { CACHE, plainSpec } from './wiring.ts'
+import { CACHE, installSpec } from './wiring.ts'
 
 const AMPLIFICATION_MAX = 1.02
 const RANGES = 4
@@ -16,19 +16,23 @@ const GIVE_UP_S = 0.6
 /** Of the slow first client: a tenth of what the link carries. */
 const SLOW_BYTES_PER_S = 2.5e6
 
-function crowds (site: InstallSite): Record<string, Errand[]> {
+/** Each crowd as what its nodes do one after the other: all of them get to the end of one before the next begins. */
+function crowds (site: InstallSite): Record<string, Errand[][]> {
   const { lab: { nodes }, workload: { image } } = site
-  const all = (errand: (index: number) => Partial<Errand>): Errand[] => nodes.map((node, index) => ({ node, downloads: [site.image()], ...errand(index) }))
+  const all = (errand: (index: number) => Partial<Errand>): Errand[] => nodes.map((node, index) => ({ node, downloads: [site.image(), ...site.rest()], ...errand(index) }))
   const piece = image.bytes / RANGES
   return {
-    herd: all(() => ({})),
-    staggered: all(index => ({ delayMs: index * STAGGER_MS })),
-    '4-ranges': all(() => ({
-      downloads: Array.from({ length: RANGES }, (_, i) => site.image({ bytes: piece, args: [`range = "${i * piece}-${(i + 1) * piece - 1}"`, 'parallel'] }))
-    })),
-    aborts: all(index => index % 2 === 0 ? { givesUp: true, args: [`max-time = ${GIVE_UP_S}`] } : {}),
-    'slow-first': all(index => index === 0 ? { args: [`limit-rate = ${SLOW_BYTES_PER_S}`] } : { delayMs: 300 }),
-    agents: all(index => ({ args: [`user-agent = "anaconda/${index}"`] }))
+    herd: [all(() => ({}))],
+    staggered: [all(index => ({ delayMs: index * STAGGER_MS }))],
+    '4-ranges': [
+      all(() => ({
+        downloads: Array.from({ length: RANGES }, (_, i) => site.image({ bytes: piece, args: [`range = "${i * piece}-${(i + 1) * piece - 1}"`, 'parallel'] }))
+      })),
+      all(() => ({ downloads: site.rest() }))
+    ],
+    aborts: [all(index => index % 2 === 0 ? { downloads: [site.image()], givesUp: true, args: [`max-time = ${GIVE_UP_S}`] } : {})],
+    'slow-first': [all(index => index === 0 ? { downloads: [site.image({ args: [`limit-rate = ${SLOW_BYTES_PER_S}`] }), ...site.rest()] } : { delayMs: 300 })],
+    agents: [all(index => ({ args: [`user-agent = "anaconda/${index}"`] }))]
   }
 }
 
@@ -38,21 +42,27 @@ export async function * caseFigures (site: InstallSite, failed: (failures: reado
   const [first] = lab.nodes
   if (first === undefined) return
   await site.off()
-  const one = await site.errands([{ node: first, downloads: [site.image()] }])
+  const one = await site.fetchAll([first])
   failed(one.failures)
-  for (const [name, errands] of Object.entries(crowds(site))) {
-    await site.coldPlain()
-    const result = await site.errands(errands)
-    failed(result.failures)
-    yield { ...alone({ bench: 'install', figure: `amplification-${name}`, value: result.wanBytes / one.wanBytes, unit: 'x', better: 'lower', limit: AMPLIFICATION_MAX }, [result.wanBytes / one.wanBytes]), note: `${errands.length} nodes, ${workload.image.bytes} bytes, ${round(result.seconds)} s` }
+  for (const [name, rounds] of Object.entries(crowds(site))) {
+    await site.cold()
+    let [bytes, seconds] = [0, 0]
+    for (const errands of rounds) {
+      const result = await site.errands(errands)
+      failed(result.failures)
+      bytes += result.wanBytes
+      seconds += result.seconds
+    }
+    const value = bytes / one.wanBytes
+    yield { ...alone({ bench: 'install', figure: `amplification-${name}`, value, unit: 'x', better: 'lower', limit: AMPLIFICATION_MAX }, [value]), note: `${lab.nodes.length} nodes, ${workload.bytes} bytes, ${round(seconds)} s` }
   }
-  await site.coldPlain()
+  await site.cold()
   const before = { direct: await directBytes(), wan: await lab.wanBytes() }
-  const result = await site.errands(lab.nodes.map(node => ({ node, downloads: [site.image()], retries: true })), async () => {
+  const result = await site.errands(lab.nodes.map(node => ({ node, downloads: [site.image(), ...site.rest()], retries: true })), async () => {
     for (let tries = 0; tries < 1_000 && await lab.wanBytes() - before.wan < one.wanBytes / 2; tries++) await delay(20)
     await site.killEngine()
     await delay(OUT_MS)
-    await driver.apply(CACHE, plainSpec(), AbortSignal.timeout(60_000))
+    await driver.apply(CACHE, installSpec(workload), AbortSignal.timeout(60_000))
   })
   failed(result.failures)
   const direct = (await directBytes() - before.direct) / one.wanBytes

@@ -55,6 +55,8 @@ async function startNode (dir: string, errand: Errand, index: number, nodes: num
     const file = sampled ? join(dir, `${index}-${i}`) : '/dev/null'
     if (sampled) files.set(file, sha256)
     if (i > 0) config.push('next')
+    // what begins anew does so at the first thing that fails
+    else if (errand.retries === true) config.push('fail-early')
     config.push('silent', 'show-error', 'http1.1', 'write-out = "%{http_code} %{size_download} %{num_connects}\\n"', `max-time = ${TIMEOUT_S}`, `url = "${url}"`, `output = "${file}"`, ...args, ...errand.args ?? [])
   }
   const path = join(dir, `node${index}.conf`)

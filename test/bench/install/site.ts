@@ -6,12 +6,12 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { CacheDriver } from '../../../agent/drivers/cache/driver.ts'
 import { LAB_SPEC, SITE, createCacheLab } from '../cache-lab.ts'
 import type { CacheLab, LabNode } from '../cache-lab.ts'
-import { sitePids } from '../cache-memory.ts'
+import { cpuSeconds, sitePids } from '../cache-memory.ts'
 import { countDirect, countSingleFrames } from './counters.ts'
 import { downloadsOf, kickstartFailure, macOf, runNodes } from './node.ts'
 import type { Download, Errand, Run } from './node.ts'
 import { startSquid } from './squid.ts'
-import { CACHE, installSpec, makeDriver, plainSpec, preheat, ready } from './wiring.ts'
+import { CACHE, installSpec, makeDriver, preheat, ready } from './wiring.ts'
 import { writeWorkload } from './workload.ts'
 import type { Workload } from './workload.ts'
 
@@ -22,6 +22,8 @@ const KICKSTARTS_PROBED = 8
 export interface Measured extends Run {
   /** received at the site's port towards the frontend, kickstarts taken off */
   wanBytes: number
+  /** processor time of all programs in the site's namespace meanwhile, nodes not included */
+  siteCpuSeconds: number
 }
 
 export interface InstallSite {
@@ -30,8 +32,6 @@ export interface InstallSite {
   driver: CacheDriver
   /** an engine with an empty store */
   cold (): Promise<void>
-  /** the same for a cache that knows nothing of the workload */
-  coldPlain (): Promise<void>
   /** an engine that has all of it. @returns how it got it */
   preheated (): Promise<string>
   off (): Promise<void>
@@ -42,6 +42,8 @@ export interface InstallSite {
   fetchAll (nodes: readonly LabNode[], base?: string): Promise<Measured>
   errands (list: readonly Errand[], meanwhile?: () => Promise<void>): Promise<Measured>
   image (more?: Partial<Download>): Download
+  /** what a node fetches after the image */
+  rest (): Download[]
   killEngine (): Promise<void>
   /** an nginx that has the files on disk, at the place of the cache */
   bare (): Promise<{ base: string, stop: () => void }>
@@ -87,14 +89,16 @@ export async function createInstallSite (dir: string, nodeCount: number, part: n
   await countDirect()
 
   const measure = async (list: readonly Errand[], kickstarts: number, meanwhile?: () => Promise<void>): Promise<Measured> => {
-    let before = 0
+    let [before, cpuBefore] = [0, 0]
     let aside: Promise<void> = Promise.resolve()
     const result = await runNodes(join(dir, 'nodes'), list, async () => {
       before = await lab.wanBytes()
+      cpuBefore = await cpuSeconds()
       if (meanwhile !== undefined) aside = meanwhile()
     })
+    const siteCpuSeconds = await cpuSeconds() - cpuBefore
     await aside
-    return { ...result, wanBytes: await settled(lab) - before - kickstarts }
+    return { ...result, siteCpuSeconds, wanBytes: await settled(lab) - before - kickstarts }
   }
   const [first] = lab.nodes
   if (first === undefined) throw new Error('a site without nodes')
@@ -109,10 +113,6 @@ export async function createInstallSite (dir: string, nodeCount: number, part: n
       await site.off()
       await driver.apply(CACHE, installSpec(workload), AbortSignal.timeout(60_000))
       await ready(driver, workload)
-    },
-    async coldPlain () {
-      await site.off()
-      await driver.apply(CACHE, plainSpec(), AbortSignal.timeout(60_000))
     },
     async preheated () {
       await site.cold()
@@ -131,6 +131,7 @@ export async function createInstallSite (dir: string, nodeCount: number, part: n
     fetchAll: async (nodes, base = FRONTEND) => await measure(nodes.map(node => ({ node, downloads: downloadsOf(base, workload.objects) })), 0),
     errands: async (list, meanwhile) => await measure(list, 0, meanwhile),
     image: (more = {}) => ({ url: `${FRONTEND}${workload.image.path}`, bytes: workload.image.bytes, sha256: workload.image.sha256, ...more }),
+    rest: () => downloadsOf(FRONTEND, workload.objects.filter(object => object !== workload.image)),
     async killEngine () {
       for (const pid of await sitePids()) {
         const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')

@@ -18,9 +18,6 @@ export const installSpec = ({ manifest }: Workload): CacheSpec => ({
   profile: { validated: ['/install/'], indexes: [{ kind: 'rpm', path: '/install/repodata/repomd.xml' }, { kind: 'manifest', path: manifest }] }
 })
 
-/** One that knows nothing of what comes after an object: for nodes that want one and no more. */
-export const plainSpec = (): CacheSpec => ({ ...LAB_SPEC, ports: [80], maxSizeMiB: 4_096 })
-
 /** A cluster's cache is there before its nodes boot: long enough to read the frontend's indexes, with nothing in its store. */
 export async function ready (driver: CacheDriver, { objects }: Workload): Promise<void> {
   for (const deadline = performance.now() + READY_MS_MAX; performance.now() < deadline;) {

@@ -1,9 +1,12 @@
 package Ahead;
 # What nodes are about to ask for: the next parts of a large object, which the engine would fetch one after the other, with
 # a round trip of the WAN before each; and the next objects of a manifest, which names what nodes get in the order in
-# which they do. Nodes' requests, as the engine logs them, say how far they are.
+# which they do. Nodes' requests say how far they are: the engine logs a line when an object of an index is asked for, and
+# one when a part has come.
 use strict;
 use warnings;
+use Digest::SHA;
+use Clock;
 
 use constant PARTS => 3;            # beyond the one that nodes have: more are under way than any link holds
 use constant OBJECTS => 48;         # of a manifest, beyond the one that a node has
@@ -11,12 +14,13 @@ use constant OBJECTS_BYTES => 67_108_864;
 use constant KNOWN_MAX => 8192;     # what was asked for lately
 use constant QUEUE_MAX => 4096;     # of what nodes ask for faster than it can be fetched, the rest is left to them
 use constant PLACES_MAX => 100_000; # of all manifests: as many as the engine's list has
+use constant FOLLOWED_SECONDS => 60; # of a crowd that asks for an object, one says what comes next
 use constant READ_BYTES => 1_048_576;
 use constant LOG_BYTES_MAX => 4_194_304;
 
 sub new {
-  my ($class, %given) = @_; # log, slice, ports => {port => listen}, listed => called for what a node was the first to get
-  return bless { %given, offset => -s $given{log} // 0, rest => '', queue => [], known => {}, order => [], place => {}, parts => 0, bytes => 0 }, $class;
+  my ($class, %given) = @_; # log, slice, ports => {port => listen}, listed => called for what came under a digest and was not compared with it, denied => called for what is not what its digest says
+  return bless { %given, offset => -s $given{log} // 0, rest => '', parts_queue => [], objects_queue => [], known => {}, order => [], compared => {}, place => {}, parts => 0, bytes => 0 }, $class;
 }
 
 # A manifest, as LISTS of its objects; what the same manifest said before is forgotten.
@@ -58,57 +62,86 @@ sub look {
 
 sub line {
   my ($self, $line) = @_;
-  my ($port, $host, $path, $range, $way, $store, $digest) = split /\t/, $line;
+  my ($port, $host, $path, $range, $way, $store, $digest) = split /\t/, $line, -1;
   # what is not kept is not fetched: it would come once more, and from another address than the node's
   return unless defined $digest && $way ne 'dynamic' && $self->{ports}{$port} && $host =~ /^[A-Za-z0-9.:_-]{1,255}$/ && $path =~ m{^/[\x21-\x7e]{0,511}$} && $path !~ /["\\]/;
   if ($way eq 'listed') {
-    $self->{listed}->($port, $path, $digest) if $store eq 'MISS' && $digest =~ /^[0-9a-f]{64}$/;
-    $self->objects($port, $host, $path);
+    return $self->asked($port, $host, $path) if $store eq '';
+    $self->unseen($port, $path, $digest) if $store eq 'MISS';
   }
   my ($from, $to, $total) = $range =~ m{^bytes (\d+)-(\d+)/(\d+)$} or return;
   my $slice = $self->{slice};
   return if $from % $slice || $to + 1 - $from != $slice; # the last one, or another server's idea of parts
   # the engine goes for the next one itself
-  for my $ahead (2 .. 1 + PARTS) {
+  $self->parts($port, $host, $path, $digest, $total, $from + 2 * $slice);
+}
+
+# Parts of one object, as many as are kept under way, from the one that begins at FROM on.
+sub parts {
+  my ($self, $port, $host, $path, $digest, $total, $from) = @_;
+  my $slice = $self->{slice};
+  for my $ahead (0 .. PARTS - 1) {
     my $first = $from + $ahead * $slice;
     last if $first >= $total;
-    $self->want($port, $host, $path, $first, $first + $slice < $total ? $first + $slice - 1 : $total - 1);
+    $self->want($self->{parts_queue}, { port => $port, host => $host, path => $path, digest => $digest }, $first, $first + $slice < $total ? $first + $slice - 1 : $total - 1);
   }
 }
 
-sub objects {
+# A node asks for an object of a manifest: the engine goes for its first part itself.
+sub asked {
   my ($self, $port, $host, $path) = @_;
   my $place = $self->{place}{"$port $path"} or return;
   my (undef, $at, $objects) = @$place;
+  my $now = time;
+  return if defined $place->[3] && $now - $place->[3] < FOLLOWED_SECONDS;
+  $place->[3] = $now;
+  $self->parts($port, $host, $path, $objects->[$at][2], $objects->[$at][1], $self->{slice});
   my $bytes = 0;
   for my $next ($at + 1 .. $at + OBJECTS) {
     my $object = $objects->[$next] or last;
-    last if ($bytes += $object->[1]) > OBJECTS_BYTES && $next > $at + 1;
-    $self->want($port, $host, $object->[0], 0, $self->{slice} - 1, $object->[2]) if $object->[1] > 0;
+    my ($name, $size, $digest) = @$object;
+    last if ($bytes += $size) > OBJECTS_BYTES && $next > $at + 1;
+    my $whole = $size <= $self->{slice};
+    $self->want($self->{objects_queue}, { port => $port, host => $host, path => $name, digest => $digest, size => $whole ? $size : undef }, 0, $self->{slice} - 1) if $size > 0;
   }
 }
 
+# Once for an object, however many parts it has.
+sub unseen {
+  my ($self, $port, $path, $digest) = @_;
+  return if $digest !~ /^[0-9a-f]{64}$/ || $self->{compared}{$digest};
+  $self->{compared} = {} if keys %{$self->{compared}} >= KNOWN_MAX;
+  $self->{compared}{$digest} = 1;
+  $self->{listed}->($port, $path, $digest);
+}
+
 sub want {
-  my ($self, $port, $host, $path, $first, $last, $sha256) = @_;
-  my $key = "$port $host $path $first";
-  return if $self->{known}{$key} || @{$self->{queue}} >= QUEUE_MAX;
+  my ($self, $queue, $request, $first, $last) = @_;
+  my $key = "$request->{port} $request->{host} $request->{path} $first";
+  return if $self->{known}{$key} || @$queue >= QUEUE_MAX;
   $self->{known}{$key} = 1;
   push @{$self->{order}}, $key;
   delete $self->{known}{shift @{$self->{order}}} if @{$self->{order}} > KNOWN_MAX;
-  push @{$self->{queue}}, { listen => $self->{ports}{$port}, host => $host, path => $path, range => "$first-$last", port => $port, sha256 => $sha256 };
+  push @$queue, { %$request, listen => $self->{ports}{$request->{port}}, range => "$first-$last" };
 }
 
-# The next request to make, or none.
+# The next request to make, or none: what nodes are in the middle of goes first.
 sub next {
   my ($self) = @_;
-  my $request = shift @{$self->{queue}} or return;
+  my $request = shift @{$self->{parts_queue}} // shift @{$self->{objects_queue}} or return;
+  my ($port, $path, $digest, $size) = @$request{qw(port path digest size)};
+  my $sha = defined $size ? Digest::SHA->new(256) : undef;
+  $request->{unless_kept} = 1;
+  $request->{sink} = sub { $sha->add($_[0]); return undef } if $sha;
   $request->{done} = sub {
     my ($ended) = @_;
     return if $ended->{error} || $ended->{store} ne 'MISS';
     $self->{parts}++;
     $self->{bytes} += $ended->{bytes};
-    # nodes will find it there, so nobody else tells that it came
-    $self->{listed}->(@$ended{qw(port path sha256)}) if defined $ended->{sha256} && $ended->{way} eq 'listed';
+    return if $ended->{way} ne 'listed';
+    # of an object in several parts nobody has seen all
+    return $self->unseen($port, $path, $digest // '') unless $sha;
+    $self->{denied}->($port, $path, $digest, $ended->{total} // $size) if $sha->hexdigest ne $digest;
   };
   return $request;
 }

@@ -3,14 +3,15 @@ package Http;
 # for any: a request is a hash, its `done` is called once with it when it has ended, well or not.
 use strict;
 use warnings;
-use Errno qw(EINPROGRESS EAGAIN EINTR);
+use Errno ();
 use Fcntl qw(F_SETFL O_NONBLOCK);
-use Socket qw(:DEFAULT inet_aton);
 use Clock;
 
 use constant IDLE_SECONDS => 120;       # without a byte: the frontend, or the way to it, is stuck
 use constant HEAD_BYTES_MAX => 65_536;
-use constant READ_BYTES => 262_144;
+use constant READ_BYTES => 65_536;
+# <sys/socket.h> of Linux, but for MIPS: the module Socket is a megabyte of memory
+use constant { AF_INET => 2, SOCK_STREAM => 1 };
 
 my @running;
 
@@ -19,12 +20,13 @@ sub running { return scalar @running }
 # What nodes write as Host for a port: objects are kept under it.
 sub host { my ($name, $port) = @_; return $port == 80 ? $name : "$name:$port" }
 
-# {listen, host, path, range, sink} -> {status, way, store, total, bytes, error}; `sink` gets the body piece by piece
+# {listen, host, path, range, sink, unless_kept} -> {status, way, store, total, bytes, error}; `sink` gets the body piece by
+# piece; `unless_kept`: without a body when the engine has it already
 sub start {
   my ($request) = @_;
-  socket(my $socket, PF_INET, SOCK_STREAM, 0) or return fail($request, "socket: $!");
+  socket(my $socket, AF_INET, SOCK_STREAM, 0) or return fail($request, "socket: $!");
   fcntl($socket, F_SETFL, O_NONBLOCK);
-  my $ok = connect($socket, sockaddr_in($request->{listen}, inet_aton('127.0.0.1')));
+  my $ok = connect($socket, pack('S n C4 x8', AF_INET, $request->{listen}, 127, 0, 0, 1));
   return fail($request, "the engine takes no connection: $!") unless $ok || $!{EINPROGRESS};
   my $range = defined $request->{range} ? "Range: bytes=$request->{range}\r\n" : '';
   %$request = (%$request, socket => $socket, head => '', bytes => 0, at => time, status => 0, store => '', total => undef, length => undef,
@@ -86,6 +88,7 @@ sub received {
     ($request->{length}) = $headers =~ /^Content-Length: (\d{1,15})/mi;
     $request->{total} = $headers =~ /^Content-Range: bytes \d+-\d+\/(\d{1,15})/mi ? $1 : $request->{length};
     $data = delete $request->{head};
+    return ended($request) if $request->{unless_kept} && $request->{store} eq 'HIT';
   }
   return unless length $data;
   $request->{bytes} += length $data;
@@ -96,6 +99,11 @@ sub finish {
   my ($request) = @_;
   return fail($request, 'the engine broke off') unless $request->{status};
   return fail($request, "only $request->{bytes} of $request->{length} bytes came") if defined $request->{length} && $request->{length} != $request->{bytes};
+  ended($request);
+}
+
+sub ended {
+  my ($request) = @_;
   close delete $request->{socket};
   @running = grep { $_ != $request } @running;
   $request->{done}->($request);

@@ -16,7 +16,8 @@ use constant AHEAD_PARALLEL => 12;
 use constant PARALLEL => 16;
 use constant LOOK_SECONDS => 0.05;
 use constant ROOM_SECONDS => 1;
-use constant ROOM_BYTES => 262_144;
+use constant ROOM_BYTES => 16_384;
+use constant ROOM_WRITES => 16;
 use constant WORKERS_MAX => 10; # the engine's processes: each that still serves somebody has a list of its own
 
 my ($engine, $orders_dir, $slice, $host, @pairs) = @ARGV;
@@ -27,7 +28,7 @@ $SIG{PIPE} = 'IGNORE';
 umask 0077;
 
 my $orders = Orders->new(dir => $orders_dir, ports => \%ports, slice => $slice, host => $host, denied => \&denied);
-my $ahead = Ahead->new(log => "$engine/parts.log", slice => $slice, ports => \%ports, listed => sub { $orders->check(@_) });
+my $ahead = Ahead->new(log => "$engine/parts.log", slice => $slice, ports => \%ports, listed => sub { $orders->check(@_) }, denied => \&denied);
 my $indexes = Indexes->new(dir => $engine, ports => \%ports, host => $host, program => "$folder/index.pl", ahead => $ahead, changed => \&relist);
 my ($looked, $roomed, $told) = (0, 0, '');
 my $add = sub { Http::start($_[0]) };
@@ -59,8 +60,9 @@ while (1) {
 sub room {
   mkdir "$engine/store", 0700 unless -d "$engine/store";
   my $test = "$engine/room.test";
-  my $file;
-  my $ok = open($file, '>', $test) && syswrite($file, "\0" x ROOM_BYTES) == ROOM_BYTES && close($file);
+  my $ok = open(my $file, '>', $test);
+  for (1 .. ROOM_WRITES) { $ok &&= (syswrite($file, "\0" x ROOM_BYTES) // 0) == ROOM_BYTES }
+  $ok &&= close $file;
   unlink $test;
   if (!$ok) { warn "there is no room in $engine: nothing is kept until there is\n" if unlink "$engine/room" }
   elsif (!-f "$engine/room") { open(my $mark, '>', "$engine/room") }
