@@ -48,6 +48,8 @@ export const REQUIREMENTS = [
   { needs: '/usr/lib/ipxe/undionly.kpxe', package: 'ipxe', targets: ALL },
   { needs: '/usr/lib/ipxe/qemu/pxe-virtio.rom', package: 'ipxe-qemu', targets: ALL },
   { needs: 'libvirtd', package: 'libvirt-daemon', targets: ALL },
+  // its unit, for the test with a real systemd; the package is installed without starting it
+  { needs: '/lib/systemd/system/libvirtd.service', package: 'libvirt-daemon-system', targets: ['test'] },
   { needs: 'virsh', package: 'libvirt-clients', targets: ALL },
   { needs: 'qemu-system-x86_64', package: 'qemu-system-x86', targets: AND_VM },
   { needs: '/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so', package: 'qemu-block-extra', targets: ALL },
