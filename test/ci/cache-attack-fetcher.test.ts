@@ -111,10 +111,10 @@ t.test('lengths that are too large are told by their digits', t => {
 })
 
 const LOG_SCRIPT = `use lib '${FETCHER}'; use Ahead; my ($log, $list) = @ARGV; my @told;
-my $a = Ahead->new(log => $log, slice => 4194304, ports => { 80 => 1 }, listed => sub { push @told, "@_" });
+my $a = Ahead->new(log => $log, slice => 4194304, ports => { 80 => 1 }, listed => sub { push @told, "@_" }, denied => sub { push @told, "denied @_" });
 $a->manifest(80, 'm', [$list]); $| = 1; print "ready\\n"; $a->look while <STDIN>;
 my $first = $a->next; $first->{done}->({ %$first, error => undef, store => 'MISS', way => 'listed', bytes => 1 }) if $first;
-print scalar(@{$a->{queue}}), "\\n", $first ? "$first->{path} $first->{range}" : '-', "\\n", join(';', @told), "\\n";`
+print scalar(@{$a->{objects_queue}}), "\\n", $first ? "$first->{path} $first->{range}" : '-', "\\n", join(';', @told), "\\n";`
 
 /** What the fetcher makes of lines of the engine's log. */
 async function ahead (t: Test, lines: readonly string[], objects: readonly string[] = []): Promise<{ queued: number, first: string, told: string }> {
@@ -133,10 +133,10 @@ t.test('what nodes ask for is fetched ahead only where it is kept, and never mor
   t.equal((await ahead(t, [part('dynamic')])).first, '-', 'a dynamic answer is its node\'s alone')
   t.equal((await ahead(t, [part('validated')])).first, '/x.iso 8388608-12582911')
   const objects = Array.from({ length: 9_000 }, (_, i) => `/o/${i}`)
-  const flood = Array.from({ length: 4_000 }, (_, i) => `80\tfe\t/o/${i * 7919 % 9_000}\tbytes 0-0/1\tlisted\tHIT\t${SHA}`)
+  const flood = Array.from({ length: 4_000 }, (_, i) => `80\tfe\t/o/${i * 7919 % 9_000}\t\tlisted\t\t${SHA}`)
   const { queued, told } = await ahead(t, flood, objects)
   t.ok(queued > 1_000 && queued <= 4_096, `${queued} are waiting`)
-  t.match(told, new RegExp(`^80 /o/\\d+ ${SHA}$`), 'what was fetched ahead is compared with its digest, as what nodes fetch is')
+  t.match(told, new RegExp(`^denied 80 /o/\\d+ ${SHA} 1$`), 'what was fetched ahead is compared with its digest, as what nodes fetch is')
 })
 
 t.test('an index that is gone, or can no longer be read, is believed no more, also after a clock is set back', async t => {

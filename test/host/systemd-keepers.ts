@@ -60,13 +60,15 @@ export async function keepersTest (t: Test, host: SystemdHost, units: { agent: s
     ['probe', {}], ['apply', { kind: 'tunnel', name: 'wg', spec: tunnel, claim: null }], ['observe', { kind: 'tunnel' }],
     ['apply', { kind: 'segment', name: 'kept.segment', spec: segment, claim }], ['apply', { kind: 'cache', name: 'kept.cache', spec: cache, claim }],
     ['segment-ping', { vni: VNI, address: '10.42.255.2' }], ['observe', { kind: 'cache' }],
-    ['segment-look', { name: 'kept' }], ['segment-echo', { name: 'kept', where: 'segment', address: '10.42.255.2', bytes: 1500, count: 2, largest: true }])
+    ['segment-look', { name: 'kept' }], ['segment-echo', { name: 'kept', where: 'segment', address: '10.42.255.2', bytes: 1500, count: 2, largest: true }],
+    ['cache-list', { name: 'kept.cache' }])
   t.same(made[0], [], 'its drivers lack nothing of what they need')
   t.match(made[2], [{ name: 'wg', healthy: true }])
   t.match(made[5], { ok: true }, 'a socket for ping is had outside of the helper')
   t.match(made[6], [{ name: 'kept.cache', healthy: true }])
   t.match(made[7], { cluster: 'kept', namespace: { name: clusterNamespace(VNI), state: 'ok' } }, 'a segment is looked at')
   t.match(made[8], { echo: { received: 2 }, largestBytes: 1500 })
+  t.same(made[9], { objects: [], next: null }, 'a store is read by a program with its engine\'s rights')
   t.match(JSON.parse(await out('musubi', '--json', 'segment', 'capture', 'kept', '--seconds', '1')), { link: hostBridgeName(VNI), frames: 0, pcap: /^[A-Za-z0-9+/]{32}$/ }, 'frames are taken outside of the helper, and come back whole')
 
   const inside = ['ip', 'netns', 'exec', clusterNamespace(VNI)]

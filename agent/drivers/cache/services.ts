@@ -45,7 +45,7 @@ export function engineConfig (plan: CachePlan): string {
 async function writeEngineConfig ({ paths, spec }: CachePlan, config: string, signal: AbortSignal): Promise<void> {
   const [perl = 'perl'] = resolvedArgv(['perl'])
   const [setpriv = 'setpriv', ...as] = keeperArgv('engine', [], spec.vni)
-  await run(setpriv, [...as, perl, '-e', WRITE_CONFIG], { cwd: paths.engine, input: config, signal })
+  await runOutside(setpriv, [...as, perl, '-e', WRITE_CONFIG], { cwd: paths.engine, input: config, signal })
 }
 
 /** nginx, with listening sockets for what TPROXY hands over. @param config text of its configuration */

@@ -2,8 +2,9 @@ import { readFileSync } from 'node:fs'
 import { FETCH_PATH } from '../../../protocol/core/cache-terms.ts'
 import { InvalidInputError } from '../../../protocol/core/errors.ts'
 import { CACHE_LIST_MAX } from '../../../protocol/core/limits.ts'
-import { resolvedArgv, run } from '../../exec.ts'
+import { resolvedArgv } from '../../exec.ts'
 import { keeperArgv } from '../../services/keepers.ts'
+import { runOutside } from '../../services/outside.ts'
 import type { RequestClass } from './classes.ts'
 
 /** An object that a cache keeps, or kept when nodes asked for it. */
@@ -46,7 +47,7 @@ const TIMEOUT_MS = 60_000
 async function inStore (engine: string, vni: number, args: readonly string[], signal: AbortSignal): Promise<string[]> {
   const [perl = 'perl'] = resolvedArgv(['perl'])
   const [setpriv = 'setpriv', ...as] = keeperArgv('engine', [], vni)
-  const { stdout } = await run(setpriv, [...as, perl, '-', ...args], { cwd: engine, input: PROGRAM, timeoutMs: TIMEOUT_MS, signal })
+  const { stdout } = await runOutside(setpriv, [...as, perl, '-', ...args], { cwd: engine, input: PROGRAM, timeoutMs: TIMEOUT_MS, signal })
   return stdout.split('\n').filter(line => line !== '')
 }
 

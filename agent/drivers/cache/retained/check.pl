@@ -42,6 +42,7 @@ sub opened {
 sub part {
   my ($path) = @_;
   my ($name) = $path =~ m{^[0-9a-f]/[0-9a-f]{2}/([0-9a-f]{32})$} or return;
+  chmod 0600, $path; # whatever bits it has, they are for nobody else
   my $file = opened($path) or return;
   my ($bytes, $changed) = (stat _)[7, 9];
   sysread($file, my $head, HEAD_BYTES) or return;

@@ -1,9 +1,10 @@
 import { readFileSync, readdirSync } from 'node:fs'
-import { chmod, lchown, lstat, mkdir, readdir, rename, rm } from 'node:fs/promises'
+import { lchown, lstat, mkdir, readdir, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { resolvedArgv, run } from '../../../exec.ts'
 import { keeperArgv, keeperId } from '../../../services/keepers.ts'
+import { runOutside } from '../../../services/outside.ts'
 import { ignoreMissing } from '../folder.ts'
 
 const PROGRAM = readFileSync(new URL('./check.pl', import.meta.url), 'utf8')
@@ -76,9 +77,7 @@ export async function takeFiles (raw: string, store: string, engineId: number): 
         const path = join(raw, first, second, name)
         const found = await lstat(path)
         if (!found.isFile() || found.nlink !== 1 || ![engineId, kept].includes(found.uid)) continue
-        // its own from here on: whatever bits it has, they are for nobody else
         await lchown(path, kept, kept)
-        await chmod(path, 0o600)
         await rename(path, join(store, first, second, name))
       }
     }
@@ -94,7 +93,7 @@ export async function takeFiles (raw: string, store: string, engineId: number): 
 export async function checkFiles (store: string, sliceBytes: number, bytesMax: number): Promise<{ objects: number, bytes: number }> {
   const [perl = 'perl'] = resolvedArgv(['perl'])
   const [setpriv = 'setpriv', ...as] = keeperArgv('retained', [])
-  const { stdout } = await run(setpriv, [...as, perl, '-', String(sliceBytes), String(bytesMax)], { cwd: store, input: PROGRAM, timeoutMs: CHECK_MS })
+  const { stdout } = await runOutside(setpriv, [...as, perl, '-', String(sliceBytes), String(bytesMax)], { cwd: store, input: PROGRAM, timeoutMs: CHECK_MS })
   const [, objects, bytes] = /^(\d{1,9})\t(\d{1,16})$/m.exec(stdout) ?? []
   return { objects: Number(objects ?? 0), bytes: Number(bytes ?? 0) }
 }
