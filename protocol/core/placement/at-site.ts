@@ -53,11 +53,22 @@ export const bySizeDown = (a: Resources, b: Resources): number =>
 
 export const refuse = (reason: string, missing: string[]): Refusal => ({ refusal: [reason, ...missing].join('; '), missing })
 
-/** The free resources that come nearest to a need, to say what is missing there. */
+/** The host where least is missing of a need, memory before vCPU before disk; of equals the first. */
 function nearestFree (need: Resources, hosts: readonly HostCapacity[]): HostCapacity | undefined {
-  const lacking = (host: HostCapacity): Resources => clampToZero(subtract(need, host.free))
-  return hosts.toSorted((a, b) => bySizeDown(lacking(b), lacking(a)) || byText(a.host, b.host))[0]
+  let nearest: HostCapacity | undefined
+  let least = [Infinity, Infinity, Infinity] as const
+  for (const host of hosts) {
+    const memory = Math.max(0, need.memoryMib - host.free.memoryMib)
+    if (memory > least[0]) continue
+    const vcpus = Math.max(0, need.vcpus - host.free.vcpus)
+    const disk = Math.max(0, need.diskMib - host.free.diskMib)
+    if (memory < least[0] || vcpus < least[1] || (vcpus === least[1] && disk < least[2])) [nearest, least] = [host, [memory, vcpus, disk]]
+  }
+  return nearest
 }
+
+/** Items whose shortfall is told; of more it is only said that they do not fit. */
+const MAX_TOLD = 32
 
 type Open = HostCapacity & { free: Resources }
 
@@ -78,11 +89,13 @@ function placeKind (kind: 'node' | 'volume', wanted: ReadonlyArray<{ name: strin
     host.free = subtract(host.free, item.need)
     assignments.push({ kind, name: item.name, host: host.host, resources: item.need })
   }
-  const full = (host: Open): boolean => (taken.get(host.host) ?? 0) + assignments.filter(one => one.host === host.host).length >= terms.maxPerBin
-  const missing = left.map(({ name, need }) => {
+  const put = Map.groupBy(assignments, one => one.host)
+  const full = ({ host }: Open): boolean => (taken.get(host) ?? 0) + (put.get(host)?.length ?? 0) >= terms.maxPerBin
+  const room = hosts.filter(host => !full(host))
+  const missing = left.map(({ name, need }, n) => {
     const what = `${kind} ${name}`
     if (hosts.length === 0) return `${what}: no ${role} host takes leases here`
-    const room = hosts.filter(host => !full(host))
+    if (n >= MAX_TOLD) return `${what}: no room either`
     const of = `${hosts.length} ${role} ${hosts.length === 1 ? 'host' : 'hosts'}`
     const near = nearestFree(need, room)
     const shortfall = near === undefined ? '' : describeShortfall(need, near.free)

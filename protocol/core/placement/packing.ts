@@ -106,15 +106,15 @@ export const bySize = (p: Packing): number[] =>
   Array.from({ length: p.items }, (_, i) => i).sort((a, b) => (p.size[b] as number) - (p.size[a] as number) || a - b)
 
 /**
- * The bin where least is left, of those that take item `i`: what is left is compared with the item's
- * own proportions (the norm-based greedy of Panigrahy et al.), so that no dimension is stranded.
+ * The bin where least is left, of these that take item `i`: the norm-based greedy of Panigrahy et al.,
+ * so that no dimension is stranded.
  */
-function tightest (p: Packing, i: number, used: Uint8Array | null): number {
+function tightest (p: Packing, i: number, among: readonly number[]): number {
   const { dims, need, free, weight } = p
   let best = NOWHERE
   let least = Number.POSITIVE_INFINITY
-  for (let b = 0; b < p.bins; b++) {
-    if ((used !== null && used[b] === 0) || !fitsIn(p, i, b)) continue
+  for (const b of among) {
+    if (!fitsIn(p, i, b)) continue
     let norm = 0
     for (let d = 0; d < dims; d++) {
       const left = (weight[d] as number) * ((free[b * dims + d] as number) - (need[i * dims + d] as number))
@@ -125,51 +125,64 @@ function tightest (p: Packing, i: number, used: Uint8Array | null): number {
   return best
 }
 
-/** The bin that takes most of the mean of the items left, at most all; of equals the first. */
-function opened (p: Packing, i: number, mean: Float64Array, left: number): number {
-  const { dims, free, count, maxPerBin } = p
-  let best = NOWHERE
-  let most = -1
-  for (let b = 0; b < p.bins; b++) {
-    if (!fitsIn(p, i, b)) continue
-    let times = Math.min(left, maxPerBin - (count[b] as number))
+/** How many of the mean item each bin takes. */
+function timesOf (p: Packing, order: readonly number[]): Float64Array {
+  const { dims, need, free, count, maxPerBin } = p
+  const mean = new Float64Array(dims)
+  for (const i of order) for (let d = 0; d < dims; d++) mean[d] = (mean[d] as number) + (need[i * dims + d] as number) / order.length
+  return Float64Array.from(count, (taken, b) => {
+    let times = maxPerBin - taken
     for (let d = 0; d < dims; d++) {
       const of = mean[d] as number
+      // what is the mean of equal numbers may be a last digit above them
       if (of > 0) times = Math.min(times, Math.floor((free[b * dims + d] as number) / of + 1e-9))
     }
-    if (times > most) [best, most] = [b, times]
-  }
-  return best
+    return times
+  })
 }
 
-/** Fewest bins: one is filled, the tightest first, before another is opened. */
+/**
+ * Fewest bins: those that the cluster is in are filled, the tightest first, before another is opened:
+ * the one that takes most of the mean item, at most all that are left; of equals the first.
+ */
 function packInto (p: Packing, order: readonly number[]): void {
-  const used = Uint8Array.from(p.count, taken => taken > 0 ? 1 : 0)
-  const mean = new Float64Array(p.dims)
+  const used: number[] = []
+  for (let b = 0; b < p.bins; b++) if ((p.count[b] as number) > 0) used.push(b)
+  const times = timesOf(p, order)
+  const closed = Array.from({ length: p.bins }, (_, b) => b).filter(b => p.count[b] === 0).sort((a, b) => (times[b] as number) - (times[a] as number) || a - b)
   let left = order.length
-  for (const i of order) for (let d = 0; d < p.dims; d++) mean[d] = (mean[d] as number) + (p.need[i * p.dims + d] as number) / order.length
   for (const i of order) {
-    const within = tightest(p, i, used)
-    const bin = within === NOWHERE ? opened(p, i, mean, left) : within
+    let bin = tightest(p, i, used)
+    if (bin === NOWHERE) {
+      for (const b of closed) {
+        const enough = (times[b] as number) >= left
+        if (bin !== NOWHERE && !(enough && b < bin)) {
+          if (enough) continue
+          break
+        }
+        if (p.count[b] === 0 && fitsIn(p, i, b)) bin = b
+        if (bin !== NOWHERE && !enough) break
+      }
+      if (bin !== NOWHERE) used.push(bin)
+    }
     left--
-    if (bin === NOWHERE) continue
-    used[bin] = 1
-    put(p, i, bin)
+    if (bin !== NOWHERE) put(p, i, bin)
   }
 }
 
 /** Evenly: each where the fewest are; of equals where most is left. */
 function spreadOver (p: Packing, order: readonly number[], byCount: boolean): void {
+  const room = Float64Array.from({ length: p.bins }, (_, b) => leftIn(p, b))
   for (const i of order) {
     let best = NOWHERE
-    let room = 0
     for (let b = 0; b < p.bins; b++) {
       const fewer = byCount && best !== NOWHERE ? (p.count[best] as number) - (p.count[b] as number) : 0
-      if (fewer < 0 || !fitsIn(p, i, b)) continue
-      const left = leftIn(p, b)
-      if (best === NOWHERE || fewer > 0 || left > room) [best, room] = [b, left]
+      const better = best === NOWHERE || fewer > 0 || (fewer === 0 && (room[b] as number) > (room[best] as number))
+      if (better && fitsIn(p, i, b)) best = b
     }
-    if (best !== NOWHERE) put(p, i, best)
+    if (best === NOWHERE) continue
+    put(p, i, best)
+    room[best] = leftIn(p, best)
   }
 }
 

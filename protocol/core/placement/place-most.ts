@@ -8,8 +8,9 @@ import { repair } from './repair.ts'
  * more of the benchmark's items (`npm run bench -- placement`), a tenth 0.7 % less.
  */
 const MAX_LOOKS = 120_000
-/** First packings that are tried, each of one item less. */
+/** First packings that are tried, each of one item less: as many as these looks allow, the first in any case. */
 const MAX_SUBSETS = 24
+const MAX_SUBSET_LOOKS = 120_000
 
 /** At most so many items can ever be placed: in each dimension the smallest ones into all that is free. */
 function atMost (p: Packing): number {
@@ -48,7 +49,8 @@ export function placeMost (needs: readonly Resources[], bins: readonly Bin[], te
   if (placedIn(first) === needs.length || allAlike(first)) return first.at
   const most = atMost(emptyPacking(needs, bins, terms))
   let best = first
-  for (let k = most; k > most - MAX_SUBSETS && k > placedIn(best); k--) {
+  const subsets = Math.min(MAX_SUBSETS, Math.ceil(MAX_SUBSET_LOOKS / (first.items * first.bins + 1)))
+  for (let k = most; k > most - subsets && k > placedIn(best); k--) {
     const p = emptyPacking(needs, bins, terms)
     fillAligned(p, order.slice(p.items - k))
     fillAligned(p, order.slice(0, p.items - k).reverse())
