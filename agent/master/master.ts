@@ -81,7 +81,7 @@ export function createMaster (deps: MasterDeps): Master {
   const timers: NodeJS.Timeout[] = []
   const negotiator: Negotiator = createNegotiator({
     site: deps.site, call: deps.call, sites: deps.sites, store, now: deps.now, newId: deps.newId, truth: deps.truth, log, events,
-    prepare: record => builder.prepare(record), copies: record => copies?.send(record) ?? Promise.resolve(0)
+    rttMs: (peer, id) => watcher.rttMs(peer, id), prepare: record => builder.prepare(record), copies: record => copies?.send(record) ?? Promise.resolve(0)
   })
   const watcher = createWatcher({
     site: deps.site, call: deps.call, events, log, now: deps.now, monotonic: deps.monotonic, probe: deps.probe,

@@ -7,7 +7,7 @@ import { repair } from './repair.ts'
  * Looks that a repair may spend, some 15 ns each: about a millisecond. Four times as many place 0.3 %
  * more of the benchmark's items (`npm run bench -- placement`), a tenth 0.7 % less.
  */
-const MAX_LOOKS = 120_000
+const MAX_LOOKS = 100_000
 /** First packings that are tried, each of one item less: as many as these looks allow, the first in any case. */
 const MAX_SUBSETS = 24
 const MAX_SUBSET_LOOKS = 120_000

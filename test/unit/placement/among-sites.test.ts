@@ -111,7 +111,7 @@ const anyTerms = fc.record({ maxNodesPerHost: fc.option(fc.integer({ min: 1, max
 
 t.test('plain nodes: placed exactly when the terms leave room, on the fewest sites or evenly, the same for any order', t => {
   const seen = { placed: 0, refused: 0, fewest: 0, most: 0 }
-  const defined = <T extends object>(of: T): PlacementTerms => Object.fromEntries(Object.entries(of).filter(([, value]) => value !== undefined))
+  const defined = (of: object): PlacementTerms => Object.fromEntries(Object.entries(of).filter(([, value]) => value !== undefined))
   fc.assert(fc.property(anySites, anyTerms, fc.integer({ min: 1, max: 9 }), (given, loose, count) => {
     const terms = defined(loose)
     const sites = given.map(({ hosts, priceMilli, rttMs, warm }, i) => site(`s${i}`, hosts, { priceMilli, ...rttMs === undefined ? {} : { rttMs }, ...warm ? { warmImages: [IMAGE] } : {} }))

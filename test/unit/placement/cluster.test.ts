@@ -44,7 +44,7 @@ t.test('terms are read, and what contradicts itself is named', t => {
   t.end()
 })
 
-const PLANS = [host('tokyo', 1, 'gateway compute', 4), host('tokyo', 2, 'compute', 4), host('tsukuba', 1, 'gateway', 1), host('tsukuba', 2, 'compute', 4), host('tsukuba', 3, 'compute', 4)]
+const PLANS = [host('tokyo', 1, 'gateway compute', 5), host('tokyo', 2, 'compute', 4), host('tsukuba', 1, 'gateway', 1), host('tsukuba', 2, 'compute', 4), host('tsukuba', 3, 'compute', 4)]
 
 async function federation (t: Test, plans = PLANS): Promise<FederationModel> {
   const model = await startFederation(plans)
@@ -76,6 +76,17 @@ t.test('spread over hosts and most sites, where pack takes one host', async t =>
   const even = await model.master('tokyo-1').create(withPlacement('even', 4, { hosts: 'spread', sites: 'most' }))
   await eventually('the leases', () => model.master('tokyo-1').get(even.id).state === 'building')
   t.strictSame(Object.entries(nodesByHost(model, even.id)).filter(([name]) => name.startsWith('tsukuba')).sort(), [['tsukuba-2', 1], ['tsukuba-3', 1]])
+})
+
+t.test('a limit of the RTT: gateways that nobody has measured are asked, and left out when they do not answer', async t => {
+  const model = await federation(t)
+  const { id } = await model.master('tokyo-1').create(withPlacement('near', 3, { maxRttMs: 60_000, notSites: ['tokyo'] }))
+  await eventually('the leases', () => model.master('tokyo-1').get(id).state === 'building')
+  t.ok(model.master('tokyo-1').get(id).nodes.every(node => node.site === 'tsukuba'))
+  model.fate = ({ to, method }) => to === 'tsukuba-1' && method === 'status' ? 'lose request' : 'deliver'
+  const far = await model.master('tokyo-1').create(withPlacement('far', 5, { maxRttMs: 60_000, notSites: ['tokyo'] }))
+  await eventually('the end', () => model.master('tokyo-1').get(far.id).state === 'failed')
+  t.match(model.master('tokyo-1').get(far.id).error?.message, /tsukuba: its RTT is not known, 60000 ms is the most/)
 })
 
 t.test('a gateway of a release that knows no limit is found out, and its site left out', async t => {
