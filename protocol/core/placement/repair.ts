@@ -123,6 +123,10 @@ function byExchange (p: Packing, out: readonly number[], budget: Budget): boolea
   return true
 }
 
+/** Swaps are looked for by pairs of placed items: for the smallest that are not placed, which is where most are found. */
+const MAX_SWAPPED_IN = 3
+
+/** The smallest first. */
 const unplaced = (p: Packing): number[] => {
   const out: number[] = []
   for (let i = 0; i < p.items; i++) if (p.at[i] === NOWHERE) out.push(i)
@@ -139,7 +143,7 @@ function improve (p: Packing, budget: Budget): boolean {
     return true
   }
   for (const u of out) if (byMove(p, u, budget)) return true
-  for (const u of out) if (bySwap(p, u, budget)) return true
+  for (const u of out.slice(0, MAX_SWAPPED_IN)) if (bySwap(p, u, budget)) return true
   return byTwo(p, out, budget) || byExchange(p, out, budget)
 }
 
