@@ -1,5 +1,5 @@
-import type { HostCapacity } from '../protocol/core/placement.ts'
-import { siteCapacityOf, type SiteCapacity } from '../protocol/core/placement.ts'
+import type { HostCapacity } from '../protocol/core/placement/at-site.ts'
+import { siteCapacityOf, type SiteCapacity } from '../protocol/core/placement/site-capacity.ts'
 import { clampToZero, sum, zero, type Resources } from '../protocol/core/capacity.ts'
 import type { TunnelTrack } from '../protocol/core/desired.ts'
 import { MAX_FEATURES } from '../protocol/core/limits.ts'
@@ -33,10 +33,13 @@ const union = (lists: ReadonlyArray<readonly string[]>): string[] => [...new Set
  */
 export function foldSite (site: string, gateway: { host: string, addresses: string[] }, ads: readonly HostAd[], version: string, terms: SiteTerms = { priceMilli: 0, maxTermMs: 0, relay: false, tunnel: [] }): SiteAd {
   const open = ads.filter(ad => !ad.cordoned)
+  // A cluster's way out is that of the gateway that is asked: another gateway's says so itself.
+  const wanOf = (hosts: ReadonlyArray<readonly [host: string, has: Resources | null]>): number => Math.max(0, hosts.find(([host]) => host === gateway.host)?.[1]?.bandwidthMbit ?? 0)
   const capacity = siteCapacityOf(site, open.map(hostCapacityOf))
   return {
     site, gateway: gateway.host, addresses: gateway.addresses, hosts: ads.length,
-    total: sum(ads.map(ad => orZero(ad.total))), free: sum(open.map(ad => clampToZero(orZero(ad.free)))),
+    total: { ...sum(ads.map(ad => orZero(ad.total))), bandwidthMbit: wanOf(ads.map(ad => [ad.host, ad.total])) },
+    free: { ...sum(open.map(ad => clampToZero(orZero(ad.free)))), bandwidthMbit: wanOf(open.map(ad => [ad.host, ad.free])) },
     freeByHost: capacity.freeByHost.map(r => ({ ...r })), volumeFreeMib: Math.max(0, ...capacity.volumeFreeByHost), version,
     features: union(open.map(ad => ad.features)).slice(0, MAX_FEATURES), roles: union(open.map(ad => ad.roles)),
     priceMilli: terms.priceMilli, maxTermMs: terms.maxTermMs, relay: terms.relay, tunnel: terms.tunnel.map(track => ({ ...track }))
@@ -45,5 +48,5 @@ export function foldSite (site: string, gateway: { host: string, addresses: stri
 
 /** Another site's advertisement as placement takes it: one figure for its largest volume. */
 export function siteCapacityOfAd (ad: SiteAd): SiteCapacity {
-  return { site: ad.site, freeByHost: ad.freeByHost, volumeFreeByHost: ad.volumeFreeMib > 0 ? [ad.volumeFreeMib] : [] }
+  return { site: ad.site, freeByHost: ad.freeByHost, volumeFreeByHost: ad.volumeFreeMib > 0 ? [ad.volumeFreeMib] : [], priceMilli: ad.priceMilli, wanFreeMbit: ad.free?.bandwidthMbit ?? 0 }
 }

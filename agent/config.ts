@@ -6,7 +6,7 @@ import { InvalidInputError } from '../protocol/core/errors.ts'
 import { MAX_VLAN_ID } from '../protocol/core/desired.ts'
 import type { Resources } from '../protocol/core/capacity.ts'
 import { isUnderlayAddress, formatEndpoints, normalAddress } from '../protocol/core/endpoints.ts'
-import { DEFAULT_VOLUMES, MAX_CACHE_RETAIN_MS, TUNNEL_KEY_MAX_HOURS } from '../protocol/core/limits.ts'
+import { DEFAULT_VOLUMES, MAX_BANDWIDTH_MBIT, MAX_CACHE_RETAIN_MS, TUNNEL_KEY_MAX_HOURS } from '../protocol/core/limits.ts'
 import { SITE_VXLAN_PORT, WAN_VXLAN_PORT } from './drivers/network/names.ts'
 import { defaultSecondPort } from './drivers/network/tunnel/names.ts'
 
@@ -35,6 +35,8 @@ const AgentConfigSchema = Type.Object({
   relay: Type.Boolean({ default: false }),
   /** gateways: what the site asks per vCPU and hour, thousandths of the federation's unit */
   priceMilli: Type.Integer({ minimum: 0, maximum: 1_000_000_000, default: 0 }),
+  /** gateways: what its way to other sites carries for clusters, Mbit/s; 0: it does not say, and promises none */
+  wanMbit: Type.Integer({ minimum: 0, maximum: MAX_BANDWIDTH_MBIT, default: 0 }),
   /** where this host's tunnels, in-site VXLAN and iSCSI portal end */
   underlayAddress: Type.String({ format: 'ipv4' }),
   tunnelPort: Type.Integer({ minimum: 1, maximum: 65535, default: 51820 }),
@@ -136,8 +138,9 @@ function tunnelProblem (config: AgentConfig): string | null {
 
 /** What the host lends: as configured, else all vCPUs, memory less 2 GiB, 80 % of the free disk. */
 export async function hostCapacity (config: AgentConfig): Promise<Resources> {
+  const bandwidthMbit = config.roles.includes('gateway') ? config.wanMbit : 0
   if (config.capacity !== undefined) {
-    return { vcpus: config.capacity.vcpus, memoryMib: config.capacity.memoryMiB, diskMib: config.capacity.diskMiB, volumes: DEFAULT_VOLUMES, bandwidthMbit: 0 }
+    return { vcpus: config.capacity.vcpus, memoryMib: config.capacity.memoryMiB, diskMib: config.capacity.diskMiB, volumes: DEFAULT_VOLUMES, bandwidthMbit }
   }
   // volumes lie with the helper, on a disk of their own perhaps; before its first start there is no such folder
   const disk = await statfs(config.helper.stateDir).catch(() => statfs(config.stateDir))
@@ -146,6 +149,6 @@ export async function hostCapacity (config: AgentConfig): Promise<Resources> {
     memoryMib: Math.max(0, Math.floor(totalmem() / 2 ** 20) - 2048),
     diskMib: Math.floor(disk.bavail * disk.bsize * 0.8 / 2 ** 20),
     volumes: DEFAULT_VOLUMES,
-    bandwidthMbit: 0
+    bandwidthMbit
   }
 }

@@ -10,7 +10,7 @@ import { describeError, NotFoundError } from '../protocol/core/errors.ts'
 import type { SiteHost } from '../protocol/core/gateway/events.ts'
 import { LOCAL_FEATURE } from '../protocol/core/local.ts'
 import type { KnownSite } from '../protocol/core/master/events.ts'
-import { siteCapacityOf } from '../protocol/core/placement.ts'
+import { siteCapacityOf } from '../protocol/core/placement/site-capacity.ts'
 import type { Mesh } from '../protocol/mesh/mesh.ts'
 import { createRecords, type Records } from '../protocol/mesh/records.ts'
 import { siteResourceOf } from '../protocol/mesh/site-resource.ts'
@@ -147,9 +147,13 @@ export function createDirectory (options: DirectoryOptions): Directory {
     siteAds: () => siteRows(false).map(r => r.body),
     relays: () => records.view('site').filter(({ body }) => body.relay).map(({ peer }) => peer),
     siteHosts: () => hostAds(false).map(({ peer, body }) => ({ ...hostCapacityOf(body), peer, underlayAddress: body.underlayAddress, ...(body.features.includes(LOCAL_FEATURE) ? {} : { lacksLocal: true }) })),
-    knownSites: () => siteRows(false).map(({ peer, body }): KnownSite => ({
-      ...(body.site === config.site ? siteCapacityOf(config.site, hostAds(false).map(h => hostCapacityOf(h.body))) : siteCapacityOfAd(body)),
-      peer, gatewayHost: body.gateway
-    }))
+    knownSites: () => siteRows(false).map(({ peer, body }): KnownSite => {
+      const ad = siteCapacityOfAd(body)
+      const rttMs = peer === mesh.peerId ? 0 : mesh.rttMs(peer)
+      return {
+        ...ad, ...(body.site === config.site ? siteCapacityOf(config.site, hostAds(false).map(h => hostCapacityOf(h.body))) : {}),
+        ...(rttMs === null ? {} : { rttMs }), peer, gatewayHost: body.gateway
+      }
+    })
   }
 }

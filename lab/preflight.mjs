@@ -69,6 +69,8 @@ export const REQUIREMENTS = [
   { needs: 'tincd', package: 'tinc', targets: ['bench'] },
   { needs: 'supernode', package: 'n2n', targets: ['bench'] },
   { needs: 'squid', package: 'squid', targets: ['bench'] },
+  { needs: '/usr/lib/ganeti/iallocators/hail', package: 'ganeti-htools', targets: ['bench'] },
+  { needs: '/usr/lib/python3/dist-packages/scipy/optimize/_milp.py', package: 'python3-scipy', targets: ['bench'] },
   { needs: 'systemd-nspawn', package: 'systemd-container', targets: ['test'] }
 ]
 

@@ -13,12 +13,12 @@ import { createWatcher } from './watch.ts'
 import type { ClusterResource } from '../../protocol/api.ts'
 import type { BudgetChange } from '../../protocol/core/cache-budget.ts'
 import { ConflictError, describeError, NoCapacityError, NotFoundError } from '../../protocol/core/errors.ts'
-import { MAX_CLUSTERS } from '../../protocol/core/limits.ts'
+import { MAX_CLUSTERS, MAX_SITES_PER_CLUSTER } from '../../protocol/core/limits.ts'
 import { vnisOf } from '../../protocol/core/local.ts'
 import type { KnownSite } from '../../protocol/core/master/events.ts'
 import type { MasterRecord } from '../../protocol/core/master/record.ts'
 import { parseClusterSpec, type ClusterSpec } from '../../protocol/core/spec.ts'
-import { placeAmongSites } from '../../protocol/core/spread.ts'
+import { placeAmongSites } from '../../protocol/core/placement/among-sites.ts'
 import type { GatewayTruth } from '../../protocol/core/verify.ts'
 import type { Store } from '../../store/store.ts'
 
@@ -87,7 +87,7 @@ export function createMaster (deps: MasterDeps): Master {
   const timers: NodeJS.Timeout[] = []
   const negotiator: Negotiator = createNegotiator({
     site: deps.site, call: deps.call, sites: deps.sites, store, now: deps.now, newId: deps.newId, truth: deps.truth, log, events,
-    prepare: record => builder.prepare(record), copies: record => copies?.send(record) ?? Promise.resolve(0)
+    rttMs: (peer, id) => watcher.rttMs(peer, id), prepare: record => builder.prepare(record), copies: record => copies?.send(record) ?? Promise.resolve(0)
   })
   const watcher = createWatcher({
     site: deps.site, call: deps.call, events, log, now: deps.now, monotonic: deps.monotonic, probe: deps.probe,
@@ -194,7 +194,9 @@ export function createMaster (deps: MasterDeps): Master {
       const spec = parseClusterSpec(input)
       const placed = placeAmongSites(spec, deps.sites(), deps.site)
       if ('refusal' in placed) throw new NoCapacityError(`cluster ${spec.name}: ${placed.refusal}`, 'see what is free: musubi search')
-      return { explanation: `cluster ${spec.name} would go to\n${placed.why.map(w => `  ${w}`).join('\n')}\n(a dry run: nothing is held)` }
+      const left = placed.left.slice(0, MAX_SITES_PER_CLUSTER).map(({ site, reason }) => `  ${site}: ${reason}`)
+      const without = left.length === 0 ? '' : `\nand not to\n${left.join('\n')}${placed.left.length > left.length ? `\n  and ${placed.left.length - left.length} more sites` : ''}`
+      return { explanation: `cluster ${spec.name} would go to\n${placed.why.map(w => `  ${w}`).join('\n')}${without}\n(a dry run: nothing is held)` }
     },
     list () {
       const mine = negotiator.records().filter(r => r.state !== 'ended').map(record => ({ record, resource: view(record) }))

@@ -18,6 +18,8 @@ export interface NegotiatorDeps {
   site: string
   call: CallPeer
   sites: () => readonly KnownSite[]
+  /** round trip to a gateway that nobody has measured, ms, in bounded time; null when it does not answer. Absent: what is not known stays so */
+  rttMs?: (peer: string, clusterId: string) => Promise<number | null>
   store: Store
   /** ledger clock, Unix ms */
   now: () => number
@@ -67,6 +69,8 @@ export interface Negotiator {
 }
 
 const PREFIX = 'cluster/'
+/** Gateways that are asked at once how far they are, before a cluster that limits it is placed. */
+const MAX_SITES_MEASURED = 64
 /** Between attempts to go on after a failed write. */
 const RECOVER_MS = 2_000
 const UNSETTLED: ReadonlySet<MasterState> = new Set<MasterState>(['negotiating', 'committing', 'preparing', 'activating'])
@@ -161,7 +165,7 @@ export function createNegotiator (deps: NegotiatorDeps): Negotiator {
   function perform (effect: MasterEffect): void {
     switch (effect.effect) {
       case 'call': void performCall(effect.callId, effect.peer, effect.ask, effect.deadlineMs); break
-      case 'look': post({ type: 'looked', clusterId: effect.clusterId, sites: deps.sites(), id: deps.newId() }); break
+      case 'look': void look(effect.clusterId); break
       case 'prepare': void prepare(effect.record); break
       case 'copy': void copy(effect.record); break
       case 'note': events.add(effect.type, effect.message, effect.cluster); break
@@ -169,6 +173,21 @@ export function createNegotiator (deps: NegotiatorDeps): Negotiator {
       case 'save':
       case 'forget': break // written
     }
+  }
+
+  /** Only a cluster that limits the RTT waits for what is not known of it. */
+  async function look (clusterId: string): Promise<void> {
+    let sites = deps.sites()
+    const { rttMs } = deps
+    if (rttMs !== undefined && machine.records.get(clusterId)?.spec.placement?.maxRttMs !== undefined) {
+      const unknown = sites.filter(site => site.rttMs === undefined).slice(0, MAX_SITES_MEASURED)
+      const measured = new Map(await Promise.all(unknown.map(async ({ peer }) => [peer, await rttMs(peer, clusterId)] as const)))
+      sites = sites.map(site => {
+        const found = measured.get(site.peer) ?? null
+        return found === null ? site : { ...site, rttMs: found }
+      })
+    }
+    post({ type: 'looked', clusterId, sites, id: deps.newId() })
   }
 
   async function performCall (callId: number, peer: string, ask: LenderAsk, deadlineMs: number): Promise<void> {

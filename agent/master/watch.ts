@@ -35,6 +35,8 @@ export interface Watcher {
   forget (id: string): void
   /** The slowest answer among gateways, ms, for the figures of a negotiation. */
   measure (peers: readonly string[], clusterId: string): Promise<number>
+  /** Of one gateway, ms; null when it does not answer in time. */
+  rttMs (peer: string, clusterId: string): Promise<number | null>
   stop (): Promise<void>
 }
 
@@ -97,14 +99,14 @@ export function createWatcher (deps: WatcherDeps): Watcher {
     }
   }
 
-  async function ping (peer: string, clusterId: string): Promise<number> {
+  async function ping (peer: string, clusterId: string): Promise<number | null> {
     try {
       await call(peer, 'status', { clusterId }, { deadlineMs: PING_DEADLINE_MS }) // connects
       const started = deps.monotonic()
       await call(peer, 'status', { clusterId }, { deadlineMs: PING_DEADLINE_MS })
       return deps.monotonic() - started
     } catch {
-      return 0 // a site that does not answer is found out by the request itself
+      return null
     }
   }
 
@@ -119,8 +121,10 @@ export function createWatcher (deps: WatcherDeps): Watcher {
     },
     statuses: id => statuses.get(id) ?? [],
     forget (id) { statuses.delete(id); paused.delete(id) },
+    rttMs: ping,
     async measure (peers, clusterId) {
-      const times = await Promise.all(peers.map(peer => ping(peer, clusterId)))
+      // a site that does not answer is found out by the request itself
+      const times = (await Promise.all(peers.map(peer => ping(peer, clusterId)))).map(ms => ms ?? 0)
       return Math.round(Math.max(0, ...times) * 10) / 10
     },
     async stop () {

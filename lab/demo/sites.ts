@@ -1,4 +1,4 @@
-import { FRONTEND_RESOURCES } from '../../protocol/core/placement.ts'
+import { FRONTEND_RESOURCES } from '../../protocol/core/placement/at-site.ts'
 
 /** The demo's node: what a Debian root in RAM needs under emulation. */
 export const NODE = { vcpus: 1, memoryMiB: 768 } as const

@@ -6,7 +6,7 @@ import { isLocal } from './local.ts'
 import { MAX_NODES_PER_CLUSTER, MAX_SITES_PER_CLUSTER } from './limits.ts'
 import type { ClusterDocument, ClusterNode, ClusterVolume, Frontend, Held, MemberHost, MemberSite, Offer, Receipt } from './messages.ts'
 import type { ClusterSpec } from './spec.ts'
-import { frontendName, nodeName } from './spread.ts'
+import { frontendName, nodeName } from './placement/among-sites.ts'
 
 export interface DocumentInput {
   id: string

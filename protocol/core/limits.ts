@@ -160,6 +160,8 @@ export const DEFAULT_VOLUMES = 64
 export const FENCE_KEEP_MS = 3_600_000
 /** More than any site's way out carries. */
 export const MAX_BANDWIDTH_MBIT = 10_000_000
+/** A longer round trip than the slowest satellite link has is no limit of a placement any more. */
+export const MAX_PLACEMENT_RTT_MS = 60_000
 /** Entries of a ledger's history in one answer; each has some 300 bytes. */
 export const MAX_HISTORY_ANSWERED = 1_000
 /** Placements that a gateway tries for a request: a host that refuses, or does not answer, is left out of the next. */

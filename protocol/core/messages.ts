@@ -37,6 +37,10 @@ export interface Request {
   grow: boolean
   /** with a second segment that does not leave the site */
   local?: boolean
+  /** nodes evenly over hosts, rather than on as few as possible */
+  spread?: boolean
+  /** of the whole cluster on one host; 0 or absent: no limit */
+  maxNodesPerHost?: number
 }
 
 /** Master to gateway: hold the leases of a cluster for longer; it is so once `offerId` is committed. */

@@ -6,6 +6,7 @@ import { cacheSectionSchema, readCacheSection, type CacheTerms } from './cache-t
 import { parseDuration } from './duration.ts'
 import { InvalidInputError } from './errors.ts'
 import { DEFAULT_LOCAL_CIDR } from './local.ts'
+import { placementSectionSchema, readPlacementSection, type PlacementTerms } from './placement/terms.ts'
 import {
   MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_TERM_MS, MAX_VCPUS_PER_NODE, MAX_VOLUME_MIB,
   MAX_VOLUMES_PER_CLUSTER, MIN_TERM_MS
@@ -39,6 +40,7 @@ export const clusterSpecSchema = Type.Object({
       mode: Type.Optional(Type.Literal('builtin'))
     }, closed)),
     cache: Type.Optional(cacheSectionSchema),
+    placement: Type.Optional(placementSectionSchema),
     image: Type.Optional(Type.String({ pattern: '^(default|sha256:[0-9a-f]{64})$', description: '`default`, or the digest of an image manifest' })),
     nodes: Type.Object({
       count: Type.Integer({ minimum: 1, maximum: MAX_NODES_PER_CLUSTER }),
@@ -73,6 +75,8 @@ export interface ClusterSpec {
   termMs: number
   /** what is asked of the caches; absent: nothing, and in a record of an earlier release */
   cache?: CacheTerms
+  /** where its nodes may go; absent: as `docs/cluster-spec.md` says of the defaults, and in a record of an earlier release */
+  placement?: PlacementTerms
 }
 
 export const specDefaults = { cidr: '10.42.0.0/16', antiSpoof: true, image: 'default', vcpus: 1, memoryMiB: 768, term: '2h' } as const
@@ -177,6 +181,7 @@ function problemsOfMeaning (input: ClusterSpecInput): string[] {
     else if (term < MIN_TERM_MS || term > MAX_TERM_MS) problems.push(`spec.term: ${show(spec.term)} is outside ${MIN_TERM_MS / 1000} s to ${MAX_TERM_MS / 86_400_000} days`)
   }
   if (spec.cache !== undefined) problems.push(...readCacheSection(spec.cache).problems)
+  if (spec.placement !== undefined) problems.push(...readPlacementSection(spec.placement, spec.nodes.count).problems)
   const seen = new Map<string, number>()
   for (const [i, volume] of (spec.volumes ?? []).entries()) {
     const first = seen.get(volume.name)
@@ -211,6 +216,7 @@ export function parseClusterSpec (input: unknown): ClusterSpec {
     nodes: { count: spec.nodes.count, vcpus: spec.nodes.vcpus ?? specDefaults.vcpus, memoryMiB: spec.nodes.memoryMiB ?? specDefaults.memoryMiB },
     volumes: (spec.volumes ?? []).map(({ name, sizeMiB, node }) => ({ name, sizeMiB, node })),
     termMs: parseDuration(spec.term ?? specDefaults.term) ?? 0,
-    ...(spec.cache === undefined ? {} : { cache: readCacheSection(spec.cache).terms })
+    ...(spec.cache === undefined ? {} : { cache: readCacheSection(spec.cache).terms }),
+    ...(spec.placement === undefined ? {} : { placement: readPlacementSection(spec.placement, spec.nodes.count).terms })
   }
 }

@@ -138,6 +138,7 @@ export function requestProblem (request: Request): string | null {
     [isWhole(request.vni, 1, MAX_VNI), `its VNI ${request.vni} is not within 1..${MAX_VNI}`],
     masterEpoch(request.epoch), sent(request.sentMs), ttl(request.holdTtlMs), bandwidth(request.bandwidthMbit),
     [isTime(request.startMs) && isTime(request.endMs), 'its start or its end is no time'],
+    [isWhole(request.maxNodesPerHost ?? 0, 0, MAX_NODES_PER_CLUSTER), `its limit of ${request.maxNodesPerHost ?? 0} nodes on a host is not within 0..${MAX_NODES_PER_CLUSTER}`],
     [!(request.grow && request.frontend), 'it grows and asks for a frontend, so it contradicts itself'],
     [nodes.length <= MAX_NODES_PER_CLUSTER, `it asks for more than ${MAX_NODES_PER_CLUSTER} nodes`],
     [volumes.length <= MAX_VOLUMES_PER_CLUSTER, `it asks for more than ${MAX_VOLUMES_PER_CLUSTER} volumes`],

@@ -16,7 +16,7 @@ import {
   MAX_EPOCH, MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_SITES_PER_CLUSTER, MAX_VCPUS_PER_NODE, MAX_VNI, MAX_VOLUME_MIB, MAX_VOLUMES_PER_CLUSTER
 } from './limits.ts'
 import type { ClusterDocument, GatewayFacts, MemberSite, Offer } from './messages.ts'
-import { FRONTEND_RESOURCES, nodeResources, volumeResources } from './placement.ts'
+import { FRONTEND_RESOURCES, nodeResources, volumeResources } from './placement/at-site.ts'
 import { isTunnelKey } from './tracks.ts'
 import { holdTimeOf, isName, isUuid, twice } from './verify-request.ts'
 

@@ -17,7 +17,8 @@ const BENCHES: Readonly<Record<string, () => Promise<Readonly<Record<string, Ben
   helper: async () => (await import('./helper.ts')).benches,
   network: async () => (await import('./network.ts')).benches,
   cache: async () => (await import('./cache.ts')).benches,
-  install: async () => (await import('./install.ts')).benches
+  install: async () => (await import('./install.ts')).benches,
+  placement: async () => (await import('./placement.ts')).benches
 }
 
 const { values, positionals } = parseArgs({ args: process.argv.slice(2), allowPositionals: true, options: { full: { type: 'boolean' }, alone: { type: 'boolean' }, only: { type: 'string' }, help: { type: 'boolean', short: 'h' } } })

@@ -2,9 +2,9 @@
 import { zero } from '../../protocol/core/capacity.ts'
 import type { ReadonlyLedgerState } from '../../protocol/core/lease/lease.ts'
 import type { GatewayFacts, HoldItem, HoldRequest, Offer } from '../../protocol/core/messages.ts'
-import { type HostCapacity, placeAtSite } from '../../protocol/core/placement.ts'
+import { type HostCapacity, placeAtSite } from '../../protocol/core/placement/at-site.ts'
 import type { ClusterSpec } from '../../protocol/core/spec.ts'
-import type { SitePart } from '../../protocol/core/spread.ts'
+import type { SitePart } from '../../protocol/core/placement/among-sites.ts'
 
 export const HOUR = 3_600_000
 

@@ -3,7 +3,7 @@ import type { MusubiError } from '../errors.ts'
 import type {
   ActivateRequest, CommitRequest, ExtendRequest, GatewayFacts, HoldRequest, KeepAliveRequest, Offer, Receipt, ReleaseRequest, Request
 } from '../messages.ts'
-import type { HostCapacity } from '../placement.ts'
+import type { HostCapacity } from '../placement/at-site.ts'
 import type { GatewayRecord } from './record.ts'
 
 /** Who asks, as proved by the connection; `site` is null for a coordinator. */

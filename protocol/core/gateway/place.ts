@@ -4,14 +4,14 @@ import { ConflictError, describeError, MusubiError, NoCapacityError } from '../e
 import { MAX_GATEWAY_RECORDS, MAX_PLACEMENTS, MAX_VNI } from '../limits.ts'
 import { isLocal, LOCAL } from '../local.ts'
 import type { Held, HoldItem, HoldRequest, Offer, Receipt, Request } from '../messages.ts'
-import { type Assignment, placeAtSite } from '../placement.ts'
+import { type Assignment, nodesByHost, placeAtSite } from '../placement/at-site.ts'
 import { checkGrowth, checkRequest, holdTtlMs, mustBeInTime, mustOwn } from './checks.ts'
 import type { SiteHost, SiteView } from './events.ts'
 import { type HostCall, type Job, type Placing, type Turn, type WaitingFor, answersOf, failuresOf } from './machine.ts'
 import { type Amendment, type GatewayRecord, allHeld, digestOf, heldUnder, hostsOf } from './record.ts'
 import { releaseAllCalls, releaseCalls, released } from './release.ts'
 
-const requestDigest = (r: Request): string => digestOf([r.cluster, r.vni, r.startMs, r.endMs, r.nodes, r.volumes, r.frontend, r.bandwidthMbit, r.grow, ...r.local === true ? [LOCAL] : []])
+const requestDigest = (r: Request): string => digestOf([r.cluster, r.vni, r.startMs, r.endMs, r.nodes, r.volumes, r.frontend, r.bandwidthMbit, r.grow, ...r.local === true ? [LOCAL] : [], ...r.spread === true ? ['spread'] : [], ...(r.maxNodesPerHost ?? 0) === 0 ? [] : [`max ${r.maxNodesPerHost}`]])
 
 /** The offer that answers a growth: only what is new, with the site's facts as they are. */
 const growthOffer = ({ offer }: GatewayRecord, amendment: Amendment): Offer => ({
@@ -108,12 +108,13 @@ export function finishClear (turn: Turn, clusterId: string, job: Job & { phase: 
 /** Whether a host is of a release that has no site-local segments, and one is asked for. */
 const lacksLocal = (request: Request, host: SiteHost): boolean => request.local === true && host.lacksLocal === true
 
-function placed (placing: Placing): { assignments: Assignment[], hosts: readonly SiteHost[] } | { refusal: string } {
+/** @param taken nodes that the cluster has here already, by host */
+function placed (placing: Placing, taken: ReadonlyMap<string, number>): { assignments: Assignment[], hosts: readonly SiteHost[] } | { refusal: string } {
   const { entry, full } = placing
   const hosts = (freed: ReadonlyMap<string, Resources>): SiteHost[] => entry.ask.view.hosts.map(host =>
     lacksLocal(entry.ask.request, host) ? { ...host, free: { ...host.free, vcpus: 0, memoryMib: 0 } } : full.includes(host.host) ? { ...host, free: zero() } : { ...host, free: add(host.free, freed.get(host.host) ?? zero()) })
   for (const view of [hosts(new Map()), hosts(entry.freed)]) {
-    const outcome = placeAtSite(entry.ask.request, view)
+    const outcome = placeAtSite(entry.ask.request, view, taken)
     if (!('refusal' in outcome)) return { assignments: outcome.assignments, hosts: view }
     if (entry.freed.size === 0) return outcome
   }
@@ -132,14 +133,14 @@ function ownParts (view: SiteView, request: Request, grow: boolean, borrowed: Re
 /** Places what is asked for and asks the hosts to hold it; or says why it cannot be placed. */
 function tryPlacement (turn: Turn, placing: Placing): MusubiError | null {
   const { entry: { askId, caller, ask: { request, view } }, attempt, refusals } = placing
-  const outcome = placed(placing)
+  const record = turn.record(request.clusterId)
+  const grown = record?.state === 'active' ? record : null
+  const outcome = placed(placing, grown === null ? new Map() : nodesByHost(grown.offer.held))
   if ('refusal' in outcome) {
     const old = view.hosts.filter(host => lacksLocal(request, host)).map(host => host.host)
     const without = old.length === 0 ? [] : [`${old.slice(0, 8).join(', ')}: of a release without site-local segments`]
     return new NoCapacityError(`site ${turn.site}: ${[outcome.refusal, ...without, ...refusals].join('; ')}`)
   }
-  const record = turn.record(request.clusterId)
-  const grown = record?.state === 'active' ? record : null
   const offerId = attempt === 0 ? view.id : `${view.id}-${attempt + 1}`
   const gateway = grown?.offer.gateway ?? view.facts
   const parts = [

@@ -3,7 +3,7 @@ import type { BudgetChange } from '../cache-budget.ts'
 import type { MusubiError } from '../errors.ts'
 import type { SiteAnswer } from '../gateway/events.ts'
 import type { ActivateRequest, ClusterDocument, CommitRequest, ExtendRequest, KeepAliveRequest, ReleaseRequest, Request, Secret } from '../messages.ts'
-import type { SiteCapacity } from '../placement.ts'
+import type { SiteCapacity } from '../placement/site-capacity.ts'
 import type { ClusterSpec } from '../spec.ts'
 import type { MasterRecord } from './record.ts'
 

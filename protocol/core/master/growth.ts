@@ -1,11 +1,14 @@
 /** Documents and placements of clusters that change while they run. */
-import { type Resources, clampToZero, describe, describeShortfall, timesFitting } from '../capacity.ts'
+import { describe } from '../capacity.ts'
 import { memberHosts } from '../document.ts'
 import { MAX_NODES_PER_CLUSTER, MAX_SITES_PER_CLUSTER } from '../limits.ts'
 import type { ClusterDocument, Held, Offer, Receipt } from '../messages.ts'
-import { type Refusal, type SiteCapacity, largestOf, nodeResources, refuse } from '../placement.ts'
+import { type Refusal, nodeResources, nodesByHost, refuse } from '../placement/at-site.ts'
 import type { ClusterSpec } from '../spec.ts'
-import { type SitePart, nodeName } from '../spread.ts'
+import { type SitePart, nodeName } from '../placement/among-sites.ts'
+import { type Asked, type Candidate, bySite, noRoom, ruledOut, slotsIn } from '../placement/candidates.ts'
+import { type Shares, onFewest, onMost } from '../placement/shares.ts'
+import type { SiteCapacity } from '../placement/site-capacity.ts'
 import type { MasterRecord } from './record.ts'
 
 const byText = (a: string, b: string): number => a < b ? -1 : a > b ? 1 : 0
@@ -19,31 +22,72 @@ export function nextIndexes (taken: readonly number[], count: number): number[] 
 }
 
 /**
- * Where more nodes of a live cluster go: to its member sites first, then to those that take most.
+ * Where more nodes of a live cluster go, by the terms of its placement and counting the nodes that it
+ * has: to its member sites first, then on as few others as possible; or evenly.
  *
  * @returns parts with nodes only; or what is missing and where
  */
 export function placeGrowth (record: MasterRecord, count: number, sites: readonly SiteCapacity[]): { parts: SitePart[] } | Refusal {
-  const { spec, document } = record
-  const members = record.offers.map(offer => offer.site)
+  const { spec, document, offers } = record
+  const terms = spec.placement ?? {}
   const need = nodeResources({ vcpus: spec.nodes.vcpus, memoryMib: spec.nodes.memoryMiB })
-  const slotsOf = (free: readonly Resources[]): number => free.reduce((total, host) => total + timesFitting(need, clampToZero(host)), 0)
-  const ranked = sites.map(site => ({ site: site.site, slots: slotsOf(site.freeByHost), member: members.includes(site.site) }))
-    .sort((a, b) => Number(b.member) - Number(a.member) || b.slots - a.slots || byText(a.site, b.site))
+  const members = new Set(offers.map(offer => offer.site))
+  const master = sites.find(site => site.site === record.masterSite) ?? { site: record.masterSite, freeByHost: [], volumeFreeByHost: [] }
+  const asked: Asked = { need, terms, master, image: record.imageDigest }
+  const has = (site: string): number => document?.nodes.filter(node => node.site === site).length ?? 0
+  const taken = (site: string): Map<string, number> => nodesByHost(offers.filter(offer => offer.site === site).flatMap(offer => offer.held))
+  const out = new Map(sites.map(site => [site.site, ruledOut(site, asked, members.has(site.site))]))
+  const ranked = sites.filter(site => out.get(site.site)?.length === 0).sort(bySite(asked))
   const indexes = nextIndexes((document?.nodes ?? []).map(node => node.index), count)
-  const parts: SitePart[] = []
-  let newSites = 0
-  for (const { site, slots, member } of ranked) {
-    const mine = slots > 0 && (member || members.length + newSites < MAX_SITES_PER_CLUSTER) ? indexes.splice(0, slots) : []
-    if (mine.length === 0) continue
-    if (!member) newSites++
-    parts.push({ site, volumes: [], frontend: false, nodes: mine.map(index => ({ name: nodeName(record.name, site, index), vcpus: spec.nodes.vcpus, memoryMib: spec.nodes.memoryMiB })) })
+  // Advertisements name no hosts, so which of them have nodes of the cluster is not known. At least the first figure fits, at most the second.
+  for (const slotsOf of [atLeast, possibly]) {
+    const open = ranked.map(site => ({ site: site.site, has: has(site.site), slots: Math.max(0, Math.min((terms.maxNodesPerSite ?? Infinity) - has(site.site), slotsOf(site, asked, taken(site.site)))) }))
+    const shares = terms.mostSites === true ? onMost(count, open, members, MAX_SITES_PER_CLUSTER) : membersFirst(count, open, members)
+    if (shares === null) continue
+    const left = [...indexes]
+    return {
+      parts: [...shares].map(([site, nodes]) => ({
+        site, volumes: [], frontend: false,
+        nodes: left.splice(0, nodes).map(index => ({ name: nodeName(record.name, site, index), vcpus: spec.nodes.vcpus, memoryMib: spec.nodes.memoryMiB })),
+        ...terms.minBandwidthMbit === undefined || members.has(site) ? {} : { bandwidthMbit: terms.minBandwidthMbit }
+      }))
+    }
   }
-  if (indexes.length === 0) return { parts }
-  return refuse(`no room for ${indexes.length} of ${count} more nodes with ${describe(need)} each`, sites.toSorted((a, b) => byText(a.site, b.site)).map(site => {
-    const shortfall = describeShortfall(need, largestOf(site.freeByHost))
-    return `${site.site}: takes ${parts.find(part => part.site === site.site)?.nodes.length ?? 0} of them; ${shortfall === '' ? 'no host has room for more' : `a node ${shortfall} on its largest host`}`
+  const most = ranked.map(site => ({ site: site.site, member: members.has(site.site), slots: Math.max(0, Math.min((terms.maxNodesPerSite ?? Infinity) - has(site.site), possibly(site, asked, taken(site.site)))) }))
+    .sort((a, b) => Number(b.member) - Number(a.member) || b.slots - a.slots).slice(0, MAX_SITES_PER_CLUSTER)
+  const takes = new Map(most.map(({ site, slots }) => [site, slots]))
+  const room = Math.min(count - 1, [...takes.values()].reduce((a, b) => a + b, 0))
+  return refuse(`no room for ${count - room} of ${count} more nodes with ${describe(need)} each`, sites.toSorted((a, b) => byText(a.site, b.site)).map(site => {
+    const reasons = out.get(site.site) ?? []
+    return `${site.site}: ${reasons.length > 0 ? reasons.join('; ') : `takes ${takes.get(site.site) ?? 0} of them; ${noRoom(site, asked, has(site.site))}`}`
   }))
+}
+
+/** Every node of the cluster may be on a host that would have had room for another. */
+function atLeast (site: SiteCapacity, asked: Asked, taken: ReadonlyMap<string, number>): number {
+  const slots = slotsIn(site.freeByHost, asked)
+  return asked.terms.maxNodesPerHost === undefined ? slots : slots - [...taken.values()].reduce((a, b) => a + b, 0)
+}
+
+/** None may be. */
+function possibly (site: SiteCapacity, asked: Asked, taken: ReadonlyMap<string, number>): number {
+  const slots = slotsIn(site.freeByHost, asked)
+  const most = asked.terms.maxNodesPerHost
+  return most === undefined ? slots : Math.min(slots, Math.max(0, most * Math.max(site.freeByHost.length, taken.size) - [...taken.values()].reduce((a, b) => a + b, 0)))
+}
+
+/** Member sites, in order, then as few others as possible. */
+function membersFirst (count: number, open: readonly Candidate[], members: ReadonlySet<string>): Shares | null {
+  const shares: Shares = new Map()
+  let left = count
+  const inside = open.filter(one => members.has(one.site)).toSorted((a, b) => b.slots - a.slots)
+  for (const { site, slots } of inside) {
+    const nodes = Math.min(slots, left)
+    if (nodes > 0) shares.set(site, nodes)
+    left -= nodes
+  }
+  const outside = onFewest(left, open.filter(one => !members.has(one.site)), MAX_SITES_PER_CLUSTER - members.size)
+  return outside === null ? null : new Map([...shares, ...outside])
 }
 
 /** One offer of each site: what was offered later is held beside what was offered first. */

@@ -1,7 +1,7 @@
 /** What a master's machine works on: records as on the disk, and what is under way, which a crash forgets. */
 import { MusubiError } from '../errors.ts'
 import type { Offer, Receipt } from '../messages.ts'
-import type { SitePart } from '../spread.ts'
+import type { SitePart } from '../placement/among-sites.ts'
 import type { LenderAsk, MasterEffect } from './events.ts'
 import { type Asked, type MasterRecord, type MasterState, type MasterTrigger, isOver, masterTransitions } from './record.ts'
 

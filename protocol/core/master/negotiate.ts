@@ -3,7 +3,8 @@ import { MusubiError } from '../errors.ts'
 import { HOLD_MARGIN } from '../limits.ts'
 import { isLocal } from '../local.ts'
 import type { Offer } from '../messages.ts'
-import { type SitePart, placeAmongSites } from '../spread.ts'
+import { nodesByHost } from '../placement/at-site.ts'
+import { type SitePart, placeAmongSites } from '../placement/among-sites.ts'
 import { holdTimeOf } from '../verify-request.ts'
 import { type Refused, allRefused, errorOf, heldTooShort, placeError, refusedBy, releaseFor, requestFor } from './say.ts'
 import type { KnownSite, NewCluster } from './events.ts'
@@ -38,7 +39,7 @@ export function startRound (turn: Turn, record: MasterRecord, known: readonly Kn
   work.looking = false
   if (work.startedMs === 0) work.startedMs = turn.now
   const sites = known.filter(site => !work.excluded.has(site.site))
-  const placed = placeAmongSites(record.spec, sites, turn.machine.site)
+  const placed = placeAmongSites(record.spec, sites, turn.machine.site, record.imageDigest)
   if ('refusal' in placed) { fail(turn, record, placeError(record.name, placed.refusal, work.refusals, work.lastCode)); return }
   const round: Round = { ref: id, parts: new Map(), held: new Map(), refused: new Map() }
   for (const part of placed.parts) {
@@ -62,6 +63,15 @@ export function offerMismatch (part: SitePart, offer: Offer): string | null {
   return offer.site === part.site && JSON.stringify(wanted) === JSON.stringify(got) ? null : `site ${part.site} offered something else than was asked`
 }
 
+/** Whether an offer puts more nodes on a host than the cluster allows, with those that are there; null when not. */
+function crowdedHost ({ spec: { placement }, offers }: MasterRecord, offer: Offer): string | null {
+  const most = placement?.maxNodesPerHost
+  if (most === undefined) return null
+  const held = [...offers.filter(one => one.site === offer.site).flatMap(one => one.held), ...offer.held]
+  const crowded = [...nodesByHost(held)].find(([, nodes]) => nodes > most)
+  return crowded === undefined ? null : `site ${offer.site} offered ${crowded[1]} nodes on host ${crowded[0]}, ${most} ${most === 1 ? 'is' : 'are'} the most that the cluster allows`
+}
+
 /** Takes an offer into the round, or what speaks against it. */
 export function takeOffer (record: MasterRecord, round: Round, call: Call, offer: Offer, more: (offer: Offer) => string | null = () => null): void {
   const asked = round.parts.get(call.site)
@@ -72,6 +82,11 @@ export function takeOffer (record: MasterRecord, round: Round, call: Call, offer
     return
   }
   const ttlMs = holdTimeOf(offer)
+  const crowded = crowdedHost(record, offer)
+  if (crowded !== null) {
+    takeRefusal(round, call, new MusubiError('ANTI_AFFINITY', crowded, { hint: 'its gateway is of a release that knows no limit, or of another view: leave the site out (notSites), or spec.placement.maxNodesPerHost' }))
+    return
+  }
   const problem = offerMismatch(asked.part, offer) ?? (ttlMs === null ? `the offer of site ${call.site} is held for no time at all` : more(offer))
   if (problem !== null || ttlMs === null) {
     takeRefusal(round, call, new MusubiError('BAD_OFFER', problem ?? '', { hint: 'its agent may be of another release' }))

@@ -2,7 +2,7 @@
 import { describeError, MusubiError, NoCapacityError, UnreachableError } from '../errors.ts'
 import { HOLD_TTL_MS } from '../limits.ts'
 import type { ClusterDocument, Receipt } from '../messages.ts'
-import type { SitePart } from '../spread.ts'
+import type { SitePart } from '../placement/among-sites.ts'
 import type { LenderAsk } from './events.ts'
 import type { Dropped, MasterRecord } from './record.ts'
 
@@ -11,8 +11,10 @@ export const requestFor = (record: MasterRecord, part: SitePart, id: string, now
   method: 'request',
   request: {
     key: id, clusterId: record.id, cluster: record.name, vni: record.vni, masterSite: record.masterSite, startMs, endMs: record.endMs,
-    nodes: part.nodes, volumes: part.volumes, frontend: part.frontend, holdTtlMs: HOLD_TTL_MS, bandwidthMbit: 0, epoch: record.epoch, sentMs: nowMs, grow,
-    ...(record.spec.localCidr === undefined ? {} : { local: true })
+    nodes: part.nodes, volumes: part.volumes, frontend: part.frontend, holdTtlMs: HOLD_TTL_MS, bandwidthMbit: part.bandwidthMbit ?? 0, epoch: record.epoch, sentMs: nowMs, grow,
+    ...(record.spec.localCidr === undefined ? {} : { local: true }),
+    ...(record.spec.placement?.spread === true ? { spread: true } : {}),
+    ...(record.spec.placement?.maxNodesPerHost === undefined ? {} : { maxNodesPerHost: record.spec.placement.maxNodesPerHost })
   }
 })
 

@@ -1,6 +1,6 @@
 import type { SearchReason, SiteResource } from '../../api.ts'
 import { RECORD_TTL_MS } from '../limits.ts'
-import { largestOf } from '../placement.ts'
+import { largestOf } from '../placement/at-site.ts'
 import type { FullQuery } from './query.ts'
 import { mibText, priceText, rttText, shapeText, spanText } from './text.ts'
 

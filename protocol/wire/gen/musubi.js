@@ -4686,12 +4686,26 @@ export const musubi = $root.musubi = (() => {
             Request.prototype.sentMs = 0;
             Request.prototype.grow = false;
             Request.prototype.local = null;
+            Request.prototype.spread = null;
+            Request.prototype.maxNodesPerHost = null;
 
             let $oneOfFields;
 
             // Virtual OneOf for proto3 optional field
             $Object.defineProperty(Request.prototype, "_local", {
                 get: $util.oneOfGetter($oneOfFields = ["local"]),
+                set: $util.oneOfSetter($oneOfFields)
+            });
+
+            // Virtual OneOf for proto3 optional field
+            $Object.defineProperty(Request.prototype, "_spread", {
+                get: $util.oneOfGetter($oneOfFields = ["spread"]),
+                set: $util.oneOfSetter($oneOfFields)
+            });
+
+            // Virtual OneOf for proto3 optional field
+            $Object.defineProperty(Request.prototype, "_maxNodesPerHost", {
+                get: $util.oneOfGetter($oneOfFields = ["maxNodesPerHost"]),
                 set: $util.oneOfSetter($oneOfFields)
             });
 
@@ -4736,6 +4750,10 @@ export const musubi = $root.musubi = (() => {
                     writer.uint32(120).bool(message.grow);
                 if (message.local != null && $Object.hasOwnProperty.call(message, "local"))
                     writer.uint32(128).bool(message.local);
+                if (message.spread != null && $Object.hasOwnProperty.call(message, "spread"))
+                    writer.uint32(160).bool(message.spread);
+                if (message.maxNodesPerHost != null && $Object.hasOwnProperty.call(message, "maxNodesPerHost"))
+                    writer.uint32(168).uint32(message.maxNodesPerHost);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -4907,6 +4925,20 @@ export const musubi = $root.musubi = (() => {
                                 break;
                             message.local = reader.bool();
                             message._local = "local";
+                            continue;
+                        }
+                    case 20: {
+                            if (wireType !== 0)
+                                break;
+                            message.spread = reader.bool();
+                            message._spread = "spread";
+                            continue;
+                        }
+                    case 21: {
+                            if (wireType !== 0)
+                                break;
+                            message.maxNodesPerHost = reader.uint32();
+                            message._maxNodesPerHost = "maxNodesPerHost";
                             continue;
                         }
                     }

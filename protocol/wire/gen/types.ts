@@ -305,6 +305,8 @@ export interface Request {
   sentMs: number
   grow: boolean
   local?: boolean
+  spread?: boolean
+  maxNodesPerHost?: number
 }
 
 export interface ExtendRequest {
@@ -1096,7 +1098,9 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'epoch', id: 13, type: 'uint32', repeated: false },
     { name: 'sentMs', id: 14, type: 'uint64', repeated: false },
     { name: 'grow', id: 15, type: 'bool', repeated: false },
-    { name: 'local', id: 16, type: 'bool', repeated: false, optional: true }
+    { name: 'local', id: 16, type: 'bool', repeated: false, optional: true },
+    { name: 'spread', id: 20, type: 'bool', repeated: false, optional: true },
+    { name: 'maxNodesPerHost', id: 21, type: 'uint32', repeated: false, optional: true }
   ],
   ExtendRequest: [
     { name: 'key', id: 1, type: 'string', repeated: false },

@@ -2,7 +2,7 @@
 import type { KnownSite } from '../../../protocol/core/master/events.ts'
 import type { SiteHost } from '../../../protocol/core/gateway/events.ts'
 import { resourceOf } from '../../../agent/helper/permits.ts'
-import { siteCapacityOf } from '../../../protocol/core/placement.ts'
+import { siteCapacityOf } from '../../../protocol/core/placement/site-capacity.ts'
 import { fromStored, type StoredRecord } from '../../../agent/master/stored.ts'
 import { createKernel } from '../kernel/kernel.ts'
 import { createNetwork, type Endpoint } from '../kernel/network.ts'

@@ -15,7 +15,7 @@ import { startBench } from '../../helper-bench.ts'
 
 const config: AgentConfig = {
   name: 'h1', site: 'kyoto', roles: ['gateway', 'compute', 'storage'], stateDir: '/var/lib/musubi', helper: { socket: '/run/musubi-helper/helper.sock', stateDir: '/var/lib/musubi-helper', agentUser: 'musubi' }, runDir: '/run/musubi', listen: ['/ip4/192.0.2.2/tcp/4100'],
-  reachable: true, relay: false, priceMilli: 0, underlayAddress: '192.0.2.2', tunnelPort: 51820, tunnelKeyMaxAgeHours: 168, imageStore: '/var/lib/musubi/images', drivers: 'real', logLevel: 'info', inSite: { technique: 'vxlan' }, retain: { diskMiB: 0, maxDays: 0 }
+  reachable: true, relay: false, priceMilli: 0, wanMbit: 0, underlayAddress: '192.0.2.2', tunnelPort: 51820, tunnelKeyMaxAgeHours: 168, imageStore: '/var/lib/musubi/images', drivers: 'real', logLevel: 'info', inSite: { technique: 'vxlan' }, retain: { diskMiB: 0, maxDays: 0 }
 }
 const PATH = '/etc/musubi/agent.yaml'
 /** A kernel that loads everything. */

@@ -4,10 +4,11 @@ import t from 'tap'
 import type { DesiredObject, DomainSpec, ObjectKind, SpecByKind, TunnelSpec } from '../../../protocol/core/desired.ts'
 import { type DocumentInput, buildClusterDocument, missingReceipts, uuidFrom } from '../../../protocol/core/document.ts'
 import type { ClusterDocument, Offer, Secret } from '../../../protocol/core/messages.ts'
-import { type HostCapacity, siteCapacityOf } from '../../../protocol/core/placement.ts'
+import type { HostCapacity } from '../../../protocol/core/placement/at-site.ts'
+import { siteCapacityOf } from '../../../protocol/core/placement/site-capacity.ts'
 import { desiredFor, mergeTunnels, segmentFor } from '../../../protocol/core/plan.ts'
 import type { ClusterSpec } from '../../../protocol/core/spec.ts'
-import { placeAmongSites } from '../../../protocol/core/spread.ts'
+import { placeAmongSites } from '../../../protocol/core/placement/among-sites.ts'
 import { facts, offerFor, spec } from '../../model/fixtures.ts'
 
 const hash = (text: string): string => createHash('sha256').update(text).digest('hex')

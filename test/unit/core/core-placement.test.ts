@@ -1,8 +1,9 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { type Resources, fits, subtract, timesFitting } from '../../../protocol/core/capacity.ts'
-import { FRONTEND_RESOURCES, type HostCapacity, type SiteCapacity, placeAtSite, siteCapacityOf } from '../../../protocol/core/placement.ts'
-import { type SitePart, placeAmongSites } from '../../../protocol/core/spread.ts'
+import { FRONTEND_RESOURCES, type HostCapacity, placeAtSite } from '../../../protocol/core/placement/at-site.ts'
+import { type SiteCapacity, siteCapacityOf } from '../../../protocol/core/placement/site-capacity.ts'
+import { type SitePart, placeAmongSites } from '../../../protocol/core/placement/among-sites.ts'
 import { spec } from '../../model/fixtures.ts'
 
 const r = (vcpus: number, memoryMib: number, diskMib = 0): Resources => ({ vcpus, memoryMib, diskMib, volumes: diskMib > 0 ? 64 : 0, bandwidthMbit: 0 })

@@ -7,8 +7,9 @@ import { advance, type LeaseEvent } from '../../../protocol/core/lease/step.ts'
 import { emptyLedger, type Lease, leasesOf, type LedgerState } from '../../../protocol/core/lease/lease.ts'
 import { MAX_COPY_BYTES, MAX_LEASES_PER_PEER, MAX_NODES_PER_CLUSTER, MAX_TERM_MS } from '../../../protocol/core/limits.ts'
 import type { ClusterDocument, GatewayFacts, HoldItem, HoldRequest, MemberSite, Offer, Request } from '../../../protocol/core/messages.ts'
-import { type HostCapacity, siteCapacityOf } from '../../../protocol/core/placement.ts'
-import { placeAmongSites } from '../../../protocol/core/spread.ts'
+import type { HostCapacity } from '../../../protocol/core/placement/at-site.ts'
+import { siteCapacityOf } from '../../../protocol/core/placement/site-capacity.ts'
+import { placeAmongSites } from '../../../protocol/core/placement/among-sites.ts'
 import { checkAgainstLeases, documentProblem, type GatewayTruth, growthProblem, type HostTruth, offeredProblem, offerProblem } from '../../../protocol/core/verify.ts'
 import {
   claimProblem, commitProblem, copyProblem, extendProblem, holdProblem, holdTimeOf, hostCommitProblem, hostExtendProblem, hostKeepAliveProblem, isUuid, keepAliveProblem, releaseProblem, requestProblem, termProblem

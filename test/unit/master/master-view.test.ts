@@ -4,8 +4,9 @@ import { clusterRecord, newNotes, noPhases, shownState, type ClusterRecord } fro
 import { clusterView, foldStatus } from '../../../agent/master/view.ts'
 import type { HostStatus } from '../../../agent/peers.ts'
 import { buildClusterDocument } from '../../../protocol/core/document.ts'
-import { siteCapacityOf, type HostCapacity } from '../../../protocol/core/placement.ts'
-import { placeAmongSites } from '../../../protocol/core/spread.ts'
+import type { HostCapacity } from '../../../protocol/core/placement/at-site.ts'
+import { siteCapacityOf } from '../../../protocol/core/placement/site-capacity.ts'
+import { placeAmongSites } from '../../../protocol/core/placement/among-sites.ts'
 import { offerFor, spec } from '../../model/fixtures.ts'
 
 const CREATED = 1_000_000
