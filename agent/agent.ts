@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { createAvailability, HELPER_ASK_MS, HELPER_FIRST_MS } from './availability.ts'
 import { createBootClock } from './boot-clock.ts'
+import { createCalendar } from './calendar/calendar.ts'
 import { hostCapacity, tunnelEndpointOf, type AgentConfig } from './config.ts'
 import { segmentPlans } from './api/segments.ts'
 import { consoleOf, type AgentView } from './api/view.ts'
@@ -135,12 +136,16 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     call, log, table: ledger.table<Copy>('copy'), now: ledgerNow,
     targets: () => directory.hosts().filter(h => h.state !== 'dead' && h.peerId !== mesh.peerId).map(h => ({ host: h.host, peer: h.peerId, gateway: h.roles.includes('gateway') }))
   })
+  const calendar = createCalendar({
+    site: config.site, peer: mesh.peerId, ledger, call, refusal: () => cordon.get().cordoned ? `cordoned${cordon.get().reason === '' ? '' : `: ${cordon.get().reason}`}` : availability.blind(),
+    hosts: () => directory.siteHosts()
+  })
   const gateway = isGateway ? makeGateway() : null
   const { master, builder } = isGateway ? makeMaster() : { master: null, builder: null }
 
   function makeGateway (): Gateway {
     return createGateway({
-      site: config.site, call, store, events, log, now: ledgerNow, newId: randomUUID, cordon: availability, ...(policy === null ? {} : { policy }),
+      site: config.site, call, store, events, log, now: ledgerNow, newId: randomUUID, calendar, cordon: availability, ...(policy === null ? {} : { policy }),
       siteHosts: () => directory.siteHosts(),
       facts: async () => ({
         host: config.name, peer: mesh.peerId, underlayAddress: config.underlayAddress, tunnelPublicKey: await keyForOffers(),
@@ -172,7 +177,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   }
 
   const siteCaches = createSiteCaches({ site: config.site, helper, masterSite: id => gateway?.list().find(record => record.clusterId === id)?.masterSite ?? null })
-  serveAgent(mesh, { lessor, gateway, ...gateway === null ? {} : { caches: siteCaches }, copies, cordon, site: config.site, callerOf: ctx => callerOf(ctx), sites: () => directory.siteAds() })
+  serveAgent(mesh, { lessor, gateway, calendar, ...gateway === null ? {} : { caches: siteCaches }, copies, cordon, site: config.site, callerOf: ctx => callerOf(ctx), sites: () => directory.siteAds() })
   const problems: string[] = []
   const view = makeView({ config, mesh, directory, ledger, reconciler, events, gateway, builder, epoch, total, started, issuer, cordon, problems: () => [...helpless(helper.problem(), availability.blind()), ...unkept(ledger), ...membership.problems(), ...issuer.problems(), ...shutOut(mesh), ...tunnels?.problems() ?? [], ...problems] })
   const api = await createApi({ title: 'Musubi agent', description: `agent of host ${config.name} at site ${config.site}`, logger: log })

@@ -17,7 +17,7 @@ import type { Tunnels } from '../tunnel/tunnels.ts'
 import { MusubiError } from '../../protocol/core/errors.ts'
 import { searchSites } from '../../protocol/core/search.ts'
 import {
-  AgentStatusSchema, ClusterSchema, ConsoleSchema, CordonBodySchema, CordonSchema, EventSchema, HostDetailSchema, HostSchema, type CordonResource, SearchResultSchema, SearchSchema, SegmentPlanSchema, SiteSchema
+  AgentStatusSchema, ClusterSchema, ConsoleSchema, CordonBodySchema, CreateQuerySchema, CordonSchema, EventSchema, HostDetailSchema, HostSchema, type CordonResource, SearchResultSchema, SearchSchema, SegmentPlanSchema, SiteSchema
 } from '../../protocol/api.ts'
 
 export interface RouteDeps {
@@ -66,12 +66,13 @@ export function addAgentRoutes (api: Api, deps: RouteDeps): void {
   api.get('/v1/clusters', { schema: { summary: 'clusters of this master, and masterless ones of its site', response: { 200: Type.Array(ClusterSchema) } } }, () => deps.master?.list() ?? [])
   api.post('/v1/clusters', {
     schema: {
-      summary: 'ask for a cluster; follow it at its name', querystring: Type.Object({ dryRun: Type.Optional(Type.Boolean()) }), body: Type.Unknown({ description: 'cluster specification' }),
+      summary: 'ask for a cluster; follow it at its name', querystring: CreateQuerySchema, body: Type.Unknown({ description: 'cluster specification' }),
       response: { 200: Type.Object({ explanation: Type.String() }), 202: ClusterSchema }
     }
   }, async (request, reply) => {
-    if (request.query.dryRun === true) return await reply.send(master().plan(request.body))
-    const cluster = await master().create(request.body)
+    const { dryRun, ...when } = request.query
+    if (dryRun === true) return await reply.send(await master().plan(request.body, when))
+    const cluster = await master().create(request.body, when)
     return await reply.status(202).header('location', `/v1/clusters/${cluster.name}`).send(cluster)
   })
   api.get('/v1/clusters/:name', { schema: { summary: 'one cluster, by name or id', params: ByName, response: { 200: ClusterSchema } } }, request => master().get(request.params.name))

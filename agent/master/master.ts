@@ -1,5 +1,6 @@
 import type { Logger } from 'pino'
 import type { CallPeer } from '../peers.ts'
+import { createSight } from '../calendar/sight.ts'
 import type { EventLog } from '../events.ts'
 import { createAdoption, notMaster, type AdoptionDeps } from './adopt.ts'
 import type { Builder } from './build.ts'
@@ -7,6 +8,7 @@ import type { Copies } from './copies.ts'
 import { createNegotiator, type Negotiator } from './negotiator.ts'
 import type { Probe } from './probe.ts'
 import { clusterRecord, isEnded, newNotes, shownState, type ClusterNotes, type ClusterRecord } from './record.ts'
+import { termOf, type When } from './term.ts'
 import { clusterView } from './view.ts'
 import { createWatcher } from './watch.ts'
 import type { ClusterResource } from '../../protocol/api.ts'
@@ -45,20 +47,21 @@ export interface MasterDeps {
 }
 
 export interface Master {
-  create (spec: unknown): Promise<ClusterResource>
-  /** Where it would go now; holds nothing. @throws NoCapacityError */
-  plan (spec: unknown): { explanation: string }
+  /** @throws InvalidInputError for a specification or a time that cannot be */
+  create (spec: unknown, when?: When): Promise<ClusterResource>
+  /** Where, and when, it would go; holds nothing. @throws NoCapacityError with what would fit instead */
+  plan (spec: unknown, when?: When): Promise<{ explanation: string }>
   /** Clusters of this master, and those of its site that have none. */
   list (): ClusterResource[]
   /** By name (the latest of that name) or id. @throws NotFoundError */
   get (nameOrId: string): ClusterResource
   record (nameOrId: string): ClusterRecord
   remove (nameOrId: string): Promise<ClusterResource>
-  /** Lets a cluster last `termMs` from now. @throws MusubiError with every refusal and its site */
+  /** Lets a cluster last `termMs` from now, a reservation from its start. @throws MusubiError with every refusal and its site */
   extend (nameOrId: string, termMs: number): Promise<ClusterResource>
   /** More nodes, or fewer: then those with the highest numbers go. @throws ConflictError when only nodes with volumes are left to go */
   scale (nameOrId: string, count: number): Promise<ClusterResource>
-  /** Asks anew for a cluster that failed, with the same spec. @throws ConflictError when it has not */
+  /** Asks anew for a cluster that failed, with the same spec, from its start on where that is to come. @throws ConflictError when it has not */
   retry (nameOrId: string): Promise<ClusterResource>
   /** Becomes master of a cluster of the site; see adopt.ts for what `force` risks. */
   adopt (nameOrId: string, options: { force: boolean }): Promise<ClusterResource>
@@ -79,8 +82,9 @@ export function createMaster (deps: MasterDeps): Master {
   /** failures that are in the log */
   const told = new Set<string>()
   const timers: NodeJS.Timeout[] = []
+  const sight = createSight({ site: deps.site, call: deps.call, sites: deps.sites, now: deps.now })
   const negotiator: Negotiator = createNegotiator({
-    site: deps.site, call: deps.call, sites: deps.sites, store, now: deps.now, newId: deps.newId, truth: deps.truth, log, events,
+    site: deps.site, call: deps.call, sites: deps.sites, sight, store, now: deps.now, newId: deps.newId, truth: deps.truth, log, events,
     prepare: record => builder.prepare(record), copies: record => copies?.send(record) ?? Promise.resolve(0)
   })
   const watcher = createWatcher({
@@ -118,7 +122,7 @@ export function createMaster (deps: MasterDeps): Master {
       store.delete(NOTES + id).catch(() => undefined)
     } else if (record.state === 'active') watcher.watch(id)
     else if (record.state === 'preparing' && record.document === null) measure(id)
-    else if (isEnded(shownState(record, 'building'))) {
+    else if (isEnded(shownState(record, 'building', deps.now()))) {
       watcher.forget(id)
       builder.forget(record).catch((error: unknown) => { log.warn({ cluster: record.name, error: describeError(error) }, 'its keys could not be removed') })
     }
@@ -129,9 +133,9 @@ export function createMaster (deps: MasterDeps): Master {
     if (record === undefined) told.delete(id)
   })
 
-  const shown = (record: MasterRecord): ClusterRecord => clusterRecord(record, notesOf(record.id))
+  const shown = (record: MasterRecord): ClusterRecord => clusterRecord(record, notesOf(record.id), deps.now())
   const view = (record: MasterRecord): ClusterResource => clusterView(shown(record), watcher.statuses(record.id), { contacts: negotiator.contacts(record.id), now: deps.now() })
-  const masterless = (record: MasterRecord): ClusterResource => clusterView({ ...clusterRecord(record, newNotes(record.id)), state: 'masterless' }, [])
+  const masterless = (record: MasterRecord): ClusterResource => clusterView({ ...clusterRecord(record, newNotes(record.id), deps.now()), state: 'masterless' }, [])
   const current = (record: MasterRecord): MasterRecord => negotiator.get(record.id) ?? record
 
   function find (nameOrId: string): MasterRecord | undefined {
@@ -146,16 +150,18 @@ export function createMaster (deps: MasterDeps): Master {
     throw new NotFoundError(`there is no cluster "${nameOrId}" here`, 'see: musubi cluster list; a cluster is shown at the site that is its master')
   }
 
-  async function ask (spec: ClusterSpec): Promise<ClusterResource> {
+  async function ask (spec: ClusterSpec, when: When): Promise<ClusterResource> {
+    termOf(spec, when, deps.now()) // before an image is read from end to end
     const imageDigest = await builder.imageFor(spec)
-    const alive = negotiator.records().filter(r => !isEnded(shownState(r, 'building')))
+    const alive = negotiator.records().filter(r => !isEnded(shownState(r, 'building', deps.now())))
     const same = alive.find(r => r.name === spec.name)
     if (same !== undefined) throw new ConflictError(`cluster ${spec.name} exists already (${shown(same).state})`, `choose another name, or: musubi cluster delete ${spec.name}`)
     if (alive.length >= MAX_CLUSTERS) throw new NoCapacityError(`this master looks after ${alive.length} clusters and takes no more`, 'delete one: musubi cluster list; or ask at another gateway')
     const id = deps.newId()
-    const startMs = deps.now()
+    const { startMs, endMs, earliest } = termOf(spec, when, deps.now())
     const vni = builder.vniFor(id, new Set(negotiator.records().flatMap(r => vnisOf({ vni: r.vni, ...(r.spec.localCidr === undefined ? {} : { localCidr: r.spec.localCidr }) }))))
-    const record = await negotiator.create({ id, spec, vni, imageDigest, startMs, endMs: startMs + spec.termMs })
+    const { startMs: _start, endMs: _end, ...what } = spec
+    const record = await negotiator.create({ id, spec: { ...what, termMs: endMs - startMs }, vni, imageDigest, startMs, endMs, ...earliest === undefined ? {} : { earliest } })
     return view(record)
   }
 
@@ -183,12 +189,19 @@ export function createMaster (deps: MasterDeps): Master {
   }
 
   return {
-    create: async input => await ask(parseClusterSpec(input)),
-    plan (input) {
+    create: async (input, when = {}) => await ask(parseClusterSpec(input), when),
+    async plan (input, when = {}) {
       const spec = parseClusterSpec(input)
-      const placed = placeAmongSites(spec, deps.sites(), deps.site)
-      if ('refusal' in placed) throw new NoCapacityError(`cluster ${spec.name}: ${placed.refusal}`, 'see what is free: musubi search')
-      return { explanation: `cluster ${spec.name} would go to\n${placed.why.map(w => `  ${w}`).join('\n')}\n(a dry run: nothing is held)` }
+      const term = termOf(spec, when, deps.now())
+      const wish = { ...term, spec: { ...spec, termMs: term.endMs - term.startMs } }
+      const { sites, startMs, nearest = '' } = await sight.look(wish)
+      const placed = placeAmongSites(wish.spec, sites, deps.site)
+      const none = term.earliest !== undefined && startMs === undefined ? `no start until ${new Date(term.earliest.latestMs).toISOString()} is known at which all of it would fit` : null
+      if ('refusal' in placed) throw new NoCapacityError(`cluster ${spec.name}: ${none === null ? '' : `${none}; `}${placed.refusal}`, nearest === '' ? 'see what is free: musubi search' : `${nearest}; see what is free: musubi search`)
+      if (none !== null) throw new NoCapacityError(`cluster ${spec.name}: ${none}`, nearest === '' ? 'see what is free: musubi search' : nearest)
+      const beginsMs = startMs ?? term.startMs
+      const from = beginsMs > deps.now() ? ` from ${new Date(beginsMs).toISOString()} on` : ''
+      return { explanation: `cluster ${spec.name} would go${from} to\n${placed.why.map(w => `  ${w}`).join('\n')}\n(a dry run: nothing is held)` }
     },
     list () {
       const mine = negotiator.records().filter(r => r.state !== 'ended').map(record => ({ record, resource: view(record) }))
@@ -203,7 +216,7 @@ export function createMaster (deps: MasterDeps): Master {
     remove,
     async extend (nameOrId, termMs) {
       const record = own(nameOrId)
-      await negotiator.extend(record.id, deps.now() + termMs)
+      await negotiator.extend(record.id, Math.max(deps.now(), record.startMs) + termMs)
       return view(current(record))
     },
     async scale (nameOrId, count) {
@@ -216,7 +229,7 @@ export function createMaster (deps: MasterDeps): Master {
     async retry (nameOrId) {
       const record = own(nameOrId)
       if (record.state !== 'failed') throw new ConflictError(`cluster ${record.name} is ${shown(record).state}: only a failed one is asked for again`)
-      const resource = await ask(record.spec)
+      const resource = await ask(record.spec, { ...record.startMs > deps.now() ? { startMs: record.startMs } : {}, ...record.earliest === undefined ? {} : { earliest: true } })
       await negotiator.remove(record.id, 'asked for again')
       return resource
     },

@@ -1,10 +1,11 @@
 import type { Logger } from 'pino'
+import type { Sight } from '../calendar/sight.ts'
 import type { EventLog } from '../events.ts'
 import type { CallPeer } from '../peers.ts'
 import { type StoredRecord, fromStored, toStored } from './stored.ts'
 import { describeError, MusubiError, NotFoundError } from '../../protocol/core/errors.ts'
 import type { SiteAnswer } from '../../protocol/core/gateway/events.ts'
-import type { KnownSite, LenderAsk, MasterEffect, MasterEvent, NewCluster } from '../../protocol/core/master/events.ts'
+import type { KnownSite, LenderAsk, Looked, MasterEffect, MasterEvent, NewCluster } from '../../protocol/core/master/events.ts'
 import type { Contact, MasterMachine } from '../../protocol/core/master/machine.ts'
 import type { MasterRecord, MasterState } from '../../protocol/core/master/record.ts'
 import { advance, emptyMaster, loadMaster } from '../../protocol/core/master/step.ts'
@@ -17,6 +18,8 @@ export interface NegotiatorDeps {
   site: string
   call: CallPeer
   sites: () => readonly KnownSite[]
+  /** sees what sites have free in a time to come; absent: what they have now is taken for it */
+  sight?: Sight
   store: Store
   /** ledger clock, Unix ms */
   now: () => number
@@ -158,7 +161,7 @@ export function createNegotiator (deps: NegotiatorDeps): Negotiator {
   function perform (effect: MasterEffect): void {
     switch (effect.effect) {
       case 'call': void performCall(effect.callId, effect.peer, effect.ask, effect.deadlineMs); break
-      case 'look': post({ type: 'looked', clusterId: effect.clusterId, sites: deps.sites(), id: deps.newId() }); break
+      case 'look': look(effect.clusterId, effect.calendars); break
       case 'prepare': void prepare(effect.record); break
       case 'copy': void copy(effect.record); break
       case 'note': events.add(effect.type, effect.message, effect.cluster); break
@@ -166,6 +169,16 @@ export function createNegotiator (deps: NegotiatorDeps): Negotiator {
       case 'save':
       case 'forget': break // written
     }
+  }
+
+  function look (clusterId: string, calendars: boolean): void {
+    const record = machine.records.get(clusterId)
+    const tell = (found: Looked): void => { post({ type: 'looked', clusterId, id: deps.newId(), ...found }) }
+    if (!calendars || deps.sight === undefined || record === undefined) { tell({ sites: deps.sites() }); return }
+    deps.sight.look(record).then(tell, (error: unknown) => {
+      log.warn({ cluster: record.name, error: describeError(error) }, 'calendars could not be asked')
+      tell({ sites: deps.sites() })
+    })
   }
 
   async function performCall (callId: number, peer: string, ask: LenderAsk, deadlineMs: number): Promise<void> {

@@ -1,0 +1,59 @@
+import type { CallPeer } from '../peers.ts'
+import type { HostCalendar } from '../../protocol/core/calendar/together.ts'
+import { zero } from '../../protocol/core/capacity.ts'
+import { errorCode } from '../../protocol/core/errors.ts'
+import { CALENDAR_DEADLINE_MS } from '../../protocol/core/limits.ts'
+import { earliestStart, inWindow, nearestCount, nearestText, type SiteOverTime } from '../../protocol/core/master/earliest.ts'
+import type { KnownSite, Looked } from '../../protocol/core/master/events.ts'
+import type { MasterRecord } from '../../protocol/core/master/record.ts'
+import type { ClusterSpec } from '../../protocol/core/spec.ts'
+import { placeAmongSites } from '../../protocol/core/spread.ts'
+
+export interface SightDeps {
+  site: string
+  call: CallPeer
+  sites: () => readonly KnownSite[]
+  /** ledger clock, Unix ms */
+  now: () => number
+}
+
+/** What a cluster is wanted for: from when to when, or as early as it can be. */
+export type Wish = Pick<MasterRecord, 'spec' | 'startMs' | 'endMs' | 'earliest'>
+
+/** Asks the gateways in view for their calendars, and sees where and when a cluster would fit. */
+export interface Sight {
+  look (wish: Wish): Promise<Looked>
+}
+
+/** A start so soon is at once: by the clock of a lender it is no reservation. */
+const AT_ONCE_MS = 1_000
+
+export function createSight ({ site: own, call, sites, now }: SightDeps): Sight {
+  /** A site that does not answer is left out: it could not be asked to hold anything either. */
+  async function overTime (known: KnownSite): Promise<Array<SiteOverTime<KnownSite>>> {
+    try {
+      const { hosts } = await call(known.peer, 'calendar', { sentMs: now() }, { deadlineMs: CALENDAR_DEADLINE_MS })
+      return [{ ...known, calendar: hosts.map(({ roles, steps }, i): HostCalendar => ({ host: String(i).padStart(5, '0'), roles, steps: steps.map(({ atMs, free }) => ({ atMs, free: free ?? zero() })) })) }]
+    } catch (error) {
+      // an earlier release has none: what it advertises has to do
+      return errorCode(error) === 'UNREACHABLE' ? [] : [{ ...known, calendar: null }]
+    }
+  }
+
+  const find = (spec: ClusterSpec, all: ReadonlyArray<SiteOverTime<KnownSite>>, fromMs: number, latestMs?: number): number | null => earliestStart(spec, all, own, fromMs, latestMs)
+
+  return {
+    async look ({ spec, startMs, endMs, earliest }) {
+      const all = (await Promise.all(sites().map(overTime))).flat()
+      const fromMs = Math.max(now(), startMs)
+      const soonest = earliest === undefined ? null : find(spec, all, Math.max(now(), earliest.fromMs), earliest.latestMs)
+      if (soonest !== null) {
+        const begins = soonest <= now() + AT_ONCE_MS ? now() : soonest
+        return { sites: inWindow(all, begins, begins + spec.termMs), startMs: begins }
+      }
+      const found = inWindow(all, fromMs, endMs)
+      if (earliest === undefined && !('refusal' in placeAmongSites(spec, found, own))) return { sites: found }
+      return { sites: found, nearest: nearestText(spec, nearestCount(spec, found, own), find(spec, all, fromMs)) }
+    }
+  }
+}
