@@ -6,6 +6,7 @@ import type { Logger } from 'pino'
 import { createAvailability, HELPER_ASK_MS, HELPER_FIRST_MS } from './availability.ts'
 import { createBootClock } from './boot-clock.ts'
 import { createCalendar } from './calendar/calendar.ts'
+import { createDrain } from './calendar/drain.ts'
 import { hostCapacity, tunnelEndpointOf, type AgentConfig } from './config.ts'
 import { segmentPlans } from './api/segments.ts'
 import { consoleOf, type AgentView } from './api/view.ts'
@@ -182,13 +183,18 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   const view = makeView({ config, mesh, directory, ledger, reconciler, events, gateway, builder, epoch, total, started, issuer, cordon, problems: () => [...helpless(helper.problem(), availability.blind()), ...unkept(ledger), ...membership.problems(), ...issuer.problems(), ...shutOut(mesh), ...tunnels?.problems() ?? [], ...problems] })
   const api = await createApi({ title: 'Musubi agent', description: `agent of host ${config.name} at site ${config.site}`, logger: log })
   const gateways = (): string[] => directory.siteHosts().filter(h => h.roles.includes('gateway')).map(h => h.host)
+  const cordonHost = createHostCordon({ host: config.name, isGateway, cordon, call, hosts: () => directory.hosts().filter(h => h.state !== 'dead'), gateways })
   addAgentRoutes(api, {
     view, events, master, gateways, policy, tunnels, issuer: isGateway ? issuer : null,
     caches: master === null ? null : createCaches({ call, document: name => master.record(name).document }),
     diagnose: config.drivers === 'fake' ? null : createDiagnose({
       site: config.site, host: config.name, helper, documents: () => ledger.activeDocuments().map(({ document }) => document), skews: id => masterSkew(ledger, gateway, id)
     }),
-    cordonHost: createHostCordon({ host: config.name, isGateway, cordon, call, hosts: () => directory.hosts().filter(h => h.state !== 'dead'), gateways })
+    calendar: {
+      site: config.site, host: config.name, isGateway, gateways, calendar,
+      drain: createDrain({ site: config.site, host: config.name, isGateway, calendar, call, hosts: () => directory.hosts().filter(h => h.state !== 'dead'), cordonHost })
+    },
+    cordonHost
   })
 
   await mesh.start()

@@ -7,6 +7,7 @@ import { metricsText } from './metrics.ts'
 import { addAmendmentRoutes, addLeaseRoutes } from './lease-routes.ts'
 import type { Caches } from '../cache/fleet.ts'
 import { addCacheRoutes } from './cache-routes.ts'
+import { addCalendarRoutes, type CalendarRouteDeps } from './calendar-routes.ts'
 import { addSegmentRoutes } from './segment-routes.ts'
 import { addSiteRoutes } from './site-routes.ts'
 import { addTunnelRoutes } from './tunnel-routes.ts'
@@ -37,6 +38,8 @@ export interface RouteDeps {
   tunnels?: Pick<Tunnels, 'show' | 'rotate'> | null
   /** left out, or null, on a host that is no gateway */
   caches?: Caches | null
+  /** left out: nothing is told of calendars */
+  calendar?: CalendarRouteDeps
   cordonHost: (host: string, cordoned: boolean, reason: string) => Promise<CordonResource>
 }
 
@@ -59,6 +62,7 @@ export function addAgentRoutes (api: Api, deps: RouteDeps): void {
   api.get('/v1/sites', { schema: { summary: 'sites of the federation, as this agent sees them', response: { 200: Type.Array(SiteSchema) } } }, () => view.sites())
   api.post('/v1/search', { schema: { summary: 'which sites could lend what now', body: SearchSchema, response: { 200: SearchResultSchema } } }, request => searchSites(request.body, view.sites()))
   addLeaseRoutes(api, view)
+  if (deps.calendar !== undefined) addCalendarRoutes(api, deps.calendar)
 
   addSiteRoutes(api, deps, onGateway)
   api.get('/metrics', { schema: { summary: 'figures in the text format of Prometheus' } }, async (_request, reply) => await reply.type('text/plain; version=0.0.4; charset=utf-8').send(metricsText(view.metrics(), deps.master?.list())))

@@ -1,7 +1,7 @@
 import t, { type Test } from 'tap'
 import type { ClusterResource } from '../../../protocol/api.ts'
 import { ACTIVATE_TTL_MS, CONFIRM_MS } from '../../../protocol/core/limits.ts'
-import { eventually, host, startFederation, wanted, type FederationModel, type HostPlan } from '../../model/federation.ts'
+import { eventually, host, startFederation, wanted, type Fate, type FederationModel, type HostPlan } from '../../model/federation.ts'
 
 const MINUTE = 60_000
 const HOUR = 60 * MINUTE
@@ -126,7 +126,7 @@ t.test('who looks for the earliest start and finds somebody faster looks again',
   const model = await federation(t)
   const master = model.master('tokyo-1')
   let raced = false
-  model.fate = async ({ method, to, request }) => {
+  model.fate = async ({ method, to, request }): Promise<Fate> => {
     if (method !== 'hold' || to !== 'tsukuba-2' || raced || (request as { cluster: string }).cluster !== 'slow') return 'deliver'
     raced = true
     await model.alive('tsukuba-2').ledger.hold({
