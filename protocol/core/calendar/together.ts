@@ -43,11 +43,13 @@ export function leastIn (steps: readonly FreeStep[], fromMs: number, untilMs: nu
   return least
 }
 
-/** One figure of a host over time, from which follows whether something could fit. */
+/** One figure of a host over time, from which follows whether something could fit; worked out only as far as it is looked at. */
 interface Track {
-  readonly at: readonly number[]
-  readonly value: readonly number[]
-  /** of the sliding window: indices whose values rise from the first on, which is the least */
+  readonly steps: readonly FreeStep[]
+  readonly figure: (free: Resources) => number
+  /** of each step that came into the window */
+  readonly value: Float64Array
+  /** of the sliding window: indices whose values rise from `head` on, which is the least */
   readonly window: number[]
   head: number
   /** first index that is not in the window yet */
@@ -55,37 +57,29 @@ interface Track {
   current: number
 }
 
-function trackOf (steps: readonly FreeStep[], figure: (free: Resources) => number): Track {
-  const at: number[] = []
-  const value: number[] = []
-  for (const step of steps) {
-    const now = figure(step.free)
-    if (value.length > 0 && value.at(-1) === now) continue
-    at.push(step.atMs)
-    value.push(now)
-  }
-  return { at, value, window: [], head: 0, next: 0, current: Number.NEGATIVE_INFINITY }
-}
+const trackOf = (steps: readonly FreeStep[], figure: Track['figure'], fromMs: number): Track =>
+  ({ steps, figure, value: new Float64Array(steps.length), window: [], head: 0, next: stepAt(steps, fromMs), current: Number.NEGATIVE_INFINITY })
+
+const timeOf = (track: Track, index: number): number => track.steps[index]?.atMs ?? Number.POSITIVE_INFINITY
 
 /** Moves a track's window to [fromMs, untilMs): its least is `current` afterwards. */
 function slide (track: Track, fromMs: number, untilMs: number): void {
-  const { at, value, window } = track
-  while (track.next < at.length && (track.next === 0 || (at[track.next] ?? 0) < untilMs)) {
-    const now = value[track.next] ?? 0
+  const { steps, value, window } = track
+  for (let step = steps[track.next]; step !== undefined && (window.length === 0 || step.atMs < untilMs); step = steps[track.next]) {
+    const now = track.figure(step.free)
     while (window.length > track.head && (value[window.at(-1) ?? 0] ?? 0) >= now) window.pop()
+    value[track.next] = now
     window.push(track.next++)
   }
-  // a value leaves when the one after it in time holds at the beginning of the window already
-  while (window.length > track.head + 1 && (at[(window[track.head] ?? 0) + 1] ?? Infinity) <= fromMs) track.head++
+  // a value leaves when the step after it holds at the beginning of the window already
+  while (window.length > track.head + 1 && timeOf(track, (window[track.head] ?? 0) + 1) <= fromMs) track.head++
   track.current = value[window[track.head] ?? 0] ?? 0
 }
 
 /** When the window's least can next be another: its first value is left behind, or a new one comes in. */
 function nextMs (track: Track, durationMs: number): number {
-  const leaves = track.at[(track.window[track.head] ?? 0) + 1] ?? Infinity
-  const comes = (track.at[track.next] ?? Infinity) - durationMs
   // what comes in at its moment is in a window that begins a little later
-  return Math.min(leaves, comes + 1)
+  return Math.min(timeOf(track, (track.window[track.head] ?? 0) + 1), timeOf(track, track.next) - durationMs + 1)
 }
 
 /** Moments that `first` is given, ordered; a plain binary heap of track numbers by their times. */
@@ -160,7 +154,7 @@ export function earliestTogether (sites: readonly SiteCalendar[], ask: TogetherA
     for (const { roles, steps } of hosts) {
       const figures = [...roles.includes('compute') ? [ask.nodesIn] : [], ...ask.watch.filter(({ role }) => roles.includes(role)).map(({ figure }) => figure)]
       for (const figure of figures) {
-        tracks.push(trackOf(steps, figure))
+        tracks.push(trackOf(steps, figure, fromMs))
         counts.push(figure === ask.nodesIn)
       }
     }
