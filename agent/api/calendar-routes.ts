@@ -2,7 +2,6 @@ import Type from 'typebox'
 import type { Calendar, HostReply } from '../calendar/calendar.ts'
 import type { Drain } from '../calendar/drain.ts'
 import { CalendarQuerySchema, type CalendarHostResource, CalendarSchema, DrainBodySchema, DrainSchema } from '../../protocol/api.ts'
-import { zero } from '../../protocol/core/capacity.ts'
 import { InvalidInputError, MusubiError } from '../../protocol/core/errors.ts'
 import type { Api } from '../../protocol/rest/server.ts'
 
@@ -24,7 +23,7 @@ function inSpan (host: string, reply: HostReply | null, error: string, fromMs: n
   if (reply === null) return { host, error, takesLeases: false, why: '', steps: [], leases: [], leftOut: 0 }
   const { takesLeases, why, steps, leases, leftOut } = reply
   const inside = steps.filter((step, i) => step.atMs < untilMs && (steps[i + 1]?.atMs ?? Infinity) > fromMs)
-  return { host, error, takesLeases, why, leftOut, steps: inside.map(({ atMs, free }) => ({ atMs, free: free ?? zero() })), leases: leases.filter(lease => lease.startMs < untilMs && lease.endMs > fromMs) }
+  return { host, error, takesLeases, why, leftOut, steps: inside.map(({ atMs, free }) => ({ atMs, free })), leases: leases.filter(lease => lease.startMs < untilMs && lease.endMs > fromMs) }
 }
 
 /** What is promised when, and how to empty a host. */

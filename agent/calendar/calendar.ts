@@ -82,7 +82,7 @@ export function createCalendar ({ site, peer, ledger, hosts, refusal, call }: Ca
     async told () {
       const all = await lookAtSite()
       const most = Math.max(3, Math.floor(MAX_CALENDAR_STEPS / Math.max(1, all.hosts.length)))
-      return { site, nowMs: ledger.now(), hosts: all.hosts.map(({ roles, steps }) => ({ roles: [...roles], steps: coarser(steps, most) as Array<{ atMs: number, free: HostCalendar['steps'][number]['free'] }> })) }
+      return { site, nowMs: ledger.now(), hosts: all.hosts.map(({ roles, steps }) => ({ roles: [...roles], steps: coarser(steps, most) })) }
     }
   }
 }

@@ -1,8 +1,7 @@
 import type { CallPeer } from '../peers.ts'
-import type { HostCalendar } from '../../protocol/core/calendar/together.ts'
-import { zero } from '../../protocol/core/capacity.ts'
+import { calendarProblem, type HostCalendar } from '../../protocol/core/calendar/together.ts'
 import { errorCode } from '../../protocol/core/errors.ts'
-import { CALENDAR_DEADLINE_MS } from '../../protocol/core/limits.ts'
+import { CALENDAR_DEADLINE_MS, MAX_CALENDAR_SITES } from '../../protocol/core/limits.ts'
 import { earliestStart, inWindow, nearestCount, nearestText, type SiteOverTime } from '../../protocol/core/master/earliest.ts'
 import type { KnownSite, Looked } from '../../protocol/core/master/events.ts'
 import type { MasterRecord } from '../../protocol/core/master/record.ts'
@@ -28,12 +27,19 @@ export interface Sight {
 /** A start so soon is at once: by the clock of a lender it is no reservation. */
 const AT_ONCE_MS = 1_000
 
+/** The own site first, then those that have most: of very many not all can be asked. */
+function asked (sites: readonly KnownSite[], own: string): KnownSite[] {
+  const memory = (site: KnownSite): number => site.freeByHost.reduce((total, free) => total + free.memoryMib, 0)
+  return sites.toSorted((a, b) => Number(b.site === own) - Number(a.site === own) || memory(b) - memory(a) || (a.site < b.site ? -1 : 1))
+}
+
 export function createSight ({ site: own, call, sites, now }: SightDeps): Sight {
   /** A site that does not answer is left out: it could not be asked to hold anything either. */
   async function overTime (known: KnownSite): Promise<Array<SiteOverTime<KnownSite>>> {
     try {
       const { hosts } = await call(known.peer, 'calendar', { sentMs: now() }, { deadlineMs: CALENDAR_DEADLINE_MS })
-      return [{ ...known, calendar: hosts.map(({ roles, steps }, i): HostCalendar => ({ host: String(i).padStart(5, '0'), roles, steps: steps.map(({ atMs, free }) => ({ atMs, free: free ?? zero() })) })) }]
+      const calendar = hosts.map(({ roles, steps }, i): HostCalendar => ({ host: String(i).padStart(5, '0'), roles, steps }))
+      return calendarProblem(calendar) === null ? [{ ...known, calendar }] : []
     } catch (error) {
       // an earlier release has none: what it advertises has to do
       return errorCode(error) === 'UNREACHABLE' ? [] : [{ ...known, calendar: null }]
@@ -44,7 +50,8 @@ export function createSight ({ site: own, call, sites, now }: SightDeps): Sight 
 
   return {
     async look ({ spec, startMs, endMs, earliest }) {
-      const all = (await Promise.all(sites().map(overTime))).flat()
+      const known = asked(sites(), own)
+      const all = (await Promise.all(known.map((site, i) => i < MAX_CALENDAR_SITES ? overTime(site) : [{ ...site, calendar: null }]))).flat()
       const fromMs = Math.max(now(), startMs)
       const soonest = earliest === undefined ? null : find(spec, all, Math.max(now(), earliest.fromMs), earliest.latestMs)
       if (soonest !== null) {

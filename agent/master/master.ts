@@ -160,8 +160,11 @@ export function createMaster (deps: MasterDeps): Master {
     const id = deps.newId()
     const { startMs, endMs, earliest } = termOf(spec, when, deps.now())
     const vni = builder.vniFor(id, new Set(negotiator.records().flatMap(r => vnisOf({ vni: r.vni, ...(r.spec.localCidr === undefined ? {} : { localCidr: r.spec.localCidr }) }))))
-    const { startMs: _start, endMs: _end, ...what } = spec
-    const record = await negotiator.create({ id, spec: { ...what, termMs: endMs - startMs }, vni, imageDigest, startMs, endMs, ...earliest === undefined ? {} : { earliest } })
+    // when it is, the record says
+    const lasting: ClusterSpec = { ...spec, termMs: endMs - startMs }
+    delete lasting.startMs
+    delete lasting.endMs
+    const record = await negotiator.create({ id, spec: lasting, vni, imageDigest, startMs, endMs, ...earliest === undefined ? {} : { earliest } })
     return view(record)
   }
 

@@ -70,7 +70,7 @@ Examples:
         if (line !== told && !wantsJson(command)) process.stderr.write(`${line}\n`)
         told = line
         if (signal.aborted) throw new MusubiError('INTERRUPTED', `stopped waiting; ${name} stays cordoned`, { hint: `back into use: musubi host uncordon ${name}` })
-        if (Date.now() > end) throw new MusubiError('TIMEOUT', `${line}`, { hint: `look at: musubi host drain ${name}` })
+        if (Date.now() > end) throw new MusubiError('TIMEOUT', line, { hint: `look at: musubi host drain ${name}` })
         await sleep(Math.min(DRAIN_POLL_MS, Math.max(1, end - Date.now())))
       }
       show(drain, wantsJson(command), drainText)

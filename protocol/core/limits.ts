@@ -152,6 +152,8 @@ export const MASTERLESS_MS = 90_000
 export const CONFIRM_MS = 600_000
 /** How long a question for a calendar may take; it is a hint, and whoever creates a cluster waits for it. */
 export const CALENDAR_DEADLINE_MS = 5_000
+/** Sites that a master asks for their calendars; of the others it takes what they advertise. */
+export const MAX_CALENDAR_SITES = 64
 /** Hosts of a site in one calendar, ... */
 export const MAX_CALENDAR_HOSTS = 1024
 /** ... their changes of what is free together, in some 40 bytes each within MAX_MESSAGE_BYTES, ... */

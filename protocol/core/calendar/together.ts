@@ -1,10 +1,18 @@
 /** When several hosts, of one site or of several, could take something together. Pure; a hint, as hosts alone promise. */
 import { type Resources, min, zero } from '../capacity.ts'
+import { MAX_CALENDAR_HOSTS } from '../limits.ts'
 import type { FreeStep } from './timeline.ts'
 
 /** What one host has free over time; `host` need not be its name. */
 export interface HostCalendar { host: string, roles: readonly string[], steps: readonly FreeStep[] }
 export interface SiteCalendar { site: string, hosts: readonly HostCalendar[] }
+
+/** What makes a calendar that somebody sent unusable; null: nothing. Searches rely on steps that go forward. */
+export function calendarProblem (hosts: readonly HostCalendar[]): string | null {
+  if (hosts.length > MAX_CALENDAR_HOSTS) return `it has more than ${MAX_CALENDAR_HOSTS} hosts`
+  const odd = hosts.find(({ steps }) => steps.length === 0 || steps.some((step, i) => !Number.isSafeInteger(step.atMs) || step.atMs <= (steps[i - 1]?.atMs ?? -1)))
+  return odd === undefined ? null : `the steps of host ${odd.host} are none, or not in order`
+}
 
 /** Steps of one host that travel at most: what is far ahead is told coarsely, never as more than it is. */
 export const MAX_HOST_STEPS = 1024
@@ -186,7 +194,8 @@ export function earliestTogether (sites: readonly SiteCalendar[], ask: TogetherA
       if (counts[i] === true) room += Math.max(0, track.current) - Math.max(0, before)
       risen ||= track.current > before
       const then = nextMs(track, durationMs)
-      due.push(i, then > startMs ? then : startMs + 1)
+      // always so where steps are in order; a track that would stand still is left
+      if (then > startMs) due.push(i, then)
     }
   }
 }

@@ -7,7 +7,6 @@ import { createEventLog } from '../../../agent/events.ts'
 import { createLessor } from '../../../agent/lessor/lessor.ts'
 import type { CallPeer, Methods } from '../../../agent/peers.ts'
 import { addCalendarRoutes } from '../../../agent/api/calendar-routes.ts'
-import type { CalendarResource, DrainResource } from '../../../protocol/api.ts'
 import { UnreachableError } from '../../../protocol/core/errors.ts'
 import { MAX_CALENDAR_LEASES } from '../../../protocol/core/limits.ts'
 import type { HoldItem, HoldRequest } from '../../../protocol/core/messages.ts'
@@ -36,7 +35,7 @@ t.test('a host tells what is free when, and what is promised to whom', async t =
   await ledger.commit(uuid(2), 'o2')
   const { nowMs, takesLeases, steps, leases, leftOut } = calendarOf(ledger).own(true)
   t.same([nowMs, takesLeases, leftOut], [T0, true, 0])
-  t.same(steps.map(({ atMs, free }) => [(atMs - T0) / HOUR, free?.vcpus]), [[0, 6], [1, 4], [2, 6], [3, 8]])
+  t.same(steps.map(({ atMs, free }) => [(atMs - T0) / HOUR, free.vcpus]), [[0, 6], [1, 4], [2, 6], [3, 8]])
   t.match(leases, [{ cluster: 'c1', kind: 'node', state: 'held', startMs: T0 }, { cluster: 'c2', state: 'committed', startMs: T0 + HOUR, endMs: T0 + 3 * HOUR }])
   t.same(calendarOf(ledger).own(false).leases, [])
   t.match(calendarOf(ledger, { refusal: () => 'cordoned: new memory' }).own(false), { takesLeases: false, why: 'cordoned: new memory' })
@@ -115,16 +114,16 @@ t.test('over REST: the own calendar in a span, the site on a gateway, a drain', 
   const drain = createDrain({ site: 'osaka', host: 'osaka-1', isGateway: true, calendar, call: nobody, hosts: () => [], cordonHost: (host, cordoned) => Promise.resolve({ host, cordoned }) })
   const routes = { site: 'osaka', host: 'osaka-1', gateways: () => ['osaka-1'], calendar, drain }
   addCalendarRoutes(api, { ...routes, isGateway: true })
-  const get = async <T>(path: string): Promise<{ status: number, body: T }> => {
+  const get = async (path: string): Promise<{ status: number, body: unknown }> => {
     const reply = await api.inject({ method: 'GET', url: path })
     return { status: reply.statusCode, body: reply.json() }
   }
-  const day = await get<CalendarResource>('/v1/calendar')
+  const day = await get('/v1/calendar')
   t.match(day.body, { site: 'osaka', fromMs: T0, untilMs: T0 + 24 * HOUR, hosts: [{ host: 'osaka-1', error: '', leases: [{ cluster: 'c1' }], steps: { length: 2 } }] })
-  t.match((await get<CalendarResource>(`/v1/calendar?site=osaka&fromMs=${T0 + 2 * HOUR}&untilMs=${T0 + 40 * HOUR}`)).body.hosts[0]?.leases, [{ cluster: 'c2' }], 'half open: what ends at its beginning is not in it')
+  t.match((await get(`/v1/calendar?site=osaka&fromMs=${T0 + 2 * HOUR}&untilMs=${T0 + 40 * HOUR}`)).body, { hosts: [{ leases: [{ cluster: 'c2' }] }] }, 'half open: what ends at its beginning is not in it')
   t.match(await get('/v1/calendar?site=tokyo'), { status: 400, body: { code: 'INVALID_INPUT', detail: /of site osaka/, hint: /dry-run --start/ } })
   t.match(await get(`/v1/calendar?fromMs=${T0}&untilMs=${T0}`), { status: 400 })
-  t.match((await get<DrainResource>('/v1/hosts/osaka-1/drain')).body, { cordoned: false, leases: [{ cluster: 'c2' }, { cluster: 'c1', advice: /decided within a minute/ }] })
+  t.match((await get('/v1/hosts/osaka-1/drain')).body, { cordoned: false, leases: [{ cluster: 'c2' }, { cluster: 'c1', advice: /decided within a minute/ }] })
   const posted = await api.inject({ method: 'POST', url: '/v1/hosts/osaka-1/drain', payload: { reason: 'x' } })
   t.equal(posted.statusCode, 200)
 })

@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import { freeDuring, type Booking } from '../../../protocol/core/calendar/free.ts'
 import { type FreeStep, Timeline } from '../../../protocol/core/calendar/timeline.ts'
-import { coarser, earliestTogether, leastIn, type SiteCalendar } from '../../../protocol/core/calendar/together.ts'
+import { calendarProblem, coarser, earliestTogether, leastIn, type SiteCalendar } from '../../../protocol/core/calendar/together.ts'
 import { type Resources, fits, timesFitting, zero } from '../../../protocol/core/capacity.ts'
 import { earliestStart, inWindow, nearestCount, nearestText } from '../../../protocol/core/master/earliest.ts'
 import { spec } from '../../model/fixtures.ts'
@@ -100,6 +100,14 @@ t.test('several hosts together: the earliest start is that of brute force', t =>
     for (let startMs = fromMs; startMs <= fromMs + ahead && brute === null; startMs++) if (slots(startMs) >= nodes) brute = startMs
     return found === brute && asked <= 1
   }), { numRuns: 500 })
+  t.end()
+})
+
+t.test('a calendar of somebody else is looked at before it is searched', t => {
+  const steps = (...at: number[]): FreeStep[] => at.map(atMs => ({ atMs, free: take(1) }))
+  t.equal(calendarProblem([{ host: '1', roles: [], steps: steps(0, 5, 9) }]), null)
+  for (const wrong of [steps(), steps(5, 5), steps(5, 4), steps(0.5), [{ atMs: -1, free: take(1) }]]) t.match(calendarProblem([{ host: '1', roles: [], steps: wrong }]), /not in order/)
+  t.match(calendarProblem(Array.from({ length: 2_000 }, () => ({ host: '1', roles: [], steps: steps(0) }))), /more than 1024 hosts/)
   t.end()
 })
 

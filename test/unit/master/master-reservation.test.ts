@@ -16,7 +16,7 @@ async function federation (t: Test, plans: readonly HostPlan[] = TWO): Promise<F
 }
 
 async function settled (model: FederationModel, id: string, states: readonly string[], master = 'tokyo-1'): Promise<ClusterResource> {
-  await eventually(`${states.join(' or ')}`, () => states.includes(model.master(master).get(id).state), 20_000)
+  await eventually(states.join(' or '), () => states.includes(model.master(master).get(id).state), 20_000)
   return model.master(master).get(id)
 }
 
