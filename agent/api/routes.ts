@@ -18,7 +18,7 @@ import type { Tunnels } from '../tunnel/tunnels.ts'
 import { MusubiError } from '../../protocol/core/errors.ts'
 import { searchSites } from '../../protocol/core/search.ts'
 import {
-  AgentStatusSchema, ClusterSchema, ConsoleSchema, CordonBodySchema, CreateQuerySchema, CordonSchema, EventSchema, HostDetailSchema, HostSchema, type CordonResource, SearchResultSchema, SearchSchema, SegmentPlanSchema, SiteSchema
+  AgentStatusSchema, ClusterSchema, ConsoleSchema, CordonBodySchema, CreateQuerySchema, CordonSchema, EventSchema, HostDetailSchema, HostSchema, type CordonResource, type SearchQuery, SearchResultSchema, SearchSchema, SegmentPlanSchema, type SiteResource, SiteSchema
 } from '../../protocol/api.ts'
 
 export interface RouteDeps {
@@ -45,6 +45,16 @@ export interface RouteDeps {
 
 const ByName = Type.Object({ name: Type.String({ maxLength: 64 }) })
 
+/** Sites with what they have free in the time that is looked for: what they advertise is of now. One that tells no calendar has nothing then. */
+async function sitesFor ({ startMs, endMs }: SearchQuery, sites: SiteResource[], master: Pick<Master, 'freeIn'> | null): Promise<SiteResource[]> {
+  if (startMs === undefined || endMs === undefined || endMs <= startMs || master === null) return sites
+  const then = new Map((await master.freeIn(startMs, endMs)).map(site => [site.site, site]))
+  return sites.map(site => {
+    const known = then.get(site.site)
+    return site.state === 'dead' ? site : { ...site, freeByHost: (known?.freeByHost ?? []).map(free => ({ ...free })), volumeFreeMib: Math.max(0, ...known?.volumeFreeByHost ?? []) }
+  })
+}
+
 /** The agent's REST routes. Reading works on every host; clusters are made on gateways. */
 export function addAgentRoutes (api: Api, deps: RouteDeps): void {
   const { view, events } = deps
@@ -60,7 +70,7 @@ export function addAgentRoutes (api: Api, deps: RouteDeps): void {
   api.get('/v1/hosts/:name', { schema: { summary: 'one host of this site: inventory, certificate, path', params: ByName, response: { 200: HostDetailSchema } } }, request => view.host(request.params.name))
   api.post('/v1/hosts/:name/cordon', { schema: { summary: 'take a host out of use for new leases, or back into it', params: ByName, body: CordonBodySchema, response: { 200: CordonSchema } } }, request => deps.cordonHost(request.params.name, request.body.cordoned, request.body.reason ?? ''))
   api.get('/v1/sites', { schema: { summary: 'sites of the federation, as this agent sees them', response: { 200: Type.Array(SiteSchema) } } }, () => view.sites())
-  api.post('/v1/search', { schema: { summary: 'which sites could lend what now', body: SearchSchema, response: { 200: SearchResultSchema } } }, request => searchSites(request.body, view.sites()))
+  api.post('/v1/search', { schema: { summary: 'which sites could lend what now', body: SearchSchema, response: { 200: SearchResultSchema } } }, async request => searchSites(request.body, await sitesFor(request.body, view.sites(), deps.master)))
   addLeaseRoutes(api, view)
   if (deps.calendar !== undefined) addCalendarRoutes(api, deps.calendar)
 

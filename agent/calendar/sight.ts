@@ -22,6 +22,8 @@ export type Wish = Pick<MasterRecord, 'spec' | 'startMs' | 'endMs' | 'earliest'>
 /** Asks the gateways in view for their calendars, and sees where and when a cluster would fit. */
 export interface Sight {
   look (wish: Wish): Promise<Looked>
+  /** What each site in view has free in the whole of [startMs, endMs); one that does not answer is left out. */
+  freeIn (startMs: number, endMs: number): Promise<KnownSite[]>
 }
 
 /** A start so soon is at once: by the clock of a lender it is no reservation. */
@@ -46,12 +48,18 @@ export function createSight ({ site: own, call, sites, now }: SightDeps): Sight 
     }
   }
 
+  async function allOverTime (): Promise<Array<SiteOverTime<KnownSite>>> {
+    const known = asked(sites(), own)
+    const told = await Promise.all(known.slice(0, MAX_CALENDAR_SITES).map(overTime))
+    return [...told.flat(), ...known.slice(MAX_CALENDAR_SITES).map(site => ({ ...site, calendar: null }))]
+  }
+
   const find = (spec: ClusterSpec, all: ReadonlyArray<SiteOverTime<KnownSite>>, fromMs: number, latestMs?: number): number | null => earliestStart(spec, all, own, fromMs, latestMs)
 
   return {
+    freeIn: async (startMs, endMs) => inWindow(await allOverTime(), Math.max(now(), startMs), endMs),
     async look ({ spec, startMs, endMs, earliest }) {
-      const known = asked(sites(), own)
-      const all = (await Promise.all(known.map((site, i) => i < MAX_CALENDAR_SITES ? overTime(site) : [{ ...site, calendar: null }]))).flat()
+      const all = await allOverTime()
       const fromMs = Math.max(now(), startMs)
       const soonest = earliest === undefined ? null : find(spec, all, Math.max(now(), earliest.fromMs), earliest.latestMs)
       if (soonest !== null) {

@@ -51,6 +51,8 @@ export interface Master {
   create (spec: unknown, when?: When): Promise<ClusterResource>
   /** Where, and when, it would go; holds nothing. @throws NoCapacityError with what would fit instead */
   plan (spec: unknown, when?: When): Promise<{ explanation: string }>
+  /** What sites in view have free in the whole of [startMs, endMs), as their calendars say; one that does not answer is left out. */
+  freeIn (startMs: number, endMs: number): Promise<readonly KnownSite[]>
   /** Clusters of this master, and those of its site that have none. */
   list (): ClusterResource[]
   /** By name (the latest of that name) or id. @throws NotFoundError */
@@ -206,6 +208,7 @@ export function createMaster (deps: MasterDeps): Master {
       const from = beginsMs > deps.now() ? ` from ${new Date(beginsMs).toISOString()} on` : ''
       return { explanation: `cluster ${spec.name} would go${from} to\n${placed.why.map(w => `  ${w}`).join('\n')}\n(a dry run: nothing is held)` }
     },
+    freeIn: (startMs, endMs) => sight.freeIn(startMs, endMs),
     list () {
       const mine = negotiator.records().filter(r => r.state !== 'ended').map(record => ({ record, resource: view(record) }))
       const others = (adoption?.masterless() ?? []).filter(r => mine.every(one => one.record.id !== r.id)).map(record => ({ record, resource: masterless(record) }))

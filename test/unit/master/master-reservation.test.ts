@@ -109,6 +109,9 @@ t.test('another one fits before and after a reservation, and not beside it', asy
   const master = model.master('tokyo-1')
   const startMs = model.clockMs + HOUR
   await settled(model, (await master.create(wanted('first', ALL), { startMs, forMs: HOUR })).id, ['reserved'])
+  const vcpus = async (from: number, until: number): Promise<unknown> => (await master.freeIn(from, until)).map(site => [site.site, site.freeByHost.map(free => free.vcpus)])
+  t.same(await vcpus(model.clockMs, startMs), [['tokyo', [3]], ['tsukuba', [2]]])
+  t.same(await vcpus(model.clockMs, startMs + 1), [['tokyo', [0]], ['tsukuba', [0]]])
   t.match(await settled(model, (await master.create(wanted('before', ALL), { endMs: startMs })).id, ['building', 'failed']), { state: 'building' }, 'half open: it ends when the next begins')
   const beside = await settled(model, (await master.create(wanted('beside', ALL), { startMs: startMs + 10 * MINUTE, forMs: HOUR })).id, ['reserved', 'failed'])
   t.match(beside, { state: 'failed', error: { code: 'NO_CAPACITY', hint: new RegExp(`all of it would fit from ${new Date(startMs + HOUR).toISOString().slice(0, 16)}`) } })
