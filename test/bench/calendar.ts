@@ -51,16 +51,16 @@ const oneTimeline: Bench = function * (): Iterable<Figure> {
     if (i >= 200) both.push(took)
   }
   for (let i = 0; i < 220; i++) {
-    // more than is ever free before the last reservation ends: every point is passed
+    // what is free on average, for longer than it ever is: it fits and fits no more in every block, so very many points are looked at one by one
     const begun = performance.now()
-    timeline.earliest(need(capacity.vcpus), SPAN_MS, 0)
+    timeline.earliest(need(Math.round(capacity.vcpus * (0.08 + 0.04 * i / 220))), SPAN_MS, 0)
     if (i >= 20) worst.push(performance.now() - begun)
   }
   yield {
     ...alone({ bench: 'calendar-100k', figure: 'earliest slot among 100,000 reservations, and its booking: p99', value: percentile(both, 0.99), unit: 'ms', better: 'lower', limit: 5 }, both),
     note: `one timeline of ${points} changes, nine tenths of it promised; slots of 1 to 4096 vCPU for 1 to 72 h, from any moment of a year`
   }
-  yield alone({ bench: 'calendar-100k', figure: 'the same where nothing fits before the end: p99', value: percentile(worst, 0.99), unit: 'ms', better: 'lower', limit: 5 }, worst)
+  yield alone({ bench: 'calendar-100k', figure: 'the same where it nearly fits all along, and nowhere before the end: p99', value: percentile(worst, 0.99), unit: 'ms', better: 'lower', limit: 5 }, worst)
 }
 
 /** 100,000 reservations over 128 hosts: when could 8 to 200 nodes start together? */

@@ -3,7 +3,7 @@ import t from 'tap'
 import { freeDuring, type Booking } from '../../../protocol/core/calendar/free.ts'
 import { type FreeStep, Timeline } from '../../../protocol/core/calendar/timeline.ts'
 import { calendarProblem, coarser, earliestTogether, leastIn, type SiteCalendar } from '../../../protocol/core/calendar/together.ts'
-import { type Resources, fits, timesFitting, zero } from '../../../protocol/core/capacity.ts'
+import { type Resources, clampToZero, fits, timesFitting, zero } from '../../../protocol/core/capacity.ts'
 import { earliestStart, inWindow, nearestCount, nearestText } from '../../../protocol/core/master/earliest.ts'
 import { spec } from '../../model/fixtures.ts'
 
@@ -17,7 +17,8 @@ const booking = fc.record({ vcpus: fc.integer({ min: 0, max: 3 }), memoryMib: fc
 /** By looking at every moment: all times here are whole and small. */
 function bruteEarliest (bookings: readonly Booking[], need: Resources, durationMs: number, fromMs: number, latestMs: number): number | null {
   for (let start = fromMs; start <= latestMs; start++) {
-    if (fits(need, freeDuring(CAPACITY, bookings, start, start + durationMs))) return start
+    // as a host looks at it: of what is overdrawn nothing can be had, and what is not needed does not matter
+    if (fits(need, clampToZero(freeDuring(CAPACITY, bookings, start, start + durationMs)))) return start
   }
   return null
 }
