@@ -1,6 +1,7 @@
 import type { Calendar, HostReply } from './calendar.ts'
 import type { CallPeer } from '../peers.ts'
-import type { CordonResource, DrainLease, DrainResource } from '../../protocol/api.ts'
+import type { CordonResource } from '../../protocol/api.ts'
+import type { DrainLease, DrainResource } from '../../protocol/calendar-api.ts'
 import { MusubiError, NotFoundError } from '../../protocol/core/errors.ts'
 import { CALENDAR_DEADLINE_MS } from '../../protocol/core/limits.ts'
 

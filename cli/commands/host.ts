@@ -6,7 +6,8 @@ import { show } from '../output.ts'
 import { hostsTable, hostText } from '../render.ts'
 import { drainText } from '../render/calendar.ts'
 import { timeoutOf } from '../waiting.ts'
-import type { CordonResource, DrainResource, HostDetail, HostResource } from '../../protocol/api.ts'
+import type { CordonResource, HostDetail, HostResource } from '../../protocol/api.ts'
+import type { DrainResource } from '../../protocol/calendar-api.ts'
 import { MusubiError } from '../../protocol/core/errors.ts'
 
 const DRAIN_POLL_MS = 2_000

@@ -5,7 +5,8 @@ import { show } from '../output.ts'
 import { futureMoment, span, wholeNumber, wholeOf } from '../quantity.ts'
 import { historyTable, leasesTable, leaseText } from '../render.ts'
 import { calendarChart } from '../render/calendar.ts'
-import type { CalendarResource, LeaseDetail, LeaseEventResource, LeaseResource, LeaseRevoked } from '../../protocol/api.ts'
+import type { LeaseDetail, LeaseEventResource, LeaseResource, LeaseRevoked } from '../../protocol/api.ts'
+import type { CalendarResource } from '../../protocol/calendar-api.ts'
 import { InvalidInputError } from '../../protocol/core/errors.ts'
 
 function query (fields: Readonly<Record<string, string | undefined>>): string {

@@ -1,4 +1,4 @@
-import type { CalendarHostResource, CalendarResource, DrainResource } from '../../protocol/api.ts'
+import type { CalendarHostResource, CalendarResource, DrainResource } from '../../protocol/calendar-api.ts'
 import { table, timeLeft } from '../output.ts'
 
 type Promised = CalendarHostResource['leases'][number]

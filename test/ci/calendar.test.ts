@@ -2,7 +2,8 @@
 import t from 'tap'
 import { makeFederation, until } from '../agents/federation.ts'
 import { LEASED, show, spec } from '../agents/load.ts'
-import type { CalendarResource, ClusterResource, DrainResource, EventResource, LeaseEventResource } from '../../protocol/api.ts'
+import type { ClusterResource, EventResource, LeaseEventResource } from '../../protocol/api.ts'
+import type { CalendarResource, DrainResource } from '../../protocol/calendar-api.ts'
 
 t.setTimeout(600_000)
 /** T_activate, and a busy machine. */

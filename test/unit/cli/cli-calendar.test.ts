@@ -3,7 +3,8 @@ import t from 'tap'
 import { futureMoment } from '../../../cli/quantity.ts'
 import { clustersTable } from '../../../cli/render.ts'
 import { calendarChart, drainText } from '../../../cli/render/calendar.ts'
-import type { CalendarResource, ClusterResource, DrainResource } from '../../../protocol/api.ts'
+import type { ClusterResource } from '../../../protocol/api.ts'
+import type { CalendarResource, DrainResource } from '../../../protocol/calendar-api.ts'
 
 const T0 = Date.UTC(2026, 11, 1, 8, 0)
 const HOUR = 3_600_000
