@@ -5,6 +5,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { createAvailability, HELPER_ASK_MS, HELPER_FIRST_MS } from './availability.ts'
 import { createBootClock } from './boot-clock.ts'
+import { createCalendar } from './calendar/calendar.ts'
+import { createDrain } from './calendar/drain.ts'
 import { hostCapacity, retainLimitsOf, tunnelEndpointOf, type AgentConfig } from './config.ts'
 import { segmentPlans } from './api/segments.ts'
 import { consoleOf, type AgentView } from './api/view.ts'
@@ -137,12 +139,16 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     call, log, table: ledger.table<Copy>('copy'), now: ledgerNow,
     targets: () => directory.hosts().filter(h => h.state !== 'dead' && h.peerId !== mesh.peerId).map(h => ({ host: h.host, peer: h.peerId, gateway: h.roles.includes('gateway') }))
   })
+  const calendar = createCalendar({
+    site: config.site, peer: mesh.peerId, ledger, call, refusal: () => cordon.get().cordoned ? `cordoned${cordon.get().reason === '' ? '' : `: ${cordon.get().reason}`}` : availability.blind(),
+    hosts: () => directory.siteHosts()
+  })
   const gateway = isGateway ? makeGateway() : null
   const { master, builder } = isGateway ? makeMaster() : { master: null, builder: null }
 
   function makeGateway (): Gateway {
     return createGateway({
-      site: config.site, call, store, events, log, now: ledgerNow, newId: randomUUID, cordon: availability, ...(policy === null ? {} : { policy }),
+      site: config.site, call, store, events, log, now: ledgerNow, newId: randomUUID, calendar, cordon: availability, ...(policy === null ? {} : { policy }),
       siteHosts: () => directory.siteHosts(),
       facts: async () => ({
         host: config.name, peer: mesh.peerId, underlayAddress: config.underlayAddress, tunnelPublicKey: await keyForOffers(),
@@ -175,18 +181,23 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
 
   const retained = isGateway && config.drivers === 'real' ? createRetainedStores({ site: config.site, host: config.name, helper, events, limits: retainLimitsOf(config) }) : null
   const siteCaches = createSiteCaches({ site: config.site, helper, masterSite: id => gateway?.list().find(record => record.clusterId === id)?.masterSite ?? null })
-  serveAgent(mesh, { lessor, gateway, ...gateway === null ? {} : { caches: siteCaches }, copies, cordon, site: config.site, callerOf: ctx => callerOf(ctx), sites: () => directory.siteAds() })
+  serveAgent(mesh, { lessor, gateway, calendar, ...gateway === null ? {} : { caches: siteCaches }, copies, cordon, site: config.site, callerOf: ctx => callerOf(ctx), sites: () => directory.siteAds() })
   const problems: string[] = []
   const view = makeView({ config, mesh, directory, ledger, reconciler, events, gateway, builder, epoch, total, started, issuer, cordon, problems: () => [...helpless(helper.problem(), availability.blind()), ...unkept(ledger), ...membership.problems(), ...issuer.problems(), ...shutOut(mesh), ...tunnels?.problems() ?? [], ...problems] })
   const api = await createApi({ title: 'Musubi agent', description: `agent of host ${config.name} at site ${config.site}`, logger: log })
   const gateways = (): string[] => directory.siteHosts().filter(h => h.roles.includes('gateway')).map(h => h.host)
+  const cordonHost = createHostCordon({ host: config.name, isGateway, cordon, call, hosts: () => directory.hosts().filter(h => h.state !== 'dead'), gateways })
   addAgentRoutes(api, {
     view, events, master, gateways, policy, tunnels, issuer: isGateway ? issuer : null,
     retained, caches: master === null ? null : createCaches({ call, document: name => master.record(name).document, setBudget: (name, change) => master.cacheBudget(name, change) }),
     diagnose: config.drivers === 'fake' ? null : createDiagnose({
       site: config.site, host: config.name, helper, documents: () => ledger.activeDocuments().map(({ document }) => document), skews: id => masterSkew(ledger, gateway, id)
     }),
-    cordonHost: createHostCordon({ host: config.name, isGateway, cordon, call, hosts: () => directory.hosts().filter(h => h.state !== 'dead'), gateways })
+    calendar: {
+      site: config.site, host: config.name, isGateway, gateways, calendar,
+      drain: createDrain({ site: config.site, host: config.name, isGateway, calendar, call, hosts: () => directory.hosts().filter(h => h.state !== 'dead'), cordonHost })
+    },
+    cordonHost
   })
 
   await mesh.start()

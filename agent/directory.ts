@@ -8,6 +8,7 @@ import { clampToZero, type Resources, zero } from '../protocol/core/capacity.ts'
 import type { TunnelTrack } from '../protocol/core/desired.ts'
 import { describeError, NotFoundError } from '../protocol/core/errors.ts'
 import type { SiteHost } from '../protocol/core/gateway/events.ts'
+import { nextStartOf } from '../protocol/core/lease/lease.ts'
 import { LOCAL_FEATURE } from '../protocol/core/local.ts'
 import type { KnownSite } from '../protocol/core/master/events.ts'
 import { siteCapacityOf } from '../protocol/core/placement/site-capacity.ts'
@@ -88,7 +89,8 @@ export function createDirectory (options: DirectoryOptions): Directory {
   const ownAd = (): HostAd => ({
     site: config.site, host: config.name, roles: config.roles, addresses, underlayAddress: config.underlayAddress,
     total: options.total, free: options.blind() ? zero() : clampToZero(ledger.free()), cordoned: options.cordoned(), accelerator: config.accelerator ?? 'auto', version: VERSION,
-    inventory: options.inventory()?.inventory ?? null, features: [...options.inventory()?.features ?? [], LOCAL_FEATURE]
+    inventory: options.inventory()?.inventory ?? null, features: [...options.inventory()?.features ?? [], LOCAL_FEATURE],
+    nextStartMs: nextStartOf(ledger.state()) ?? 0
   })
 
   /** Ads of the site's hosts; this host's own as of now, not as last published. */
@@ -146,7 +148,7 @@ export function createDirectory (options: DirectoryOptions): Directory {
     sites: () => siteRows(true).map(r => siteResourceOf(r.peer, r.ageMs, r.body, { state: r.state, path: pathOf(r.peer), rttMs: r.peer === mesh.peerId ? 0 : mesh.rttMs(r.peer) })),
     siteAds: () => siteRows(false).map(r => r.body),
     relays: () => records.view('site').filter(({ body }) => body.relay).map(({ peer }) => peer),
-    siteHosts: () => hostAds(false).map(({ peer, body }) => ({ ...hostCapacityOf(body), peer, underlayAddress: body.underlayAddress, ...(body.features.includes(LOCAL_FEATURE) ? {} : { lacksLocal: true }) })),
+    siteHosts: () => hostAds(false).map(({ peer, body }) => ({ ...hostCapacityOf(body), peer, underlayAddress: body.underlayAddress, ...((body.nextStartMs ?? 0) === 0 ? {} : { nextStartMs: body.nextStartMs ?? 0 }), ...(body.features.includes(LOCAL_FEATURE) ? {} : { lacksLocal: true }) })),
     knownSites: () => siteRows(false).map(({ peer, body }): KnownSite => {
       const ad = siteCapacityOfAd(body)
       const rttMs = peer === mesh.peerId ? 0 : mesh.rttMs(peer)

@@ -70,3 +70,22 @@ export function moment (text: string, option: string): number {
   if (Number.isNaN(ms)) throw new InvalidInputError(`${option}: there is no time ${text}`)
   return ms
 }
+
+/**
+ * A moment to come: as `moment`, or `today 18:00`, `tomorrow 08:00` in the time of this machine, or `+3h` from now; epoch ms.
+ *
+ * @param nowMs clock of this machine
+ * @throws InvalidInputError naming the option
+ */
+export function futureMoment (text: string, option: string, nowMs: number): number {
+  const [, later] = /^\+(\w+)$/.exec(text) ?? []
+  if (later !== undefined) return nowMs + span(later, option)
+  const [, word, hour = '', minute = ''] = /^(today|tomorrow)[ T](\d\d):(\d\d)$/.exec(text) ?? []
+  if (word === undefined) return moment(text, option)
+  const date = new Date(nowMs)
+  // by the calendar of this machine: a day need not have 24 hours
+  date.setDate(date.getDate() + (word === 'tomorrow' ? 1 : 0))
+  if (Number(hour) > 23 || Number(minute) > 59) throw new InvalidInputError(`${option}: there is no time ${text}`)
+  date.setHours(Number(hour), Number(minute), 0, 0)
+  return date.getTime()
+}

@@ -65,10 +65,13 @@ export function sitesTable (sites: SiteResource[]): string {
     sites.map(s => [s.site, s.gateway, String(s.hosts), ...free(s.free, s.total), mib(s.volumeFreeMib), s.state, s.path ?? '-', duration(s.rttMs), `${duration(s.ageMs)} ago`]))
 }
 
-export function clustersTable (clusters: ClusterResource[]): string {
+/** A reservation with how long it is until it starts. */
+const clusterState = (c: ClusterResource, nowMs: number): string => c.state === 'reserved' ? `reserved, starts in ${timeLeft(Math.max(0, c.startsAt - nowMs))}` : c.state
+
+export function clustersTable (clusters: ClusterResource[], nowMs = Date.now()): string {
   if (clusters.length === 0) return 'No cluster. Create one with: musubi cluster create -f cluster.yaml'
   const rows = table(['name', 'state', 'nodes ready', 'sites', 'vni', 'master', 'expires'],
-    clusters.map(c => [c.name, c.state, `${c.nodes.filter(n => n.ready).length}/${c.nodes.length}`,
+    clusters.map(c => [c.name, clusterState(c, nowMs), `${c.nodes.filter(n => n.ready).length}/${c.nodes.length}`,
       [...new Set(c.nodes.map(n => n.site))].join(','), String(c.segment.vni), c.masterSite, new Date(c.expiresAt).toISOString().slice(0, 16)]))
   const lost = clusters.filter(c => c.state === 'masterless').map(c => c.name)
   return lost.length === 0 ? rows : `${rows}\n\nmasterless: the gateway that was master of ${lost.join(', ')} is not heard of; this one can take over: musubi cluster adopt NAME`
@@ -86,9 +89,9 @@ function lenderText ({ state, heardAgoMs, skewMs, error }: ClusterResource['lend
   return error === '' ? heard : `${heard}; ${error}`
 }
 
-export function clusterText (c: ClusterResource): string {
+export function clusterText (c: ClusterResource, nowMs = Date.now()): string {
   const lines = [
-    `cluster    ${c.name}  ${c.state}   id ${c.id}   master ${c.masterSite}   until ${new Date(c.expiresAt).toISOString()}${c.epoch > 1 ? `   epoch ${c.epoch}` : ''}`,
+    `cluster    ${c.name}  ${clusterState(c, nowMs)}   id ${c.id}   master ${c.masterSite}   ${c.state === 'reserved' ? `from ${new Date(c.startsAt).toISOString()} ` : ''}until ${new Date(c.expiresAt).toISOString()}${c.epoch > 1 ? `   epoch ${c.epoch}` : ''}`,
     `leases     ${c.lease.holds} at ${c.lease.sites} sites, negotiated in ${duration(c.lease.negotiateMs)} at RTT ${duration(c.lease.rttMs)}`,
     `segment    VNI ${c.segment.vni}, ${c.cidr}, in-site ids ${Object.entries(c.segment.ids).map(([site, id]) => `${site}=${id}`).join(' ')}, packets of ${c.segment.mtuInner} bytes, first ping across after ${duration(c.segment.firstPingMs)}`
   ]

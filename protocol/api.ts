@@ -164,8 +164,8 @@ export type LeaseRevoked = Static<typeof LeaseRevokedSchema>
 export const ClusterStateSchema = Type.Union([
   Type.Literal('negotiating'), Type.Literal('committing'), Type.Literal('preparing'), Type.Literal('activating'), Type.Literal('building'),
   Type.Literal('ready'), Type.Literal('degraded'), Type.Literal('failed'), Type.Literal('deleting'), Type.Literal('deleted'),
-  Type.Literal('masterless'), Type.Literal('superseded')
-], { description: 'masterless: known from a copy, its master is not heard of; superseded: another host is its master now' })
+  Type.Literal('masterless'), Type.Literal('superseded'), Type.Literal('reserved')
+], { description: 'reserved: every lease is committed, and startsAt is to come; masterless: known from a copy, its master is not heard of; superseded: another host is its master now' })
 export type ClusterState = Static<typeof ClusterStateSchema>
 
 export const PhasesSchema = Type.Object({
@@ -209,6 +209,17 @@ export const ClusterSchema = Type.Object({
   problems: Type.Array(Type.Object({ site: Type.String(), host: Type.String(), kind: Type.String(), name: Type.String(), error: Type.String() }))
 })
 export type ClusterResource = Static<typeof ClusterSchema>
+
+const Moment = (description: string) => Type.Integer({ minimum: 0, maximum: 8.64e15, description })
+/** What is said of a new cluster beside its specification. */
+export const CreateQuerySchema = Type.Object({
+  dryRun: Type.Optional(Type.Boolean({ description: 'say where it would go, hold nothing' })),
+  startMs: Type.Optional(Moment('start, instead of spec.start; default now')),
+  endMs: Type.Optional(Moment('end, instead of spec.end and spec.term')),
+  forMs: Type.Optional(Type.Integer({ minimum: MIN_TERM_MS, maximum: MAX_TERM_MS, description: 'how long, instead of an end' })),
+  earliest: Type.Optional(Type.Boolean({ description: 'as early as all of it fits, no sooner than the start' })),
+  withinMs: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_TERM_MS, description: 'with earliest: how long after that it starts at the latest' }))
+}, { additionalProperties: false })
 
 export const AdoptBodySchema = Type.Object({ force: Type.Optional(Type.Boolean({ description: 'although its master is heard of, or the anchor host does not answer' })) }, { additionalProperties: false })
 export const ExtendBodySchema = Type.Object({ termMs: Type.Integer({ minimum: MIN_TERM_MS, maximum: MAX_TERM_MS, description: 'how long it is to last from now, ms' }) }, { additionalProperties: false })

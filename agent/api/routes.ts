@@ -8,6 +8,7 @@ import { addAmendmentRoutes, addLeaseRoutes } from './lease-routes.ts'
 import type { Caches } from '../cache/fleet.ts'
 import type { RetainedStores } from '../cache/retained.ts'
 import { addCacheRoutes, addRetainedRoutes } from './cache-routes.ts'
+import { addCalendarRoutes, type CalendarRouteDeps } from './calendar-routes.ts'
 import { addSegmentRoutes } from './segment-routes.ts'
 import { addSiteRoutes } from './site-routes.ts'
 import { addTunnelRoutes } from './tunnel-routes.ts'
@@ -18,7 +19,7 @@ import type { Tunnels } from '../tunnel/tunnels.ts'
 import { MusubiError } from '../../protocol/core/errors.ts'
 import { searchSites } from '../../protocol/core/search.ts'
 import {
-  AgentStatusSchema, ClusterSchema, ConsoleSchema, CordonBodySchema, CordonSchema, EventSchema, HostDetailSchema, HostSchema, type CordonResource, SearchResultSchema, SearchSchema, SegmentPlanSchema, SiteSchema
+  AgentStatusSchema, ClusterSchema, ConsoleSchema, CordonBodySchema, CreateQuerySchema, CordonSchema, EventSchema, HostDetailSchema, HostSchema, type CordonResource, type SearchQuery, SearchResultSchema, SearchSchema, SegmentPlanSchema, type SiteResource, SiteSchema
 } from '../../protocol/api.ts'
 
 export interface RouteDeps {
@@ -40,10 +41,22 @@ export interface RouteDeps {
   caches?: Caches | null
   /** left out, or null, on a host that is no gateway */
   retained?: RetainedStores | null
+  /** left out: nothing is told of calendars */
+  calendar?: CalendarRouteDeps
   cordonHost: (host: string, cordoned: boolean, reason: string) => Promise<CordonResource>
 }
 
 const ByName = Type.Object({ name: Type.String({ maxLength: 64 }) })
+
+/** Sites with what they have free in the time that is looked for: what they advertise is of now. One that tells no calendar has nothing then. */
+async function sitesFor ({ startMs, endMs }: SearchQuery, sites: SiteResource[], master: Pick<Master, 'freeIn'> | null): Promise<SiteResource[]> {
+  if (startMs === undefined || endMs === undefined || endMs <= startMs || master === null) return sites
+  const then = new Map((await master.freeIn(startMs, endMs)).map(site => [site.site, site]))
+  return sites.map(site => {
+    const known = then.get(site.site)
+    return site.state === 'dead' ? site : { ...site, freeByHost: (known?.freeByHost ?? []).map(free => ({ ...free })), volumeFreeMib: Math.max(0, ...known?.volumeFreeByHost ?? []) }
+  })
+}
 
 /** The agent's REST routes. Reading works on every host; clusters are made on gateways. */
 export function addAgentRoutes (api: Api, deps: RouteDeps): void {
@@ -60,8 +73,9 @@ export function addAgentRoutes (api: Api, deps: RouteDeps): void {
   api.get('/v1/hosts/:name', { schema: { summary: 'one host of this site: inventory, certificate, path', params: ByName, response: { 200: HostDetailSchema } } }, request => view.host(request.params.name))
   api.post('/v1/hosts/:name/cordon', { schema: { summary: 'take a host out of use for new leases, or back into it', params: ByName, body: CordonBodySchema, response: { 200: CordonSchema } } }, request => deps.cordonHost(request.params.name, request.body.cordoned, request.body.reason ?? ''))
   api.get('/v1/sites', { schema: { summary: 'sites of the federation, as this agent sees them', response: { 200: Type.Array(SiteSchema) } } }, () => view.sites())
-  api.post('/v1/search', { schema: { summary: 'which sites could lend what now', body: SearchSchema, response: { 200: SearchResultSchema } } }, request => searchSites(request.body, view.sites()))
+  api.post('/v1/search', { schema: { summary: 'which sites could lend what now', body: SearchSchema, response: { 200: SearchResultSchema } } }, async request => searchSites(request.body, await sitesFor(request.body, view.sites(), deps.master)))
   addLeaseRoutes(api, view)
+  if (deps.calendar !== undefined) addCalendarRoutes(api, deps.calendar)
 
   addSiteRoutes(api, deps, onGateway)
   api.get('/metrics', { schema: { summary: 'figures in the text format of Prometheus' } }, async (_request, reply) => await reply.type('text/plain; version=0.0.4; charset=utf-8').send(metricsText(view.metrics(), deps.master?.list(), deps.master?.caches(), deps.retained?.figures())))
@@ -69,12 +83,13 @@ export function addAgentRoutes (api: Api, deps: RouteDeps): void {
   api.get('/v1/clusters', { schema: { summary: 'clusters of this master, and masterless ones of its site', response: { 200: Type.Array(ClusterSchema) } } }, () => deps.master?.list() ?? [])
   api.post('/v1/clusters', {
     schema: {
-      summary: 'ask for a cluster; follow it at its name', querystring: Type.Object({ dryRun: Type.Optional(Type.Boolean()) }), body: Type.Unknown({ description: 'cluster specification' }),
+      summary: 'ask for a cluster; follow it at its name', querystring: CreateQuerySchema, body: Type.Unknown({ description: 'cluster specification' }),
       response: { 200: Type.Object({ explanation: Type.String() }), 202: ClusterSchema }
     }
   }, async (request, reply) => {
-    if (request.query.dryRun === true) return await reply.send(master().plan(request.body))
-    const cluster = await master().create(request.body)
+    const { dryRun, ...when } = request.query
+    if (dryRun === true) return await reply.send(await master().plan(request.body, when))
+    const cluster = await master().create(request.body, when)
     return await reply.status(202).header('location', `/v1/clusters/${cluster.name}`).send(cluster)
   })
   api.get('/v1/clusters/:name', { schema: { summary: 'one cluster, by name or id', params: ByName, response: { 200: ClusterSchema } } }, request => master().get(request.params.name))

@@ -1,12 +1,16 @@
 import type { Logger } from 'pino'
 import type { Activate, CallPeer, Caller, HostStatus, Methods } from '../peers.ts'
 import type { EventLog } from '../events.ts'
+import type { Calendar } from '../calendar/calendar.ts'
 import type { Cordon } from '../cordon.ts'
 import type { Policy } from '../policy/policy.ts'
+import { leastIn } from '../../protocol/core/calendar/together.ts'
+import { type Resources, zero } from '../../protocol/core/capacity.ts'
 import { ConflictError, describeError, errorCode, MusubiError } from '../../protocol/core/errors.ts'
 import type { GatewayEffect, GatewayEvent, HostAnswer, HostAsk, SiteAnswer, SiteAsk, SiteHost, SiteView } from '../../protocol/core/gateway/events.ts'
 import { type GatewayRecord, allHeld, hostsOf } from '../../protocol/core/gateway/record.ts'
 import { advance, emptyGateway, loadGateway } from '../../protocol/core/gateway/step.ts'
+import { START_IS_NOW_MS } from '../../protocol/core/lease/hold.ts'
 import { HOST_STATUS_DEADLINE_MS, MAX_LOOKS } from '../../protocol/core/limits.ts'
 import type { ExtendRequest, GatewayFacts, Grant, KeepAliveRequest, Offer, Receipt, ReleaseRequest, Request } from '../../protocol/core/messages.ts'
 import { createRunner } from '../../store/runner.ts'
@@ -18,6 +22,8 @@ export interface GatewayDeps {
   /** what this gateway says of itself in offers */
   facts: () => Promise<GatewayFacts>
   siteHosts: () => SiteHost[]
+  /** what hosts have free in a time to come; absent: what they have now is taken for it */
+  calendar?: Pick<Calendar, 'site'>
   /** a fresh UUID each time */
   newId: () => string
   /** ledger clock, Unix ms */
@@ -199,10 +205,27 @@ export function createGateway (deps: GatewayDeps): Gateway {
     return answer.reply as SiteReplies[M]
   }
 
+  /**
+   * Hosts with what they have free in the whole time that is wanted. What they advertise is of this moment: only where
+   * nothing begins in that time they need not be asked.
+   */
+  async function hostsFor ({ startMs, endMs }: Request): Promise<SiteHost[]> {
+    const hosts = deps.siteHosts()
+    const isNow = startMs <= deps.now() + START_IS_NOW_MS && hosts.every(({ nextStartMs }) => nextStartMs === undefined || nextStartMs >= endMs)
+    if (isNow || deps.calendar === undefined) return hosts
+    const calendars = new Map((await deps.calendar.site()).hosts.map(({ host, steps }) => [host, steps]))
+    const free = ({ host }: SiteHost): Resources => {
+      const steps = calendars.get(host)
+      // a host that does not answer could not hold it either
+      return steps === undefined ? zero() : leastIn(steps, Math.max(startMs, deps.now()), endMs)
+    }
+    return hosts.map(host => ({ ...host, free: free(host) }))
+  }
+
   async function viewFor (request: Request): Promise<SiteView> {
-    const facts = await deps.facts()
+    const [facts, hosts] = await Promise.all([deps.facts(), hostsFor(request)])
     return {
-      hosts: deps.siteHosts(), facts, id: deps.newId(), quota: deps.quota?.(request.masterSite) ?? false,
+      hosts, facts, id: deps.newId(), quota: deps.quota?.(request.masterSite) ?? false,
       refusal: refusalOf(() => deps.cordon?.check(), () => deps.policy?.check(request.masterSite, request.startMs, request.endMs))
     }
   }

@@ -83,6 +83,15 @@ export function createLessor (deps: LessorDeps): Lessor {
   const fencing = createFencing(deps.fence, ledger, objects)
   const removal = createRemoval({ host, ledger, objects, fencing, reconciler: deps.reconciler, monotonic: deps.monotonic, sleep: deps.sleep })
 
+  // Nobody came for what was reserved: told once a cluster, as people look there first.
+  ledger.onChange(effects => {
+    const missed = effects.flatMap(e => e.effect === 'lease' && e.from === 'committed' && e.trigger === 'expire' ? [e.lease] : [])
+    for (const [clusterId, leases] of Map.groupBy(missed, lease => lease.clusterId)) {
+      const { cluster = clusterId, masterSite = '', endReason = '' } = leases[0] ?? {}
+      events.add('lease.no_show', `${leases.length} leases of cluster ${cluster} of ${masterSite} ended unused: ${endReason}`, cluster)
+    }
+  })
+
   // However a lease ends: what ran under it is removed now.
   ledger.onChange(effects => {
     const ended = effects.flatMap(e => e.effect === 'lease' && e.lease.state === 'ended' && ledger.documents.get(e.lease.clusterId) !== undefined ? [e.lease.clusterId] : [])

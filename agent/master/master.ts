@@ -1,5 +1,6 @@
 import type { Logger } from 'pino'
 import type { CallPeer } from '../peers.ts'
+import { createSight } from '../calendar/sight.ts'
 import type { EventLog } from '../events.ts'
 import { createAdoption, notMaster, type AdoptionDeps } from './adopt.ts'
 import type { Builder } from './build.ts'
@@ -8,6 +9,7 @@ import type { Copies } from './copies.ts'
 import { createNegotiator, type Negotiator } from './negotiator.ts'
 import type { Probe } from './probe.ts'
 import { clusterRecord, isEnded, newNotes, shownState, type ClusterNotes, type ClusterRecord } from './record.ts'
+import { termOf, type When } from './term.ts'
 import { clusterView } from './view.ts'
 import { createWatcher } from './watch.ts'
 import type { ClusterResource } from '../../protocol/api.ts'
@@ -47,9 +49,12 @@ export interface MasterDeps {
 }
 
 export interface Master {
-  create (spec: unknown): Promise<ClusterResource>
-  /** Where it would go now; holds nothing. @throws NoCapacityError */
-  plan (spec: unknown): { explanation: string }
+  /** @throws InvalidInputError for a specification or a time that cannot be */
+  create (spec: unknown, when?: When): Promise<ClusterResource>
+  /** Where, and when, it would go; holds nothing. @throws NoCapacityError with what would fit instead */
+  plan (spec: unknown, when?: When): Promise<{ explanation: string }>
+  /** What sites in view have free in the whole of [startMs, endMs), as their calendars say; one that does not answer is left out. */
+  freeIn (startMs: number, endMs: number): Promise<readonly KnownSite[]>
   /** Clusters of this master, and those of its site that have none. */
   list (): ClusterResource[]
   /** Figures of the caches of its active clusters, by class and node. */
@@ -58,13 +63,13 @@ export interface Master {
   get (nameOrId: string): ClusterResource
   record (nameOrId: string): ClusterRecord
   remove (nameOrId: string): Promise<ClusterResource>
-  /** Lets a cluster last `termMs` from now. @throws MusubiError with every refusal and its site */
+  /** Lets a cluster last `termMs` from now, a reservation from its start. @throws MusubiError with every refusal and its site */
   extend (nameOrId: string, termMs: number): Promise<ClusterResource>
   /** More nodes, or fewer: then those with the highest numbers go. @throws ConflictError when only nodes with volumes are left to go */
   scale (nameOrId: string, count: number): Promise<ClusterResource>
   /** Another WAN budget of its caches; what is fetched before nodes ask follows it in some seconds. @throws InvalidInputError, ConflictError */
   cacheBudget (nameOrId: string, change: BudgetChange): Promise<void>
-  /** Asks anew for a cluster that failed, with the same spec. @throws ConflictError when it has not */
+  /** Asks anew for a cluster that failed, with the same spec, from its start on where that is to come. @throws ConflictError when it has not */
   retry (nameOrId: string): Promise<ClusterResource>
   /** Becomes master of a cluster of the site; see adopt.ts for what `force` risks. */
   adopt (nameOrId: string, options: { force: boolean }): Promise<ClusterResource>
@@ -85,8 +90,9 @@ export function createMaster (deps: MasterDeps): Master {
   /** failures that are in the log */
   const told = new Set<string>()
   const timers: NodeJS.Timeout[] = []
+  const sight = createSight({ site: deps.site, call: deps.call, sites: deps.sites, now: deps.now })
   const negotiator: Negotiator = createNegotiator({
-    site: deps.site, call: deps.call, sites: deps.sites, store, now: deps.now, newId: deps.newId, truth: deps.truth, log, events,
+    site: deps.site, call: deps.call, sites: deps.sites, sight, store, now: deps.now, newId: deps.newId, truth: deps.truth, log, events,
     rttMs: (peer, id) => watcher.rttMs(peer, id), prepare: record => builder.prepare(record), copies: record => copies?.send(record) ?? Promise.resolve(0)
   })
   const watcher = createWatcher({
@@ -124,7 +130,7 @@ export function createMaster (deps: MasterDeps): Master {
       store.delete(NOTES + id).catch(() => undefined)
     } else if (record.state === 'active') watcher.watch(id)
     else if (record.state === 'preparing' && record.document === null) measure(id)
-    else if (isEnded(shownState(record, 'building'))) {
+    else if (isEnded(shownState(record, 'building', deps.now()))) {
       watcher.forget(id)
       builder.forget(record).catch((error: unknown) => { log.warn({ cluster: record.name, error: describeError(error) }, 'its keys could not be removed') })
     }
@@ -135,9 +141,9 @@ export function createMaster (deps: MasterDeps): Master {
     if (record === undefined) told.delete(id)
   })
 
-  const shown = (record: MasterRecord): ClusterRecord => clusterRecord(record, notesOf(record.id))
+  const shown = (record: MasterRecord): ClusterRecord => clusterRecord(record, notesOf(record.id), deps.now())
   const view = (record: MasterRecord): ClusterResource => clusterView(shown(record), watcher.statuses(record.id), { contacts: negotiator.contacts(record.id), now: deps.now() })
-  const masterless = (record: MasterRecord): ClusterResource => clusterView({ ...clusterRecord(record, newNotes(record.id)), state: 'masterless' }, [])
+  const masterless = (record: MasterRecord): ClusterResource => clusterView({ ...clusterRecord(record, newNotes(record.id), deps.now()), state: 'masterless' }, [])
   const current = (record: MasterRecord): MasterRecord => negotiator.get(record.id) ?? record
 
   function find (nameOrId: string): MasterRecord | undefined {
@@ -152,16 +158,21 @@ export function createMaster (deps: MasterDeps): Master {
     throw new NotFoundError(`there is no cluster "${nameOrId}" here`, 'see: musubi cluster list; a cluster is shown at the site that is its master')
   }
 
-  async function ask (spec: ClusterSpec): Promise<ClusterResource> {
+  async function ask (spec: ClusterSpec, when: When): Promise<ClusterResource> {
+    termOf(spec, when, deps.now()) // before an image is read from end to end
     const imageDigest = await builder.imageFor(spec)
-    const alive = negotiator.records().filter(r => !isEnded(shownState(r, 'building')))
+    const alive = negotiator.records().filter(r => !isEnded(shownState(r, 'building', deps.now())))
     const same = alive.find(r => r.name === spec.name)
     if (same !== undefined) throw new ConflictError(`cluster ${spec.name} exists already (${shown(same).state})`, `choose another name, or: musubi cluster delete ${spec.name}`)
     if (alive.length >= MAX_CLUSTERS) throw new NoCapacityError(`this master looks after ${alive.length} clusters and takes no more`, 'delete one: musubi cluster list; or ask at another gateway')
     const id = deps.newId()
-    const startMs = deps.now()
+    const { startMs, endMs, earliest } = termOf(spec, when, deps.now())
     const vni = builder.vniFor(id, new Set(negotiator.records().flatMap(r => vnisOf({ vni: r.vni, ...(r.spec.localCidr === undefined ? {} : { localCidr: r.spec.localCidr }) }))))
-    const record = await negotiator.create({ id, spec, vni, imageDigest, startMs, endMs: startMs + spec.termMs })
+    // when it is, the record says
+    const lasting: ClusterSpec = { ...spec, termMs: endMs - startMs }
+    delete lasting.startMs
+    delete lasting.endMs
+    const record = await negotiator.create({ id, spec: lasting, vni, imageDigest, startMs, endMs, ...earliest === undefined ? {} : { earliest } })
     return view(record)
   }
 
@@ -189,15 +200,23 @@ export function createMaster (deps: MasterDeps): Master {
   }
 
   return {
-    create: async input => await ask(parseClusterSpec(input)),
-    plan (input) {
+    create: async (input, when = {}) => await ask(parseClusterSpec(input), when),
+    async plan (input, when = {}) {
       const spec = parseClusterSpec(input)
-      const placed = placeAmongSites(spec, deps.sites(), deps.site)
-      if ('refusal' in placed) throw new NoCapacityError(`cluster ${spec.name}: ${placed.refusal}`, 'see what is free: musubi search')
+      const term = termOf(spec, when, deps.now())
+      const wish = { ...term, spec: { ...spec, termMs: term.endMs - term.startMs } }
+      const { sites, startMs, nearest = '' } = await sight.look(wish)
+      const placed = placeAmongSites(wish.spec, sites, deps.site)
+      const none = term.earliest !== undefined && startMs === undefined ? `no start until ${new Date(term.earliest.latestMs).toISOString()} is known at which all of it would fit` : null
+      if ('refusal' in placed) throw new NoCapacityError(`cluster ${spec.name}: ${none === null ? '' : `${none}; `}${placed.refusal}`, nearest === '' ? 'see what is free: musubi search' : `${nearest}; see what is free: musubi search`)
+      if (none !== null) throw new NoCapacityError(`cluster ${spec.name}: ${none}`, nearest === '' ? 'see what is free: musubi search' : nearest)
       const left = placed.left.slice(0, MAX_SITES_PER_CLUSTER).map(({ site, reason }) => `  ${site}: ${reason}`)
       const without = left.length === 0 ? '' : `\nand not to\n${left.join('\n')}${placed.left.length > left.length ? `\n  and ${placed.left.length - left.length} more sites` : ''}`
-      return { explanation: `cluster ${spec.name} would go to\n${placed.why.map(w => `  ${w}`).join('\n')}${without}\n(a dry run: nothing is held)` }
+      const beginsMs = startMs ?? term.startMs
+      const from = beginsMs > deps.now() ? ` from ${new Date(beginsMs).toISOString()} on` : ''
+      return { explanation: `cluster ${spec.name} would go${from} to\n${placed.why.map(w => `  ${w}`).join('\n')}${without}\n(a dry run: nothing is held)` }
     },
+    freeIn: (startMs, endMs) => sight.freeIn(startMs, endMs),
     list () {
       const mine = negotiator.records().filter(r => r.state !== 'ended').map(record => ({ record, resource: view(record) }))
       const others = (adoption?.masterless() ?? []).filter(r => mine.every(one => one.record.id !== r.id)).map(record => ({ record, resource: masterless(record) }))
@@ -212,7 +231,7 @@ export function createMaster (deps: MasterDeps): Master {
     remove,
     async extend (nameOrId, termMs) {
       const record = own(nameOrId)
-      await negotiator.extend(record.id, deps.now() + termMs)
+      await negotiator.extend(record.id, Math.max(deps.now(), record.startMs) + termMs)
       return view(current(record))
     },
     async scale (nameOrId, count) {
@@ -228,7 +247,7 @@ export function createMaster (deps: MasterDeps): Master {
     async retry (nameOrId) {
       const record = own(nameOrId)
       if (record.state !== 'failed') throw new ConflictError(`cluster ${record.name} is ${shown(record).state}: only a failed one is asked for again`)
-      const resource = await ask(record.spec)
+      const resource = await ask(record.spec, { ...record.startMs > deps.now() ? { startMs: record.startMs } : {}, ...record.earliest === undefined ? {} : { earliest: true } })
       await negotiator.remove(record.id, 'asked for again')
       return resource
     },

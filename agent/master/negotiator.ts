@@ -1,11 +1,12 @@
 import type { Logger } from 'pino'
+import type { Sight } from '../calendar/sight.ts'
 import type { EventLog } from '../events.ts'
 import type { CallPeer } from '../peers.ts'
 import { type StoredRecord, fromStored, toStored } from './stored.ts'
 import type { BudgetChange } from '../../protocol/core/cache-budget.ts'
 import { describeError, MusubiError, NotFoundError } from '../../protocol/core/errors.ts'
 import type { SiteAnswer } from '../../protocol/core/gateway/events.ts'
-import type { KnownSite, LenderAsk, MasterEffect, MasterEvent, NewCluster } from '../../protocol/core/master/events.ts'
+import type { KnownSite, LenderAsk, Looked, MasterEffect, MasterEvent, NewCluster } from '../../protocol/core/master/events.ts'
 import type { Contact, MasterMachine } from '../../protocol/core/master/machine.ts'
 import type { MasterRecord, MasterState } from '../../protocol/core/master/record.ts'
 import { advance, emptyMaster, loadMaster } from '../../protocol/core/master/step.ts'
@@ -20,6 +21,8 @@ export interface NegotiatorDeps {
   sites: () => readonly KnownSite[]
   /** round trip to a gateway that nobody has measured, ms, in bounded time; null when it does not answer. Absent: what is not known stays so */
   rttMs?: (peer: string, clusterId: string) => Promise<number | null>
+  /** sees what sites have free in a time to come; absent: what they have now is taken for it */
+  sight?: Sight
   store: Store
   /** ledger clock, Unix ms */
   now: () => number
@@ -165,7 +168,7 @@ export function createNegotiator (deps: NegotiatorDeps): Negotiator {
   function perform (effect: MasterEffect): void {
     switch (effect.effect) {
       case 'call': void performCall(effect.callId, effect.peer, effect.ask, effect.deadlineMs); break
-      case 'look': void look(effect.clusterId); break
+      case 'look': void look(effect.clusterId, effect.calendars); break
       case 'prepare': void prepare(effect.record); break
       case 'copy': void copy(effect.record); break
       case 'note': events.add(effect.type, effect.message, effect.cluster); break
@@ -176,18 +179,29 @@ export function createNegotiator (deps: NegotiatorDeps): Negotiator {
   }
 
   /** Only a cluster that limits the RTT waits for what is not known of it. */
-  async function look (clusterId: string): Promise<void> {
-    let sites = deps.sites()
+  async function measured (sites: readonly KnownSite[], clusterId: string): Promise<readonly KnownSite[]> {
     const { rttMs } = deps
-    if (rttMs !== undefined && machine.records.get(clusterId)?.spec.placement?.maxRttMs !== undefined) {
-      const unknown = sites.filter(site => site.rttMs === undefined).slice(0, MAX_SITES_MEASURED)
-      const measured = new Map(await Promise.all(unknown.map(async ({ peer }) => [peer, await rttMs(peer, clusterId)] as const)))
-      sites = sites.map(site => {
-        const found = measured.get(site.peer) ?? null
-        return found === null ? site : { ...site, rttMs: found }
-      })
+    if (rttMs === undefined || machine.records.get(clusterId)?.spec.placement?.maxRttMs === undefined) return sites
+    const unknown = sites.filter(site => site.rttMs === undefined).slice(0, MAX_SITES_MEASURED)
+    const found = new Map(await Promise.all(unknown.map(async ({ peer }) => [peer, await rttMs(peer, clusterId)] as const)))
+    return sites.map(site => {
+      const ms = found.get(site.peer) ?? null
+      return ms === null ? site : { ...site, rttMs: ms }
+    })
+  }
+
+  async function look (clusterId: string, calendars: boolean): Promise<void> {
+    const record = machine.records.get(clusterId)
+    const sites = await measured(deps.sites(), clusterId)
+    let found: Looked = { sites }
+    if (calendars && deps.sight !== undefined && record !== undefined) {
+      try {
+        found = await deps.sight.look(record, sites)
+      } catch (error) {
+        log.warn({ cluster: record.name, error: describeError(error) }, 'calendars could not be asked')
+      }
     }
-    post({ type: 'looked', clusterId, sites, id: deps.newId() })
+    post({ type: 'looked', clusterId, id: deps.newId(), ...found })
   }
 
   async function performCall (callId: number, peer: string, ask: LenderAsk, deadlineMs: number): Promise<void> {

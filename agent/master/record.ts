@@ -29,9 +29,14 @@ export const newNotes = (id: string): ClusterNotes =>
 
 export const isEnded = (state: ClusterState): boolean => state === 'deleted' || state === 'failed' || state === 'superseded'
 
-/** The states of the protocol in the words that people know. */
-export function shownState ({ state }: Pick<MasterRecord, 'state'>, health: ClusterNotes['health']): ClusterState {
+/**
+ * The states of the protocol in the words that people know.
+ *
+ * @param now ledger clock, Unix ms
+ */
+export function shownState ({ state, startMs }: Pick<MasterRecord, 'state' | 'startMs'>, health: ClusterNotes['health'], now: number): ClusterState {
   switch (state) {
+    case 'activating': return now < startMs ? 'reserved' : state
     case 'active': return health
     case 'releasing': return 'deleting'
     case 'ended': return 'deleted'
@@ -39,7 +44,8 @@ export function shownState ({ state }: Pick<MasterRecord, 'state'>, health: Clus
   }
 }
 
-export function clusterRecord (record: MasterRecord, notes: ClusterNotes): ClusterRecord {
+/** @param now ledger clock, Unix ms */
+export function clusterRecord (record: MasterRecord, notes: ClusterNotes, now: number): ClusterRecord {
   const { health, ...seen } = notes
-  return { ...record, ...seen, state: shownState(record, health) }
+  return { ...record, ...seen, state: shownState(record, health, now) }
 }

@@ -11,7 +11,7 @@ import { InvalidInputError } from '../../protocol/core/errors.ts'
 /** What changes a cluster that is there: its term, its size, its master. */
 export function addAmendments (cluster: Command): void {
   cluster.command('extend <name>').description('let a cluster last longer')
-    .requiredOption('--term <time>', 'how long from now, such as 2h or 1d12h')
+    .requiredOption('--term <time>', 'how long from now, a reservation from its start, such as 2h or 1d12h')
     .addHelpText('after', `
 Every lender holds the longer term, then all of it is committed, or nothing: the cluster keeps the end
 that it had. It cannot be made shorter this way; give it back with: musubi cluster delete NAME
@@ -52,7 +52,7 @@ Examples:
     .action(async (name: string, o: { wait: boolean, timeout: string }, command: Command) => {
       const timeoutMs = timeoutOf(o.timeout)
       const accepted = await call<ClusterResource>(agentEndpoint(command), 'POST', `${clusterPath(name)}/retry`)
-      show(o.wait ? await follow(command, accepted, ['ready', 'degraded'], timeoutMs) : accepted, wantsJson(command), clusterText)
+      show(o.wait ? await follow(command, accepted, ['ready', 'degraded', 'reserved'], timeoutMs) : accepted, wantsJson(command), clusterText)
     })
 
   cluster.command('adopt <name>').description('become the master of a cluster of this site whose master is gone')

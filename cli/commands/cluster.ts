@@ -4,11 +4,25 @@ import { addAmendments } from './amend.ts'
 import { call } from '../client.ts'
 import { agentEndpoint, wantsJson } from '../context.ts'
 import { duration, show } from '../output.ts'
+import { futureMoment, span } from '../quantity.ts'
 import { clustersTable, clusterText } from '../render.ts'
 import { clusterPath, follow, timeoutOf } from '../waiting.ts'
 import { readYamlFile } from '../../protocol/config-file.ts'
 import { InvalidInputError, MusubiError } from '../../protocol/core/errors.ts'
 import type { ClusterResource, ConsoleResource } from '../../protocol/api.ts'
+
+interface WhenOptions { start?: string, end?: string, for?: string, earliest?: boolean, within?: string }
+
+/** What is said of its time beside the specification, as the API takes it. */
+function whenQuery ({ start, end, for: lasting, earliest, within }: WhenOptions, nowMs: number): string[] {
+  return [
+    ...start === undefined ? [] : [`startMs=${futureMoment(start, '--start', nowMs)}`],
+    ...end === undefined ? [] : [`endMs=${futureMoment(end, '--end', nowMs)}`],
+    ...lasting === undefined ? [] : [`forMs=${span(lasting, '--for')}`],
+    ...earliest === true ? ['earliest=true'] : [],
+    ...within === undefined ? [] : [`withinMs=${span(within, '--within')}`]
+  ]
+}
 
 export function addClusterCommands (program: Command): void {
   const cluster = program.command('cluster').description('virtual clusters that this site is the master of')
@@ -16,6 +30,11 @@ export function addClusterCommands (program: Command): void {
   cluster.command('create')
     .description('lease machines at one or more sites, tie them together and install them')
     .requiredOption('-f, --file <spec.yaml>', 'cluster specification')
+    .option('--start <time>', 'begin then: 2026-12-01T08:00, with Z or +09:00 where that is another zone; tomorrow 08:00; +3h')
+    .option('--end <time>', 'end then, instead of the term of the specification')
+    .option('--for <time>', 'last so long, such as 8h, instead of it')
+    .option('--earliest', 'begin as early as all of it fits, no sooner than --start')
+    .option('--within <time>', 'with --earliest: begin no later than so long after that')
     .option('--dry-run', 'check the specification and say where it would be placed; hold nothing')
     .option('--no-wait', 'return once the request is accepted')
     .option('--timeout <seconds>', 'how long to wait for all nodes', '1800')
@@ -23,7 +42,13 @@ export function addClusterCommands (program: Command): void {
 Examples:
   musubi cluster create -f demo.yaml
   musubi cluster create -f demo.yaml --dry-run
+  musubi cluster create -f demo.yaml --start 2026-12-01T08:00 --for 8h
+  musubi cluster create -f demo.yaml --earliest --within 2d
   musubi cluster create -f demo.yaml --no-wait --json
+
+With a start to come every lease is promised now, and nothing runs before. It is waited until that is so;
+whether it starts is for this site to see to: a reservation that its master does not confirm in the ten
+minutes before its start ends then.
 
 A specification:
   apiVersion: musubi/v1
@@ -33,18 +58,19 @@ A specification:
     nodes: {count: 4, vcpus: 1, memoryMiB: 768}
     volumes: [{name: data, sizeMiB: 64, node: 1}]
     term: 2h`)
-    .action(async (options: { file: string, dryRun?: boolean, wait: boolean, timeout: string }, command: Command) => {
+    .action(async (options: { file: string, dryRun?: boolean, wait: boolean, timeout: string } & WhenOptions, command: Command) => {
       const endpoint = agentEndpoint(command)
       const timeoutMs = timeoutOf(options.timeout)
+      const when = whenQuery(options, Date.now())
       const spec = await readYamlFile(options.file)
       if (options.dryRun === true) {
-        const plan = await call<{ explanation: string }>(endpoint, 'POST', '/v1/clusters?dryRun=true', spec)
+        const plan = await call<{ explanation: string }>(endpoint, 'POST', `/v1/clusters?${[...when, 'dryRun=true'].join('&')}`, spec)
         show(plan, wantsJson(command), p => p.explanation)
         return
       }
-      const accepted = await call<ClusterResource>(endpoint, 'POST', '/v1/clusters', spec)
+      const accepted = await call<ClusterResource>(endpoint, 'POST', `/v1/clusters${when.length === 0 ? '' : `?${when.join('&')}`}`, spec)
       const done = options.wait
-        ? await follow(command, accepted, ['ready', 'degraded'], timeoutMs)
+        ? await follow(command, accepted, ['ready', 'degraded', 'reserved'], timeoutMs)
         : accepted
       show(done, wantsJson(command), clusterText)
     })

@@ -2,9 +2,11 @@ import type { Command } from 'commander'
 import { call } from '../client.ts'
 import { agentEndpoint, confirm, wantsJson } from '../context.ts'
 import { show } from '../output.ts'
-import { wholeNumber } from '../quantity.ts'
+import { futureMoment, span, wholeNumber, wholeOf } from '../quantity.ts'
 import { historyTable, leasesTable, leaseText } from '../render.ts'
+import { calendarChart } from '../render/calendar.ts'
 import type { LeaseDetail, LeaseEventResource, LeaseResource, LeaseRevoked } from '../../protocol/api.ts'
+import type { CalendarResource } from '../../protocol/calendar-api.ts'
 import { InvalidInputError } from '../../protocol/core/errors.ts'
 
 function query (fields: Readonly<Record<string, string | undefined>>): string {
@@ -28,6 +30,28 @@ Examples:
   musubi lease list --json | jq -r '.[] | select(.masterless) | .cluster'`)
     .action(async (o: { all?: boolean }, command: Command) => {
       show(await call<LeaseResource[]>(agentEndpoint(command), 'GET', `/v1/leases${query({ all: o.all === true ? 'true' : undefined })}`), wantsJson(command), leasesTable)
+    })
+
+  lease.command('calendar').description('what is promised when, as a chart: on this host, or on every host of its site')
+    .option('--site <name>', 'all hosts of this site; on a gateway of it')
+    .option('--from <time>', 'begin there: 2026-12-01T08:00, today 08:00 or +3h; default now')
+    .option('--days <number>', 'so many days')
+    .option('--for <time>', 'so long, such as 12h; default 1d')
+    .addHelpText('after', `
+A line for each cluster on each host, from the ledgers themselves. Times are UTC. With --json the leases
+and, step by step, what is free.
+
+Examples:
+  musubi lease calendar
+  musubi lease calendar --site tokyo --days 7
+  musubi lease calendar --from "tomorrow 08:00" --for 12h --json | jq .hosts[].steps`)
+    .action(async (o: { site?: string, from?: string, days?: string, for?: string }, command: Command) => {
+      if (o.days !== undefined && o.for !== undefined) throw new InvalidInputError('give one of --days and --for')
+      const spanMs = o.days === undefined ? span(o.for ?? '1d', '--for') : wholeOf(o.days, '--days', 1, 366) * 86_400_000
+      const fromMs = o.from === undefined ? Date.now() : futureMoment(o.from, '--from', Date.now())
+      const calendar = await call<CalendarResource>(agentEndpoint(command), 'GET', `/v1/calendar${query({ site: o.site, fromMs: String(fromMs), untilMs: String(fromMs + spanMs) })}`)
+      const { isTTY, columns } = process.stdout
+      show(calendar, wantsJson(command), c => calendarChart(c, { width: isTTY ? columns : 100, colour: isTTY && process.env.NO_COLOR === undefined }))
     })
 
   lease.command('show <id>').description('one lease: who has it, its term and tokens, what happened to it')

@@ -150,6 +150,20 @@ export const KEEP_ALIVE_MS = 20_000
 export const MASTERLESS_MS = 90_000
 /** An advance reservation is confirmed by its master in this time before its start (T_confirm). */
 export const CONFIRM_MS = 600_000
+/** How long a question for a calendar may take; it is a hint, and whoever creates a cluster waits for it. */
+export const CALENDAR_DEADLINE_MS = 5_000
+/** Sites that a master asks for their calendars; of the others it takes what they advertise. */
+export const MAX_CALENDAR_SITES = 64
+/** Hosts of a site in one calendar, ... */
+export const MAX_CALENDAR_HOSTS = 1024
+/** ... their changes of what is free together, in some 40 bytes each within MAX_MESSAGE_BYTES, ... */
+export const MAX_CALENDAR_STEPS = 4096
+/** ... and leases of one host, in some 250 bytes each. */
+export const MAX_CALENDAR_LEASES = 512
+/** Moments at which the placement of a cluster is tried when its earliest start is looked for. */
+export const MAX_EARLIEST_TRIES = 256
+/** How often the earliest start is looked for again when somebody else was faster. */
+export const MAX_EARLIEST_ROUNDS = 6
 /** Agents of the master's site that keep a copy of a decision. */
 export const MAX_COPIES = 4
 /** A decision record as JSON; it travels in one message with room for its frame. */

@@ -52,6 +52,8 @@ export const clusterSpecSchema = Type.Object({
       sizeMiB: Type.Integer({ minimum: MIN_VOLUME_MIB, maximum: MAX_VOLUME_MIB }),
       node: Type.Integer({ minimum: 1, description: 'number of the node that uses it, from 1' })
     }, closed), { maxItems: MAX_VOLUMES_PER_CLUSTER })),
+    start: Type.Optional(Type.String({ description: 'when the leases begin: ISO 8601 with a zone, such as 2026-12-01T08:00+09:00; default now' })),
+    end: Type.Optional(Type.String({ description: 'when they end, likewise; instead of a term' })),
     term: Type.Optional(Type.String({ description: 'how long the leases run: 90m, 2h, 1d12h or ISO 8601 (PT90M); default 2h' }))
   }, closed)
 }, closed)
@@ -72,7 +74,12 @@ export interface ClusterSpec {
   nodes: { count: number, vcpus: number, memoryMiB: number }
   /** `node` is the number of the node that uses the volume, from 1 */
   volumes: Array<{ name: string, sizeMiB: number, node: number }>
+  /** how long; of one with `endMs` and no `startMs`: not known yet */
   termMs: number
+  /** Unix ms, as the specification says; whoever asks may say otherwise. Absent: now */
+  startMs?: number
+  /** Unix ms; absent: `termMs` says it */
+  endMs?: number
   /** what is asked of the caches; absent: nothing, and in a record of an earlier release */
   cache?: CacheTerms
   /** where its nodes may go; absent: as `docs/cluster-spec.md` says of the defaults, and in a record of an earlier release */
@@ -80,6 +87,22 @@ export interface ClusterSpec {
 }
 
 export const specDefaults = { cidr: '10.42.0.0/16', antiSpoof: true, image: 'default', vcpus: 1, memoryMiB: 768, term: '2h' } as const
+
+/**
+ * `2026-12-01T08:00+09:00`, `2026-11-30T23:00:00Z` in Unix ms; null when it is none, such as 30 February, or has no zone: the same
+ * text means another moment at another site.
+ */
+export function parseMoment (text: string): number | null {
+  const fields = /^(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d)(?::(\d\d))?(?:Z|[+-](\d\d):(\d\d))$/.exec(text)
+  if (fields === null) return null
+  const parts: Array<string | undefined> = fields.slice(1)
+  const [year = 0, month = 0, day = 0, hour = 0, minute = 0, second = 0, zoneHour = 0, zoneMinute = 0] = parts.map(part => Number(part ?? 0))
+  // Date makes 2 March of 30 February
+  const daysInMonth = new Date(Date.UTC(year, month, 0)).getUTCDate()
+  const exists = month >= 1 && month <= 12 && day >= 1 && day <= daysInMonth && hour < 24 && minute < 60 && second < 60 && zoneHour < 15 && zoneMinute < 60
+  const ms = exists ? Date.parse(text) : NaN
+  return Number.isNaN(ms) ? null : ms
+}
 
 /** Edit distance, for "did you mean". */
 function distance (a: string, b: string): number {
@@ -180,6 +203,11 @@ function problemsOfMeaning (input: ClusterSpecInput): string[] {
     if (term === null) problems.push(`spec.term: ${show(spec.term)} is not a duration such as 90m, 2h or PT90M`)
     else if (term < MIN_TERM_MS || term > MAX_TERM_MS) problems.push(`spec.term: ${show(spec.term)} is outside ${MIN_TERM_MS / 1000} s to ${MAX_TERM_MS / 86_400_000} days`)
   }
+  if (spec.end !== undefined && spec.term !== undefined) problems.push('spec.end: spec.term says how long it lasts already; give one of the two')
+  for (const field of ['start', 'end'] as const) {
+    const text = spec[field]
+    if (text !== undefined && parseMoment(text) === null) problems.push(`spec.${field}: ${show(text)} is not a time with a zone such as 2026-12-01T08:00+09:00 or 2026-11-30T23:00Z`)
+  }
   if (spec.cache !== undefined) problems.push(...readCacheSection(spec.cache).problems)
   if (spec.placement !== undefined) problems.push(...readPlacementSection(spec.placement, spec.nodes.count).problems)
   const seen = new Map<string, number>()
@@ -206,6 +234,8 @@ export function parseClusterSpec (input: unknown): ClusterSpec {
   }
   const { metadata, spec } = input as ClusterSpecInput
   const local = localCidrOf(input as ClusterSpecInput)
+  const startMs = spec.start === undefined ? null : parseMoment(spec.start)
+  const endMs = spec.end === undefined ? null : parseMoment(spec.end)
   return {
     name: metadata.name,
     cidr: spec.network?.cidr ?? specDefaults.cidr,
@@ -216,6 +246,8 @@ export function parseClusterSpec (input: unknown): ClusterSpec {
     nodes: { count: spec.nodes.count, vcpus: spec.nodes.vcpus ?? specDefaults.vcpus, memoryMiB: spec.nodes.memoryMiB ?? specDefaults.memoryMiB },
     volumes: (spec.volumes ?? []).map(({ name, sizeMiB, node }) => ({ name, sizeMiB, node })),
     termMs: parseDuration(spec.term ?? specDefaults.term) ?? 0,
+    ...startMs === null ? {} : { startMs },
+    ...endMs === null ? {} : { endMs },
     ...(spec.cache === undefined ? {} : { cache: readCacheSection(spec.cache).terms }),
     ...(spec.placement === undefined ? {} : { placement: readPlacementSection(spec.placement, spec.nodes.count).terms })
   }

@@ -13,6 +13,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Readonly<Record<string, Ben
     ...(await import('./mesh-idle.ts')).benches,
     ...(await import('./mesh-many.ts')).benches
   }),
+  calendar: async () => (await import('./calendar.ts')).benches,
   leases: async () => (await import('./leases.ts')).benches,
   helper: async () => (await import('./helper.ts')).benches,
   network: async () => (await import('./network.ts')).benches,

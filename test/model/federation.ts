@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pino } from 'pino'
 import { createFakeDriver, createMemoryFakeStore, type FakeStore } from '../../agent/drivers/fake.ts'
+import { createCalendar, type Calendar } from '../../agent/calendar/calendar.ts'
 import { createEventLog, type EventLog } from '../../agent/events.ts'
 import { createGateway, type Gateway } from '../../agent/gateway/gateway.ts'
 import { createLessor, type Lessor } from '../../agent/lessor/lessor.ts'
@@ -21,6 +22,7 @@ import { buildClusterDocument, uuidFrom } from '../../protocol/core/document.ts'
 import { InvalidInputError, UnreachableError } from '../../protocol/core/errors.ts'
 import type { SiteHost } from '../../protocol/core/gateway/events.ts'
 import type { KnownSite } from '../../protocol/core/master/events.ts'
+import { nextStartOf } from '../../protocol/core/lease/lease.ts'
 import { documentSource } from '../../protocol/core/master/growth.ts'
 import type { EpochGrant } from '../../protocol/core/messages.ts'
 import { siteCapacityOf } from '../../protocol/core/placement/site-capacity.ts'
@@ -49,6 +51,7 @@ export interface Life {
   reconciler: Reconciler
   lessor: Lessor
   events: EventLog
+  calendar: Calendar
   gateway: Gateway | null
   master: Master | null
   copies: Copies
@@ -201,8 +204,12 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
     }
   }
 
+  function nextStart ({ life }: Machine): { nextStartMs?: number } {
+    const nextStartMs = life === null ? null : nextStartOf(life.ledger.state())
+    return nextStartMs === null ? {} : { nextStartMs }
+  }
   const siteHosts = (site: string): SiteHost[] => [...machines.values()].filter(m => m.site === site).map(m => ({
-    host: m.host, roles: m.roles, peer: m.peer, underlayAddress: m.underlayAddress, free: model.belief.get(m.host) ?? m.life?.ledger.free() ?? zero()
+    host: m.host, roles: m.roles, peer: m.peer, underlayAddress: m.underlayAddress, free: model.belief.get(m.host) ?? m.life?.ledger.free() ?? zero(), ...nextStart(m)
   }))
   /** One gateway of each site, of the own site oneself, as the directory gives them. */
   function knownSites (self: Machine): KnownSite[] {
@@ -217,7 +224,7 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
     // By name, as the mesh finds them: who may call what is not what these tests are about.
     const handlers = (part: object | null): Record<string, Handler | undefined> => ({ ...part })
     const ofHost = HOST_METHODS[method]
-    const handler = method === 'copy' ? ((r, c) => life.copies.keep(r as never, c)) as Handler : ofHost === undefined ? handlers(life.gateway)[method] : handlers(life.lessor)[ofHost]
+    const handler = method === 'hostCalendar' ? ((r: { leases: boolean }) => Promise.resolve(life.calendar.own(r.leases))) as Handler : method === 'calendar' ? () => life.calendar.told() : method === 'copy' ? ((r, c) => life.copies.keep(r as never, c)) as Handler : ofHost === undefined ? handlers(life.gateway)[method] : handlers(life.lessor)[ofHost]
     if (handler === undefined) throw new Error(`${to.host} does not serve ${method}`)
     return structuredClone(await Promise.race([handler(ofHost === 'status' ? (request as { clusterId: string }).clusterId : request, caller), life.died]))
   }
@@ -284,8 +291,9 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
     const call = callFrom(machine, life)
     const newId = (): string => uuidFrom(sha256(`${++ids}`))
     const isGateway = machine.roles.includes('gateway')
+    life.calendar = createCalendar({ site: machine.site, peer: machine.peer, ledger: life.ledger, call, refusal: () => null, hosts: () => siteHosts(machine.site) })
     life.gateway = !isGateway ? null : createGateway({
-      site: machine.site, call, store, events: life.events, log: silent, now, newId, siteHosts: () => siteHosts(machine.site),
+      site: machine.site, call, calendar: life.calendar, store, events: life.events, log: silent, now, newId, siteHosts: () => siteHosts(machine.site),
       facts: () => Promise.resolve({ host: machine.host, peer: machine.peer, underlayAddress: machine.underlayAddress, tunnelPublicKey: keyOf(machine.host), tunnelEndpoint: `${machine.underlayAddress}:51820`, tunnelAddress: gatewayTruth.tunnelAddressFor(machine.peer), chain: [] }),
       holderOf: (grant, { clusterId, masterSite, anchor }) => {
         const said = JSON.parse(Buffer.from(grant.envelope).toString()) as EpochGrant

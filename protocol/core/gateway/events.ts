@@ -13,6 +13,8 @@ export interface Asker { peerId: string, site: string | null, host: string, gate
 export interface SiteHost extends HostCapacity {
   peer: string
   underlayAddress: string
+  /** when the next of its promises begins that has not begun; absent: none does */
+  nextStartMs?: number
   /** an earlier release, which would run nodes without their card on the segment of the site */
   lacksLocal?: boolean
 }

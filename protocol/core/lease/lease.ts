@@ -2,7 +2,7 @@
  * The leases of one host: their types, and questions about them. What events do is in `step.ts` and
  * the files beside it. Pure: `now` is the ledger clock in Unix ms.
  */
-import { type Booking, freeDuring } from '../calendar.ts'
+import { type Booking, freeDuring } from '../calendar/free.ts'
 import type { Resources } from '../capacity.ts'
 import type { IdUse } from '../ids.ts'
 import type { Receipt } from '../messages.ts'
@@ -144,7 +144,17 @@ function * bookings (state: ReadonlyLedgerState, counts: (lease: Lease) => boole
 
 /** The least that is free in [fromMs, untilMs); without an interval, at this moment. */
 export const freeOf = (state: ReadonlyLedgerState, fromMs = state.clockMs, untilMs = fromMs + 1): Resources =>
-  freeDuring(state.capacity, bookings(state, lease => !isQuota(lease)), fromMs, untilMs)
+  freeDuring(state.capacity, hostBookings(state), fromMs, untilMs)
+
+/** Every promise of this host as an interval, whoever it is for. */
+export const hostBookings = (state: ReadonlyLedgerState): Generator<Booking> => bookings(state, lease => !isQuota(lease))
+
+/** When the next promise begins that has not begun; null without one. */
+export function nextStartOf (state: ReadonlyLedgerState): number | null {
+  let first = Number.POSITIVE_INFINITY
+  for (const lease of state.occupying.values()) if (isLive(lease) && lease.startMs > state.clockMs) first = Math.min(first, lease.startMs)
+  return first === Number.POSITIVE_INFINITY ? null : first
+}
 
 /** The least that a site may still borrow in [fromMs, untilMs); null when it may borrow without a bound. */
 export function freeQuotaOf (state: ReadonlyLedgerState, site: string, fromMs = state.clockMs, untilMs = fromMs + 1): Resources | null {

@@ -1,6 +1,6 @@
 /** Changes to a cluster that runs: held at all its lenders, decided on disk, committed; or given up everywhere. */
 import { ConflictError, MusubiError, NotFoundError, UnreachableError } from '../errors.ts'
-import { MAX_NODES_PER_CLUSTER, MAX_TERM_MS, MIN_TERM_MS } from '../limits.ts'
+import { HOLD_TTL_MS, MAX_NODES_PER_CLUSTER, MAX_TERM_MS, MIN_TERM_MS } from '../limits.ts'
 import type { ClusterDocument, Offer, Receipt } from '../messages.ts'
 import { allRefused, commitFor, extendFor, heldTooShort, notActivated, notCommitted, placeError, refusedBy, releaseFor, requestFor } from './say.ts'
 import { activateAt, commitDeadlineMs, documentProblem, isBusy, receiptsOf } from './carry.ts'
@@ -14,9 +14,24 @@ import { holdTimeOf } from '../verify-request.ts'
 
 export const answer = (turn: Turn, clusterId: string, id: string, error: MusubiError | null): void => { turn.effects.push({ effect: 'amended', clusterId, id, error }) }
 
-/** What speaks against a change whatever lenders say. */
-export function obstacle (record: MasterRecord | undefined, clusterId: string): MusubiError | null {
+/** A change that begins so long before the start of a reservation is done, or given up, by then. */
+const QUIET_BEFORE_START_MS = REQUEST_DEADLINE_MS + HOLD_TTL_MS
+
+/** A cluster whose leases are all committed, and which is some time from its start. */
+export const isReserved = (record: Pick<MasterRecord, 'state' | 'startMs'>, now: number): boolean => record.state === 'activating' && now < record.startMs
+
+/**
+ * What speaks against a change whatever lenders say.
+ *
+ * @param now given: the change may be made to a reservation too
+ */
+export function obstacle (record: MasterRecord | undefined, clusterId: string, now?: number): MusubiError | null {
   if (record === undefined) return new NotFoundError(`there is no cluster ${clusterId} here`)
+  if (now !== undefined && isReserved(record, now)) {
+    if (now > record.startMs - QUIET_BEFORE_START_MS) return new MusubiError('NOT_READY', `cluster ${record.name} is about to start: it cannot be changed before it runs`, { retryable: true, hint: 'try again when it runs: musubi cluster show' })
+    return record.amendment === null ? null : new ConflictError(`cluster ${record.name} is being changed already`, 'wait until that is done, then try again')
+  }
+  if (record.state === 'activating') return new ConflictError(`cluster ${record.name} starts at ${new Date(record.startMs).toISOString()}: before that its nodes cannot be changed`, 'delete the reservation and ask anew, or wait for its start')
   if (record.state !== 'active') return new ConflictError(`cluster ${record.name} is ${record.state}: it cannot be changed`)
   if (record.amendment !== null) return new ConflictError(`cluster ${record.name} is being changed already`, 'wait until that is done, then try again')
   return null
@@ -33,7 +48,7 @@ function begin (turn: Turn, record: MasterRecord, kind: ClusterAmendment['kind']
 
 export function extend (turn: Turn, clusterId: string, endMs: number, id: string): void {
   const record = turn.record(clusterId)
-  const problem = obstacle(record, clusterId)
+  const problem = obstacle(record, clusterId, turn.now)
   if (record === undefined || problem !== null) { answer(turn, clusterId, id, problem); return }
   const term = endMs - record.startMs
   if (!Number.isSafeInteger(endMs) || endMs <= record.endMs || term > MAX_TERM_MS || term < MIN_TERM_MS) {
@@ -67,7 +82,7 @@ export function grow (turn: Turn, clusterId: string, count: number, id: string):
   }
   begin(turn, record, 'grow', id, record.endMs, count)
   turn.work(clusterId).looking = true
-  turn.effects.push({ effect: 'look', clusterId })
+  turn.effects.push({ effect: 'look', clusterId, calendars: false })
 }
 
 /** Asks sites for the nodes of a growth. @param id fresh, for idempotency keys */

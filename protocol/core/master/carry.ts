@@ -75,7 +75,8 @@ export function prepared (turn: Turn, record: MasterRecord, document: ClusterDoc
 /** @param copy what the other hosts keep: an answer may come late, and be about what the record was before */
 export function copied (turn: Turn, record: MasterRecord, copy: MasterRecord, copies: number): void {
   if (record.document === null || copy.document?.version !== record.document.version || copy.epoch !== record.epoch) return
-  turn.move(record, 'preparing', 'prepared', {}, `its document is kept by ${copies} other ${copies === 1 ? 'host' : 'hosts'} of the site`)
+  const starts = record.startMs > turn.now ? `; it is reserved, and starts at ${new Date(record.startMs).toISOString()}` : ''
+  turn.move(record, 'preparing', 'prepared', {}, `its document is kept by ${copies} other ${copies === 1 ? 'host' : 'hosts'} of the site${starts}`)
 }
 
 export function prepareAgain (turn: Turn, record: MasterRecord): void {
@@ -95,7 +96,6 @@ export function activateAll (turn: Turn, record: MasterRecord): void {
   const work = turn.work(record.id)
   const { document } = record
   if (document === null) { fail(turn, record, new MusubiError('INTERNAL', 'a cluster without a document cannot be activated')); return }
-  if (turn.now < record.startMs) return
   const untilMs = activateUntilMs(record, work)
   for (const member of membersOf(record)) {
     if (work.activated.has(member.site) || work.problems.size > 0) continue

@@ -5,7 +5,7 @@ import type { SiteAnswer } from '../gateway/events.ts'
 import type { ActivateRequest, ClusterDocument, CommitRequest, ExtendRequest, KeepAliveRequest, ReleaseRequest, Request, Secret } from '../messages.ts'
 import type { SiteCapacity } from '../placement/site-capacity.ts'
 import type { ClusterSpec } from '../spec.ts'
-import type { MasterRecord } from './record.ts'
+import type { Earliest, MasterRecord } from './record.ts'
 
 /** A site as the master's own view has it: what it could lend, and the gateway to ask. */
 export interface KnownSite extends SiteCapacity { peer: string, gatewayHost: string }
@@ -19,12 +19,22 @@ export type LenderAsk =
   | { method: 'release', request: ReleaseRequest }
   | { method: 'keepAlive', request: KeepAliveRequest }
 
-export interface NewCluster { id: string, spec: ClusterSpec, vni: number, imageDigest: string, startMs: number, endMs: number }
+/** `earliest`: `startMs` is not yet known, the term is that of the spec */
+export interface NewCluster { id: string, spec: ClusterSpec, vni: number, imageDigest: string, startMs: number, endMs: number, earliest?: Earliest }
+
+/** Sites in view, as they are in the time that a cluster is wanted for. */
+export interface Looked {
+  sites: readonly KnownSite[]
+  /** of a cluster that is to begin as early as it can: when that is */
+  startMs?: number
+  /** what would fit instead, for people; absent: it fits, or nobody has asked for calendars; empty: nothing is known to fit */
+  nearest?: string
+}
 
 export type MasterEvent =
   | { type: 'create', cluster: NewCluster }
   /** answer to `look`; `id`: a fresh UUID for the keys of this round */
-  | { type: 'looked', clusterId: string, sites: readonly KnownSite[], id: string }
+  | { type: 'looked', clusterId: string, id: string } & Looked
   /** every call gets exactly one of these two, within its deadline */
   | { type: 'reply', callId: number, answer: SiteAnswer }
   | { type: 'failed', callId: number, error: MusubiError }
@@ -51,8 +61,8 @@ export type MasterEffect =
   | { effect: 'save', record: MasterRecord }
   | { effect: 'forget', clusterId: string }
   | { effect: 'call', callId: number, peer: string, ask: LenderAsk, deadlineMs: number }
-  /** asks for the sites in view */
-  | { effect: 'look', clusterId: string }
+  /** asks for the sites in view; `calendars`: as they are in the time that the cluster is wanted for, not now */
+  | { effect: 'look', clusterId: string, calendars: boolean }
   /** asks for document and secrets (of an amendment: the next document) */
   | { effect: 'prepare', record: MasterRecord }
   /** asks other agents of the site to keep the record */

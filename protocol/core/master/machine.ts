@@ -52,6 +52,10 @@ export interface Work {
   excluded: Set<string>
   refusals: string[]
   lastCode: string
+  /** calendars were asked: what is known of sites is of the time that is wanted */
+  inTime: boolean
+  /** what would fit instead, as calendars say */
+  nearest: string
   /** first request of the negotiation */
   startedMs: number
   /** since when it is in its state, as far as this process knows */
@@ -88,7 +92,7 @@ export function loadMaster (site: string, records: Iterable<MasterRecord>): Mast
 }
 
 export const newWork = (now: number): Work => ({
-  tasks: new Map(), looking: false, round: null, rounds: 0, excluded: new Set(), refusals: [], lastCode: '', startedMs: 0, sinceMs: now,
+  tasks: new Map(), looking: false, round: null, rounds: 0, excluded: new Set(), refusals: [], lastCode: '', inTime: false, nearest: '', startedMs: 0, sinceMs: now,
   receipts: new Map(), activated: new Set(), problems: new Map(), contacts: new Map(), amendReceipts: new Map(), amendActivated: new Set(), amendedMs: 0, amendReady: false
 })
 

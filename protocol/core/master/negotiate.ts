@@ -1,31 +1,34 @@
 /** From a user's wish to the decision: requests to all sites of a placement, all offers or another placement. */
 import { MusubiError } from '../errors.ts'
-import { HOLD_MARGIN } from '../limits.ts'
+import { HOLD_MARGIN, MAX_EARLIEST_ROUNDS } from '../limits.ts'
 import { isLocal } from '../local.ts'
 import type { Offer } from '../messages.ts'
 import { nodesByHost } from '../placement/at-site.ts'
 import { type SitePart, placeAmongSites } from '../placement/among-sites.ts'
 import { holdTimeOf } from '../verify-request.ts'
-import { type Refused, allRefused, errorOf, heldTooShort, placeError, refusedBy, releaseFor, requestFor } from './say.ts'
-import type { KnownSite, NewCluster } from './events.ts'
+import { type Refused, allRefused, errorOf, heldTooShort, noStart, placeError, refusedBy, releaseFor, requestFor } from './say.ts'
+import type { Looked, NewCluster } from './events.ts'
 import { type Call, type Round, type Turn } from './machine.ts'
 import { GIVE_UP_DEADLINE_MS, REQUEST_DEADLINE_MS, ROUNDS } from './pace.ts'
 import type { Asked, MasterRecord } from './record.ts'
 
 export function create (turn: Turn, cluster: NewCluster): void {
   if (turn.record(cluster.id) !== undefined) return
-  const { id, spec, vni, imageDigest, startMs, endMs } = cluster
+  const { id, spec, vni, imageDigest, startMs, endMs, earliest } = cluster
   const record: MasterRecord = {
-    id, name: spec.name, state: 'negotiating', spec, vni, createdMs: turn.now, startMs, endMs, epoch: 1, grant: null, masterSite: turn.machine.site, error: null,
+    id, name: spec.name, state: 'negotiating', spec, vni, createdMs: turn.now, startMs, endMs, ...earliest === undefined ? {} : { earliest }, epoch: 1, grant: null, masterSite: turn.machine.site, error: null,
     asked: [], offers: [], receipts: [], document: null, secrets: [], imageDigest, amendment: null, dropped: [], behind: [], decidedMs: 0, commitByMs: 0, negotiateMs: 0, endedMs: 0
   }
   turn.move(record, null, 'create', {}, `${spec.nodes.count} nodes of ${spec.nodes.vcpus} vCPU and ${spec.nodes.memoryMiB} MiB`)
   look(turn, record)
 }
 
+/** What sites have free now says nothing of a time to come: then their calendars are asked. */
 function look (turn: Turn, record: MasterRecord): void {
-  turn.work(record.id).looking = true
-  turn.effects.push({ effect: 'look', clusterId: record.id })
+  const work = turn.work(record.id)
+  work.looking = true
+  work.inTime ||= record.earliest !== undefined || record.startMs > turn.now
+  turn.effects.push({ effect: 'look', clusterId: record.id, calendars: work.inTime })
 }
 
 /** Gives a cluster up: it is over for the user at once, sites are told to release until they have confirmed. */
@@ -34,13 +37,25 @@ export function fail (turn: Turn, record: MasterRecord, error: MusubiError): voi
 }
 
 /** Asks every site of a placement for its part, all at once. @param id fresh, for idempotency keys */
-export function startRound (turn: Turn, record: MasterRecord, known: readonly KnownSite[], id: string): void {
-  const work = turn.work(record.id)
+export function startRound (turn: Turn, before: MasterRecord, { sites: known, startMs, nearest }: Looked, id: string): void {
+  const work = turn.work(before.id)
   work.looking = false
+  work.nearest = nearest ?? ''
   if (work.startedMs === 0) work.startedMs = turn.now
+  const record = startMs === undefined ? before : beginAt(turn, before, startMs)
   const sites = known.filter(site => !work.excluded.has(site.site))
   const placed = placeAmongSites(record.spec, sites, turn.machine.site, record.imageDigest)
-  if ('refusal' in placed) { fail(turn, record, placeError(record.name, placed.refusal, work.refusals, work.lastCode)); return }
+  if ('refusal' in placed) {
+    if (record.earliest !== undefined && startMs === undefined) fail(turn, record, noStart(record.name, record.earliest.latestMs, placed.refusal, work.nearest))
+    else if (work.inTime) fail(turn, record, placeError(record.name, placed.refusal, work.refusals, work.lastCode, work.nearest))
+    else {
+      // What is booked for later, and when it would fit, only calendars say.
+      work.inTime = true
+      look(turn, record)
+    }
+    return
+  }
+  if (record.earliest !== undefined && startMs === undefined) { fail(turn, record, noStart(record.name, record.earliest.latestMs, placed.why.join('; '), work.nearest)); return }
   const round: Round = { ref: id, parts: new Map(), held: new Map(), refused: new Map() }
   for (const part of placed.parts) {
     const site = sites.find(one => one.site === part.site)
@@ -51,6 +66,13 @@ export function startRound (turn: Turn, record: MasterRecord, known: readonly Kn
   // Not worth a sync before the requests leave: whoever is forgotten in a crash has a hold at most.
   const asked = turn.keep({ ...record, asked: alsoAsked(record.asked, [...round.parts].map(([site, { peer }]) => ({ site, peer }))) })
   for (const [site, { part, peer }] of round.parts) turn.call(asked, 'request', { site, peer }, id, requestFor(asked, part, id, turn.now), REQUEST_DEADLINE_MS)
+}
+
+/** Nobody holds anything yet: a cluster that is to begin as early as it can gets its term. */
+function beginAt (turn: Turn, record: MasterRecord, startMs: number): MasterRecord {
+  if (startMs === record.startMs) return record
+  if (startMs > turn.now) turn.progress(record, `the earliest start that sites know of is ${new Date(startMs).toISOString()}`)
+  return turn.save({ ...record, startMs, endMs: startMs + record.spec.termMs })
 }
 
 export const alsoAsked = (asked: readonly Asked[], more: readonly Asked[]): Asked[] =>
@@ -132,8 +154,12 @@ function decide (turn: Turn, record: MasterRecord, round: Round): void {
 
 function refused (turn: Turn, record: MasterRecord, round: Round): void {
   const work = turn.work(record.id)
+  const ownAgain = record.earliest !== undefined || !work.inTime
   for (const [site, refusal] of round.refused) {
-    work.excluded.add(site)
+    const full = refusal.code === 'NO_CAPACITY'
+    // Somebody was faster, and with what that one has got another start may be the earliest; or it is booked later in the time that is wanted.
+    if (!full || (record.earliest === undefined && !(site === turn.machine.site && ownAgain))) work.excluded.add(site)
+    work.inTime ||= full
     work.lastCode = refusal.code
     work.refusals.push(refusal.text)
     turn.progress(record, `refused by ${refusal.text}`)
@@ -141,7 +167,8 @@ function refused (turn: Turn, record: MasterRecord, round: Round): void {
   const own = round.refused.get(turn.machine.site)
   // The master's own site cannot be left out: it carries the frontend.
   if (own !== undefined && own.code !== 'NO_CAPACITY') { fail(turn, record, asError(own)); return }
-  if (own !== undefined || ++work.rounds >= ROUNDS) { fail(turn, record, allRefused(record.name, work.refusals)); return }
+  const rounds = record.earliest === undefined ? ROUNDS : MAX_EARLIEST_ROUNDS
+  if ((own !== undefined && !ownAgain) || ++work.rounds >= rounds) { fail(turn, record, allRefused(record.name, work.refusals, work.nearest)); return }
   // By its offer: one that comes late must not end what a later round, or growth, has got there. Who gave
   // none has let go by itself, or has a hold that ends by itself; it is not asked again.
   const offers = record.asked.flatMap(asked => {

@@ -35,6 +35,9 @@ export const masterTransitions: readonly MasterTransition[] = [
   { from: 'failed', trigger: 'released', to: 'ended', when: 'every site has confirmed and the user deletes it' }
 ]
 
+/** A cluster that begins as early as it can: no sooner than `fromMs`, and no later than `latestMs`. */
+export interface Earliest { fromMs: number, latestMs: number }
+
 /** A gateway that was asked; it is told to release until it has confirmed. */
 export interface Asked { site: string, peer: string }
 
@@ -81,8 +84,11 @@ export interface MasterRecord {
   readonly spec: ClusterSpec
   readonly vni: number
   readonly createdMs: number
+  /** in the future, the cluster is a reservation until then */
   readonly startMs: number
   readonly endMs: number
+  /** of one that has not found its start yet, or had to look for it; absent: the user said when */
+  readonly earliest?: Earliest
   /** of this master, as granted by the anchor; a new cluster begins with 1 */
   readonly epoch: number
   /** proof of `epoch`, sent with keep-alives until every site has taken it; null for the first master */

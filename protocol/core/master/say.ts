@@ -47,15 +47,24 @@ export const refusedBy = (who: string, error: MusubiError): Refused => ({ code: 
 const lines = (refusals: readonly string[]): string => refusals.join('\n  ')
 
 /** No placement is left. @param placing why the rest of the sites would not do */
-export function placeError (name: string, placing: string, refusals: readonly string[], lastCode: string): MusubiError {
+export function placeError (name: string, placing: string, refusals: readonly string[], lastCode: string, nearest = ''): MusubiError {
   const message = `cluster ${name}: ${lines([placing, ...refusals])}`
   // When the sites that would have fitted did not answer, that is the news, not the capacity.
   if (lastCode === 'UNREACHABLE') return new UnreachableError(message, 'try again when the site answers; see: musubi search')
-  return new NoCapacityError(message, 'ask for less, wait for leases to end, or see what is free: musubi search')
+  return new NoCapacityError(message, nearestHint(nearest))
 }
 
-export const allRefused = (name: string, refusals: readonly string[]): MusubiError =>
-  new NoCapacityError(`cluster ${name}: refused by ${lines(refusals)}`, 'see what is free: musubi search')
+/** @param nearest as calendars say; '' when they were not asked, or know of nothing */
+const nearestHint = (nearest: string): string => nearest === ''
+  ? 'ask for less, wait for leases to end, or see what is free: musubi search'
+  : `${nearest}; as early as it can be: musubi cluster create --earliest; see what is free: musubi search`
+
+export const allRefused = (name: string, refusals: readonly string[], nearest = ''): MusubiError =>
+  new NoCapacityError(`cluster ${name}: refused by ${lines(refusals)}`, nearest === '' ? 'see what is free: musubi search' : nearestHint(nearest))
+
+/** @param untilMs latest start that was wanted */
+export const noStart = (name: string, untilMs: number, placing: string, nearest: string): MusubiError =>
+  new NoCapacityError(`cluster ${name}: no start until ${new Date(untilMs).toISOString()} is known at which all of it would fit; as things are then: ${placing}`, nearest === '' ? 'ask for less, or allow a later start: --within' : `${nearest}; allow a later start: --within`)
 
 export const notCommitted = (name: string, problems: ReadonlyMap<string, Refused>): MusubiError =>
   new UnreachableError(`cluster ${name}: not every site could commit, so none keeps anything:\n  ${lines([...problems].map(([site, p]) => `${site}: ${p.text}`))}`, 'holds end by themselves within 30 s; then try again')

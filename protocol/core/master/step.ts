@@ -15,14 +15,22 @@ import { pauseMs } from './pace.ts'
 import { restarted } from './say.ts'
 import { type MasterRecord, isOver } from './record.ts'
 
+/** A reservation: its master shows that it is there, which confirms it; nothing of it exists before its start. */
+function reserve (turn: Turn, record: MasterRecord): void {
+  live.keepAlive(turn, record)
+  amend.drop(turn, record)
+  if (record.amendment !== null) amend.amendOn(turn, record, record.amendment)
+}
+
 /** What the state of a record asks for at this moment; also what time has made of it. */
 function carryOn (turn: Turn, record: MasterRecord): void {
   switch (record.state) {
     case 'committing': carry.commitAll(turn, record); break
     case 'preparing': carry.waitForDocument(turn, record); break
     case 'activating':
-      if (turn.now < record.startMs) live.keepAlive(turn, record)
-      carry.activateAll(turn, record)
+      if (amend.isReserved(record, turn.now)) reserve(turn, record)
+      // A master that was away until its start: what it was changing is not part of what starts.
+      else carry.activateAll(turn, record.amendment?.state === 'asking' ? amend.dropAmendment(turn, record, `cluster ${record.name} starts`) : record)
       break
     case 'active':
       if (live.isExpired(turn, record)) { live.letGo(turn, record, 'expire', 'its term is over'); break }
@@ -32,6 +40,7 @@ function carryOn (turn: Turn, record: MasterRecord): void {
       break
     case 'releasing':
     case 'failed':
+      if (record.amendment !== null) { amend.dropAmendment(turn, record, `cluster ${record.name} has failed`); break }
       // Lenders listen to a successor when they have seen its grant.
       if (record.grant !== null && record.asked.length > 0) live.keepAlive(turn, record)
       live.releaseAll(turn, record)
@@ -50,11 +59,14 @@ function pump (turn: Turn, id: string): void {
   }
 }
 
+/** States in which a cluster can be changed: a reservation can get a later end. */
+const isAmendable = ({ state, amendment }: MasterRecord): boolean => state === 'active' || (state === 'activating' && amendment !== null)
+
 function answered (turn: Turn, record: MasterRecord, call: Call, answer: SiteAnswer): void {
   const { state, amendment } = record
   const round = turn.work(record.id).round
   const ofRound = round !== null && round.ref === call.ref
-  if (amendment !== null && state === 'active') {
+  if (amendment !== null && isAmendable(record)) {
     if (ofRound && (answer.method === 'request' || answer.method === 'extend')) {
       amend.offered(turn, record, round, call, answer.reply)
       amend.settleAmendment(turn, record, amendment)
@@ -75,7 +87,7 @@ function answered (turn: Turn, record: MasterRecord, call: Call, answer: SiteAns
     case 'activate': if (state === 'activating') carry.activated(turn, record, call); break
     case 'release': if (state === 'releasing' || state === 'failed') live.released(turn, record, call.peer); break
     case 'keep-alive': if (answer.method === 'keepAlive') live.heard(turn, record, call, answer.reply); break
-    case 'drop': if (state === 'active' || state === 'superseded') amend.dropConfirmed(turn, record, call); break
+    case 'drop': if (state === 'active' || state === 'activating' || state === 'superseded') amend.dropConfirmed(turn, record, call); break
     case 'update': if (state === 'active') amend.updated(turn, record, call); break
     case 'extend':
     case 'amend-commit':
@@ -94,7 +106,7 @@ function refused (turn: Turn, record: MasterRecord, call: Call, error: MusubiErr
       if (!ofRound) break
       negotiate.takeRefusal(round, call, error)
       if (state === 'negotiating') negotiate.settle(turn, record)
-      else if (state === 'active' && amendment !== null) amend.settleAmendment(turn, record, amendment)
+      else if (amendment !== null && isAmendable(record)) amend.settleAmendment(turn, record, amendment)
       break
     case 'give-up': if (state === 'negotiating') negotiate.gaveUp(turn, record, call, false); break
     case 'commit': if (state === 'committing') carry.refusedHere(turn, record, call, error, record.commitByMs); break
@@ -128,7 +140,7 @@ function settled (turn: Turn, event: Extract<MasterEvent, { type: 'reply' | 'fai
 function looked (turn: Turn, event: Extract<MasterEvent, { type: 'looked' }>): void {
   const record = turn.record(event.clusterId)
   if (record === undefined || !turn.work(record.id).looking) return
-  if (record.state === 'negotiating') negotiate.startRound(turn, record, event.sites, event.id)
+  if (record.state === 'negotiating') negotiate.startRound(turn, record, event, event.id)
   else if (record.state === 'active' && record.amendment?.state === 'asking') amend.startGrowth(turn, record, record.amendment, event.sites, event.id)
 }
 
@@ -140,8 +152,8 @@ function start (turn: Turn): void {
     const { amendment } = record
     if (record.state === 'negotiating') negotiate.fail(turn, record, restarted(record.name))
     else if (record.state === 'preparing') carry.prepareAgain(turn, record)
-    else if (record.state === 'active' && amendment?.state === 'asking') amend.reject(turn, record, restarted(record.name))
-    else if (record.state === 'active' && amendment?.state === 'committing') amend.copyExtension(turn, record.id)
+    else if (isAmendable(record) && amendment?.state === 'asking') amend.reject(turn, record, restarted(record.name))
+    else if (isAmendable(record) && amendment?.state === 'committing') amend.copyExtension(turn, record.id)
     else if (record.state === 'active' && amendment?.state === 'activating') turn.effects.push({ effect: amendment.document === null ? 'prepare' : 'copy', record })
   }
 }

@@ -79,6 +79,13 @@ export declare const musubi: {
     HostKeepAliveReply: StaticCodec
     HostCommitRequest: StaticCodec
     HostCommitReply: StaticCodec
+    CalendarStep: StaticCodec
+    HostCalendarRequest: StaticCodec
+    CalendarLease: StaticCodec
+    HostCalendarReply: StaticCodec
+    CalendarRequest: StaticCodec
+    CalendarHost: StaticCodec
+    CalendarReply: StaticCodec
     MemberHost: StaticCodec
     MemberSite: StaticCodec
     ClusterNode: StaticCodec

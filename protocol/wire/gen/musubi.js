@@ -168,6 +168,15 @@ export const musubi = $root.musubi = (() => {
             HostAd.prototype.version = "";
             HostAd.prototype.inventory = null;
             HostAd.prototype.features = $util.emptyArray;
+            HostAd.prototype.nextStartMs = null;
+
+            let $oneOfFields;
+
+            // Virtual OneOf for proto3 optional field
+            $Object.defineProperty(HostAd.prototype, "_nextStartMs", {
+                get: $util.oneOfGetter($oneOfFields = ["nextStartMs"]),
+                set: $util.oneOfSetter($oneOfFields)
+            });
 
             HostAd.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -203,6 +212,8 @@ export const musubi = $root.musubi = (() => {
                 if (message.features != null && message.features.length)
                     for (let i = 0; i < message.features.length; ++i)
                         writer.uint32(98).string(message.features[i]);
+                if (message.nextStartMs != null && $Object.hasOwnProperty.call(message, "nextStartMs"))
+                    writer.uint32(104).uint64(message.nextStartMs);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -330,6 +341,13 @@ export const musubi = $root.musubi = (() => {
                             if (!(message.features && message.features.length))
                                 message.features = [];
                             message.features.push(reader.stringVerify());
+                            continue;
+                        }
+                    case 13: {
+                            if (wireType !== 0)
+                                break;
+                            message.nextStartMs = reader.uint64();
+                            message._nextStartMs = "nextStartMs";
                             continue;
                         }
                     }
@@ -8969,6 +8987,786 @@ export const musubi = $root.musubi = (() => {
             return HostCommitReply;
         })();
 
+        v1.CalendarStep = (function() {
+
+            const CalendarStep = function (properties) {
+                if (properties)
+                    for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                        if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                            this[keys[i]] = properties[keys[i]];
+            };
+
+            CalendarStep.prototype.atMs = 0;
+            CalendarStep.prototype.free = null;
+
+            CalendarStep.encode = function (message, writer, _depth) {
+                if (!writer)
+                    writer = $Writer.create();
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $util.recursionLimit)
+                    throw $Error("max depth exceeded");
+                if (message.atMs != null && $Object.hasOwnProperty.call(message, "atMs") && (typeof message.atMs === "object" ? message.atMs.low || message.atMs.high : message.atMs !== 0))
+                    writer.uint32(8).uint64(message.atMs);
+                if (message.free != null && $Object.hasOwnProperty.call(message, "free"))
+                    $root.musubi.v1.Resources.encode(message.free, writer.uint32(18).fork(), _depth + 1).ldelim();
+                if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                    for (let i = 0; i < message.$unknowns.length; ++i)
+                        writer.raw(message.$unknowns[i]);
+                return writer;
+            };
+
+            CalendarStep.decode = function (reader, length, _end, _depth, _target) {
+                if (!(reader instanceof $Reader))
+                    reader = $Reader.create(reader);
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $Reader.recursionLimit)
+                    throw $Error("max depth exceeded");
+                let end, message, value;
+                if (length === $undefined)
+                    end = reader.len;
+                else {
+                    end = reader.pos + length;
+                    if (end > reader.len)
+                        throw $RangeError("index out of range");
+                    length = reader.len;
+                    reader.len = end;
+                }
+                message = _target || new $root.musubi.v1.CalendarStep();
+                while (reader.pos < end) {
+                    let start = reader.pos;
+                    let tag = reader.tag();
+                    if (tag === _end) {
+                        _end = $undefined;
+                        break;
+                    }
+                    let wireType = tag & 7;
+                    switch (tag >>>= 3) {
+                    case 1: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.atMs = value;
+                            else
+                                delete message.atMs;
+                            continue;
+                        }
+                    case 2: {
+                            if (wireType !== 2)
+                                break;
+                            message.free = $root.musubi.v1.Resources.decode(reader, reader.size(), $undefined, _depth + 1, message.free);
+                            continue;
+                        }
+                    }
+                    reader.skipType(wireType, _depth, tag);
+                    if (!reader.discardUnknown) {
+                        $util.makeProp(message, "$unknowns", false);
+                        (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                    }
+                }
+                if (length !== $undefined) {
+                    if (reader.pos !== end)
+                        throw $RangeError("index out of range");
+                    reader.len = length;
+                }
+                if (_end !== $undefined)
+                    throw $Error("missing end group");
+                return message;
+            };
+
+            return CalendarStep;
+        })();
+
+        v1.HostCalendarRequest = (function() {
+
+            const HostCalendarRequest = function (properties) {
+                if (properties)
+                    for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                        if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                            this[keys[i]] = properties[keys[i]];
+            };
+
+            HostCalendarRequest.prototype.leases = false;
+
+            HostCalendarRequest.encode = function (message, writer, _depth) {
+                if (!writer)
+                    writer = $Writer.create();
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $util.recursionLimit)
+                    throw $Error("max depth exceeded");
+                if (message.leases != null && $Object.hasOwnProperty.call(message, "leases") && message.leases !== false)
+                    writer.uint32(8).bool(message.leases);
+                if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                    for (let i = 0; i < message.$unknowns.length; ++i)
+                        writer.raw(message.$unknowns[i]);
+                return writer;
+            };
+
+            HostCalendarRequest.decode = function (reader, length, _end, _depth, _target) {
+                if (!(reader instanceof $Reader))
+                    reader = $Reader.create(reader);
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $Reader.recursionLimit)
+                    throw $Error("max depth exceeded");
+                let end, message, value;
+                if (length === $undefined)
+                    end = reader.len;
+                else {
+                    end = reader.pos + length;
+                    if (end > reader.len)
+                        throw $RangeError("index out of range");
+                    length = reader.len;
+                    reader.len = end;
+                }
+                message = _target || new $root.musubi.v1.HostCalendarRequest();
+                while (reader.pos < end) {
+                    let start = reader.pos;
+                    let tag = reader.tag();
+                    if (tag === _end) {
+                        _end = $undefined;
+                        break;
+                    }
+                    let wireType = tag & 7;
+                    switch (tag >>>= 3) {
+                    case 1: {
+                            if (wireType !== 0)
+                                break;
+                            if (value = reader.bool())
+                                message.leases = value;
+                            else
+                                delete message.leases;
+                            continue;
+                        }
+                    }
+                    reader.skipType(wireType, _depth, tag);
+                    if (!reader.discardUnknown) {
+                        $util.makeProp(message, "$unknowns", false);
+                        (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                    }
+                }
+                if (length !== $undefined) {
+                    if (reader.pos !== end)
+                        throw $RangeError("index out of range");
+                    reader.len = length;
+                }
+                if (_end !== $undefined)
+                    throw $Error("missing end group");
+                return message;
+            };
+
+            return HostCalendarRequest;
+        })();
+
+        v1.CalendarLease = (function() {
+
+            const CalendarLease = function (properties) {
+                if (properties)
+                    for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                        if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                            this[keys[i]] = properties[keys[i]];
+            };
+
+            CalendarLease.prototype.clusterId = "";
+            CalendarLease.prototype.cluster = "";
+            CalendarLease.prototype.masterSite = "";
+            CalendarLease.prototype.kind = "";
+            CalendarLease.prototype.name = "";
+            CalendarLease.prototype.state = "";
+            CalendarLease.prototype.startMs = 0;
+            CalendarLease.prototype.endMs = 0;
+            CalendarLease.prototype.masterless = false;
+
+            CalendarLease.encode = function (message, writer, _depth) {
+                if (!writer)
+                    writer = $Writer.create();
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $util.recursionLimit)
+                    throw $Error("max depth exceeded");
+                if (message.clusterId != null && $Object.hasOwnProperty.call(message, "clusterId") && message.clusterId !== "")
+                    writer.uint32(10).string(message.clusterId);
+                if (message.cluster != null && $Object.hasOwnProperty.call(message, "cluster") && message.cluster !== "")
+                    writer.uint32(18).string(message.cluster);
+                if (message.masterSite != null && $Object.hasOwnProperty.call(message, "masterSite") && message.masterSite !== "")
+                    writer.uint32(26).string(message.masterSite);
+                if (message.kind != null && $Object.hasOwnProperty.call(message, "kind") && message.kind !== "")
+                    writer.uint32(34).string(message.kind);
+                if (message.name != null && $Object.hasOwnProperty.call(message, "name") && message.name !== "")
+                    writer.uint32(42).string(message.name);
+                if (message.state != null && $Object.hasOwnProperty.call(message, "state") && message.state !== "")
+                    writer.uint32(50).string(message.state);
+                if (message.startMs != null && $Object.hasOwnProperty.call(message, "startMs") && (typeof message.startMs === "object" ? message.startMs.low || message.startMs.high : message.startMs !== 0))
+                    writer.uint32(56).uint64(message.startMs);
+                if (message.endMs != null && $Object.hasOwnProperty.call(message, "endMs") && (typeof message.endMs === "object" ? message.endMs.low || message.endMs.high : message.endMs !== 0))
+                    writer.uint32(64).uint64(message.endMs);
+                if (message.masterless != null && $Object.hasOwnProperty.call(message, "masterless") && message.masterless !== false)
+                    writer.uint32(72).bool(message.masterless);
+                if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                    for (let i = 0; i < message.$unknowns.length; ++i)
+                        writer.raw(message.$unknowns[i]);
+                return writer;
+            };
+
+            CalendarLease.decode = function (reader, length, _end, _depth, _target) {
+                if (!(reader instanceof $Reader))
+                    reader = $Reader.create(reader);
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $Reader.recursionLimit)
+                    throw $Error("max depth exceeded");
+                let end, message, value;
+                if (length === $undefined)
+                    end = reader.len;
+                else {
+                    end = reader.pos + length;
+                    if (end > reader.len)
+                        throw $RangeError("index out of range");
+                    length = reader.len;
+                    reader.len = end;
+                }
+                message = _target || new $root.musubi.v1.CalendarLease();
+                while (reader.pos < end) {
+                    let start = reader.pos;
+                    let tag = reader.tag();
+                    if (tag === _end) {
+                        _end = $undefined;
+                        break;
+                    }
+                    let wireType = tag & 7;
+                    switch (tag >>>= 3) {
+                    case 1: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.clusterId = value;
+                            else
+                                delete message.clusterId;
+                            continue;
+                        }
+                    case 2: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.cluster = value;
+                            else
+                                delete message.cluster;
+                            continue;
+                        }
+                    case 3: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.masterSite = value;
+                            else
+                                delete message.masterSite;
+                            continue;
+                        }
+                    case 4: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.kind = value;
+                            else
+                                delete message.kind;
+                            continue;
+                        }
+                    case 5: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.name = value;
+                            else
+                                delete message.name;
+                            continue;
+                        }
+                    case 6: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.state = value;
+                            else
+                                delete message.state;
+                            continue;
+                        }
+                    case 7: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.startMs = value;
+                            else
+                                delete message.startMs;
+                            continue;
+                        }
+                    case 8: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.endMs = value;
+                            else
+                                delete message.endMs;
+                            continue;
+                        }
+                    case 9: {
+                            if (wireType !== 0)
+                                break;
+                            if (value = reader.bool())
+                                message.masterless = value;
+                            else
+                                delete message.masterless;
+                            continue;
+                        }
+                    }
+                    reader.skipType(wireType, _depth, tag);
+                    if (!reader.discardUnknown) {
+                        $util.makeProp(message, "$unknowns", false);
+                        (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                    }
+                }
+                if (length !== $undefined) {
+                    if (reader.pos !== end)
+                        throw $RangeError("index out of range");
+                    reader.len = length;
+                }
+                if (_end !== $undefined)
+                    throw $Error("missing end group");
+                return message;
+            };
+
+            return CalendarLease;
+        })();
+
+        v1.HostCalendarReply = (function() {
+
+            const HostCalendarReply = function (properties) {
+                this.steps = [];
+                this.leases = [];
+                if (properties)
+                    for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                        if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                            this[keys[i]] = properties[keys[i]];
+            };
+
+            HostCalendarReply.prototype.nowMs = 0;
+            HostCalendarReply.prototype.takesLeases = false;
+            HostCalendarReply.prototype.why = "";
+            HostCalendarReply.prototype.steps = $util.emptyArray;
+            HostCalendarReply.prototype.leases = $util.emptyArray;
+            HostCalendarReply.prototype.leftOut = 0;
+
+            HostCalendarReply.encode = function (message, writer, _depth) {
+                if (!writer)
+                    writer = $Writer.create();
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $util.recursionLimit)
+                    throw $Error("max depth exceeded");
+                if (message.nowMs != null && $Object.hasOwnProperty.call(message, "nowMs") && (typeof message.nowMs === "object" ? message.nowMs.low || message.nowMs.high : message.nowMs !== 0))
+                    writer.uint32(8).uint64(message.nowMs);
+                if (message.takesLeases != null && $Object.hasOwnProperty.call(message, "takesLeases") && message.takesLeases !== false)
+                    writer.uint32(16).bool(message.takesLeases);
+                if (message.why != null && $Object.hasOwnProperty.call(message, "why") && message.why !== "")
+                    writer.uint32(26).string(message.why);
+                if (message.steps != null && message.steps.length)
+                    for (let i = 0; i < message.steps.length; ++i)
+                        $root.musubi.v1.CalendarStep.encode(message.steps[i], writer.uint32(34).fork(), _depth + 1).ldelim();
+                if (message.leases != null && message.leases.length)
+                    for (let i = 0; i < message.leases.length; ++i)
+                        $root.musubi.v1.CalendarLease.encode(message.leases[i], writer.uint32(42).fork(), _depth + 1).ldelim();
+                if (message.leftOut != null && $Object.hasOwnProperty.call(message, "leftOut") && message.leftOut !== 0)
+                    writer.uint32(48).uint32(message.leftOut);
+                if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                    for (let i = 0; i < message.$unknowns.length; ++i)
+                        writer.raw(message.$unknowns[i]);
+                return writer;
+            };
+
+            HostCalendarReply.decode = function (reader, length, _end, _depth, _target) {
+                if (!(reader instanceof $Reader))
+                    reader = $Reader.create(reader);
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $Reader.recursionLimit)
+                    throw $Error("max depth exceeded");
+                let end, message, value;
+                if (length === $undefined)
+                    end = reader.len;
+                else {
+                    end = reader.pos + length;
+                    if (end > reader.len)
+                        throw $RangeError("index out of range");
+                    length = reader.len;
+                    reader.len = end;
+                }
+                message = _target || new $root.musubi.v1.HostCalendarReply();
+                while (reader.pos < end) {
+                    let start = reader.pos;
+                    let tag = reader.tag();
+                    if (tag === _end) {
+                        _end = $undefined;
+                        break;
+                    }
+                    let wireType = tag & 7;
+                    switch (tag >>>= 3) {
+                    case 1: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.nowMs = value;
+                            else
+                                delete message.nowMs;
+                            continue;
+                        }
+                    case 2: {
+                            if (wireType !== 0)
+                                break;
+                            if (value = reader.bool())
+                                message.takesLeases = value;
+                            else
+                                delete message.takesLeases;
+                            continue;
+                        }
+                    case 3: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.why = value;
+                            else
+                                delete message.why;
+                            continue;
+                        }
+                    case 4: {
+                            if (wireType !== 2)
+                                break;
+                            if (!(message.steps && message.steps.length))
+                                message.steps = [];
+                            message.steps.push($root.musubi.v1.CalendarStep.decode(reader, reader.size(), $undefined, _depth + 1));
+                            continue;
+                        }
+                    case 5: {
+                            if (wireType !== 2)
+                                break;
+                            if (!(message.leases && message.leases.length))
+                                message.leases = [];
+                            message.leases.push($root.musubi.v1.CalendarLease.decode(reader, reader.size(), $undefined, _depth + 1));
+                            continue;
+                        }
+                    case 6: {
+                            if (wireType !== 0)
+                                break;
+                            if (value = reader.uint32())
+                                message.leftOut = value;
+                            else
+                                delete message.leftOut;
+                            continue;
+                        }
+                    }
+                    reader.skipType(wireType, _depth, tag);
+                    if (!reader.discardUnknown) {
+                        $util.makeProp(message, "$unknowns", false);
+                        (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                    }
+                }
+                if (length !== $undefined) {
+                    if (reader.pos !== end)
+                        throw $RangeError("index out of range");
+                    reader.len = length;
+                }
+                if (_end !== $undefined)
+                    throw $Error("missing end group");
+                return message;
+            };
+
+            return HostCalendarReply;
+        })();
+
+        v1.CalendarRequest = (function() {
+
+            const CalendarRequest = function (properties) {
+                if (properties)
+                    for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                        if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                            this[keys[i]] = properties[keys[i]];
+            };
+
+            CalendarRequest.prototype.sentMs = 0;
+
+            CalendarRequest.encode = function (message, writer, _depth) {
+                if (!writer)
+                    writer = $Writer.create();
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $util.recursionLimit)
+                    throw $Error("max depth exceeded");
+                if (message.sentMs != null && $Object.hasOwnProperty.call(message, "sentMs") && (typeof message.sentMs === "object" ? message.sentMs.low || message.sentMs.high : message.sentMs !== 0))
+                    writer.uint32(8).uint64(message.sentMs);
+                if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                    for (let i = 0; i < message.$unknowns.length; ++i)
+                        writer.raw(message.$unknowns[i]);
+                return writer;
+            };
+
+            CalendarRequest.decode = function (reader, length, _end, _depth, _target) {
+                if (!(reader instanceof $Reader))
+                    reader = $Reader.create(reader);
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $Reader.recursionLimit)
+                    throw $Error("max depth exceeded");
+                let end, message, value;
+                if (length === $undefined)
+                    end = reader.len;
+                else {
+                    end = reader.pos + length;
+                    if (end > reader.len)
+                        throw $RangeError("index out of range");
+                    length = reader.len;
+                    reader.len = end;
+                }
+                message = _target || new $root.musubi.v1.CalendarRequest();
+                while (reader.pos < end) {
+                    let start = reader.pos;
+                    let tag = reader.tag();
+                    if (tag === _end) {
+                        _end = $undefined;
+                        break;
+                    }
+                    let wireType = tag & 7;
+                    switch (tag >>>= 3) {
+                    case 1: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.sentMs = value;
+                            else
+                                delete message.sentMs;
+                            continue;
+                        }
+                    }
+                    reader.skipType(wireType, _depth, tag);
+                    if (!reader.discardUnknown) {
+                        $util.makeProp(message, "$unknowns", false);
+                        (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                    }
+                }
+                if (length !== $undefined) {
+                    if (reader.pos !== end)
+                        throw $RangeError("index out of range");
+                    reader.len = length;
+                }
+                if (_end !== $undefined)
+                    throw $Error("missing end group");
+                return message;
+            };
+
+            return CalendarRequest;
+        })();
+
+        v1.CalendarHost = (function() {
+
+            const CalendarHost = function (properties) {
+                this.roles = [];
+                this.steps = [];
+                if (properties)
+                    for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                        if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                            this[keys[i]] = properties[keys[i]];
+            };
+
+            CalendarHost.prototype.roles = $util.emptyArray;
+            CalendarHost.prototype.steps = $util.emptyArray;
+
+            CalendarHost.encode = function (message, writer, _depth) {
+                if (!writer)
+                    writer = $Writer.create();
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $util.recursionLimit)
+                    throw $Error("max depth exceeded");
+                if (message.roles != null && message.roles.length)
+                    for (let i = 0; i < message.roles.length; ++i)
+                        writer.uint32(10).string(message.roles[i]);
+                if (message.steps != null && message.steps.length)
+                    for (let i = 0; i < message.steps.length; ++i)
+                        $root.musubi.v1.CalendarStep.encode(message.steps[i], writer.uint32(18).fork(), _depth + 1).ldelim();
+                if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                    for (let i = 0; i < message.$unknowns.length; ++i)
+                        writer.raw(message.$unknowns[i]);
+                return writer;
+            };
+
+            CalendarHost.decode = function (reader, length, _end, _depth, _target) {
+                if (!(reader instanceof $Reader))
+                    reader = $Reader.create(reader);
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $Reader.recursionLimit)
+                    throw $Error("max depth exceeded");
+                let end, message;
+                if (length === $undefined)
+                    end = reader.len;
+                else {
+                    end = reader.pos + length;
+                    if (end > reader.len)
+                        throw $RangeError("index out of range");
+                    length = reader.len;
+                    reader.len = end;
+                }
+                message = _target || new $root.musubi.v1.CalendarHost();
+                while (reader.pos < end) {
+                    let start = reader.pos;
+                    let tag = reader.tag();
+                    if (tag === _end) {
+                        _end = $undefined;
+                        break;
+                    }
+                    let wireType = tag & 7;
+                    switch (tag >>>= 3) {
+                    case 1: {
+                            if (wireType !== 2)
+                                break;
+                            if (!(message.roles && message.roles.length))
+                                message.roles = [];
+                            message.roles.push(reader.stringVerify());
+                            continue;
+                        }
+                    case 2: {
+                            if (wireType !== 2)
+                                break;
+                            if (!(message.steps && message.steps.length))
+                                message.steps = [];
+                            message.steps.push($root.musubi.v1.CalendarStep.decode(reader, reader.size(), $undefined, _depth + 1));
+                            continue;
+                        }
+                    }
+                    reader.skipType(wireType, _depth, tag);
+                    if (!reader.discardUnknown) {
+                        $util.makeProp(message, "$unknowns", false);
+                        (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                    }
+                }
+                if (length !== $undefined) {
+                    if (reader.pos !== end)
+                        throw $RangeError("index out of range");
+                    reader.len = length;
+                }
+                if (_end !== $undefined)
+                    throw $Error("missing end group");
+                return message;
+            };
+
+            return CalendarHost;
+        })();
+
+        v1.CalendarReply = (function() {
+
+            const CalendarReply = function (properties) {
+                this.hosts = [];
+                if (properties)
+                    for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                        if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                            this[keys[i]] = properties[keys[i]];
+            };
+
+            CalendarReply.prototype.site = "";
+            CalendarReply.prototype.nowMs = 0;
+            CalendarReply.prototype.hosts = $util.emptyArray;
+
+            CalendarReply.encode = function (message, writer, _depth) {
+                if (!writer)
+                    writer = $Writer.create();
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $util.recursionLimit)
+                    throw $Error("max depth exceeded");
+                if (message.site != null && $Object.hasOwnProperty.call(message, "site") && message.site !== "")
+                    writer.uint32(10).string(message.site);
+                if (message.nowMs != null && $Object.hasOwnProperty.call(message, "nowMs") && (typeof message.nowMs === "object" ? message.nowMs.low || message.nowMs.high : message.nowMs !== 0))
+                    writer.uint32(16).uint64(message.nowMs);
+                if (message.hosts != null && message.hosts.length)
+                    for (let i = 0; i < message.hosts.length; ++i)
+                        $root.musubi.v1.CalendarHost.encode(message.hosts[i], writer.uint32(26).fork(), _depth + 1).ldelim();
+                if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                    for (let i = 0; i < message.$unknowns.length; ++i)
+                        writer.raw(message.$unknowns[i]);
+                return writer;
+            };
+
+            CalendarReply.decode = function (reader, length, _end, _depth, _target) {
+                if (!(reader instanceof $Reader))
+                    reader = $Reader.create(reader);
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $Reader.recursionLimit)
+                    throw $Error("max depth exceeded");
+                let end, message, value;
+                if (length === $undefined)
+                    end = reader.len;
+                else {
+                    end = reader.pos + length;
+                    if (end > reader.len)
+                        throw $RangeError("index out of range");
+                    length = reader.len;
+                    reader.len = end;
+                }
+                message = _target || new $root.musubi.v1.CalendarReply();
+                while (reader.pos < end) {
+                    let start = reader.pos;
+                    let tag = reader.tag();
+                    if (tag === _end) {
+                        _end = $undefined;
+                        break;
+                    }
+                    let wireType = tag & 7;
+                    switch (tag >>>= 3) {
+                    case 1: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.site = value;
+                            else
+                                delete message.site;
+                            continue;
+                        }
+                    case 2: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.nowMs = value;
+                            else
+                                delete message.nowMs;
+                            continue;
+                        }
+                    case 3: {
+                            if (wireType !== 2)
+                                break;
+                            if (!(message.hosts && message.hosts.length))
+                                message.hosts = [];
+                            message.hosts.push($root.musubi.v1.CalendarHost.decode(reader, reader.size(), $undefined, _depth + 1));
+                            continue;
+                        }
+                    }
+                    reader.skipType(wireType, _depth, tag);
+                    if (!reader.discardUnknown) {
+                        $util.makeProp(message, "$unknowns", false);
+                        (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                    }
+                }
+                if (length !== $undefined) {
+                    if (reader.pos !== end)
+                        throw $RangeError("index out of range");
+                    reader.len = length;
+                }
+                if (_end !== $undefined)
+                    throw $Error("missing end group");
+                return message;
+            };
+
+            return CalendarReply;
+        })();
+
         v1.MemberHost = (function() {
 
             const MemberHost = function (properties) {
@@ -10701,6 +11499,8 @@ export const musubi = $root.musubi = (() => {
             Call.prototype.hostExtend = null;
             Call.prototype.hostKeepAlive = null;
             Call.prototype.cache = null;
+            Call.prototype.calendar = null;
+            Call.prototype.hostCalendar = null;
             Call.prototype.hold = null;
             Call.prototype.hostCommit = null;
             Call.prototype.hostActivate = null;
@@ -10710,7 +11510,7 @@ export const musubi = $root.musubi = (() => {
             let $oneOfFields;
 
             $Object.defineProperty(Call.prototype, "method", {
-                get: $util.oneOfGetter($oneOfFields = ["sync", "request", "commit", "activate", "release", "status", "search", "revocations", "renew", "hostCordon", "extend", "keepAlive", "claim", "copy", "hostExtend", "hostKeepAlive", "cache", "hold", "hostCommit", "hostActivate", "hostRelease", "hostStatus"]),
+                get: $util.oneOfGetter($oneOfFields = ["sync", "request", "commit", "activate", "release", "status", "search", "revocations", "renew", "hostCordon", "extend", "keepAlive", "claim", "copy", "hostExtend", "hostKeepAlive", "cache", "calendar", "hostCalendar", "hold", "hostCommit", "hostActivate", "hostRelease", "hostStatus"]),
                 set: $util.oneOfSetter($oneOfFields)
             });
 
@@ -10769,6 +11569,10 @@ export const musubi = $root.musubi = (() => {
                     $root.musubi.v1.HostKeepAliveRequest.encode(message.hostKeepAlive, writer.uint32(250).fork(), _depth + 1).ldelim();
                 if (message.cache != null && $Object.hasOwnProperty.call(message, "cache"))
                     $root.musubi.v1.CacheRequest.encode(message.cache, writer.uint32(258).fork(), _depth + 1).ldelim();
+                if (message.calendar != null && $Object.hasOwnProperty.call(message, "calendar"))
+                    $root.musubi.v1.CalendarRequest.encode(message.calendar, writer.uint32(266).fork(), _depth + 1).ldelim();
+                if (message.hostCalendar != null && $Object.hasOwnProperty.call(message, "hostCalendar"))
+                    $root.musubi.v1.HostCalendarRequest.encode(message.hostCalendar, writer.uint32(274).fork(), _depth + 1).ldelim();
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -10939,6 +11743,20 @@ export const musubi = $root.musubi = (() => {
                             message.method = "cache";
                             continue;
                         }
+                    case 33: {
+                            if (wireType !== 2)
+                                break;
+                            message.calendar = $root.musubi.v1.CalendarRequest.decode(reader, reader.size(), $undefined, _depth + 1, message.calendar);
+                            message.method = "calendar";
+                            continue;
+                        }
+                    case 34: {
+                            if (wireType !== 2)
+                                break;
+                            message.hostCalendar = $root.musubi.v1.HostCalendarRequest.decode(reader, reader.size(), $undefined, _depth + 1, message.hostCalendar);
+                            message.method = "hostCalendar";
+                            continue;
+                        }
                     case 20: {
                             if (wireType !== 2)
                                 break;
@@ -11022,6 +11840,8 @@ export const musubi = $root.musubi = (() => {
             Reply.prototype.hostExtend = null;
             Reply.prototype.hostKeepAlive = null;
             Reply.prototype.cache = null;
+            Reply.prototype.calendar = null;
+            Reply.prototype.hostCalendar = null;
             Reply.prototype.hold = null;
             Reply.prototype.hostCommit = null;
             Reply.prototype.hostActivate = null;
@@ -11031,7 +11851,7 @@ export const musubi = $root.musubi = (() => {
             let $oneOfFields;
 
             $Object.defineProperty(Reply.prototype, "result", {
-                get: $util.oneOfGetter($oneOfFields = ["failure", "sync", "request", "commit", "activate", "release", "status", "search", "revocations", "renew", "hostCordon", "extend", "keepAlive", "claim", "copy", "hostExtend", "hostKeepAlive", "cache", "hold", "hostCommit", "hostActivate", "hostRelease", "hostStatus"]),
+                get: $util.oneOfGetter($oneOfFields = ["failure", "sync", "request", "commit", "activate", "release", "status", "search", "revocations", "renew", "hostCordon", "extend", "keepAlive", "claim", "copy", "hostExtend", "hostKeepAlive", "cache", "calendar", "hostCalendar", "hold", "hostCommit", "hostActivate", "hostRelease", "hostStatus"]),
                 set: $util.oneOfSetter($oneOfFields)
             });
 
@@ -11090,6 +11910,10 @@ export const musubi = $root.musubi = (() => {
                     $root.musubi.v1.HostKeepAliveReply.encode(message.hostKeepAlive, writer.uint32(250).fork(), _depth + 1).ldelim();
                 if (message.cache != null && $Object.hasOwnProperty.call(message, "cache"))
                     $root.musubi.v1.CacheReply.encode(message.cache, writer.uint32(258).fork(), _depth + 1).ldelim();
+                if (message.calendar != null && $Object.hasOwnProperty.call(message, "calendar"))
+                    $root.musubi.v1.CalendarReply.encode(message.calendar, writer.uint32(266).fork(), _depth + 1).ldelim();
+                if (message.hostCalendar != null && $Object.hasOwnProperty.call(message, "hostCalendar"))
+                    $root.musubi.v1.HostCalendarReply.encode(message.hostCalendar, writer.uint32(274).fork(), _depth + 1).ldelim();
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -11256,6 +12080,20 @@ export const musubi = $root.musubi = (() => {
                                 break;
                             message.cache = $root.musubi.v1.CacheReply.decode(reader, reader.size(), $undefined, _depth + 1, message.cache);
                             message.result = "cache";
+                            continue;
+                        }
+                    case 33: {
+                            if (wireType !== 2)
+                                break;
+                            message.calendar = $root.musubi.v1.CalendarReply.decode(reader, reader.size(), $undefined, _depth + 1, message.calendar);
+                            message.result = "calendar";
+                            continue;
+                        }
+                    case 34: {
+                            if (wireType !== 2)
+                                break;
+                            message.hostCalendar = $root.musubi.v1.HostCalendarReply.decode(reader, reader.size(), $undefined, _depth + 1, message.hostCalendar);
+                            message.result = "hostCalendar";
                             continue;
                         }
                     case 20: {

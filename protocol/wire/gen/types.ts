@@ -22,6 +22,7 @@ export interface HostAd {
   version: string
   inventory: Inventory | null
   features: string[]
+  nextStartMs?: number
 }
 
 export interface Disk {
@@ -546,6 +547,51 @@ export interface HostCommitReply {
   receipts: Receipt[]
 }
 
+export interface CalendarStep {
+  atMs: number
+  free: Resources | null
+}
+
+export interface HostCalendarRequest {
+  leases: boolean
+}
+
+export interface CalendarLease {
+  clusterId: string
+  cluster: string
+  masterSite: string
+  kind: string
+  name: string
+  state: string
+  startMs: number
+  endMs: number
+  masterless: boolean
+}
+
+export interface HostCalendarReply {
+  nowMs: number
+  takesLeases: boolean
+  why: string
+  steps: CalendarStep[]
+  leases: CalendarLease[]
+  leftOut: number
+}
+
+export interface CalendarRequest {
+  sentMs: number
+}
+
+export interface CalendarHost {
+  roles: string[]
+  steps: CalendarStep[]
+}
+
+export interface CalendarReply {
+  site: string
+  nowMs: number
+  hosts: CalendarHost[]
+}
+
 export interface MemberHost {
   host: string
   peer: string
@@ -674,6 +720,8 @@ export interface Call {
   hostExtend: HostExtendRequest | null
   hostKeepAlive: HostKeepAliveRequest | null
   cache: CacheRequest | null
+  calendar: CalendarRequest | null
+  hostCalendar: HostCalendarRequest | null
   hold: HoldRequest | null
   hostCommit: HostCommitRequest | null
   hostActivate: ActivateRequest | null
@@ -701,6 +749,8 @@ export interface Reply {
   hostExtend: HostExtendReply | null
   hostKeepAlive: HostKeepAliveReply | null
   cache: CacheReply | null
+  calendar: CalendarReply | null
+  hostCalendar: HostCalendarReply | null
   hold: HoldReply | null
   hostCommit: HostCommitReply | null
   hostActivate: ActivateReply | null
@@ -784,6 +834,13 @@ export interface Messages {
   HostKeepAliveReply: HostKeepAliveReply
   HostCommitRequest: HostCommitRequest
   HostCommitReply: HostCommitReply
+  CalendarStep: CalendarStep
+  HostCalendarRequest: HostCalendarRequest
+  CalendarLease: CalendarLease
+  HostCalendarReply: HostCalendarReply
+  CalendarRequest: CalendarRequest
+  CalendarHost: CalendarHost
+  CalendarReply: CalendarReply
   MemberHost: MemberHost
   MemberSite: MemberSite
   ClusterNode: ClusterNode
@@ -818,6 +875,8 @@ export interface Methods {
   hostExtend: { request: HostExtendRequest, reply: HostExtendReply }
   hostKeepAlive: { request: HostKeepAliveRequest, reply: HostKeepAliveReply }
   cache: { request: CacheRequest, reply: CacheReply }
+  calendar: { request: CalendarRequest, reply: CalendarReply }
+  hostCalendar: { request: HostCalendarRequest, reply: HostCalendarReply }
   hold: { request: HoldRequest, reply: HoldReply }
   hostCommit: { request: HostCommitRequest, reply: HostCommitReply }
   hostActivate: { request: ActivateRequest, reply: ActivateReply }
@@ -827,7 +886,7 @@ export interface Methods {
 
 export interface Field { readonly name: string, readonly id: number, readonly type: string, readonly repeated: boolean, readonly oneof?: string, readonly optional?: true }
 
-export const METHODS: readonly (keyof Methods)[] = ['sync', 'request', 'commit', 'activate', 'release', 'status', 'search', 'revocations', 'renew', 'hostCordon', 'extend', 'keepAlive', 'claim', 'copy', 'hostExtend', 'hostKeepAlive', 'cache', 'hold', 'hostCommit', 'hostActivate', 'hostRelease', 'hostStatus']
+export const METHODS: readonly (keyof Methods)[] = ['sync', 'request', 'commit', 'activate', 'release', 'status', 'search', 'revocations', 'renew', 'hostCordon', 'extend', 'keepAlive', 'claim', 'copy', 'hostExtend', 'hostKeepAlive', 'cache', 'calendar', 'hostCalendar', 'hold', 'hostCommit', 'hostActivate', 'hostRelease', 'hostStatus']
 
 export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
   Resources: [
@@ -849,7 +908,8 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'accelerator', id: 9, type: 'string', repeated: false },
     { name: 'version', id: 10, type: 'string', repeated: false },
     { name: 'inventory', id: 11, type: 'Inventory', repeated: false },
-    { name: 'features', id: 12, type: 'string', repeated: true }
+    { name: 'features', id: 12, type: 'string', repeated: true },
+    { name: 'nextStartMs', id: 13, type: 'uint64', repeated: false, optional: true }
   ],
   Disk: [
     { name: 'name', id: 1, type: 'string', repeated: false },
@@ -1305,6 +1365,44 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
   HostCommitReply: [
     { name: 'receipts', id: 1, type: 'Receipt', repeated: true }
   ],
+  CalendarStep: [
+    { name: 'atMs', id: 1, type: 'uint64', repeated: false },
+    { name: 'free', id: 2, type: 'Resources', repeated: false }
+  ],
+  HostCalendarRequest: [
+    { name: 'leases', id: 1, type: 'bool', repeated: false }
+  ],
+  CalendarLease: [
+    { name: 'clusterId', id: 1, type: 'string', repeated: false },
+    { name: 'cluster', id: 2, type: 'string', repeated: false },
+    { name: 'masterSite', id: 3, type: 'string', repeated: false },
+    { name: 'kind', id: 4, type: 'string', repeated: false },
+    { name: 'name', id: 5, type: 'string', repeated: false },
+    { name: 'state', id: 6, type: 'string', repeated: false },
+    { name: 'startMs', id: 7, type: 'uint64', repeated: false },
+    { name: 'endMs', id: 8, type: 'uint64', repeated: false },
+    { name: 'masterless', id: 9, type: 'bool', repeated: false }
+  ],
+  HostCalendarReply: [
+    { name: 'nowMs', id: 1, type: 'uint64', repeated: false },
+    { name: 'takesLeases', id: 2, type: 'bool', repeated: false },
+    { name: 'why', id: 3, type: 'string', repeated: false },
+    { name: 'steps', id: 4, type: 'CalendarStep', repeated: true },
+    { name: 'leases', id: 5, type: 'CalendarLease', repeated: true },
+    { name: 'leftOut', id: 6, type: 'uint32', repeated: false }
+  ],
+  CalendarRequest: [
+    { name: 'sentMs', id: 1, type: 'uint64', repeated: false }
+  ],
+  CalendarHost: [
+    { name: 'roles', id: 1, type: 'string', repeated: true },
+    { name: 'steps', id: 2, type: 'CalendarStep', repeated: true }
+  ],
+  CalendarReply: [
+    { name: 'site', id: 1, type: 'string', repeated: false },
+    { name: 'nowMs', id: 2, type: 'uint64', repeated: false },
+    { name: 'hosts', id: 3, type: 'CalendarHost', repeated: true }
+  ],
   MemberHost: [
     { name: 'host', id: 1, type: 'string', repeated: false },
     { name: 'peer', id: 2, type: 'string', repeated: false },
@@ -1422,6 +1520,8 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'hostExtend', id: 30, type: 'HostExtendRequest', repeated: false, oneof: 'method' },
     { name: 'hostKeepAlive', id: 31, type: 'HostKeepAliveRequest', repeated: false, oneof: 'method' },
     { name: 'cache', id: 32, type: 'CacheRequest', repeated: false, oneof: 'method' },
+    { name: 'calendar', id: 33, type: 'CalendarRequest', repeated: false, oneof: 'method' },
+    { name: 'hostCalendar', id: 34, type: 'HostCalendarRequest', repeated: false, oneof: 'method' },
     { name: 'hold', id: 20, type: 'HoldRequest', repeated: false, oneof: 'method' },
     { name: 'hostCommit', id: 21, type: 'HostCommitRequest', repeated: false, oneof: 'method' },
     { name: 'hostActivate', id: 22, type: 'ActivateRequest', repeated: false, oneof: 'method' },
@@ -1448,6 +1548,8 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'hostExtend', id: 30, type: 'HostExtendReply', repeated: false, oneof: 'result' },
     { name: 'hostKeepAlive', id: 31, type: 'HostKeepAliveReply', repeated: false, oneof: 'result' },
     { name: 'cache', id: 32, type: 'CacheReply', repeated: false, oneof: 'result' },
+    { name: 'calendar', id: 33, type: 'CalendarReply', repeated: false, oneof: 'result' },
+    { name: 'hostCalendar', id: 34, type: 'HostCalendarReply', repeated: false, oneof: 'result' },
     { name: 'hold', id: 20, type: 'HoldReply', repeated: false, oneof: 'result' },
     { name: 'hostCommit', id: 21, type: 'HostCommitReply', repeated: false, oneof: 'result' },
     { name: 'hostActivate', id: 22, type: 'ActivateReply', repeated: false, oneof: 'result' },

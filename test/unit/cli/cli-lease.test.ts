@@ -1,5 +1,5 @@
 /** The lease commands, and those that change a cluster, against an API with a fake agent behind it. */
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { pino } from 'pino'
@@ -106,6 +106,29 @@ t.test('a cluster is extended, scaled, retried and adopted', async t => {
   t.match(await musubi('cluster', 'adopt', 'demo', '--force'), { exitCode: 2, stderr: /even if that is alive[^]*--yes/ })
   t.match(await musubi('cluster', 'adopt', 'demo', '--force', '--yes'), { exitCode: 0 })
   t.same(asked, [['extend', 'demo', 129_600_000], ['scale', 'demo', 2], ['scale', 'demo', 3], ['retry', 'demo'], ['adopt', 'demo', { force: false }], ['adopt', 'demo', { force: true }]])
+})
+
+t.test('a cluster is asked for when it is wanted, and is reserved then', async t => {
+  const asked: unknown[] = []
+  const reserved = { ...cluster, state: 'reserved' as const, nodes: [], startsAt: Date.now() + 10_900_000 }
+  const musubi = await agent(t, {}, {
+    create: (spec, when) => { asked.push([spec, when]); return Promise.resolve(reserved) },
+    plan: (spec, when) => { asked.push([spec, when]); return Promise.resolve({ explanation: 'it would go to tokyo' }) },
+    get: () => reserved
+  })
+  const file = join(await mkdtemp(join(tmpdir(), 'mzs-')), 'spec.yaml')
+  t.teardown(() => rm(dirname(file), { recursive: true, force: true }))
+  await writeFile(file, 'a: 1\n')
+  t.match(await musubi('cluster', 'create', '-f', file, '--start', '2030-12-01T08:00+09:00', '--for', '8h'), { exitCode: 0, stdout: /demo {2}reserved, starts in 3h01m .* from .* until/ }, 'it is waited until it is reserved')
+  t.match(await musubi('cluster', 'create', '-f', file, '--earliest', '--within', '2d', '--dry-run'), { exitCode: 0, stdout: /it would go to tokyo/ })
+  t.match(await musubi('cluster', 'create', '-f', file, '--end', '2030-12-01T08:00Z', '--no-wait'), { exitCode: 0 })
+  t.same(asked, [
+    [{ a: 1 }, { startMs: Date.UTC(2030, 10, 30, 23, 0), forMs: 8 * 3_600_000 }], [{ a: 1 }, { earliest: true, withinMs: 2 * 86_400_000 }], [{ a: 1 }, { endMs: Date.UTC(2030, 11, 1, 8, 0) }]
+  ])
+  t.match(await musubi('cluster', 'create', '-f', file, '--start', 'soon'), { exitCode: 2, stderr: /--start must be a time/ })
+  t.match(await musubi('cluster', 'create', '-f', file, '--earliest', '--within', '1000d'), { exitCode: 2, stderr: /withinMs/ })
+  t.match(await musubi('lease', 'calendar', '--days', '1', '--for', '2h'), { exitCode: 2, stderr: /one of --days and --for/ })
+  t.equal(asked.length, 3)
 })
 
 t.test('what cannot be is refused before anything is asked', async t => {

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import t from 'tap'
-import { freeDuring, type Booking } from '../../../protocol/core/calendar.ts'
+import { freeDuring, type Booking } from '../../../protocol/core/calendar/free.ts'
 import { type Resources, add, clampToZero, describe, describeShortfall, fits, isValid, max, min, subtract, sum, timesFitting, zero } from '../../../protocol/core/capacity.ts'
 import { allocateId, isFree } from '../../../protocol/core/ids.ts'
 

@@ -44,7 +44,7 @@ t.test('every problem is named, one a line', t => {
     'metadata.nam: unknown field; did you mean "name"?',
     'metadata.name: "Demo" must be a DNS label: lower-case letters, digits and dashes, a letter first, no dash last',
     'spec.nework: unknown field; did you mean "network"?',
-    'spec.zzz: unknown field; known here: network, frontend, cache, placement, image, nodes, volumes, term',
+    'spec.zzz: unknown field; known here: network, frontend, cache, placement, image, nodes, volumes, start, end, term',
     'spec.nodes.vcpu: unknown field; did you mean "vcpus"?',
     'spec.nodes.count: must be >= 1, not 0',
     'spec.nodes.memoryMiB: must be >= 128, not 1',

@@ -26,7 +26,7 @@ function record (): ClusterRecord {
   return clusterRecord({
     id: ID, name: 'demo', state: 'active', spec: cluster, vni: 7, createdMs: CREATED, startMs: CREATED, endMs: CREATED + cluster.termMs, epoch: 1, grant: null, masterSite: 'tokyo',
     error: null, asked: [], offers, receipts: [], document, secrets: [], imageDigest: 'd', amendment: null, dropped: [], behind: [], decidedMs: CREATED, commitByMs: CREATED, negotiateMs: 50, endedMs: 0
-  }, { ...newNotes(ID), rttMs: 20 })
+  }, { ...newNotes(ID), rttMs: 20 }, CREATED)
 }
 
 const status = (site: string, objects: Array<{ kind: string, name: string, state?: string, error?: string, detail?: unknown }>, part: Partial<HostStatus> = {}): HostStatus => ({
@@ -108,7 +108,7 @@ t.test('before there is a document the view is whole, only empty', t => {
 })
 
 t.test('the states of the protocol are told in people\'s words', t => {
-  t.same((['negotiating', 'committing', 'preparing', 'activating', 'active', 'releasing', 'failed', 'ended', 'superseded'] as const).map(state => shownState({ state }, 'ready')),
+  t.same((['negotiating', 'committing', 'preparing', 'activating', 'active', 'releasing', 'failed', 'ended', 'superseded'] as const).map(state => shownState({ state, startMs: 0 }, 'ready', 1)),
     ['negotiating', 'committing', 'preparing', 'activating', 'ready', 'deleting', 'failed', 'deleted', 'superseded'])
   t.end()
 })

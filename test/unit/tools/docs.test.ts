@@ -102,7 +102,8 @@ t.test('the routes in the documents are those of the servers', async t => {
   const agent = await routesOf(api => {
     addAgentRoutes(api, {
       view: { status: unused, hosts: unused, host: unused, metrics: unused, sites: unused, leases: unused, lease: unused, history: unused, revoke: unused, console: unused, segmentPlan: unused },
-      events: { add: unused, list: unused, subscribe: unused }, master: null, gateways: () => [], policy: null, issuer: null, cordonHost: unused
+      events: { add: unused, list: unused, subscribe: unused }, master: null, gateways: () => [], policy: null, issuer: null, cordonHost: unused,
+      calendar: { site: '', host: '', isGateway: true, gateways: () => [], calendar: { own: unused, hosts: unused }, drain: { begin: unused, look: unused } }
     })
   })
   const nobody: Coordinator = {

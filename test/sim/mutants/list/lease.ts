@@ -3,12 +3,12 @@ import type { Mutant } from '../mutant.ts'
 /** More bugs in a host's ledger: intervals, shares, extensions, epochs, answers that are given again. */
 export const leaseMutants: readonly Mutant[] = [
   {
-    name: 'calendar-ignores-start', file: 'protocol/core/calendar.ts',
+    name: 'calendar-ignores-start', file: 'protocol/core/calendar/free.ts',
     find: '    else changes.push({ atMs: from, starts: true, resources })\n    if (until < untilMs) changes', replace: '    if (from <= fromMs && until < untilMs) changes',
     why: 'a reservation that begins later is not in the way: its time is promised to others'
   },
   {
-    name: 'calendar-sees-the-first-moment', file: 'protocol/core/calendar.ts',
+    name: 'calendar-sees-the-first-moment', file: 'protocol/core/calendar/free.ts',
     find: '    if (starts) lower(least, free)\n', replace: '',
     why: 'only what is free when it begins is looked at'
   },

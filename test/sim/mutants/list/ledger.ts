@@ -34,7 +34,7 @@ export const ledgerMutants: readonly Mutant[] = [
   },
   {
     name: 'id-reused-early', file: 'protocol/core/lease/lease.ts',
-    find: 'Math.max(lease.endedMs + ID_QUARANTINE_MS, lease.deadlineMs)', replace: 'lease.endedMs',
+    find: 'Math.max(lease.endedMs + ID_QUARANTINE_MS, lease.deadlineMs, lastMs)', replace: 'lease.endedMs',
     why: 'a segment id is given out while other hosts of the site still carry it'
   },
   {

@@ -74,7 +74,7 @@ export const masterMutants: readonly Mutant[] = [
   },
   {
     name: 'restart-leaves-change', file: 'protocol/core/master/step.ts',
-    find: "    else if (record.state === 'active' && amendment?.state === 'asking') amend.reject(turn, record, restarted(record.name))\n", replace: '',
+    find: "    else if (isAmendable(record) && amendment?.state === 'asking') amend.reject(turn, record, restarted(record.name))\n", replace: '',
     why: 'a change that a crash interrupted blocks all others'
   },
   {

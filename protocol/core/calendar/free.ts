@@ -1,5 +1,5 @@
 /** A host's promises over time. Intervals are half open: [fromMs, untilMs). */
-import { type Resources, accumulate, lower } from './capacity.ts'
+import { type Resources, accumulate, lower } from '../capacity.ts'
 
 export interface Booking { resources: Resources, fromMs: number, untilMs: number }
 
