@@ -90,23 +90,6 @@ export const RevokeBodySchema = Type.Object({
 export const RevokedSchema = Type.Object({ site: text('site'), host: text('host'), peerId: text('libp2p PeerId'), revokedMs: count('when'), reason: text('for people') })
 export type RevokedResource = Static<typeof RevokedSchema>
 
-const PolicyRuleSchema = Type.Object({
-  deny: Type.Optional(Type.Boolean({ description: 'true: lends nothing' })),
-  longestLease: Type.Optional(Type.String({ maxLength: 40, description: '8h, 2d, 90m or ISO 8601 (PT90M)' })),
-  reason: Type.Optional(Type.String({ maxLength: 200, description: 'told to whoever is refused' }))
-}, { additionalProperties: false })
-/** What a site lends to whom. A rule for a site replaces the default as a whole. */
-export const PolicyDocumentSchema = Type.Object({
-  default: Type.Optional(PolicyRuleSchema),
-  sites: Type.Optional(Type.Record(Type.String(), PolicyRuleSchema, { description: 'by the name of the site' }))
-}, { additionalProperties: false })
-export type PolicyDocument = Static<typeof PolicyDocumentSchema>
-export const PolicySchema = Type.Object({
-  site: text('site'), version: count('grows with every change; 0: none was ever set'), setBy: text('gateway on which it was set; empty: none'),
-  document: PolicyDocumentSchema
-})
-export type PolicyResource = Static<typeof PolicySchema>
-
 export const SiteSchema = Type.Object({
   site: text('site'), gateway: text('gateway host'), peerId: text('libp2p PeerId of the gateway'),
   addresses: Type.Array(Type.String()), hosts: count('hosts'), total: ResourcesSchema, free: ResourcesSchema,

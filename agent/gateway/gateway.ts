@@ -203,7 +203,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
     const facts = await deps.facts()
     return {
       hosts: deps.siteHosts(), facts, id: deps.newId(), quota: deps.quota?.(request.masterSite) ?? false,
-      refusal: refusalOf(() => deps.cordon?.check(), () => deps.policy?.check(request.masterSite, request.startMs, request.endMs))
+      refusal: refusalOf(() => deps.cordon?.check(), () => deps.policy?.check(request))
     }
   }
 
@@ -268,7 +268,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
 
     async extend (request, caller) {
       const record = machine.records.get(request.clusterId)
-      const refusal = record === undefined ? null : refusalOf(() => deps.policy?.check(record.masterSite, record.startMs, request.endMs))
+      const refusal = record === undefined ? null : refusalOf(() => deps.policy?.check({ masterSite: record.masterSite, startMs: record.startMs, fromMs: record.endMs, endMs: request.endMs }))
       return await ask(caller, { method: 'extend', request, refusal })
     },
 

@@ -1,12 +1,11 @@
 import type { Command } from 'commander'
-import { stringify } from 'yaml'
+import { addPolicyCommands } from './policy.ts'
 import { call } from '../client.ts'
 import { agentEndpoint, readToken, spanMs, wantsJson } from '../context.ts'
 import { show } from '../output.ts'
 import { invitationsTable, sitesTable } from '../render.ts'
-import { readYamlFile } from '../../protocol/config-file.ts'
 import { InvalidInputError } from '../../protocol/core/errors.ts'
-import type { InvitationResource, InviteBody, InvitedResource, PolicyResource, RevokedResource, SiteResource } from '../../protocol/api.ts'
+import type { InvitationResource, InviteBody, InvitedResource, RevokedResource, SiteResource } from '../../protocol/api.ts'
 
 const CONFIG = ['-c, --config <file>', 'configuration', '/etc/musubi/agent.yaml'] as const
 type Roles = NonNullable<InviteBody['roles']>
@@ -106,31 +105,5 @@ Examples:
       show(await call<RevokedResource>(agentEndpoint(command), 'POST', '/v1/site/revocations', { host, reason: o.reason }), wantsJson(command), r => `${r.site}/${r.host} (${r.peerId}) is revoked`)
     })
 
-  const policy = site.command('policy').description('what this site lends to whom')
-  policy.command('get').description('the policy in force, as a file to edit')
-    .addHelpText('after', '\nExample:\n  musubi site policy get > policy.yaml')
-    .action(async (_o: object, command: Command) => { show(await call<PolicyResource>(agentEndpoint(command), 'GET', '/v1/policy'), wantsJson(command), policyText) })
-  policy.command('set').description('put another policy in force, at all gateways of this site')
-    .requiredOption('-f, --file <policy.yaml>', 'YAML or JSON')
-    .addHelpText('after', `
-It holds for requests from now on; leases that were given stay. A rule for a site replaces the
-default as a whole.
-
-Example:
-  musubi site policy set -f policy.yaml
-
-A policy:
-  default: {longestLease: 24h}
-  sites:
-    osaka: {deny: true, reason: 'no contract since May'}
-    kyoto: {longestLease: 8h}
-    nara: {}                    # no limit`)
-    .action(async (o: { file: string }, command: Command) => {
-      const document = await readYamlFile(o.file)
-      show(await call<PolicyResource>(agentEndpoint(command), 'PUT', '/v1/policy', document), wantsJson(command), p => `policy of ${p.site}, version ${p.version}, is in force; set on ${p.setBy}`)
-    })
+  addPolicyCommands(site)
 }
-
-const policyText = (p: PolicyResource): string => p.version === 0
-  ? `# ${p.site} has no policy yet: it lends everything to everybody\ndefault: {}`
-  : `# policy of ${p.site}, version ${p.version}, set on ${p.setBy}\n${stringify(p.document).trimEnd()}`

@@ -125,7 +125,7 @@ function ownParts (view: SiteView, request: Request, grow: boolean, borrowed: Re
   return [
     ...grow ? [] : [{ kind: 'segment', name: 'segment', resources: { ...zero(), bandwidthMbit: request.bandwidthMbit } }],
     ...!grow && request.local === true ? [{ kind: 'segment', name: LOCAL, resources: zero() }] : [],
-    ...view.quota ? [{ kind: 'quota', name: 'quota', resources: { ...borrowed, bandwidthMbit: grow ? 0 : request.bandwidthMbit } }] : []
+    ...view.quota ? [{ kind: 'quota', name: 'quota', resources: { ...borrowed, nodes: request.nodes.length, bandwidthMbit: grow ? 0 : request.bandwidthMbit } }] : []
   ]
 }
 

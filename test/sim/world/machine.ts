@@ -212,7 +212,7 @@ export function createMachine ({ kernel, chance, plan, around, crashAtWrite }: M
         const newId = (): string => around.uuid()
         life.gateway = createGateway({
           site, call, facts: () => Promise.resolve(gatewayFacts(plan)), siteHosts: () => around.siteHosts(site), newId, now, store: life.store, events, log, cordon,
-          quota: () => config.quota !== null, holderOf: (grant, about) => holderOf(around, grant, about)
+          quota: masterSite => config.quota !== null && masterSite !== site, holderOf: (grant, about) => holderOf(around, grant, about)
         })
         life.negotiator = createNegotiator({
           site, call, sites: () => around.knownSites(plan), store: life.store, now, newId,

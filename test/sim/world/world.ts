@@ -4,12 +4,14 @@ import type { SiteHost } from '../../../protocol/core/gateway/events.ts'
 import { resourceOf } from '../../../agent/helper/permits.ts'
 import { siteCapacityOf } from '../../../protocol/core/placement.ts'
 import { fromStored, type StoredRecord } from '../../../agent/master/stored.ts'
+import { quotasOf } from '../../../protocol/policy/rules.ts'
+import type { PolicyDocument } from '../../../protocol/policy-api.ts'
 import { createKernel } from '../kernel/kernel.ts'
 import { createNetwork, type Endpoint } from '../kernel/network.ts'
 import { createPrng } from '../kernel/prng.ts'
 import type { Checker, CreateChecker, HostFacts, Observation, ResourceFacts, WorldBounds, WorldDescription } from '../observation.ts'
 import { createHistory } from '../history.ts'
-import { type Config, type HostPlan, LONG_FAULTS_MS } from './config.ts'
+import { type Config, type HostPlan, LONG_FAULTS_MS, percentOf } from './config.ts'
 import { diskViewOf, hostFacts } from './facts.ts'
 import { valueOf } from './plain.ts'
 import { startFaults } from './faults.ts'
@@ -33,6 +35,10 @@ export interface Outcome {
   endMs: number
   violation: { invariant: string, message: string } | null
 }
+
+/** The policy of every site: the same for all others. */
+const policyOf = ({ nodes, vcpus, memoryMib, diskMib, volumes, bandwidthMbit }: Required<ResourceFacts>): PolicyDocument =>
+  ({ default: { quota: { nodes, vcpus, memory: memoryMib, disk: diskMib, volumes, bandwidth: bandwidthMbit } } })
 
 export interface WorldOptions {
   config: Config
@@ -140,6 +146,8 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
     }
   })
   const netChance = root.fork('latency')
+  const policy = config.quota === null ? null : policyOf(config.quota)
+  const percentOfPlan = ({ site, host }: HostPlan): number => config.sites.filter(one => one.site === site).map(one => percentOf(one, host))[0] ?? 0
 
   const siteHosts = (site: string): SiteHost[] => [...machines.values()].filter(machine => machine.site === site).map(({ plan, life, cordoned }) => ({
     host: plan.host, roles: plan.roles, peer: plan.peer, underlayAddress: plan.underlayAddress, cordoned: cordoned && !config.staleViews,
@@ -164,7 +172,7 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
         return [{ ...siteCapacityOf(site, seen), peer: gateway.peer, gatewayHost: gateway.host }]
       })
     },
-    quotasOf: plan => config.quota === null || !plan.gateway ? new Map() : new Map(config.sites.filter(site => site.site !== plan.site).map(site => [site.site, config.quota as ResourceFacts])),
+    quotasOf: plan => policy === null || !plan.gateway ? new Map() : quotasOf(policy, plan.site, percentOfPlan(plan)),
     prepare: (plan, record) => Promise.resolve().then(() => documentOf(plan, record)),
     targets: machine => [...machines.values()].filter(other => other.site === machine.site && other !== machine && other.process() !== null).map(({ host, peer, gateway }) => ({ host, peer, gateway })),
     observe, note, fault,
@@ -218,7 +226,13 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
     sites: config.sites.map(({ site, malicious: bad, hosts }) => ({ site, malicious: bad, hosts: hosts.map(({ host, peer, gateway, capacity, slice, ratePpm }) => ({ site, host, peer, gateway, capacity, slice, ratePpm })) }))
   }
   const checker: Checker = createChecker(description)
-  const quotaFacts = new Map<string, HostFacts['quotas']>([...plans.values()].map(plan => [plan.host, [...around.quotasOf(plan)].map(([masterSite, resources]) => ({ masterSite, resources }))]))
+  // Worked out by themselves, not by what is under test.
+  const sharesOf = (plan: HostPlan, whole: Required<ResourceFacts>): HostFacts['quotas'] => {
+    const share = (of: number): number => Math.floor(of * percentOfPlan(plan) / 100)
+    const resources: ResourceFacts = { vcpus: share(whole.vcpus), memoryMib: share(whole.memoryMib), diskMib: share(whole.diskMib), volumes: share(whole.volumes), bandwidthMbit: share(whole.bandwidthMbit), nodes: share(whole.nodes) }
+    return config.sites.filter(({ site }) => site !== plan.site).map(({ site }) => ({ masterSite: site, resources, whole }))
+  }
+  const quotaFacts = new Map<string, HostFacts['quotas']>([...plans.values()].map(plan => [plan.host, config.quota === null || !plan.gateway ? [] : sharesOf(plan, config.quota)]))
 
   const toldFacts = new Map<Machine, HostFacts>()
 

@@ -174,7 +174,7 @@ t.test('members speak for themselves only', t => {
   const compute: Role = { kind: 'host', site: 'tokyo', host: 'c1', roles: ['compute'] }
   const gateway: Role = { kind: 'host', site: 'tokyo', host: 'g1', roles: ['gateway'] }
   const site: Bodies['site'] = { site: 'tokyo', gateway: 'g1', addresses: [], hosts: 1, total: null, free: null, freeByHost: [], volumeFreeMib: 0, version: '', features: [], roles: [], priceMilli: 0, maxTermMs: 0, relay: false, tunnel: [] }
-  const policy: Bodies['policy'] = { site: 'tokyo', host: 'g1', version: 3, document: new Uint8Array() }
+  const policy: Bodies['policy'] = { site: 'tokyo', host: 'g1', version: 3, document: new Uint8Array(), setBy: '' }
   const main: Bodies['coordinator'] = { name: 'main', addresses: [], version: '' }
   t.ok(speaksForItself(compute, 'host', ad))
   t.ok(speaksForItself(gateway, 'site', site))
