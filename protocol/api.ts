@@ -69,7 +69,8 @@ const HostRoleSchema = Type.Union([Type.Literal('gateway'), Type.Literal('comput
 export const InviteBodySchema = Type.Object({
   roles: Type.Optional(Type.Array(HostRoleSchema, { minItems: 1, uniqueItems: true, description: 'that the host may take; default compute, storage' })),
   ttlMs: Type.Optional(Type.Integer({ minimum: 1_000, maximum: INVITATION_TTL_MAX_MS, description: 'default one hour' })),
-  note: Type.Optional(Type.String({ maxLength: 200, description: 'for people' }))
+  note: Type.Optional(Type.String({ maxLength: 200, description: 'for people' })),
+  quotaPercent: Type.Optional(Type.Integer({ minimum: 0, maximum: 100, description: 'a gateway: its share of every quota of the site; those of all gateways are at most 100 together; default 0' }))
 }, { additionalProperties: false })
 export type InviteBody = Static<typeof InviteBodySchema>
 /** A token as it is known to whoever gave it out: without its secret. */
