@@ -50,7 +50,8 @@ import { createMesh, type Mesh } from '../protocol/mesh/mesh.ts'
 import { chainFromText, chainToText } from '../protocol/mesh/trust/base64.ts'
 import { readGrant, signGrant } from '../protocol/mesh/trust/grant.ts'
 import type { Trust } from '../protocol/mesh/trust/trust.ts'
-import { quotasOf } from '../protocol/policy/rules.ts'
+import { roomByNotice } from '../protocol/policy/preempt.ts'
+import { priceOf, quotasOf, ruleFor } from '../protocol/policy/rules.ts'
 import { createApi, listenUnix } from '../protocol/rest/server.ts'
 import { VERSION } from '../protocol/version.ts'
 import { openLedger, type Ledger } from '../store/ledger.ts'
@@ -156,6 +157,8 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   function makeGateway (): Gateway {
     return createGateway({
       site: config.site, call, store, events, log, now: ledgerNow, newId: randomUUID, cordon: availability, policy, quota: masterSite => masterSite !== config.site,
+      priceMilli: masterSite => masterSite === config.site ? 0 : priceOf(ruleFor(policy.get().document, masterSite)) ?? config.priceMilli,
+      preemptable: (request, records) => roomByNotice(policy.get().document, config.site, request, records, ledgerNow()),
       siteHosts: () => directory.siteHosts(),
       facts: async () => ({
         host: config.name, peer: mesh.peerId, underlayAddress: config.underlayAddress, tunnelPublicKey: await keyForOffers(),

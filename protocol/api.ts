@@ -177,7 +177,8 @@ export const ClusterSchema = Type.Object({
     site: text('site'), gateway: text('gateway host'), state: text('of its leases: held, committed, active, ended; empty: not known, or none'),
     heardAgoMs: Type.Union([Type.Number({ minimum: 0 }), Type.Null()], { description: 'since it last answered a keep-alive, ms; null: not yet' }),
     skewMs: Type.Union([Type.Number(), Type.Null()], { description: 'its clock less that of the master, ms, give or take half the round trip' }),
-    error: text('why it does not answer; empty: it does')
+    error: text('why it does not answer; empty: it does'),
+    priceMilli: Type.Optional(count('what it asks of this site per vCPU and hour, thousandths of the unit of the federation'))
   })),
   segment: Type.Object({
     vni: count('VNI'), ids: Type.Record(Type.String(), Type.Number()), mtuInner: count('largest inner packet'),

@@ -3,12 +3,13 @@ import type { Activate, CallPeer, Caller, HostStatus, Methods } from '../peers.t
 import type { EventLog } from '../events.ts'
 import type { Cordon } from '../cordon.ts'
 import type { Policy } from '../policy/policy.ts'
-import { ConflictError, describeError, errorCode, MusubiError } from '../../protocol/core/errors.ts'
+import { ConflictError, describeError, errorCode, MusubiError, NoCapacityError } from '../../protocol/core/errors.ts'
 import type { GatewayEffect, GatewayEvent, HostAnswer, HostAsk, SiteAnswer, SiteAsk, SiteHost, SiteView } from '../../protocol/core/gateway/events.ts'
 import { type GatewayRecord, allHeld, hostsOf } from '../../protocol/core/gateway/record.ts'
 import { advance, emptyGateway, loadGateway } from '../../protocol/core/gateway/step.ts'
 import { HOST_STATUS_DEADLINE_MS, MAX_LOOKS } from '../../protocol/core/limits.ts'
 import type { ExtendRequest, GatewayFacts, Grant, KeepAliveRequest, Offer, Receipt, ReleaseRequest, Request } from '../../protocol/core/messages.ts'
+import type { RoomByNotice } from '../../protocol/policy/preempt.ts'
 import { createRunner } from '../../store/runner.ts'
 import type { Store } from '../../store/store.ts'
 
@@ -31,6 +32,10 @@ export interface GatewayDeps {
   cordon?: Pick<Cordon, 'check'>
   /** whether the ledger of this gateway counts what a site borrows */
   quota?: (masterSite: string) => boolean
+  /** what a site is to pay per vCPU and hour, thousandths */
+  priceMilli?: (masterSite: string) => number
+  /** what could make room for a site of a higher priority; see `roomByNotice` */
+  preemptable?: (request: Request, records: Iterable<GatewayRecord>) => RoomByNotice | null
   /**
    * Who a grant names as master, once its signature has been checked against the anchor host;
    * absent: no grant is taken.
@@ -202,7 +207,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
   async function viewFor (request: Request): Promise<SiteView> {
     const facts = await deps.facts()
     return {
-      hosts: deps.siteHosts(), facts, id: deps.newId(), quota: deps.quota?.(request.masterSite) ?? false,
+      hosts: deps.siteHosts(), facts, id: deps.newId(), quota: deps.quota?.(request.masterSite) ?? false, ...deps.priceMilli === undefined ? {} : { priceMilli: deps.priceMilli(request.masterSite) },
       refusal: refusalOf(() => deps.cordon?.check(), () => deps.policy?.check(request))
     }
   }
@@ -218,6 +223,14 @@ export function createGateway (deps: GatewayDeps): Gateway {
       mine.delete(view)
       if (mine.size === 0 && preparing.get(request.clusterId) === mine) preparing.delete(request.clusterId)
     }
+  }
+
+  /** Says when there could be room; whose leases they are is told to the own site alone. */
+  function withRoom (error: NoCapacityError, request: Request): MusubiError {
+    const room = deps.preemptable?.(request, machine.records.values()) ?? null
+    if (room === null) return error
+    events.add('policy.preemptable', `${request.masterSite} was refused for want of room; with notice these of lower priority could make some: ${room.clusters.map(one => `${one.cluster} of ${one.site} from ${new Date(one.fromMs).toISOString()}`).join(', ')}`, request.cluster)
+    return new NoCapacityError(error.message, `leases of lower priority could make room at ${new Date(room.earliestMs).toISOString()}, with notice; ask the administrator of ${site}`)
   }
 
   /** Goes on after a failure of the disk: what was in doubt is what the disk says. */
@@ -263,7 +276,11 @@ export function createGateway (deps: GatewayDeps): Gateway {
 
     async request (request, caller) {
       const view = await prepared(request)
-      return await ask(caller, { method: 'request', request, view })
+      try {
+        return await ask(caller, { method: 'request', request, view })
+      } catch (error) {
+        throw error instanceof NoCapacityError ? withRoom(error, request) : error
+      }
     },
 
     async extend (request, caller) {

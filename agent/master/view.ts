@@ -80,10 +80,10 @@ function stateOf (phases: Phases, failure: string | undefined): string {
 export interface KeepAlives { contacts: ReadonlyMap<string, Contact>, now: number }
 
 function lendersOf (record: ClusterRecord, { contacts, now }: KeepAlives): ClusterResource['lenders'] {
-  return record.offers.map(({ site, gateway }) => {
+  return record.offers.map(({ site, gateway, priceMilli = 0 }) => {
     const contact = contacts.get(site)
     const heard = contact !== undefined && contact.heardMs > 0
-    return { site, gateway: gateway.host, state: contact?.state ?? '', heardAgoMs: heard ? Math.max(0, now - contact.heardMs) : null, skewMs: heard ? contact.skewMs : null, error: short(contact?.error ?? '') }
+    return { site, gateway: gateway.host, state: contact?.state ?? '', heardAgoMs: heard ? Math.max(0, now - contact.heardMs) : null, skewMs: heard ? contact.skewMs : null, error: short(contact?.error ?? ''), ...priceMilli === 0 ? {} : { priceMilli } }
   })
 }
 

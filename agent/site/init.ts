@@ -9,7 +9,7 @@ import { redeem } from '../../protocol/mesh/join/redeem.ts'
 import { parseToken } from '../../protocol/mesh/join/token.ts'
 import type { SiteAuthority } from '../../protocol/mesh/join/types.ts'
 import { loadOrCreateKey, peerIdOf, type NodeKey } from '../../protocol/mesh/identity.ts'
-import { checkDates, readChain, readMember, renewAtMs, type Chain } from '../../protocol/mesh/trust/certificate.ts'
+import { checkDates, readChain, readMember, renewAtMs, type Chain, type Member } from '../../protocol/mesh/trust/certificate.ts'
 import { writeCredentials, type Credentials, type KnownPeer } from '../../protocol/mesh/trust/credentials.ts'
 
 export interface SiteInitialised {

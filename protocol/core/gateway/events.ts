@@ -27,6 +27,8 @@ export interface SiteView {
   refusal: MusubiError | null
   /** whether the ledger of this gateway counts what the master's site borrows */
   quota: boolean
+  /** what the master's site is to pay per vCPU and hour, thousandths; absent: nothing */
+  priceMilli?: number
 }
 
 /** A master's question to a gateway. */

@@ -158,7 +158,7 @@ function tryPlacement (turn: Turn, placing: Placing): MusubiError | null {
   } else {
     turn.begin({
       clusterId: request.clusterId, cluster: request.cluster, key: request.key, digest: requestDigest(request),
-      offer: { offerId, site: turn.site, segmentId: 0, gateway, held, ttlMs, nowMs: turn.now },
+      offer: { offerId, site: turn.site, segmentId: 0, gateway, held, ttlMs, nowMs: turn.now, ...view.priceMilli === undefined ? {} : { priceMilli: view.priceMilli } },
       masterSite: request.masterSite, masterPeer: caller.peerId, epoch: request.epoch, vni: request.vni, startMs: request.startMs, endMs: request.endMs,
       sentMs: request.sentMs, reason: '', amendment: null, shrinking: [], anchor: ''
     })

@@ -6422,12 +6422,19 @@ export const musubi = $root.musubi = (() => {
             Offer.prototype.ttlMs = 0;
             Offer.prototype.nowMs = 0;
             Offer.prototype.localSegmentId = null;
+            Offer.prototype.priceMilli = null;
 
             let $oneOfFields;
 
             // Virtual OneOf for proto3 optional field
             $Object.defineProperty(Offer.prototype, "_localSegmentId", {
                 get: $util.oneOfGetter($oneOfFields = ["localSegmentId"]),
+                set: $util.oneOfSetter($oneOfFields)
+            });
+
+            // Virtual OneOf for proto3 optional field
+            $Object.defineProperty(Offer.prototype, "_priceMilli", {
+                get: $util.oneOfGetter($oneOfFields = ["priceMilli"]),
                 set: $util.oneOfSetter($oneOfFields)
             });
 
@@ -6455,6 +6462,8 @@ export const musubi = $root.musubi = (() => {
                     writer.uint32(56).uint64(message.nowMs);
                 if (message.localSegmentId != null && $Object.hasOwnProperty.call(message, "localSegmentId"))
                     writer.uint32(64).uint32(message.localSegmentId);
+                if (message.priceMilli != null && $Object.hasOwnProperty.call(message, "priceMilli"))
+                    writer.uint32(72).uint32(message.priceMilli);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -6552,6 +6561,13 @@ export const musubi = $root.musubi = (() => {
                                 break;
                             message.localSegmentId = reader.uint32();
                             message._localSegmentId = "localSegmentId";
+                            continue;
+                        }
+                    case 9: {
+                            if (wireType !== 0)
+                                break;
+                            message.priceMilli = reader.uint32();
+                            message._priceMilli = "priceMilli";
                             continue;
                         }
                     }

@@ -405,6 +405,7 @@ export interface Offer {
   ttlMs: number
   nowMs: number
   localSegmentId?: number
+  priceMilli?: number
 }
 
 export interface CommitRequest {
@@ -1185,7 +1186,8 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'held', id: 5, type: 'Held', repeated: true },
     { name: 'ttlMs', id: 6, type: 'uint32', repeated: false },
     { name: 'nowMs', id: 7, type: 'uint64', repeated: false },
-    { name: 'localSegmentId', id: 8, type: 'uint32', repeated: false, optional: true }
+    { name: 'localSegmentId', id: 8, type: 'uint32', repeated: false, optional: true },
+    { name: 'priceMilli', id: 9, type: 'uint32', repeated: false, optional: true }
   ],
   CommitRequest: [
     { name: 'clusterId', id: 1, type: 'string', repeated: false },
