@@ -158,7 +158,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     return createGateway({
       site: config.site, call, store, events, log, now: ledgerNow, newId: randomUUID, cordon: availability, policy, quota: masterSite => masterSite !== config.site,
       priceMilli: masterSite => masterSite === config.site ? 0 : priceOf(ruleFor(policy.get().document, masterSite)) ?? config.priceMilli,
-      preemptable: (request, records) => roomByNotice(policy.get().document, config.site, request, records, ledgerNow()),
+      preempt: (request, records, hosts) => roomByNotice(policy.get().document, config.site, request, records, hosts, ledgerNow()),
       siteHosts: () => directory.siteHosts(),
       facts: async () => ({
         host: config.name, peer: mesh.peerId, underlayAddress: config.underlayAddress, tunnelPublicKey: await keyForOffers(),

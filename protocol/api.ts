@@ -178,6 +178,7 @@ export const ClusterSchema = Type.Object({
     heardAgoMs: Type.Union([Type.Number({ minimum: 0 }), Type.Null()], { description: 'since it last answered a keep-alive, ms; null: not yet' }),
     skewMs: Type.Union([Type.Number(), Type.Null()], { description: 'its clock less that of the master, ms, give or take half the round trip' }),
     error: text('why it does not answer; empty: it does'),
+    endsAt: Type.Optional(count('when its leases end before those of the cluster: preempted by its policy')),
     priceMilli: Type.Optional(count('what it asks of this site per vCPU and hour, thousandths of the unit of the federation'))
   })),
   segment: Type.Object({

@@ -28,7 +28,7 @@ const PolicyRuleSchema = Type.Object({
   latestStart: span('how far ahead a lease may start'),
   windows: Type.Optional(Type.Array(PolicyWindowSchema, { minItems: 1, maxItems: MAX_POLICY_WINDOWS, description: 'when leases may run, weekly; a lease lies in them as a whole' })),
   priority: Type.Optional(Type.Integer({ minimum: 0, maximum: 100, description: 'whose requests come before whose leases; default 50' })),
-  preempt: Type.Optional(Type.Object({ notice: Type.String({ maxLength: 40, description: 'how long before' }) }, { additionalProperties: false, description: 'its leases may be ended for a site of a higher priority, with notice; absent: never' })),
+  preempt: Type.Optional(Type.Object({ notice: Type.String({ maxLength: 40, description: 'how long before it ends' }) }, { additionalProperties: false, description: 'its leases are ended for a site of a higher priority, with notice; absent: never' })),
   price: Type.Optional(Type.Number({ minimum: 0, maximum: MAX_POLICY_PRICE, description: 'per vCPU and hour, in the unit of the federation, at most three decimals; instead of the advertised one' })),
   reason: Type.Optional(Type.String({ maxLength: 200, description: 'told to whoever is refused' }))
 }, { additionalProperties: false })

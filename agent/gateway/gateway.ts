@@ -34,8 +34,8 @@ export interface GatewayDeps {
   quota?: (masterSite: string) => boolean
   /** what a site is to pay per vCPU and hour, thousandths */
   priceMilli?: (masterSite: string) => number
-  /** what could make room for a site of a higher priority; see `roomByNotice` */
-  preemptable?: (request: Request, records: Iterable<GatewayRecord>) => RoomByNotice | null
+  /** what makes room for a site of a higher priority; see `roomByNotice`; absent: nothing ever does */
+  preempt?: (request: Request, records: Iterable<GatewayRecord>, hosts: readonly SiteHost[]) => RoomByNotice | null
   /**
    * Who a grant names as master, once its signature has been checked against the anchor host;
    * absent: no grant is taken.
@@ -225,12 +225,13 @@ export function createGateway (deps: GatewayDeps): Gateway {
     }
   }
 
-  /** Says when there could be room; whose leases they are is told to the own site alone. */
-  function withRoom (error: NoCapacityError, request: Request): MusubiError {
-    const room = deps.preemptable?.(request, machine.records.values()) ?? null
+  /** Gives notice to who makes room, and says when there is some; whose leases they are is told to the own site alone. */
+  async function withNotice (error: NoCapacityError, request: Request, hosts: readonly SiteHost[]): Promise<MusubiError> {
+    const room = deps.preempt?.(request, machine.records.values(), hosts) ?? null
     if (room === null) return error
-    events.add('policy.preemptable', `${request.masterSite} was refused for want of room; with notice these of lower priority could make some: ${room.clusters.map(one => `${one.cluster} of ${one.site} from ${new Date(one.fromMs).toISOString()}`).join(', ')}`, request.cluster)
-    return new NoCapacityError(error.message, `leases of lower priority could make room at ${new Date(room.earliestMs).toISOString()}, with notice; ask the administrator of ${site}`)
+    const reason = `preempted by the policy of ${site}, for a site of a higher priority`
+    for (const { clusterId, endMs, given } of room.clusters) if (!given) await tell({ type: 'notice', clusterId, endMs, reason })
+    return new NoCapacityError(error.message, `leases of lower priority have notice: ask again at ${new Date(room.earliestMs).toISOString()}`)
   }
 
   /** Goes on after a failure of the disk: what was in doubt is what the disk says. */
@@ -279,7 +280,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
       try {
         return await ask(caller, { method: 'request', request, view })
       } catch (error) {
-        throw error instanceof NoCapacityError ? withRoom(error, request) : error
+        throw error instanceof NoCapacityError ? await withNotice(error, request, view.hosts) : error
       }
     },
 

@@ -1,45 +1,49 @@
-/** Whose leases could make room for a site of a higher priority, by what the policy has agreed with theirs. */
-import { type Resources, fits, sum, zero } from '../core/capacity.ts'
+/** Whose leases make room for a site of a higher priority, by what the policy has agreed with theirs. */
+import { type Resources, add, sum, zero } from '../core/capacity.ts'
+import type { SiteHost } from '../core/gateway/events.ts'
 import { type GatewayRecord, allHeld } from '../core/gateway/record.ts'
 import type { Request } from '../core/messages.ts'
+import { placeAtSite } from '../core/placement.ts'
 import type { PolicyDocument } from '../policy-api.ts'
 import { noticeOf, priorityOf, ruleFor } from './rules.ts'
 
-/** Enough clusters of lower priority, the lowest first. */
+/** As few clusters as make the request fit, the lowest priority first. */
 export interface RoomByNotice {
-  clusters: Array<{ clusterId: string, cluster: string, site: string, priority: number, /** when its notice would be over, Unix ms */ fromMs: number }>
-  /** when the notice of all of them would be over, Unix ms */
+  /** `endMs`: when their notice is over, Unix ms; `given`: they have it already */
+  clusters: Array<{ clusterId: string, cluster: string, site: string, priority: number, endMs: number, given: boolean }>
+  /** when there is room, Unix ms */
   earliestMs: number
 }
 
-/** What a request takes of hosts; where it is placed is not known before. */
-const needOf = ({ nodes, volumes, frontend }: Request): Resources => ({
-  ...zero(), vcpus: nodes.reduce((all, node) => all + node.vcpus, frontend ? 1 : 0), memoryMib: nodes.reduce((all, node) => all + node.memoryMib, 0),
-  diskMib: volumes.reduce((all, volume) => all + volume.sizeMib, 0), volumes: volumes.length
-})
+/** A start so near is now. */
+const NOW_MS = 60_000
 
 /**
- * The clusters that could make room for a request that was refused for want of it: running ones of lower priority whose sites have
- * agreed to a notice that is over before their end. Nothing is ended here.
+ * The clusters that would make room for a request that was refused for want of it: running ones of lower priority, whose sites have
+ * agreed to a notice that is over before their end. Those that have a notice already come first.
  *
- * @param own the site that lends
- * @returns null when they would not be enough
+ * @param own the site that lends; its clusters are nobody's to preempt
+ * @param hosts of the site, with what is free now: the request is placed on them as it would be then
+ * @returns null when it would not fit even then, or is for a later time: what is free then is not known here
  */
-export function roomByNotice (document: PolicyDocument, own: string, request: Request, records: Iterable<GatewayRecord>, nowMs: number): RoomByNotice | null {
+export function roomByNotice (document: PolicyDocument, own: string, request: Request, records: Iterable<GatewayRecord>, hosts: readonly SiteHost[], nowMs: number): RoomByNotice | null {
+  if (request.startMs > nowMs + NOW_MS) return null
   const priority = priorityOf(document, own, request.masterSite)
   const candidates = [...records].flatMap(record => {
-    const noticeMs = record.masterSite === own ? null : noticeOf(ruleFor(document, record.masterSite))
-    const its = priorityOf(document, own, record.masterSite)
-    if (noticeMs === null || its >= priority || record.state !== 'active' || nowMs + noticeMs >= record.endMs) return []
-    const held = sum(allHeld(record).filter(part => part.kind !== 'quota' && part.kind !== 'segment').map(part => part.resources))
-    return [{ clusterId: record.clusterId, cluster: record.cluster, site: record.masterSite, priority: its, fromMs: nowMs + noticeMs, held }]
-  }).sort((a, b) => a.priority - b.priority || a.fromMs - b.fromMs || (a.clusterId < b.clusterId ? -1 : 1))
-  const need = needOf(request)
-  const chosen: typeof candidates = []
-  for (const candidate of candidates) {
+    const { clusterId, cluster, masterSite: site, notice } = record
+    const noticeMs = noticeOf(ruleFor(document, site))
+    const endMs = notice?.endMs ?? nowMs + (noticeMs ?? 0)
+    const its = priorityOf(document, own, site)
+    if (site === own || clusterId === request.clusterId || record.state !== 'active' || its >= priority || (notice === undefined && noticeMs === null) || endMs >= record.endMs) return []
+    return [{ clusterId, cluster, site, priority: its, endMs, given: notice !== undefined, held: allHeld(record).filter(part => part.kind !== 'quota') }]
+  }).sort((a, b) => Number(b.given) - Number(a.given) || a.priority - b.priority || a.endMs - b.endMs || (a.clusterId < b.clusterId ? -1 : 1))
+  const freed = new Map<string, Resources>()
+  const chosen: RoomByNotice['clusters'] = []
+  for (const { held, ...candidate } of candidates) {
     chosen.push(candidate)
-    if (!fits(need, sum(chosen.map(one => one.held)))) continue
-    return { clusters: chosen.map(({ clusterId, cluster, site, priority: its, fromMs }) => ({ clusterId, cluster, site, priority: its, fromMs })), earliestMs: Math.max(...chosen.map(one => one.fromMs)) }
+    for (const { host, resources } of held) freed.set(host, add(freed.get(host) ?? zero(), resources))
+    const then = hosts.map(host => ({ ...host, free: sum([host.free, freed.get(host.host) ?? zero()]) }))
+    if (!('refusal' in placeAtSite(request, then))) return { clusters: chosen, earliestMs: Math.max(...chosen.map(one => one.endMs)) }
   }
   return null
 }

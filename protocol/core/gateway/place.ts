@@ -8,6 +8,7 @@ import { type Assignment, placeAtSite } from '../placement.ts'
 import { checkGrowth, checkRequest, holdTtlMs, mustBeInTime, mustOwn } from './checks.ts'
 import type { SiteHost, SiteView } from './events.ts'
 import { type HostCall, type Job, type Placing, type Turn, type WaitingFor, answersOf, failuresOf } from './machine.ts'
+import { mustHaveNoNotice } from './notice.ts'
 import { type Amendment, type GatewayRecord, allHeld, digestOf, heldUnder, hostsOf } from './record.ts'
 import { releaseAllCalls, releaseCalls, released } from './release.ts'
 
@@ -76,6 +77,7 @@ function mayAskAnew (turn: Turn, record: GatewayRecord, entry: WaitingFor<'reque
     return false
   }
   if (record.state === 'active' && request.grow) {
+    mustHaveNoNotice(turn.site, record)
     checkGrowth(turn.site, record, request)
     if (amendment === null || amendment.state === 'done') return true
     if (amendment.state === 'committed') throw new ConflictError(`cluster ${request.cluster} at site ${turn.site} has a change that is committed and not yet activated`)

@@ -48,47 +48,55 @@ t.test('a host judges by the policy itself, whatever its gateway asks for; what 
   t.equal(ledger.leases(idOf(3))[0]?.endMs, extension.endMs, 'and what was promised is kept')
 })
 
+const host = { host: 'tokyo-1', roles: ['gateway', 'compute'], cordoned: false, peer: facts('tokyo', 0).peer, underlayAddress: '192.0.2.1' }
 const asked = (masterSite: string, vcpus: number): Request => ({
   key: 'k', clusterId: 'c1000000-0000-4000-8000-000000000000', cluster: 'demo', vni: 7, masterSite, startMs: T0, endMs: T0 + HOUR, nodes: [{ name: 'demo-tokyo-001', vcpus, memoryMib: 512 }],
   volumes: [], frontend: false, holdTtlMs: 30_000, bandwidthMbit: 0, epoch: 1, sentMs: T0, grow: false
 })
 const running = (clusterId: string, masterSite: string, vcpus: number, part: Partial<GatewayRecord> = {}): GatewayRecord => ({
   clusterId, cluster: `of-${masterSite}`, key: '', digest: '', masterSite, masterPeer: '', epoch: 1, vni: 1, startMs: T0, endMs: T0 + HOUR, sentMs: T0, state: 'active', reason: '', amendment: null, shrinking: [], anchor: '',
-  offer: { offerId: clusterId, site: 'tokyo', segmentId: 1, gateway: facts('tokyo', 0), ttlMs: 1, nowMs: T0, held: ['node', 'quota'].map((kind, i) => ({ leaseId: `${clusterId}-${i + 1}`, kind, name: kind, host: 'h', peer: 'p', underlayAddress: '', token: 1, resources: { vcpus, memoryMib: 4096, diskMib: 0, volumes: 0, bandwidthMbit: 0 } })) },
+  offer: { offerId: clusterId, site: 'tokyo', segmentId: 1, gateway: facts('tokyo', 0), ttlMs: 1, nowMs: T0, held: ['node', 'quota'].map((kind, i) => ({ leaseId: `${clusterId}-${i + 1}`, kind, name: kind, host: 'tokyo-1', peer: 'p', underlayAddress: '', token: 1, resources: { vcpus, memoryMib: 4096, diskMib: 0, volumes: 0, bandwidthMbit: 0 } })) },
   ...part
 })
 
-t.test('room for a higher priority: of whom it was agreed, the lowest first, and only where it is enough', t => {
+t.test('room for a higher priority: of whom it was agreed, the lowest first, and only where the request fits then', t => {
   const document: PolicyDocument = {
     default: { priority: 20, preempt: { notice: '15m' } }, sites: { osaka: { priority: 60 }, kyoto: { priority: 10, preempt: { notice: '30m' } }, nara: { priority: 0 }, kobe: { priority: 20, preempt: { notice: '2h' } } }
   }
   const records = [running('a', 'otsu', 4), running('b', 'kyoto', 4), running('c', 'nara', 50), running('d', 'kobe', 50), running('e', 'tokyo', 50), running('f', 'otsu', 50, { state: 'committed' })]
-  const room = (site: string, vcpus: number): unknown => roomByNotice(document, 'tokyo', asked(site, vcpus), records, T0)
-  t.same(room('osaka', 4), { clusters: [{ clusterId: 'b', cluster: 'of-kyoto', site: 'kyoto', priority: 10, fromMs: T0 + HOUR / 2 }], earliestMs: T0 + HOUR / 2 })
-  t.match(room('osaka', 8), { clusters: [{ clusterId: 'b' }, { clusterId: 'a', fromMs: T0 + HOUR / 4 }], earliestMs: T0 + HOUR / 2 })
-  t.equal(room('osaka', 9), null, 'nara has agreed to none, the notice of kobe is longer than what is left, the own are not lent')
-  t.match(room('tokyo', 8), { earliestMs: T0 + HOUR / 2 }, 'the own site has the highest where nothing else is said')
-  t.equal(room('kobe', 8), null, 'who has the same priority is not before others')
-  t.equal(roomByNotice({}, 'tokyo', asked('osaka', 1), records, T0), null, 'without a policy nobody is')
+  const hosts = [{ ...host, free: { vcpus: 1, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 } }]
+  const room = (site: string, vcpus: number, part: Partial<Request> = {}, all = records): unknown => roomByNotice(document, 'tokyo', { ...asked(site, vcpus), ...part }, all, hosts, T0)
+  t.same(room('osaka', 5), { clusters: [{ clusterId: 'b', cluster: 'of-kyoto', site: 'kyoto', priority: 10, endMs: T0 + HOUR / 2, given: false }], earliestMs: T0 + HOUR / 2 })
+  t.match(room('osaka', 9), { clusters: [{ clusterId: 'b' }, { clusterId: 'a', endMs: T0 + HOUR / 4 }], earliestMs: T0 + HOUR / 2 })
+  t.equal(room('osaka', 10), null, 'nara has agreed to none, the notice of kobe is longer than what is left, the own are not lent')
+  t.match(room('tokyo', 9), { earliestMs: T0 + HOUR / 2 }, 'the own site has the highest where nothing else is said')
+  t.equal(room('kobe', 9), null, 'who has the same priority is not before others')
+  t.equal(room('osaka', 5, { startMs: T0 + HOUR }), null, 'what is free later is not known')
+  t.match(room('osaka', 5, {}, [...records, running('g', 'otsu', 4, { notice: { endMs: T0 + 60_000, reason: '' } })]), { clusters: [{ clusterId: 'g', given: true }], earliestMs: T0 + 60_000 }, 'asked again nobody else gets notice')
+  t.equal(roomByNotice({}, 'tokyo', asked('osaka', 1), records, hosts, T0), null, 'without a policy nobody is')
   t.end()
 })
 
-t.test('a refusal for want of room says when there could be some, and to the own site alone whose leases it takes; an offer says its price', async t => {
+t.test('a refusal for want of room gives notice, says when there is some, and keeps to itself whose leases it takes; an offer says its price', async t => {
   const events = createEventLog(() => T0)
   let full = true
+  const store = createMemoryStore()
+  await store.put(`offer/${idOf(8)}`, running(idOf(8), 'kyoto', 4), { sync: true, version: 2 })
   const gateway = createGateway({
-    site: 'tokyo', store: createMemoryStore(), events, log: silent, now: () => T0, newId: () => 'c2000000-0000-4000-8000-000000000000', priceMilli: site => site === 'osaka' ? 500 : 0,
-    preemptable: () => ({ clusters: [{ clusterId: 'b', cluster: 'secret', site: 'kyoto', priority: 10, fromMs: T0 + HOUR }], earliestMs: T0 + HOUR }),
+    site: 'tokyo', store, events, log: silent, now: () => T0, newId: () => 'c2000000-0000-4000-8000-000000000000', priceMilli: site => site === 'osaka' ? 500 : 0,
+    preempt: (request, records, hosts) => roomByNotice({ default: { priority: 10, preempt: { notice: '15m' } }, sites: { osaka: {} } }, 'tokyo', request, records, hosts, T0),
     call: ((_peer: string, _method: string, request: HoldRequest) => Promise.resolve({ receipts: request.items.map(one => ({ leaseId: one.leaseId, host: 'tokyo-1', token: 1 })), segmentId: 5 })) as unknown as CallPeer,
-    siteHosts: () => [{ host: 'tokyo-1', roles: ['gateway', 'compute'], free: { vcpus: full ? 0 : 8, memoryMib: 8192, diskMib: 0, volumes: 0, bandwidthMbit: 0 }, cordoned: false, peer: facts('tokyo', 0).peer, underlayAddress: '192.0.2.1' }],
+    siteHosts: () => [{ ...host, free: { vcpus: full ? 0 : 8, memoryMib: 8192, diskMib: 0, volumes: 0, bandwidthMbit: 0 } }],
     facts: () => Promise.resolve(facts('tokyo', 0))
   })
   await gateway.start()
   const caller = { peerId: 'peer-osaka', site: 'osaka', host: 'osaka-1', gateway: true }
   const refused: unknown = await gateway.request(asked('osaka', 4), caller).catch((error: unknown) => error)
-  t.match(refused, { code: 'NO_CAPACITY', hint: /leases of lower priority could make room at 2027-01-15T09:00:00.000Z, with notice; ask the administrator of tokyo/ })
-  t.notMatch(JSON.stringify(refused), /secret|kyoto/)
-  t.ok(events.list().some(({ type, message }) => type === 'policy.preemptable' && message.includes('secret of kyoto')))
+  t.match(refused, { code: 'NO_CAPACITY', hint: /leases of lower priority have notice: ask again at 2027-01-15T08:15:00.000Z/ })
+  t.notMatch(JSON.stringify(refused), /kyoto/)
+  t.match(gateway.list(), [{ clusterId: idOf(8), notice: { endMs: T0 + HOUR / 4, reason: /preempted by the policy of tokyo/ } }])
+  t.match(await store.get(`offer/${idOf(8)}`), { notice: { endMs: T0 + HOUR / 4 } }, 'it is on the disk')
+  t.ok(events.list().some(({ type, message }) => type === 'lease.notice' && message.includes('of-kyoto of kyoto')))
   full = false
   t.match(await gateway.request({ ...asked('osaka', 4), key: 'k2', sentMs: T0 + 1 }, caller), { site: 'tokyo', priceMilli: 500 })
 })
