@@ -230,7 +230,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
     const room = deps.preempt?.(request, machine.records.values(), hosts) ?? null
     if (room === null) return error
     const reason = `preempted by the policy of ${site}, for a site of a higher priority`
-    for (const { clusterId, endMs, given } of room.clusters) if (!given) await tell({ type: 'notice', clusterId, endMs, reason })
+    for (const { clusterId, noticeMs } of room.clusters) if (noticeMs > 0) await tell({ type: 'notice', clusterId, noticeMs, reason })
     return new NoCapacityError(error.message, `leases of lower priority have notice: ask again at ${new Date(room.earliestMs).toISOString()}`)
   }
 

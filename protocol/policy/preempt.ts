@@ -9,8 +9,8 @@ import { noticeOf, priorityOf, ruleFor } from './rules.ts'
 
 /** As few clusters as make the request fit, the lowest priority first. */
 export interface RoomByNotice {
-  /** `endMs`: when their notice is over, Unix ms; `given`: they have it already */
-  clusters: Array<{ clusterId: string, cluster: string, site: string, priority: number, endMs: number, given: boolean }>
+  /** `endMs`: when their notice is over, Unix ms; `noticeMs`: what they are to be given, 0: they have one already */
+  clusters: Array<{ clusterId: string, cluster: string, site: string, priority: number, endMs: number, noticeMs: number }>
   /** when there is room, Unix ms */
   earliestMs: number
 }
@@ -31,12 +31,13 @@ export function roomByNotice (document: PolicyDocument, own: string, request: Re
   const priority = priorityOf(document, own, request.masterSite)
   const candidates = [...records].flatMap(record => {
     const { clusterId, cluster, masterSite: site, notice } = record
-    const noticeMs = noticeOf(ruleFor(document, site))
-    const endMs = notice?.endMs ?? nowMs + (noticeMs ?? 0)
+    const noticeMs = notice === undefined ? noticeOf(ruleFor(document, site)) : 0
     const its = priorityOf(document, own, site)
-    if (site === own || clusterId === request.clusterId || record.state !== 'active' || its >= priority || (notice === undefined && noticeMs === null) || endMs >= record.endMs) return []
-    return [{ clusterId, cluster, site, priority: its, endMs, given: notice !== undefined, held: allHeld(record).filter(part => part.kind !== 'quota') }]
-  }).sort((a, b) => Number(b.given) - Number(a.given) || a.priority - b.priority || a.endMs - b.endMs || (a.clusterId < b.clusterId ? -1 : 1))
+    if (site === own || clusterId === request.clusterId || record.state !== 'active' || its >= priority || noticeMs === null) return []
+    const endMs = notice?.endMs ?? nowMs + noticeMs
+    if (endMs >= record.endMs) return []
+    return [{ clusterId, cluster, site, priority: its, endMs, noticeMs, held: allHeld(record).filter(part => part.kind !== 'quota') }]
+  }).sort((a, b) => Number(a.noticeMs > 0) - Number(b.noticeMs > 0) || a.priority - b.priority || a.endMs - b.endMs || (a.clusterId < b.clusterId ? -1 : 1))
   const freed = new Map<string, Resources>()
   const chosen: RoomByNotice['clusters'] = []
   for (const { held, ...candidate } of candidates) {

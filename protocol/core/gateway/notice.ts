@@ -8,9 +8,10 @@ import type { GatewayRecord } from './record.ts'
  * Takes a notice down, once: it is never made shorter, nor longer than the term. One that is shorter than the shortest lease
  * is none.
  */
-export function giveNotice (turn: Turn, { clusterId, endMs, reason }: EventOf<'notice'>): void {
+export function giveNotice (turn: Turn, { clusterId, noticeMs, reason }: EventOf<'notice'>): void {
   const record = turn.record(clusterId)
-  if (record?.state !== 'active' || record.notice !== undefined || !Number.isSafeInteger(endMs) || endMs >= record.endMs || endMs < turn.now + MIN_TERM_MS) return
+  const endMs = turn.now + noticeMs
+  if (record?.state !== 'active' || record.notice !== undefined || !Number.isSafeInteger(endMs) || endMs >= record.endMs || noticeMs < MIN_TERM_MS) return
   // On the disk before anybody is told: a notice that a crash forgets would begin anew, and be longer.
   turn.save({ ...record, notice: { endMs, reason: reason.slice(0, 200) } }, true)
   turn.note('lease.notice', `the leases of cluster ${record.cluster} of ${record.masterSite} end at ${new Date(endMs).toISOString()}: ${reason}`, record.cluster)

@@ -69,7 +69,7 @@ export interface Config {
 const resources = (vcpus: number, memoryMib: number, diskMib: number, volumes: number): ResourceFacts => ({ vcpus, memoryMib, diskMib, volumes, bandwidthMbit: 100 })
 
 /** Enough for something of it to be left to each of two gateways. */
-const quotaOfSite = (scale: number): Required<ResourceFacts> => ({ ...resources(2 * scale, 4096 * 2, 2048 * 2, 4), nodes: 1 + 2 * scale })
+const quotaOfSite = (scale: number): Required<ResourceFacts> => ({ ...resources(3 * scale, 4096 * 2, 2048 * 2, 4), nodes: 2 * scale })
 
 /** What each gateway of a site may lend of its quotas, per cent: together not all of it where there are three. */
 export function percentOf ({ hosts }: SitePlan, host: string): number {

@@ -4,6 +4,7 @@ import { buildClusterDocument } from '../../../protocol/core/document.ts'
 import { documentSource } from '../../../protocol/core/master/growth.ts'
 import type { KnownSite } from '../../../protocol/core/master/events.ts'
 import type { MasterRecord } from '../../../protocol/core/master/record.ts'
+import type { PolicyDocument } from '../../../protocol/policy-api.ts'
 import type { Quotas } from '../../../protocol/core/lease/state.ts'
 import type { ClusterDocument, EpochGrant, GatewayFacts, Grant, Secret } from '../../../protocol/core/messages.ts'
 import type { SiteHost } from '../../../protocol/core/gateway/events.ts'
@@ -29,6 +30,8 @@ export interface Surroundings {
   /** what a master believes of all sites */
   knownSites (viewer: HostPlan): KnownSite[]
   quotasOf (plan: HostPlan): Quotas
+  /** of every site; null: none */
+  policy: PolicyDocument | null
   prepare (plan: HostPlan, record: MasterRecord): Promise<{ document: ClusterDocument, secrets: Secret[] }>
   /** other hosts of its site that are there, as the directory knows them */
   targets (machine: Machine): Array<{ host: string, peer: string, gateway: boolean }>

@@ -1,5 +1,6 @@
 /** One world: built from a plan, run through faults, healed, and watched at every event by the checker. */
 import type { KnownSite } from '../../../protocol/core/master/events.ts'
+import type { GatewayRecord } from '../../../protocol/core/gateway/record.ts'
 import type { SiteHost } from '../../../protocol/core/gateway/events.ts'
 import { resourceOf } from '../../../agent/helper/permits.ts'
 import { siteCapacityOf } from '../../../protocol/core/placement.ts'
@@ -36,9 +37,11 @@ export interface Outcome {
   violation: { invariant: string, message: string } | null
 }
 
-/** The policy of every site: the same for all others. */
-const policyOf = ({ nodes, vcpus, memoryMib, diskMib, volumes, bandwidthMbit }: Required<ResourceFacts>): PolicyDocument =>
-  ({ default: { quota: { nodes, vcpus, memory: memoryMib, disk: diskMib, volumes, bandwidth: bandwidthMbit } } })
+/** The policy of every site: later ones have the higher priority, and all have agreed to the shortest notice. */
+function policyOf ({ nodes, vcpus, memoryMib, diskMib, volumes, bandwidthMbit }: Required<ResourceFacts>, sites: readonly string[]): PolicyDocument {
+  const quota = { nodes, vcpus, memory: memoryMib, disk: diskMib, volumes, bandwidth: bandwidthMbit }
+  return { default: { quota }, sites: Object.fromEntries(sites.map((site, i) => [site, { quota, priority: Math.min(99, 10 * i), preempt: { notice: '1m' } }])) }
+}
 
 export interface WorldOptions {
   config: Config
@@ -146,7 +149,15 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
     }
   })
   const netChance = root.fork('latency')
-  const policy = config.quota === null ? null : policyOf(config.quota)
+  const noticed = new Set<string>()
+  /** A notice is on the disk: from then on the checker knows why a gateway will release what nobody has given up. */
+  function tellNotice (machine: Machine, { clusterId, notice }: GatewayRecord): void {
+    if (notice === undefined || noticed.has(`${machine.host} ${clusterId} ${notice.endMs}`)) return
+    noticed.add(`${machine.host} ${clusterId} ${notice.endMs}`)
+    fault('notice')
+    observe({ type: 'operator', trueMs: kernel.now(), host: machine.host, action: 'notice', clusterId, detail: String(notice.endMs), refused: '' })
+  }
+  const policy = config.quota === null ? null : policyOf(config.quota, config.sites.map(({ site }) => site))
   const percentOfPlan = ({ site, host }: HostPlan): number => config.sites.filter(one => one.site === site).map(one => percentOf(one, host))[0] ?? 0
 
   const siteHosts = (site: string): SiteHost[] => [...machines.values()].filter(machine => machine.site === site).map(({ plan, life, cordoned }) => ({
@@ -172,6 +183,7 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
         return [{ ...siteCapacityOf(site, seen), peer: gateway.peer, gatewayHost: gateway.host }]
       })
     },
+    policy,
     quotasOf: plan => policy === null || !plan.gateway ? new Map() : quotasOf(policy, plan.site, percentOfPlan(plan)),
     prepare: (plan, record) => Promise.resolve().then(() => documentOf(plan, record)),
     targets: machine => [...machines.values()].filter(other => other.site === machine.site && other !== machine && other.process() !== null).map(({ host, peer, gateway }) => ({ host, peer, gateway })),
@@ -196,6 +208,7 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
       // Records of gateway and master: their loops may have to begin.
       machine.wake()
       for (const operation of operations) {
+        if (operation.type === 'put' && operation.key.startsWith('offer/')) tellNotice(machine, valueOf<GatewayRecord>(operation.key, operation.value) as GatewayRecord)
         if (!operation.key.startsWith('cluster/')) continue
         const record = operation.type === 'put' ? fromStored(valueOf<StoredRecord>(operation.key, operation.value) as StoredRecord) : null
         observe({ type: 'decision', trueMs: kernel.now(), site: machine.site, host: machine.host, clusterId: operation.key.slice('cluster/'.length), record })

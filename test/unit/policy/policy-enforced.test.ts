@@ -66,13 +66,13 @@ t.test('room for a higher priority: of whom it was agreed, the lowest first, and
   const records = [running('a', 'otsu', 4), running('b', 'kyoto', 4), running('c', 'nara', 50), running('d', 'kobe', 50), running('e', 'tokyo', 50), running('f', 'otsu', 50, { state: 'committed' })]
   const hosts = [{ ...host, free: { vcpus: 1, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 } }]
   const room = (site: string, vcpus: number, part: Partial<Request> = {}, all = records): unknown => roomByNotice(document, 'tokyo', { ...asked(site, vcpus), ...part }, all, hosts, T0)
-  t.same(room('osaka', 5), { clusters: [{ clusterId: 'b', cluster: 'of-kyoto', site: 'kyoto', priority: 10, endMs: T0 + HOUR / 2, given: false }], earliestMs: T0 + HOUR / 2 })
+  t.same(room('osaka', 5), { clusters: [{ clusterId: 'b', cluster: 'of-kyoto', site: 'kyoto', priority: 10, endMs: T0 + HOUR / 2, noticeMs: HOUR / 2 }], earliestMs: T0 + HOUR / 2 })
   t.match(room('osaka', 9), { clusters: [{ clusterId: 'b' }, { clusterId: 'a', endMs: T0 + HOUR / 4 }], earliestMs: T0 + HOUR / 2 })
   t.equal(room('osaka', 10), null, 'nara has agreed to none, the notice of kobe is longer than what is left, the own are not lent')
   t.match(room('tokyo', 9), { earliestMs: T0 + HOUR / 2 }, 'the own site has the highest where nothing else is said')
   t.equal(room('kobe', 9), null, 'who has the same priority is not before others')
   t.equal(room('osaka', 5, { startMs: T0 + HOUR }), null, 'what is free later is not known')
-  t.match(room('osaka', 5, {}, [...records, running('g', 'otsu', 4, { notice: { endMs: T0 + 60_000, reason: '' } })]), { clusters: [{ clusterId: 'g', given: true }], earliestMs: T0 + 60_000 }, 'asked again nobody else gets notice')
+  t.match(room('osaka', 5, {}, [...records, running('g', 'otsu', 4, { notice: { endMs: T0 + 60_000, reason: '' } })]), { clusters: [{ clusterId: 'g', noticeMs: 0 }], earliestMs: T0 + 60_000 }, 'asked again nobody else gets notice')
   t.equal(roomByNotice({}, 'tokyo', asked('osaka', 1), records, hosts, T0), null, 'without a policy nobody is')
   t.end()
 })

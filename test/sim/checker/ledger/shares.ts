@@ -1,10 +1,9 @@
 import type { ResourceFacts } from '../../observation.ts'
 import type { Invariant } from '../invariant.ts'
 import { type HostModel, type LeaseModel, type World, isLive, leaseText, violated } from '../model.ts'
-import { DIMENSIONS, takesUntilMs } from './calendar.ts'
+import { QUOTA_DIMENSIONS, takesUntilMs } from './calendar.ts'
 
-const ALL = [...DIMENSIONS, 'nodes'] as const
-type Dimension = typeof ALL[number]
+type Dimension = typeof QUOTA_DIMENSIONS[number]
 
 /**
  * What a site borrows of all gateways of another together is never more than the quota, nor of one of them more than its
@@ -29,7 +28,7 @@ export function shares (world: World): Invariant {
     if (quota?.whole === undefined) return
     const gateways = (world.sites.get(host.site) ?? []).filter(one => one.malicious === host.malicious)
     const exceeds = (of: readonly HostModel[], bound: ResourceFacts, whose: string): void => {
-      for (const dimension of ALL) {
+      for (const dimension of QUOTA_DIMENSIONS) {
         const limit = bound[dimension]
         if (limit === undefined || (facts.resources[dimension] ?? 0) === 0) continue
         const taken = most(of, facts.masterSite, dimension, facts.startMs, takesUntilMs(host, lease, endGuardMs))

@@ -43,6 +43,11 @@ export const gatewayMutants: readonly Mutant[] = [
     why: 'a cordoned host takes new leases'
   },
   {
+    name: 'notice-cut-short', file: 'protocol/core/gateway/notice.ts',
+    find: 'notice !== undefined && notice.endMs <= now', replace: 'notice !== undefined && notice.endMs <= now + 30_000',
+    why: 'leases end before the notice that their master was given is over'
+  },
+  {
     name: 'gateway-lets-go-first', file: 'protocol/core/gateway/release.ts',
     find: 'binding && peer === record.offer.gateway.peer', replace: 'binding && peer === \'\'',
     why: 'a segment id is free before the hosts of the site have let go of it'
