@@ -71,5 +71,5 @@ t.test('completion follows the tree, at every depth', async t => {
 t.test('musubi completion prints it', async t => {
   const { stdout } = await run(process.execPath, [CLI, 'completion'], { env: { NODE_OPTIONS: '' } })
   t.match(stdout, /complete -o default -F _musubi musubi/)
-  t.match(stdout, /"site policy"\) words="get set"/)
+  t.match(stdout, /"site policy"\) words="get set check diff"/)
 })
