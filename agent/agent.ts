@@ -36,6 +36,7 @@ import { createProbe, noProbe } from './master/probe.ts'
 import { quarantineAfterLoss, refuseLostLedger } from './lost-ledger.ts'
 import { openMembership } from './membership.ts'
 import { createPolicy, type Policy } from './policy/policy.ts'
+import { createPolicyView } from './policy/view.ts'
 import { createReconciler, type Reconciler } from './reconciler.ts'
 import { createNotifier } from './services/notify.ts'
 import { bootId } from './services/proc.ts'
@@ -52,6 +53,8 @@ import { createMesh, type Mesh } from '../protocol/mesh/mesh.ts'
 import { chainFromText, chainToText } from '../protocol/mesh/trust/base64.ts'
 import { readGrant, signGrant } from '../protocol/mesh/trust/grant.ts'
 import type { Trust } from '../protocol/mesh/trust/trust.ts'
+import { roomByNotice } from '../protocol/policy/preempt.ts'
+import { priceOf, quotasOf, ruleFor } from '../protocol/policy/rules.ts'
 import { createApi, listenUnix } from '../protocol/rest/server.ts'
 import { VERSION } from '../protocol/version.ts'
 import { openLedger, type Ledger } from '../store/ledger.ts'
@@ -110,7 +113,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     }
   })
   const lessor: Lessor = createLessor({
-    site: config.site, host: config.name, ...trunkOf(config), ledger, reconciler: () => reconciler, details, events, now: ledgerNow, monotonic, sleep: ms => sleep(ms), cordon: availability, fence,
+    site: config.site, host: config.name, ...trunkOf(config), ledger, reconciler: () => reconciler, details, events, now: ledgerNow, monotonic, sleep: ms => sleep(ms), cordon: availability, policy: { check: ask => { policy.check(ask) } }, fence,
     signGrant: grant => signGrant(key, trust.own().chain, grant),
     tunnels: { news: (gateway, site) => tunnels?.truth.news(gateway, site) ?? newsOf(trust, gateway, site, null), own: () => tunnels?.truth.own() ?? {} },
     truth: { ...gatewayTruth, peer: trust.peerId, underlayAddress: config.underlayAddress, tunnelEndpoint: tunnelEndpointOf(config), heardKeys: peer => tunnels?.heardKeys(peer) ?? null, addressOf: name => directory.siteHosts().find(h => h.host === name)?.underlayAddress ?? null }
@@ -121,10 +124,18 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     ...(config.announce === undefined ? {} : { announce: config.announce })
   })
   let found: HostInventory | null = null
-  const directory = createDirectory({ mesh, epoch, config, ledger, total, now, log, cordoned: () => cordon.get().cordoned, blind: () => availability.blind() !== null, inventory: () => found === null ? null : { inventory: found, features: found.features }, maxTermMs: () => policy?.maxTermMs() ?? 0, tunnel: () => tunnels?.tracks() ?? [] })
+  const directory = createDirectory({ mesh, epoch, config, ledger, total, now, log, cordoned: () => cordon.get().cordoned, blind: () => availability.blind() !== null, inventory: () => found === null ? null : { inventory: found, features: found.features }, rule: () => policy.get().document.default ?? {}, tunnel: () => tunnels?.tracks() ?? [] })
   const call = callPeerOf(mesh)
   const isGateway = config.roles.includes('gateway')
-  const policy: Policy | null = isGateway ? await createPolicy({ site: config.site, host: config.name, store, records: directory.records, roleOf: peer => mesh.roleOf(peer), onChange: () => { directory.changed() }, log }) : null
+  const policy: Policy = await createPolicy({
+    site: config.site, host: config.name, store, records: directory.records, roleOf: peer => mesh.roleOf(peer), tells: isGateway, now: ledgerNow, log,
+    onChange: () => {
+      countQuotas()
+      directory.changed()
+    }
+  })
+  const quotaPercent = (): number => trust.own().quotaPercent
+  countQuotas()
   const issuer: SiteIssuer = await createSiteIssuer({
     config, stateDir: config.stateDir, key, store, trustStore: membership.trustStore, trust, mesh, log, now,
     hostNames: () => directory.hosts().map(h => ({ name: h.host, peerId: h.peerId, roles: h.roles, alive: h.state !== 'dead' }))
@@ -146,9 +157,16 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   const gateway = isGateway ? makeGateway() : null
   const { master, builder } = isGateway ? makeMaster() : { master: null, builder: null }
 
+  /** Other hosts lend what gateways ask them for: quotas are counted by gateways. */
+  function countQuotas (): void {
+    if (isGateway) ledger.setQuotas(quotasOf(policy.get().document, config.site, trust.own().quotaPercent))
+  }
+
   function makeGateway (): Gateway {
     return createGateway({
-      site: config.site, call, store, events, log, now: ledgerNow, newId: randomUUID, calendar, cordon: availability, ...(policy === null ? {} : { policy }),
+      site: config.site, call, store, events, log, now: ledgerNow, newId: randomUUID, calendar, cordon: availability, policy, quota: masterSite => masterSite !== config.site,
+      priceMilli: masterSite => masterSite === config.site ? 0 : priceOf(ruleFor(policy.get().document, masterSite)) ?? config.priceMilli,
+      preempt: (request, records, hosts) => roomByNotice(policy.get().document, config.site, request, records, hosts, ledgerNow()),
       siteHosts: () => directory.siteHosts(),
       facts: async () => ({
         host: config.name, peer: mesh.peerId, underlayAddress: config.underlayAddress, tunnelPublicKey: await keyForOffers(),
@@ -188,7 +206,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   const gateways = (): string[] => directory.siteHosts().filter(h => h.roles.includes('gateway')).map(h => h.host)
   const cordonHost = createHostCordon({ host: config.name, isGateway, cordon, call, hosts: () => directory.hosts().filter(h => h.state !== 'dead'), gateways })
   addAgentRoutes(api, {
-    view, events, master, gateways, policy, tunnels, issuer: isGateway ? issuer : null,
+    view, events, master, gateways, policy: isGateway ? createPolicyView({ site: config.site, policy, ledger: () => ledger.state(), quotaPercent }) : null, tunnels, issuer: isGateway ? issuer : null,
     retained, caches: master === null ? null : createCaches({ call, document: name => master.record(name).document, setBudget: (name, change) => master.cacheBudget(name, change) }),
     diagnose: config.drivers === 'fake' ? null : createDiagnose({
       site: config.site, host: config.name, helper, documents: () => ledger.activeDocuments().map(({ document }) => document), skews: id => masterSkew(ledger, gateway, id)
@@ -285,7 +303,10 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
       every(RETAINED_TICK_MS, 'stores of ended clusters could not be looked at', () => retained?.tick() ?? Promise.resolve()),
       every(COPIES_TICK_MS, 'old copies could not be dropped', () => copies.tick()),
       every(GATEWAY_TICK_MS, 'the keys of tunnels could not be looked at', () => tunnels?.tick() ?? Promise.resolve()),
-      every(GATEWAY_TICK_MS, 'the gateway could not be ticked', () => gateway?.tick() ?? Promise.resolve())
+      every(GATEWAY_TICK_MS, 'the gateway could not be ticked', async () => {
+        countQuotas() // a renewed certificate may give another share
+        await gateway?.tick()
+      })
     ]
     return () => {
       for (const end of ends) end()
@@ -307,7 +328,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
       availability.close()
       stopRevoked()
       tunnels?.stop()
-      policy?.stop()
+      policy.stop()
       await issuer.stop()
       await directory.leave()
       await membership.stop()

@@ -15,6 +15,8 @@ import { siteCapacityOf } from '../protocol/core/placement/site-capacity.ts'
 import type { Mesh } from '../protocol/mesh/mesh.ts'
 import { createRecords, type Records } from '../protocol/mesh/records.ts'
 import { siteResourceOf } from '../protocol/mesh/site-resource.ts'
+import { maxTermOf, priceOf } from '../protocol/policy/rules.ts'
+import type { PolicyRule } from '../protocol/policy-api.ts'
 import { VERSION } from '../protocol/version.ts'
 import type { HostAd, Inventory, SiteAd } from '../protocol/wire/gen/types.ts'
 import type { Ledger } from '../store/ledger.ts'
@@ -32,8 +34,8 @@ export interface DirectoryOptions {
   blind: () => boolean
   /** null until it was read */
   inventory: () => { inventory: Inventory, features: string[] } | null
-  /** longest lease that the policy gives, ms; 0: no limit */
-  maxTermMs: () => number
+  /** what the policy says of sites that it does not name */
+  rule: () => PolicyRule
   /** this gateway's tunnel keys */
   tunnel: () => readonly TunnelTrack[]
 }
@@ -99,7 +101,7 @@ export function createDirectory (options: DirectoryOptions): Directory {
     const own: HostRow = { peer: mesh.peerId, ageMs: 0, state: 'alive', body: ownAd() }
     return [own, ...others].sort((a, b) => a.body.host < b.body.host ? -1 : 1)
   }
-  const ownSiteAd = (): SiteAd => foldSite(config.site, { host: config.name, addresses: outside() }, hostAds(false).map(h => h.body), VERSION, { priceMilli: config.priceMilli, maxTermMs: options.maxTermMs(), relay: config.relay, tunnel: options.tunnel() })
+  const ownSiteAd = (): SiteAd => foldSite(config.site, { host: config.name, addresses: outside() }, hostAds(false).map(h => h.body), VERSION, { priceMilli: priceOf(options.rule()) ?? config.priceMilli, maxTermMs: maxTermOf(options.rule()), relay: config.relay, tunnel: options.tunnel() })
 
   function publish (): void {
     try {

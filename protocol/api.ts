@@ -69,7 +69,8 @@ const HostRoleSchema = Type.Union([Type.Literal('gateway'), Type.Literal('comput
 export const InviteBodySchema = Type.Object({
   roles: Type.Optional(Type.Array(HostRoleSchema, { minItems: 1, uniqueItems: true, description: 'that the host may take; default compute, storage' })),
   ttlMs: Type.Optional(Type.Integer({ minimum: 1_000, maximum: INVITATION_TTL_MAX_MS, description: 'default one hour' })),
-  note: Type.Optional(Type.String({ maxLength: 200, description: 'for people' }))
+  note: Type.Optional(Type.String({ maxLength: 200, description: 'for people' })),
+  quotaPercent: Type.Optional(Type.Integer({ minimum: 0, maximum: 100, description: 'a gateway: its share of every quota of the site; those of all gateways are at most 100 together; default 0' }))
 }, { additionalProperties: false })
 export type InviteBody = Static<typeof InviteBodySchema>
 /** A token as it is known to whoever gave it out: without its secret. */
@@ -89,23 +90,6 @@ export const RevokeBodySchema = Type.Object({
 }, { additionalProperties: false })
 export const RevokedSchema = Type.Object({ site: text('site'), host: text('host'), peerId: text('libp2p PeerId'), revokedMs: count('when'), reason: text('for people') })
 export type RevokedResource = Static<typeof RevokedSchema>
-
-const PolicyRuleSchema = Type.Object({
-  deny: Type.Optional(Type.Boolean({ description: 'true: lends nothing' })),
-  longestLease: Type.Optional(Type.String({ maxLength: 40, description: '8h, 2d, 90m or ISO 8601 (PT90M)' })),
-  reason: Type.Optional(Type.String({ maxLength: 200, description: 'told to whoever is refused' }))
-}, { additionalProperties: false })
-/** What a site lends to whom. A rule for a site replaces the default as a whole. */
-export const PolicyDocumentSchema = Type.Object({
-  default: Type.Optional(PolicyRuleSchema),
-  sites: Type.Optional(Type.Record(Type.String(), PolicyRuleSchema, { description: 'by the name of the site' }))
-}, { additionalProperties: false })
-export type PolicyDocument = Static<typeof PolicyDocumentSchema>
-export const PolicySchema = Type.Object({
-  site: text('site'), version: count('grows with every change; 0: none was ever set'), setBy: text('gateway on which it was set; empty: none'),
-  document: PolicyDocumentSchema
-})
-export type PolicyResource = Static<typeof PolicySchema>
 
 export const SiteSchema = Type.Object({
   site: text('site'), gateway: text('gateway host'), peerId: text('libp2p PeerId of the gateway'),
@@ -193,7 +177,9 @@ export const ClusterSchema = Type.Object({
     site: text('site'), gateway: text('gateway host'), state: text('of its leases: held, committed, active, ended; empty: not known, or none'),
     heardAgoMs: Type.Union([Type.Number({ minimum: 0 }), Type.Null()], { description: 'since it last answered a keep-alive, ms; null: not yet' }),
     skewMs: Type.Union([Type.Number(), Type.Null()], { description: 'its clock less that of the master, ms, give or take half the round trip' }),
-    error: text('why it does not answer; empty: it does')
+    error: text('why it does not answer; empty: it does'),
+    endsAt: Type.Optional(count('when its leases end before those of the cluster: preempted by its policy')),
+    priceMilli: Type.Optional(count('what it asks of this site per vCPU and hour, thousandths of the unit of the federation'))
   })),
   segment: Type.Object({
     vni: count('VNI'), ids: Type.Record(Type.String(), Type.Number()), mtuInner: count('largest inner packet'),

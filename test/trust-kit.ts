@@ -3,7 +3,7 @@ import { createKey, peerIdOf, type NodeKey } from '../protocol/mesh/identity.ts'
 import type { HostRoleName } from '../protocol/mesh/roles.ts'
 import { issue, type Chain } from '../protocol/mesh/trust/certificate.ts'
 
-export interface KitHost { name: string, roles: readonly HostRoleName[], segmentIds?: { from: number, to: number } }
+export interface KitHost { name: string, roles: readonly HostRoleName[], segmentIds?: { from: number, to: number }, quotaPercent?: number }
 export interface KitPlan { coordinators?: readonly string[], sites: ReadonlyArray<{ name: string, hosts: readonly KitHost[] }> }
 export interface KitMember { name: string, site: string, key: NodeKey, peerId: string, chain: Chain }
 export interface Kit {
@@ -39,7 +39,7 @@ export async function createKit (plan: KitPlan, nowMs: number = Date.now(), life
       const key = await createKey()
       const own = issue(siteKey, {
         federation, kind: 'host', subject: peerIdOf(key), site: site.name, name: host.name, roles: host.roles,
-        segmentIds: host.segmentIds ?? null, ...(lifetimeMs === undefined ? {} : { lifetimeMs })
+        segmentIds: host.segmentIds ?? null, quotaPercent: host.quotaPercent ?? 0, ...(lifetimeMs === undefined ? {} : { lifetimeMs })
       }, nowMs)
       members.push({ name: `${site.name}/${host.name}`, site: site.name, key, peerId: peerIdOf(key), chain: [own, ...siteChain] })
     }

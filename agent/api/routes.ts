@@ -13,7 +13,7 @@ import { addSegmentRoutes } from './segment-routes.ts'
 import { addSiteRoutes } from './site-routes.ts'
 import { addTunnelRoutes } from './tunnel-routes.ts'
 import type { Diagnose } from '../diagnose/diagnose.ts'
-import type { Policy } from '../policy/policy.ts'
+import type { PolicyView } from '../policy/view.ts'
 import type { SiteIssuer } from '../site/issuer.ts'
 import type { Tunnels } from '../tunnel/tunnels.ts'
 import { MusubiError } from '../../protocol/core/errors.ts'
@@ -30,7 +30,7 @@ export interface RouteDeps {
   /** host names of this site's gateways, for the error that sends people there */
   gateways: () => string[]
   /** null on a host that is no gateway */
-  policy: Pick<Policy, 'get' | 'set'> | null
+  policy: PolicyView | null
   /** null on a host that is no gateway */
   issuer: Pick<SiteIssuer, 'invite' | 'invitations' | 'withdraw' | 'revoke'> | null
   /** left out, or null, with pretended drivers: there are no segments */

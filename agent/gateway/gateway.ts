@@ -6,13 +6,14 @@ import type { Cordon } from '../cordon.ts'
 import type { Policy } from '../policy/policy.ts'
 import { leastIn } from '../../protocol/core/calendar/together.ts'
 import { type Resources, zero } from '../../protocol/core/capacity.ts'
-import { ConflictError, describeError, errorCode, MusubiError } from '../../protocol/core/errors.ts'
+import { ConflictError, describeError, errorCode, MusubiError, NoCapacityError } from '../../protocol/core/errors.ts'
 import type { GatewayEffect, GatewayEvent, HostAnswer, HostAsk, SiteAnswer, SiteAsk, SiteHost, SiteView } from '../../protocol/core/gateway/events.ts'
 import { type GatewayRecord, allHeld, hostsOf } from '../../protocol/core/gateway/record.ts'
 import { advance, emptyGateway, loadGateway } from '../../protocol/core/gateway/step.ts'
 import { START_IS_NOW_MS } from '../../protocol/core/lease/hold.ts'
 import { HOST_STATUS_DEADLINE_MS, MAX_LOOKS } from '../../protocol/core/limits.ts'
 import type { ExtendRequest, GatewayFacts, Grant, KeepAliveRequest, Offer, Receipt, ReleaseRequest, Request } from '../../protocol/core/messages.ts'
+import type { RoomByNotice } from '../../protocol/policy/preempt.ts'
 import { createRunner } from '../../store/runner.ts'
 import type { Store } from '../../store/store.ts'
 
@@ -37,6 +38,10 @@ export interface GatewayDeps {
   cordon?: Pick<Cordon, 'check'>
   /** whether the ledger of this gateway counts what a site borrows */
   quota?: (masterSite: string) => boolean
+  /** what a site is to pay per vCPU and hour, thousandths */
+  priceMilli?: (masterSite: string) => number
+  /** what makes room for a site of a higher priority; see `roomByNotice`; absent: nothing ever does */
+  preempt?: (request: Request, records: Iterable<GatewayRecord>, hosts: readonly SiteHost[]) => RoomByNotice | null
   /**
    * Who a grant names as master, once its signature has been checked against the anchor host;
    * absent: no grant is taken.
@@ -225,8 +230,8 @@ export function createGateway (deps: GatewayDeps): Gateway {
   async function viewFor (request: Request): Promise<SiteView> {
     const [facts, hosts] = await Promise.all([deps.facts(), hostsFor(request)])
     return {
-      hosts, facts, id: deps.newId(), quota: deps.quota?.(request.masterSite) ?? false,
-      refusal: refusalOf(() => deps.cordon?.check(), () => deps.policy?.check(request.masterSite, request.startMs, request.endMs))
+      hosts, facts, id: deps.newId(), quota: deps.quota?.(request.masterSite) ?? false, ...deps.priceMilli === undefined ? {} : { priceMilli: deps.priceMilli(request.masterSite) },
+      refusal: refusalOf(() => deps.cordon?.check(), () => deps.policy?.check(request))
     }
   }
 
@@ -241,6 +246,15 @@ export function createGateway (deps: GatewayDeps): Gateway {
       mine.delete(view)
       if (mine.size === 0 && preparing.get(request.clusterId) === mine) preparing.delete(request.clusterId)
     }
+  }
+
+  /** Gives notice to who makes room, and says when there is some; whose leases they are is told to the own site alone. */
+  async function withNotice (error: NoCapacityError, request: Request, hosts: readonly SiteHost[]): Promise<MusubiError> {
+    const room = deps.preempt?.(request, machine.records.values(), hosts) ?? null
+    if (room === null) return error
+    const reason = `preempted by the policy of ${site}, for a site of a higher priority`
+    for (const { clusterId, noticeMs } of room.clusters) if (noticeMs > 0) await tell({ type: 'notice', clusterId, noticeMs, reason })
+    return new NoCapacityError(error.message, `leases of lower priority have notice: ask again at ${new Date(room.earliestMs).toISOString()}`)
   }
 
   /** Goes on after a failure of the disk: what was in doubt is what the disk says. */
@@ -286,12 +300,16 @@ export function createGateway (deps: GatewayDeps): Gateway {
 
     async request (request, caller) {
       const view = await prepared(request)
-      return await ask(caller, { method: 'request', request, view })
+      try {
+        return await ask(caller, { method: 'request', request, view })
+      } catch (error) {
+        throw error instanceof NoCapacityError ? await withNotice(error, request, view.hosts) : error
+      }
     },
 
     async extend (request, caller) {
       const record = machine.records.get(request.clusterId)
-      const refusal = record === undefined ? null : refusalOf(() => deps.policy?.check(record.masterSite, record.startMs, request.endMs))
+      const refusal = record === undefined ? null : refusalOf(() => deps.policy?.check({ masterSite: record.masterSite, startMs: record.startMs, fromMs: record.endMs, endMs: request.endMs }))
       return await ask(caller, { method: 'extend', request, refusal })
     },
 

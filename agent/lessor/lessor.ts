@@ -4,6 +4,7 @@ import type { EventLog } from '../events.ts'
 import type { Reconciler } from '../reconciler.ts'
 import type { Details } from '../details.ts'
 import type { Cordon } from '../cordon.ts'
+import type { Policy } from '../policy/policy.ts'
 import type { Fence } from '../helper/fence-store.ts'
 import type { Tenancy } from '../helper/permits.ts'
 import { brief, mustBeRunnable } from './acceptance.ts'
@@ -15,6 +16,7 @@ import type { DesiredObject } from '../../protocol/core/desired.ts'
 import { missingReceipts } from '../../protocol/core/document.ts'
 import { ConflictError, InvalidInputError, MusubiError } from '../../protocol/core/errors.ts'
 import { isLive } from '../../protocol/core/lease/lease.ts'
+import { MAX_CLOCK_SKEW_MS } from '../../protocol/core/limits.ts'
 import type { EpochGrant, Grant, HoldRequest, ReleaseRequest } from '../../protocol/core/messages.ts'
 import type { HostTruth } from '../../protocol/core/verify.ts'
 import { claimProblem, hostCommitProblem, hostExtendProblem, hostKeepAliveProblem, holdProblem, releaseProblem } from '../../protocol/core/verify-request.ts'
@@ -39,6 +41,8 @@ export interface LessorDeps {
   signGrant: (grant: EpochGrant) => Grant
   /** whether this host takes new leases; absent: always */
   cordon?: Pick<Cordon, 'check'>
+  /** what the site lends to whom, as this host knows it: a gateway that is behind, or in wrong hands, cannot lend more of it */
+  policy?: Pick<Policy, 'check'>
   /** told at once of what has ended, so that no command from before brings it back */
   fence?: Fence
   /** what is known of tunnels beyond documents; absent: nothing */
@@ -112,7 +116,10 @@ export function createLessor (deps: LessorDeps): Lessor {
     async hold (request) {
       mustBe(holdProblem(request), `hold of offer ${brief(request.offerId)} for cluster ${brief(request.cluster)}`)
       // what is promised stays promised: only what is new is refused
-      if (!ledger.state().replays.has(request.key)) deps.cordon?.check()
+      if (!ledger.state().replays.has(request.key)) {
+        deps.cordon?.check()
+        deps.policy?.check({ masterSite: request.masterSite, startMs: request.startMs, endMs: request.endMs, slackMs: MAX_CLOCK_SKEW_MS })
+      }
       const { receipts, segmentId, localSegmentId = 0 } = await ledger.hold(request)
       events.add('lease.held', `${request.items.map(i => `${i.kind} ${i.name}`).join(', ')} held for cluster ${request.cluster} of ${request.masterSite}`, request.cluster)
       return { receipts, segmentId, localSegmentId }
@@ -120,6 +127,10 @@ export function createLessor (deps: LessorDeps): Lessor {
 
     async extend (request) {
       mustBe(hostExtendProblem(request, deps.now()), `extension of cluster ${brief(request.clusterId)}`)
+      const [lease] = ledger.leases(request.clusterId).filter(isLive)
+      if (lease !== undefined && !ledger.state().replays.has(request.key)) {
+        deps.policy?.check({ masterSite: lease.masterSite, startMs: lease.startMs, fromMs: lease.endMs, endMs: request.endMs, slackMs: MAX_CLOCK_SKEW_MS })
+      }
       const { receipts } = await ledger.extend(request)
       return { receipts }
     },

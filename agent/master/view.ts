@@ -66,11 +66,14 @@ function stateOf (phases: Phases, failure: string | undefined): string {
 /** What the last keep-alives told, by site, and the clock that they are measured on. */
 export interface KeepAlives { contacts: ReadonlyMap<string, Contact>, now: number }
 
+/** A lender that has given notice says so, with an end before that of the cluster. */
+const endsEarly = (contact: Contact | undefined, record: ClusterRecord): contact is Contact => contact !== undefined && contact.state.startsWith('active, preempted') && contact.endMs > 0 && contact.endMs < record.endMs
+
 function lendersOf (record: ClusterRecord, { contacts, now }: KeepAlives): ClusterResource['lenders'] {
-  return record.offers.map(({ site, gateway }) => {
+  return record.offers.map(({ site, gateway, priceMilli = 0 }) => {
     const contact = contacts.get(site)
     const heard = contact !== undefined && contact.heardMs > 0
-    return { site, gateway: gateway.host, state: contact?.state ?? '', heardAgoMs: heard ? Math.max(0, now - contact.heardMs) : null, skewMs: heard ? contact.skewMs : null, error: short(contact?.error ?? '') }
+    return { site, gateway: gateway.host, state: contact?.state ?? '', heardAgoMs: heard ? Math.max(0, now - contact.heardMs) : null, skewMs: heard ? contact.skewMs : null, error: short(contact?.error ?? ''), ...endsEarly(contact, record) ? { endsAt: contact.endMs } : {}, ...priceMilli === 0 ? {} : { priceMilli } }
   })
 }
 

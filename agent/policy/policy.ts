@@ -1,9 +1,10 @@
-import { maxTermOf, checkPolicy, parsePolicy } from './rules.ts'
 import { createTurns } from '../turns.ts'
-import type { PolicyDocument, PolicyResource } from '../../protocol/api.ts'
 import { describeError, InvalidInputError } from '../../protocol/core/errors.ts'
 import { MAX_POLICY_BYTES } from '../../protocol/core/limits.ts'
 import { isGateway, type Role } from '../../protocol/mesh/roles.ts'
+import { type Findings, judgePolicy, parsePolicy } from '../../protocol/policy/document.ts'
+import { checkPolicy, type LeaseAsk } from '../../protocol/policy/rules.ts'
+import type { PolicyDocument, PolicyResource } from '../../protocol/policy-api.ts'
 import type { PolicyAd } from '../../protocol/wire/gen/types.ts'
 import type { Store } from '../../store/store.ts'
 
@@ -20,20 +21,27 @@ export interface PolicyOptions {
   store: Store
   records: PolicyRecords
   roleOf: (peerId: string) => Role | null
+  /** whether this host is a gateway, and tells the others; a host only keeps what gateways say */
+  tells: boolean
+  /** ledger clock, Unix ms */
+  now: () => number
   /** told when another version is in force here */
   onChange?: () => void
   log: { info: (data: object, text: string) => void, warn: (data: object, text: string) => void }
 }
 
-/** What this site lends to whom; all of its gateways keep and enforce the same. */
+/** The version in force. */
+export type PolicyVersion = Pick<PolicyResource, 'site' | 'version' | 'setBy' | 'document'>
+
+/** What this site lends to whom; all of its hosts keep and enforce the same. */
 export interface Policy {
-  get (): PolicyResource
-  /** Puts a new version in force here, and soon at the other gateways. @throws InvalidInputError with every problem */
-  set (document: unknown): Promise<PolicyResource>
-  /** @throws MusubiError POLICY_DENIED, POLICY_TERM, with the reason that the site gives */
-  check (masterSite: string, startMs: number, endMs: number): void
-  /** longest lease that is given to sites without a rule of their own, ms; 0: no limit */
-  maxTermMs (): number
+  get (): PolicyVersion
+  /** Puts a new version in force here, and soon at the other hosts. @throws InvalidInputError with every problem */
+  set (document: unknown): Promise<PolicyVersion>
+  /** What would be wrong with a document, and what may not be meant so; nothing is set. */
+  judge (document: unknown): Findings & { document: PolicyDocument | null }
+  /** @throws MusubiError POLICY_DENIED, POLICY_TERM, POLICY_START, POLICY_WINDOW, with the reason that the site gives */
+  check (ask: Omit<LeaseAsk, 'nowMs'>): void
   stop (): void
 }
 
@@ -50,18 +58,18 @@ function stands (a: Kept, b: Kept): boolean {
   return JSON.stringify(a.document) > JSON.stringify(b.document)
 }
 
-/** Loads the policy of a gateway from its store, and keeps it in step with the site's other gateways. */
+/** Loads the policy of a host's site from its store, and keeps it in step with the site's gateways. */
 export async function createPolicy (options: PolicyOptions): Promise<Policy> {
   const { site, host, store, records, log } = options
   const turns = createTurns()
   let kept: Kept = await store.get<Kept>(KEY) ?? { version: 0, setBy: '', document: {} }
 
-  const resource = (): PolicyResource => ({ site, version: kept.version, setBy: kept.setBy, document: kept.document })
+  const resource = (): PolicyVersion => ({ site, version: kept.version, setBy: kept.setBy, document: kept.document })
 
   function publish (): void {
-    if (kept.version === 0) return
+    if (kept.version === 0 || !options.tells) return
     try {
-      records.publish('policy', { site, host: kept.setBy, version: kept.version, document: Uint8Array.from(Buffer.from(JSON.stringify(kept.document))) })
+      records.publish('policy', { site, host, setBy: kept.setBy, version: kept.version, document: Uint8Array.from(Buffer.from(JSON.stringify(kept.document))) })
     } catch (error) {
       log.warn({ error: describeError(error) }, 'the policy cannot be told to the other gateways')
     }
@@ -80,7 +88,7 @@ export async function createPolicy (options: PolicyOptions): Promise<Policy> {
     if (role?.kind !== 'host' || !isGateway(role) || role.site !== site || ad.site !== site) return null
     if (ad.version < 1 || ad.version > MAX_VERSION || ad.document.length > MAX_POLICY_BYTES) return null
     try {
-      return { version: ad.version, setBy: ad.host, document: parsePolicy(JSON.parse(Buffer.from(ad.document).toString('utf8')), site, 'policy') }
+      return { version: ad.version, setBy: ad.setBy === '' ? ad.host : ad.setBy, document: parsePolicy(JSON.parse(Buffer.from(ad.document).toString('utf8')), site, 'policy') }
     } catch {
       return null // of a later release, or damaged: what is in force stays
     }
@@ -107,15 +115,16 @@ export async function createPolicy (options: PolicyOptions): Promise<Policy> {
   return {
     get: resource,
     set: input => turns('policy', async () => {
-      const document = parsePolicy(input, site, 'the policy')
+      const { document, errors } = judgePolicy(input, site, options.now())
+      if (document === null) throw new InvalidInputError(`the policy is not valid:\n${errors.map(line => `  ${line}`).join('\n')}`)
       await follow()
       if (kept.version >= MAX_VERSION) throw new InvalidInputError('the policy has no version left')
       // the same again is no change: scripts may say it at every run
       if (kept.version === 0 || JSON.stringify(kept.document) !== JSON.stringify(document)) await keep({ version: kept.version + 1, setBy: host, document })
       return resource()
     }),
-    check: (masterSite, startMs, endMs) => { checkPolicy(kept.document, site, masterSite, startMs, endMs) },
-    maxTermMs: () => maxTermOf(kept.document),
+    judge: input => judgePolicy(input, site, options.now()),
+    check: ask => { checkPolicy(kept.document, site, { ...ask, nowMs: options.now() }) },
     stop: unsubscribe
   }
 }

@@ -9,7 +9,7 @@ import { redeem } from '../../protocol/mesh/join/redeem.ts'
 import { parseToken } from '../../protocol/mesh/join/token.ts'
 import type { SiteAuthority } from '../../protocol/mesh/join/types.ts'
 import { loadOrCreateKey, peerIdOf, type NodeKey } from '../../protocol/mesh/identity.ts'
-import { checkDates, readChain, readMember, renewAtMs, type Chain } from '../../protocol/mesh/trust/certificate.ts'
+import { checkDates, readChain, readMember, renewAtMs, type Chain, type Member } from '../../protocol/mesh/trust/certificate.ts'
 import { writeCredentials, type Credentials, type KnownPeer } from '../../protocol/mesh/trust/credentials.ts'
 
 export interface SiteInitialised {
@@ -33,6 +33,8 @@ export interface InitOptions {
   readonly token: string | null
   /** file of a site key that does not live on this host */
   readonly offlineKey: string | null
+  /** less of the site's quotas than this gateway has; null: as it is */
+  readonly quotaPercent?: number | null
 }
 
 type Files = ReturnType<typeof trustFiles>
@@ -92,9 +94,21 @@ async function upToDate (kept: ChainFile | null, key: NodeKey, siteChain: Chain,
 }
 
 /** As before where it is valid, so that the admission keeps its date; else as a new member. */
-async function certifySelf (authority: SiteAuthority, config: AgentConfig, peerId: string, before: Chain | null): Promise<Chain> {
+async function certifySelf (authority: SiteAuthority, config: AgentConfig, peerId: string, before: Chain | null, quotaPercent: number): Promise<Chain> {
   if (before !== null) return await authority.renew(before)
-  return await authority.certifyHost({ subject: peerId, name: config.name, roles: config.roles, segmentIds: config.segmentIds ?? null, quotaPercent: FIRST_GATEWAY_QUOTA_PERCENT })
+  return await authority.certifyHost({ subject: peerId, name: config.name, roles: config.roles, segmentIds: config.segmentIds ?? null, quotaPercent })
+}
+
+/**
+ * A share can only be given back here: who else has one is known where gateways are invited.
+ *
+ * @throws InvalidInputError
+ */
+function givesBack (before: Member | null, quotaPercent: number | null): boolean {
+  if (quotaPercent === null) return false
+  const has = before?.quotaPercent ?? FIRST_GATEWAY_QUOTA_PERCENT
+  if (quotaPercent > has) throw new InvalidInputError(`this gateway has ${has} % of the quotas of its site, ${quotaPercent} % is more`, 'a share is given to a gateway with its invitation: musubi site invite --role gateway --quota-percent')
+  return quotaPercent < has
 }
 
 /**
@@ -105,7 +119,7 @@ async function certifySelf (authority: SiteAuthority, config: AgentConfig, peerI
  * @throws InvalidInputError, ConflictError, MusubiError SITE_KEY_NEEDED, WRONG_IDENTITY, NotAdmittedError
  * CERTIFICATE_EXPIRED; and as `redeem`
  */
-export async function initSite (configPath: string, { token: tokenText, offlineKey }: InitOptions, now: () => number = () => Date.now()): Promise<SiteInitialised> {
+export async function initSite (configPath: string, { token: tokenText, offlineKey, quotaPercent = null }: InitOptions, now: () => number = () => Date.now()): Promise<SiteInitialised> {
   const config = await loadAgentConfig(configPath)
   if (!config.roles.includes('gateway')) throw new InvalidInputError(`the first host of a site is a gateway; ${configPath} gives ${config.name} the roles ${config.roles.join(', ')}`, 'add gateway to roles, and segmentIds')
   const token = tokenText === null ? null : parseToken(tokenText)
@@ -113,10 +127,10 @@ export async function initSite (configPath: string, { token: tokenText, offlineK
   if (token !== null && token.site !== '' && token.site !== config.site) throw new InvalidInputError(`this token is for site ${token.site}, the configuration ${configPath} says site ${config.site}`, 'ask for a token for the right site, or correct site in the configuration')
   const offline = offlineKey === null ? null : await loadKeyIfThere(offlineKey)
   if (offlineKey !== null && offline === null) throw new InvalidInputError(`there is no key ${offlineKey}`, 'it is the file that was written by: musubi site key --export FILE')
-  return await asOwnerOf(config.stateDir, () => initFolder(config, token, tokenText, offline, offlineKey, now))
+  return await asOwnerOf(config.stateDir, () => initFolder(config, token, tokenText, offline, offlineKey, quotaPercent, now))
 }
 
-async function initFolder (config: AgentConfig, token: ReturnType<typeof parseToken> | null, tokenText: string | null, offline: NodeKey | null, offlineKey: string | null, now: () => number): Promise<SiteInitialised> {
+async function initFolder (config: AgentConfig, token: ReturnType<typeof parseToken> | null, tokenText: string | null, offline: NodeKey | null, offlineKey: string | null, quotaPercent: number | null, now: () => number): Promise<SiteInitialised> {
   const files = trustFiles(config.stateDir)
   const former = await formerCredentials(files.credentials)
   if (token !== null) checkFederation(former, token.federation, files.credentials)
@@ -135,7 +149,9 @@ async function initFolder (config: AgentConfig, token: ReturnType<typeof parseTo
   if (issuer.changed) await writeChainFile(files.issuer, { federation, chain: issuer.chain })
 
   const before = membership(former, config, peerId, now())
-  const own = await upToDate(before === null || former === null ? null : former, node, siteChain, now(), async () => await certifySelf(authority, config, peerId, before?.siteKey === peerIdOf(siteKey) ? before.chain : null))
+  const less = givesBack(before, quotaPercent)
+  const own = await upToDate(before === null || former === null || less ? null : former, node, siteChain, now(), async () =>
+    await certifySelf(authority, config, peerId, before?.siteKey === peerIdOf(siteKey) && !less ? before.chain : null, quotaPercent ?? before?.quotaPercent ?? FIRST_GATEWAY_QUOTA_PERCENT))
   const credentials: Credentials = { federation, chain: own.chain, peers: peers.length > 0 ? peers : former?.peers ?? [] }
   if (own.changed || peers.length > 0) await writeCredentials(files.credentials, credentials)
 

@@ -99,7 +99,10 @@ export async function createSiteIssuer (options: SiteIssuerOptions): Promise<Sit
     authority = siteKey === null && issuerChain === null ? null : siteAuthority({
       site, federation, siteKey, siteChain, issuer: issuerChain === null ? null : { key, chain: issuerChain }, now, issued, revocations: trust.revocations,
       taken: host => hostNames().find(h => h.name === host && h.alive)?.peerId ?? null,
-      gateways: () => hostNames().filter(h => h.roles.includes('gateway')).map(h => ({ name: h.name, peerId: h.peerId, segmentIds: trust.memberOf(h.peerId)?.segmentIds ?? null }))
+      gateways: () => hostNames().filter(h => h.roles.includes('gateway')).map(h => {
+        const member = h.peerId === peerIdOf(key) ? trust.own() : trust.memberOf(h.peerId)
+        return { name: h.name, peerId: h.peerId, segmentIds: member?.segmentIds ?? null, quotaPercent: member?.quotaPercent ?? 0 }
+      })
     })
   }
   if (isGateway) {
@@ -210,12 +213,12 @@ export async function createSiteIssuer (options: SiteIssuerOptions): Promise<Sit
       for (const renewal of renewals) renewal.stop()
       await listener?.stop()
     },
-    async invite ({ roles = DEFAULT_ROLES, ttlMs = INVITATION_TTL_MS, note = '' }) {
+    async invite ({ roles = DEFAULT_ROLES, ttlMs = INVITATION_TTL_MS, note = '', quotaPercent = 0 }) {
       const { hasSiteKey } = issuing()
       if (listener === null) throw new MusubiError('NOT_A_GATEWAY', 'this host is no gateway: it admits nobody')
       // said to whoever invites, not first to whoever comes with the token
       if (roles.includes('gateway') && !hasSiteKey) throw new MusubiError('ROLE_NEEDS_SITE_KEY', `gateway ${name} cannot invite gateways: only the key of site ${site} makes them, and it is not here`, { hint: 'invite on the gateway that has the key; where it was moved offline: musubi site key --import FILE, then restart the agent' })
-      const invitation = await invitations.invite({ kind: 'host', site, roles, ttlMs, note })
+      const invitation = await invitations.invite({ kind: 'host', site, roles, ttlMs, note, quotaPercent })
       try {
         const token = await listener.token(invitation)
         listenProblem = null

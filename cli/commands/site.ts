@@ -1,12 +1,12 @@
 import type { Command } from 'commander'
-import { stringify } from 'yaml'
+import { addPolicyCommands } from './policy.ts'
 import { call } from '../client.ts'
 import { agentEndpoint, readToken, spanMs, wantsJson } from '../context.ts'
 import { show } from '../output.ts'
+import { wholeOf } from '../quantity.ts'
 import { invitationsTable, sitesTable } from '../render.ts'
-import { readYamlFile } from '../../protocol/config-file.ts'
 import { InvalidInputError } from '../../protocol/core/errors.ts'
-import type { InvitationResource, InviteBody, InvitedResource, PolicyResource, RevokedResource, SiteResource } from '../../protocol/api.ts'
+import type { InvitationResource, InviteBody, InvitedResource, RevokedResource, SiteResource } from '../../protocol/api.ts'
 
 const CONFIG = ['-c, --config <file>', 'configuration', '/etc/musubi/agent.yaml'] as const
 type Roles = NonNullable<InviteBody['roles']>
@@ -32,6 +32,7 @@ export function addSiteCommands (program: Command): void {
     .option('--join <token>', 'token of musubi coordinator invite; - reads it from standard input')
     .option(...CONFIG)
     .option('--offline-key <file>', 'site key that was moved away with: musubi site key --export')
+    .option('--quota-percent <n>', 'give back what this gateway has of the quotas, down to so many per cent, for other gateways')
     .addHelpText('after', `
 It makes the site key, redeems the token for the certificate of the site, and certifies this host
 as its gateway. Running it again changes nothing; with a new token it renews the certificate of the
@@ -40,11 +41,12 @@ site, without one those of this host.
 Examples:
   musubi site init --join musubi-a...
   musubi site init --join - < token
-  musubi site init --offline-key /media/stick/site.key`)
-    .action(async (o: { join?: string, config: string, offlineKey?: string }, command: Command) => {
+  musubi site init --offline-key /media/stick/site.key
+  musubi site init --quota-percent 60        then: musubi site invite --role gateway --quota-percent 40`)
+    .action(async (o: { join?: string, config: string, offlineKey?: string, quotaPercent?: string }, command: Command) => {
       const { initSite } = await import('../../agent/site/init.ts')
       const token = o.join === undefined ? null : await readToken(o.join)
-      show(await initSite(o.config, { token, offlineKey: o.offlineKey ?? null }), wantsJson(command), r => [
+      show(await initSite(o.config, { token, offlineKey: o.offlineKey ?? null, quotaPercent: o.quotaPercent === undefined ? null : wholeOf(o.quotaPercent, '--quota-percent', 0, 100) }), wantsJson(command), r => [
         `${r.site}/${r.host}: ${r.changed ? 'certified as gateway' : 'nothing to do'}`,
         `federation   ${r.federation}`, `site key     ${r.siteKey}${r.siteKeyHere ? '' : ' (offline)'}`,
         `certificates site until ${day(r.siteNotAfterMs)}, host until ${day(r.notAfterMs)}, issuer until ${day(r.issuerNotAfterMs)} UTC`,
@@ -75,6 +77,7 @@ Examples:
     .option('--role <roles>', 'that it may take: compute, storage, gateway', 'compute,storage')
     .option('--ttl <time>', 'how long it can be used, such as 30m, 1h, 2d', '1h')
     .option('--note <text>', 'for people', '')
+    .option('--quota-percent <n>', 'of a gateway: its share of every quota of the site', '0')
     .addHelpText('after', `
 The token holds a secret: whoever has it may join, once. Hand it over privately.
 Gateways can be invited only where the site key is.
@@ -83,8 +86,8 @@ Examples:
   musubi site invite
   musubi site invite --role gateway,compute --ttl 15m
   musubi site invite --json | jq -r .token | ssh tokyo-2 musubi agent join -`)
-    .action(async (o: { role: string, ttl: string, note: string }, command: Command) => {
-      const body = { roles: rolesOf(o.role), ttlMs: spanMs(o.ttl, '--ttl'), note: o.note }
+    .action(async (o: { role: string, ttl: string, note: string, quotaPercent: string }, command: Command) => {
+      const body = { roles: rolesOf(o.role), ttlMs: spanMs(o.ttl, '--ttl'), note: o.note, quotaPercent: wholeOf(o.quotaPercent, '--quota-percent', 0, 100) }
       show(await call<InvitedResource>(agentEndpoint(command), 'POST', '/v1/site/invitations', body), wantsJson(command), ({ token, invitation: i }) =>
         `${token}\n\nadmits one host to ${i.site} as ${i.roles.join(', ')}, until ${day(i.expiresMs)} UTC; there: musubi agent join TOKEN`)
     })
@@ -106,31 +109,5 @@ Examples:
       show(await call<RevokedResource>(agentEndpoint(command), 'POST', '/v1/site/revocations', { host, reason: o.reason }), wantsJson(command), r => `${r.site}/${r.host} (${r.peerId}) is revoked`)
     })
 
-  const policy = site.command('policy').description('what this site lends to whom')
-  policy.command('get').description('the policy in force, as a file to edit')
-    .addHelpText('after', '\nExample:\n  musubi site policy get > policy.yaml')
-    .action(async (_o: object, command: Command) => { show(await call<PolicyResource>(agentEndpoint(command), 'GET', '/v1/policy'), wantsJson(command), policyText) })
-  policy.command('set').description('put another policy in force, at all gateways of this site')
-    .requiredOption('-f, --file <policy.yaml>', 'YAML or JSON')
-    .addHelpText('after', `
-It holds for requests from now on; leases that were given stay. A rule for a site replaces the
-default as a whole.
-
-Example:
-  musubi site policy set -f policy.yaml
-
-A policy:
-  default: {longestLease: 24h}
-  sites:
-    osaka: {deny: true, reason: 'no contract since May'}
-    kyoto: {longestLease: 8h}
-    nara: {}                    # no limit`)
-    .action(async (o: { file: string }, command: Command) => {
-      const document = await readYamlFile(o.file)
-      show(await call<PolicyResource>(agentEndpoint(command), 'PUT', '/v1/policy', document), wantsJson(command), p => `policy of ${p.site}, version ${p.version}, is in force; set on ${p.setBy}`)
-    })
+  addPolicyCommands(site)
 }
-
-const policyText = (p: PolicyResource): string => p.version === 0
-  ? `# ${p.site} has no policy yet: it lends everything to everybody\ndefault: {}`
-  : `# policy of ${p.site}, version ${p.version}, set on ${p.setBy}\n${stringify(p.document).trimEnd()}`

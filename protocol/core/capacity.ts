@@ -7,6 +7,8 @@ export interface Resources {
   volumes: number
   /** of a gateway's WAN */
   bandwidthMbit: number
+  /** how many nodes, whatever their size: counted in what a site borrows alone, no host has a number of them; absent: none */
+  nodes?: number
 }
 
 /** Each dimension with the word and the unit that people read. */
@@ -15,15 +17,18 @@ const dimensions: ReadonlyArray<{ field: keyof Resources, unit: string }> = [
   { field: 'memoryMib', unit: 'MiB memory' },
   { field: 'diskMib', unit: 'MiB disk' },
   { field: 'volumes', unit: 'exported volumes' },
-  { field: 'bandwidthMbit', unit: 'Mbit/s' }
+  { field: 'bandwidthMbit', unit: 'Mbit/s' },
+  { field: 'nodes', unit: 'nodes' }
 ]
+const valueOf = (a: Resources, field: keyof Resources): number => a[field] ?? 0
 
 const combine = (a: Resources, b: Resources, f: (x: number, y: number) => number): Resources => ({
   vcpus: f(a.vcpus, b.vcpus),
   memoryMib: f(a.memoryMib, b.memoryMib),
   diskMib: f(a.diskMib, b.diskMib),
   volumes: f(a.volumes, b.volumes),
-  bandwidthMbit: f(a.bandwidthMbit, b.bandwidthMbit)
+  bandwidthMbit: f(a.bandwidthMbit, b.bandwidthMbit),
+  ...a.nodes === undefined && b.nodes === undefined ? {} : { nodes: f(a.nodes ?? 0, b.nodes ?? 0) }
 })
 
 /** Nothing at all; a fresh object each time. */
@@ -41,6 +46,7 @@ export function accumulate (total: Resources, a: Resources, by: 1 | -1): void {
   total.diskMib += by * a.diskMib
   total.volumes += by * a.volumes
   total.bandwidthMbit += by * a.bandwidthMbit
+  if (a.nodes !== undefined && a.nodes !== 0) total.nodes = (total.nodes ?? 0) + by * a.nodes
 }
 
 /** Brings `least` down to `a` where that is smaller, in place. */
@@ -50,6 +56,7 @@ export function lower (least: Resources, a: Resources): void {
   least.diskMib = Math.min(least.diskMib, a.diskMib)
   least.volumes = Math.min(least.volumes, a.volumes)
   least.bandwidthMbit = Math.min(least.bandwidthMbit, a.bandwidthMbit)
+  if (a.nodes !== undefined) least.nodes = Math.min(least.nodes ?? 0, a.nodes)
 }
 
 /** The smaller of the two in every dimension. */
@@ -68,24 +75,25 @@ export const sum = (all: Iterable<Resources>): Resources => {
 }
 
 export const fits = (need: Resources, free: Resources): boolean =>
-  dimensions.every(({ field }) => need[field] <= free[field])
+  dimensions.every(({ field }) => valueOf(need, field) <= valueOf(free, field))
 
 /** How many times `need` goes into `free`; a need of nothing goes in without end. */
 export function timesFitting (need: Resources, free: Resources): number {
   let times = Number.POSITIVE_INFINITY
   for (const { field } of dimensions) {
-    if (need[field] > 0) times = Math.min(times, Math.floor(Math.max(0, free[field]) / need[field]))
+    const each = valueOf(need, field)
+    if (each > 0) times = Math.min(times, Math.floor(Math.max(0, valueOf(free, field)) / each))
   }
   return times
 }
 
 /** Whole numbers, none below zero: what a request may contain. */
 export const isValid = (a: Resources): boolean =>
-  dimensions.every(({ field }) => Number.isSafeInteger(a[field]) && a[field] >= 0)
+  dimensions.every(({ field }) => Number.isSafeInteger(valueOf(a, field)) && valueOf(a, field) >= 0)
 
 /** `4 vCPU, 768 MiB memory`; dimensions at zero are left out. */
 export function describe (a: Resources): string {
-  const parts = dimensions.filter(({ field }) => a[field] !== 0).map(({ field, unit }) => `${a[field]} ${unit}`)
+  const parts = dimensions.filter(({ field }) => valueOf(a, field) !== 0).map(({ field, unit }) => `${valueOf(a, field)} ${unit}`)
   return parts.length === 0 ? 'nothing' : parts.join(', ')
 }
 
@@ -95,7 +103,7 @@ export function describe (a: Resources): string {
  */
 export function describeShortfall (need: Resources, free: Resources): string {
   return dimensions
-    .filter(({ field }) => need[field] > free[field])
-    .map(({ field, unit }) => `needs ${need[field]} ${unit}, ${Math.max(0, free[field])} free`)
+    .filter(({ field }) => valueOf(need, field) > valueOf(free, field))
+    .map(({ field, unit }) => `needs ${valueOf(need, field)} ${unit}, ${Math.max(0, valueOf(free, field))} free`)
     .join('; ')
 }

@@ -55,6 +55,15 @@ export const JOIN_TIMEOUT_MS = 10_000
 export const MAX_JOIN_BYTES = 64 * 1024
 /** A site's policy as JSON; it travels in one record. Some 300 sites with rules of their own. */
 export const MAX_POLICY_BYTES = 24 * 1024
+/** Weekly windows of one rule: two for each day of the week, and some. */
+export const MAX_POLICY_WINDOWS = 16
+/** The largest number in a quota: sums over every lease of a ledger stay exact. */
+export const MAX_POLICY_QUOTA = 2 ** 40
+/** Per vCPU and hour, in the unit of the federation. */
+export const MAX_POLICY_PRICE = 1_000_000
+/** Of who has no rule about it, and of the own site. */
+export const DEFAULT_PRIORITY = 50
+export const OWN_PRIORITY = 100
 /** A token is read by people and from command lines: a secret, ids and a few addresses. */
 export const MAX_TOKEN_CHARACTERS = 2048
 /** After so many wrong proofs a token is worth nothing: guessing 32 bytes is hopeless, trying is not innocent. */

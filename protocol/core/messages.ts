@@ -90,6 +90,8 @@ export interface Offer {
   nowMs: number
   /** of the second segment, which does not leave the site; 0 or absent: none was asked for, or an earlier release answers */
   localSegmentId?: number
+  /** per vCPU and hour, thousandths of the unit of the federation, for this master; 0 or absent: free, or an earlier release answers */
+  priceMilli?: number
 }
 
 /** Proof that a host has held or committed a lease: its fencing token at that moment. */

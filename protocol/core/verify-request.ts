@@ -154,7 +154,7 @@ export function requestProblem (request: Request): string | null {
 /** A cluster of the largest nodes and volumes. */
 const MAX_QUOTA: Resources = {
   vcpus: (MAX_NODES_PER_CLUSTER + 1) * MAX_VCPUS_PER_NODE, memoryMib: (MAX_NODES_PER_CLUSTER + 1) * MAX_MEMORY_MIB_PER_NODE,
-  diskMib: MAX_VOLUMES_PER_CLUSTER * MAX_VOLUME_MIB, volumes: MAX_VOLUMES_PER_CLUSTER, bandwidthMbit: MAX_BANDWIDTH_MBIT
+  diskMib: MAX_VOLUMES_PER_CLUSTER * MAX_VOLUME_MIB, volumes: MAX_VOLUMES_PER_CLUSTER, bandwidthMbit: MAX_BANDWIDTH_MBIT, nodes: MAX_NODES_PER_CLUSTER
 }
 
 /** What is wrong with the size of an item: whoever takes a place in the ledger takes something of the host. */
@@ -170,7 +170,7 @@ function sizeProblem ({ kind, name, resources: r, segmentId }: HoldItem): string
     quota: isValid(r) && !only() && fitsWithin(r, MAX_QUOTA)
   }
   return firstOf(
-    [fits[kind] === true, `${kind} ${name} is of no possible size (${describe(r)})`],
+    [fits[kind] === true && (kind === 'quota' || (r.nodes ?? 0) === 0), `${kind} ${name} is of no possible size (${describe(r)})`],
     [kind === 'segment' ? isWhole(segmentId, 0, MAX_VNI) : segmentId === 0, `${kind} ${name} has the segment id ${segmentId}`]
   )
 }

@@ -4,7 +4,7 @@ import type { MusubiError } from '../../protocol/core/errors.ts'
 import type { HostExtendRequest } from '../../protocol/core/gateway/events.ts'
 import type { Slice } from '../../protocol/core/ids.ts'
 import type { Answer, Lease, LeaseState } from '../../protocol/core/lease/lease.ts'
-import type { ReadonlyLedgerState } from '../../protocol/core/lease/state.ts'
+import type { Quotas, ReadonlyLedgerState } from '../../protocol/core/lease/state.ts'
 import type { Effect } from '../../protocol/core/lease/step.ts'
 import type { ClusterDocument, HoldRequest, Receipt, Secret } from '../../protocol/core/messages.ts'
 import type { ClockInputs } from '../clock.ts'
@@ -33,8 +33,8 @@ export interface LedgerOptions {
   capacity: Resources
   /** segment ids that this gateway may give out */
   slice?: Slice
-  /** what each site may borrow, by site; a site that is not named borrows without a bound */
-  quotas?: ReadonlyMap<string, Resources>
+  /** what each site may borrow, see `quotaFor` */
+  quotas?: Quotas
   /**
    * No segment id is given out before this moment, Unix ms: the ledger before this one was lost, and
    * ids that it gave out may still be in use. Kept durably; a later moment wins.
@@ -154,7 +154,8 @@ export interface Ledger {
   /** Lowest free id of the slice; null without a slice or when all are taken. A hint until it is held. */
   nextSegmentId (): number | null
   setCapacity (capacity: Resources): void
-  setQuotas (quotas: ReadonlyMap<string, Resources>): void
+  /** What each site may borrow from now on; what is lent stays, and counts. */
+  setQuotas (quotas: Quotas): void
   /** The latest promises, oldest first. */
   history (filter?: { clusterId?: string, leaseId?: string, limit?: number }): Promise<HistoryEntry[]>
   /** Documents of clusters with an active lease here: what this host must run. The latest activated comes last. */

@@ -108,6 +108,7 @@ export class RealAgent {
 
   get = async <T>(path: string): Promise<T> => await call<T>(this.endpoint, 'GET', path)
   post = async <T>(path: string, body: unknown = {}): Promise<T> => await call<T>(this.endpoint, 'POST', path, body)
+  put = async <T>(path: string, body: unknown): Promise<T> => await call<T>(this.endpoint, 'PUT', path, body)
   delete = async <T>(path: string): Promise<T> => await call<T>(this.endpoint, 'DELETE', path)
   leases = async (): Promise<LeaseResource[]> => await this.get<LeaseResource[]>('/v1/leases')
   clusters = async (): Promise<ClusterResource[]> => await this.get<ClusterResource[]>('/v1/clusters')

@@ -14,7 +14,7 @@ import { helperConfig } from '../helper.ts'
 import { createKit, type Kit } from '../trust-kit.ts'
 import { RealAgent } from './agent.ts'
 
-export interface HostPlan { name: string, roles: readonly HostRoleName[], vcpus: number, memoryMiB: number, diskMiB: number }
+export interface HostPlan { name: string, roles: readonly HostRoleName[], vcpus: number, memoryMiB: number, diskMiB: number, quotaPercent?: number }
 export interface SitePlan { name: string, hosts: readonly HostPlan[] }
 
 export interface RealFederation {
@@ -57,7 +57,7 @@ export async function makeFederation (sites: readonly SitePlan[], config: Readon
   const net = `127.${1 + Math.floor(Math.random() * 250)}.${Math.floor(Math.random() * 250)}`
   const all = sites.flatMap((site, s) => site.hosts.map((host, h) => ({ ...host, site: site.name, s, h })))
   const slice = (s: number, h: number): { from: number, to: number } => ({ from: 1000 * (s + 1) + 100 * h, to: 1000 * (s + 1) + 100 * h + 99 })
-  const kit = await createKit({ sites: sites.map((site, s) => ({ name: site.name, hosts: site.hosts.map(({ name, roles }, h) => ({ name, roles, ...(roles.includes('gateway') ? { segmentIds: slice(s, h) } : {}) })) })) })
+  const kit = await createKit({ sites: sites.map((site, s) => ({ name: site.name, hosts: site.hosts.map(({ name, roles, quotaPercent = 0 }, h) => ({ name, roles, quotaPercent, ...(roles.includes('gateway') ? { segmentIds: slice(s, h) } : {}) })) })) })
   const placed = all.map((host, n) => ({ ...host, address: `${net}.${n + 1}`, member: kit.member(`${host.site}/${host.name}`) }))
   const isGateway = (host: HostPlan): boolean => host.roles.includes('gateway')
   const agents = await Promise.all(placed.map(async host => {

@@ -158,7 +158,7 @@ const operations: { [O in Operation]: (args: Operations[O]['in']) => Operations[
   say: ({ kind, version }) => {
     const { role } = here(mesh)
     if (kind === 'coordinator' && role.kind === 'coordinator') here(records).publish('coordinator', { name: role.name, addresses: here(mesh).addresses(), version: String(version) })
-    if (kind === 'policy' && role.kind === 'host') here(records).publish('policy', { site: role.site, host: role.host, version, document: new Uint8Array() })
+    if (kind === 'policy' && role.kind === 'host') here(records).publish('policy', { site: role.site, host: role.host, setBy: '', version, document: new Uint8Array() })
     return null
   },
   view: kind => here(records).view(kind).map(toRow),

@@ -10,7 +10,7 @@
  * SETTLED BY D1 at 20:16, I change it no more: trueMs begins with 0; of an `answer`, `from` is who answers and `to` who had called.
  */
 
-export interface ResourceFacts { vcpus: number, memoryMib: number, diskMib: number, volumes: number, bandwidthMbit: number }
+export interface ResourceFacts { vcpus: number, memoryMib: number, diskMib: number, volumes: number, bandwidthMbit: number, nodes?: number }
 
 export interface HostDescription {
   site: string
@@ -127,8 +127,8 @@ export interface HostFacts {
   failed: boolean
   capacity: ResourceFacts
   slice: { from: number, to: number } | null
-  /** lent at most, by the master's site */
-  quotas: Array<{ masterSite: string, resources: ResourceFacts }>
+  /** lent at most by this host, by the master's site; `whole`: by all gateways of its site together */
+  quotas: Array<{ masterSite: string, resources: ResourceFacts, whole?: ResourceFacts }>
   /** the ledger's resource counter; in memory while up, as a crash would leave it at worst while down */
   counter: number
   /** of the ledger clock at its last event */
@@ -174,7 +174,7 @@ export type Observation =
   | { type: 'clock-jump', trueMs: number, host: string, byMs: number }
   | { type: 'partition', trueMs: number, what: string }
   /** operators act on one host; `refused`: the code it got, '' when it was done */
-  | { type: 'operator', trueMs: number, host: string, action: 'create' | 'delete' | 'extend' | 'grow' | 'shrink' | 'revoke' | 'adopt' | 'force-adopt' | 'cordon' | 'uncordon' | 'confirm-gone', clusterId: string, detail: string, refused: string }
+  | { type: 'operator', trueMs: number, host: string, action: 'create' | 'delete' | 'extend' | 'grow' | 'shrink' | 'revoke' | 'adopt' | 'force-adopt' | 'cordon' | 'uncordon' | 'confirm-gone' | 'notice', clusterId: string, detail: string, refused: string }
   /** faults have stopped: from here on everything must converge within `bounds.convergeMs` */
   | { type: 'heal', trueMs: number }
 

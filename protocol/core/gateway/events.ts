@@ -29,6 +29,8 @@ export interface SiteView {
   refusal: MusubiError | null
   /** whether the ledger of this gateway counts what the master's site borrows */
   quota: boolean
+  /** what the master's site is to pay per vCPU and hour, thousandths; absent: nothing */
+  priceMilli?: number
 }
 
 /** A master's question to a gateway. */
@@ -79,6 +81,8 @@ export type GatewayEvent =
   /** every call gets exactly one of these two, within its deadline */
   | { type: 'reply', callId: number, answer: HostAnswer }
   | { type: 'failed', callId: number, error: MusubiError }
+  /** the lender ends the leases of a running cluster after `noticeMs`, by its policy; see `notice.ts` */
+  | { type: 'notice', clusterId: string, noticeMs: number, reason: string }
   /** the process has started: records are as on the disk, no call is under way */
   | { type: 'start' }
   /** time passes: releases that were not confirmed are tried again, records that no host backs are dropped */

@@ -4,6 +4,7 @@ import { ACTIVATE_TTL_MS, MASTERLESS_MS, MAX_HOST_CALLS, MAX_TIDIED, PROBE_MS } 
 import { brief, mustOwn } from './checks.ts'
 import { type HostCall, type Job, type Turn, type WaitingFor, answersOf, failuresOf } from './machine.ts'
 import { type GatewayRecord, allHeld, backedUntilMs, hostsOf, overSinceMs } from './record.ts'
+import { isNoticeOver, toldEndMs } from './notice.ts'
 import { rehold } from './place.ts'
 import { releaseAgain } from './release.ts'
 
@@ -31,8 +32,8 @@ export function keepAlive (turn: Turn, { askId, caller, ask: { request, holder }
   }
   mustOwn(turn.site, record, caller, request.epoch)
   hear(turn, record, turn.now - request.sentMs)
-  const { state, endMs, epoch, masterPeer } = record
-  turn.answer([askId], { method: 'keepAlive', reply: { site: turn.site, state: shownState(turn, record), endMs, epoch, nowMs: turn.now } })
+  const { state, epoch, masterPeer } = record
+  turn.answer([askId], { method: 'keepAlive', reply: { site: turn.site, state: shownState(turn, record), endMs: toldEndMs(record), epoch, nowMs: turn.now } })
   // While it asks no host has said that it lends to this master: the cluster may be another's there.
   if (state === 'asking' || state === 'releasing' || turn.machine.calls.size >= MAX_HOST_CALLS) return
   const busy = new Set([...turn.machine.calls.values()].filter(call => call.clusterId === clusterId && call.method === 'hostKeepAlive').map(call => call.peer))
@@ -47,7 +48,8 @@ function shownState (turn: Turn, record: GatewayRecord): string {
   const heard = state === 'active' ? turn.machine.heard.get(clusterId)?.over ?? [] : []
   // A host that a shrink has emptied is no part of it any more.
   const over = heard.filter(host => allHeld(record).some(held => held.host === host))
-  return over.length === 0 ? state : brief(`${state}, ended on ${over.join(' ')}`)
+  const known = state === 'active' && record.notice !== undefined ? `${state}, preempted` : state
+  return over.length === 0 ? known : brief(`${known}, ended on ${over.join(' ')}`)
 }
 
 /** A host that says in passing that it has nothing more makes the next tick look. */
@@ -89,7 +91,7 @@ function tidy (turn: Turn, record: GatewayRecord, lastMs: number): boolean {
     turn.gone(record)
     return false
   }
-  if (releaseAgain(turn, record)) return true
+  if (releaseAgain(turn, isNoticeOver(record, turn.now) ? turn.move(record, 'release', { reason: record.notice?.reason ?? '' }) : record)) return true
   if (record.state === 'asking') {
     if (turn.now <= Math.max(record.offer.nowMs, turn.machine.startedMs) + record.offer.ttlMs) rehold(turn, record, null)
     else releaseAgain(turn, turn.move(record, 'restart', { reason: 'the gateway was restarted' }))

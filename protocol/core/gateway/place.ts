@@ -8,6 +8,7 @@ import { type Assignment, nodesByHost, placeAtSite } from '../placement/at-site.
 import { checkGrowth, checkRequest, holdTtlMs, mustBeInTime, mustOwn } from './checks.ts'
 import type { SiteHost, SiteView } from './events.ts'
 import { type HostCall, type Job, type Placing, type Turn, type WaitingFor, answersOf, failuresOf } from './machine.ts'
+import { mustHaveNoNotice } from './notice.ts'
 import { type Amendment, type GatewayRecord, allHeld, digestOf, heldUnder, hostsOf } from './record.ts'
 import { releaseAllCalls, releaseCalls, released } from './release.ts'
 
@@ -76,6 +77,7 @@ function mayAskAnew (turn: Turn, record: GatewayRecord, entry: WaitingFor<'reque
     return false
   }
   if (record.state === 'active' && request.grow) {
+    mustHaveNoNotice(turn.site, record)
     checkGrowth(turn.site, record, request)
     if (amendment === null || amendment.state === 'done') return true
     if (amendment.state === 'committed') throw new ConflictError(`cluster ${request.cluster} at site ${turn.site} has a change that is committed and not yet activated`)
@@ -126,7 +128,7 @@ function ownParts (view: SiteView, request: Request, grow: boolean, borrowed: Re
   return [
     ...grow ? [] : [{ kind: 'segment', name: 'segment', resources: { ...zero(), bandwidthMbit: request.bandwidthMbit } }],
     ...!grow && request.local === true ? [{ kind: 'segment', name: LOCAL, resources: zero() }] : [],
-    ...view.quota ? [{ kind: 'quota', name: 'quota', resources: { ...borrowed, bandwidthMbit: grow ? 0 : request.bandwidthMbit } }] : []
+    ...view.quota ? [{ kind: 'quota', name: 'quota', resources: { ...borrowed, nodes: request.nodes.length, bandwidthMbit: grow ? 0 : request.bandwidthMbit } }] : []
   ]
 }
 
@@ -159,7 +161,7 @@ function tryPlacement (turn: Turn, placing: Placing): MusubiError | null {
   } else {
     turn.begin({
       clusterId: request.clusterId, cluster: request.cluster, key: request.key, digest: requestDigest(request),
-      offer: { offerId, site: turn.site, segmentId: 0, gateway, held, ttlMs, nowMs: turn.now },
+      offer: { offerId, site: turn.site, segmentId: 0, gateway, held, ttlMs, nowMs: turn.now, ...view.priceMilli === undefined ? {} : { priceMilli: view.priceMilli } },
       masterSite: request.masterSite, masterPeer: caller.peerId, epoch: request.epoch, vni: request.vni, startMs: request.startMs, endMs: request.endMs,
       sentMs: request.sentMs, reason: '', amendment: null, shrinking: [], anchor: ''
     })

@@ -24,7 +24,7 @@ export const gatewayTransitions: readonly GatewayTransition[] = [
   { from: 'committed', trigger: 'activate', to: 'active', when: 'every host has activated' },
   { from: 'committed', trigger: 'release', to: 'releasing', when: 'the master gives it up' },
   { from: 'committed', trigger: 'gone', to: null, when: 'no host has any of it any more' },
-  { from: 'active', trigger: 'release', to: 'releasing', when: 'the master gives it up' },
+  { from: 'active', trigger: 'release', to: 'releasing', when: 'the master gives it up, or the notice of its lender is over' },
   { from: 'active', trigger: 'gone', to: null, when: 'its end has come and no host has any of it any more' },
   { from: 'releasing', trigger: 'gone', to: null, when: 'every host has confirmed that it is gone, or has had to end it by itself' }
 ]
@@ -103,6 +103,8 @@ export interface GatewayRecord {
   readonly shrinking: readonly string[]
   /** host of the master's site whose ledger decides who is master; '' until an activation was sent to hosts */
   readonly anchor: string
+  /** absent: its lender has given no notice; else when its leases end before their term, and why */
+  readonly notice?: { readonly endMs: number, readonly reason: string }
 }
 
 export interface HostPeer { host: string, peer: string }

@@ -3,6 +3,7 @@ import { ConflictError } from '../errors.ts'
 import type { ActivateRequest, Receipt } from '../messages.ts'
 import { checkExtension, holdTtlMs, mustBeAsOffered, mustBeInTime, mustHave, mustOwn, brief } from './checks.ts'
 import { type HostCall, type Job, type Turn, type WaitingFor, answersOf, failuresOf } from './machine.ts'
+import { mustHaveNoNotice } from './notice.ts'
 import { type GatewayRecord, allHeld, digestOf, heldUnder, hostsOf } from './record.ts'
 import { rehold } from './place.ts'
 import { releaseCalls } from './release.ts'
@@ -121,6 +122,7 @@ export function beginExtend (turn: Turn, entry: WaitingFor<'extend'>): void {
     turn.answer([askId], { method: 'extend', reply: { site: turn.site, ttlMs: amendment.ttlMs, nowMs: amendment.nowMs } })
     return
   }
+  mustHaveNoNotice(turn.site, record)
   checkExtension(turn.site, record, request, turn.now)
   mustBeInTime(turn.site, `extension of cluster ${record.cluster}`, request.sentMs, arrivedMs)
   if (refusal !== null) throw refusal

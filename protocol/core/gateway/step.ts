@@ -4,6 +4,7 @@ import { checkForm, mustOwn } from './checks.ts'
 import type { GatewayEffect, GatewayEvent, SiteAsk } from './events.ts'
 import { afterKeepAlive, finishProbe, hear, keepAlive, start, tick } from './keep.ts'
 import { type EventOf, type GatewayMachine, type HostResult, type Job, type Phase, type Waiting, type WaitingFor, Turn } from './machine.ts'
+import { giveNotice } from './notice.ts'
 import { beginRequest, finishClear, finishHold, finishRehold, finishUndo, freedBy } from './place.ts'
 import type { GatewayRecord } from './record.ts'
 import { beginRelease, finishRelease } from './release.ts'
@@ -137,6 +138,7 @@ export function advance (machine: GatewayMachine, event: GatewayEvent, now: numb
       break
     case 'reply': settle(turn, event.callId, { answer: event.answer, error: null }); break
     case 'failed': settle(turn, event.callId, { answer: null, error: event.error }); break
+    case 'notice': giveNotice(turn, event); break
     case 'start': start(turn); break
     case 'tick': tick(turn); break
   }

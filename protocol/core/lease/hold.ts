@@ -51,7 +51,7 @@ function checkHold ({ request, requester }: EventOf<'hold'>, { now, state }: Tur
 /** The question in a canonical form. The epoch is left out: a repeated question is the same under a later one. */
 const canonical = ({ request, requester }: EventOf<'hold'>): string => JSON.stringify([
   request.clusterId, request.cluster, request.masterSite, request.masterPeer, requester, request.offerId, request.startMs, request.endMs, request.ttlMs,
-  request.items.map(({ leaseId, kind, name, segmentId, resources: r }) => [leaseId, kind, name, segmentId, r.vcpus, r.memoryMib, r.diskMib, r.volumes, r.bandwidthMbit])
+  request.items.map(({ leaseId, kind, name, segmentId, resources: r }) => [leaseId, kind, name, segmentId, r.vcpus, r.memoryMib, r.diskMib, r.volumes, r.bandwidthMbit, ...(r.nodes ?? 0) === 0 ? [] : [r.nodes]])
 ])
 
 /** The stored answer of a key, if this is the same question. */

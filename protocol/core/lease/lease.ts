@@ -3,10 +3,10 @@
  * the files beside it. Pure: `now` is the ledger clock in Unix ms.
  */
 import { type Booking, freeDuring } from '../calendar/free.ts'
-import type { Resources } from '../capacity.ts'
+import { type Resources, subtract, zero } from '../capacity.ts'
 import type { IdUse } from '../ids.ts'
 import type { Receipt } from '../messages.ts'
-import type { ReadonlyLedgerState } from './state.ts'
+import { type ReadonlyLedgerState, quotaFor } from './state.ts'
 import type { ExtensionState, LeaseState } from './tables.ts'
 
 export { emptyLedger, type LedgerState, type ReadonlyLedgerState } from './state.ts'
@@ -158,8 +158,15 @@ export function nextStartOf (state: ReadonlyLedgerState): number | null {
 
 /** The least that a site may still borrow in [fromMs, untilMs); null when it may borrow without a bound. */
 export function freeQuotaOf (state: ReadonlyLedgerState, site: string, fromMs = state.clockMs, untilMs = fromMs + 1): Resources | null {
-  const quota = state.quotas.get(site)
-  return quota === undefined ? null : freeDuring(quota, bookings(state, lease => isQuota(lease) && lease.masterSite === site), fromMs, untilMs)
+  const quota = quotaFor(state.quotas, site)
+  // a quota that says nothing of the number of nodes does not bound it
+  return quota === null ? null : freeDuring({ nodes: Number.POSITIVE_INFINITY, ...quota }, bookings(state, lease => isQuota(lease) && lease.masterSite === site), fromMs, untilMs)
+}
+
+/** The most that a site borrows at any moment of [fromMs, untilMs), with what is held for it. */
+export function borrowedOf (state: ReadonlyLedgerState, site: string, fromMs = state.clockMs, untilMs = fromMs + 1): Resources {
+  const none: Resources = { ...zero(), nodes: 0 }
+  return subtract(none, freeDuring(none, bookings(state, lease => isQuota(lease) && lease.masterSite === site), fromMs, untilMs))
 }
 
 /** What runs, or may still run, at this moment. */

@@ -7,11 +7,25 @@ import type { ClusterEpoch, Extension, Lease, Replay } from './lease.ts'
 /** Live leases of a peer, and how many leases each offer holds for it. */
 export interface PeerUse { live: number, held: Map<string, number> }
 
+/**
+ * What sites may borrow of one gateway, by site; null: without a bound. `OTHER_SITES` is for those that are
+ * not named; without it they borrow without a bound.
+ */
+export type Quotas = ReadonlyMap<string, Resources | null>
+/** In `Quotas`: no site can have this name. */
+export const OTHER_SITES = '*'
+
+/** What a site may borrow; null: without a bound. */
+export function quotaFor (quotas: Quotas, site: string): Resources | null {
+  const own = quotas.get(site)
+  return own === undefined ? quotas.get(OTHER_SITES) ?? null : own
+}
+
 export interface LedgerState {
   readonly host: string
   capacity: Resources
-  /** what each site may borrow of this gateway; a site that is not named borrows without a bound */
-  quotas: ReadonlyMap<string, Resources>
+  /** what each site may borrow of this gateway, see `quotaFor` */
+  quotas: Quotas
   /** segment ids this host may give out; null unless it is a gateway */
   slice: Slice | null
   /** no segment id is given out before: an earlier ledger was lost */

@@ -111,6 +111,7 @@ export function restart (turn: Turn): Answer {
     const confirmByMs = lease.confirmByMs === 0 ? 0 : Math.max(lease.confirmByMs, now + ACTIVATE_TTL_MS)
     turn.move(lease, 'restart', { deadlineMs: Math.max(now, lease.startMs) + ACTIVATE_TTL_MS, confirmByMs })
   }
-  for (const extension of [...state.pending.values()]) turn.moveExtension(extension, 'restart', { deadlineMs: now + extension.ttlMs })
+  // In the order in which they were held, whatever the order in which they were read: the numbers that they get must be the same.
+  for (const extension of [...state.pending.values()].sort((a, b) => a.token - b.token)) turn.moveExtension(extension, 'restart', { deadlineMs: now + extension.ttlMs })
   return answerWith({})
 }

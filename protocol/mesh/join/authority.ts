@@ -33,8 +33,8 @@ export interface SiteAuthorityOptions extends Common {
   readonly issuer: { readonly key: NodeKey, readonly chain: Chain } | null
   /** PeerId of the live host that has this name */
   readonly taken: (name: string) => string | null
-  /** live gateways of the site, with their slices */
-  readonly gateways?: () => ReadonlyArray<{ readonly name: string, readonly peerId: string, readonly segmentIds: Slice | null }>
+  /** live gateways of the site, with their slices and their shares of its quotas */
+  readonly gateways?: () => ReadonlyArray<{ readonly name: string, readonly peerId: string, readonly segmentIds: Slice | null, readonly quotaPercent: number }>
 }
 
 const MINUTE_MS = 60_000
@@ -137,6 +137,15 @@ export function siteAuthority (options: SiteAuthorityOptions): SiteAuthority {
     const hit = others.find(other => other.subject !== subject && other.name !== name && other.segmentIds !== null && other.segmentIds.from <= own.to && own.from <= other.segmentIds.to)
     if (hit?.segmentIds) throw new MusubiError('SLICE_OVERLAPS', `${name} asks for segment ids ${own.from}-${own.to}, gateway ${hit.name} has ${hit.segmentIds.from}-${hit.segmentIds.to}`, { hint: `give ${name} a slice that no other gateway of ${site} has, or revoke ${hit.name}` })
   }
+  /** Each gateway lends its share without asking the others: together they are never more than the whole. */
+  const checkShare = async ({ name, subject, quotaPercent }: { name: string, subject: string, quotaPercent: number }): Promise<void> => {
+    if (quotaPercent === 0) return
+    // Where a gateway is seen its certificate counts: it may have given some of its share back.
+    const shares = new Map([...(await register.slices()).map(issued => ({ ...issued, peerId: issued.subject, quotaPercent: issued.quotaPercent ?? 0 })), ...gateways()].map(one => [one.peerId, one]))
+    const others = [...shares.values()].filter(other => other.peerId !== subject && other.name !== name && other.quotaPercent > 0)
+    const left = 100 - others.reduce((sum, other) => sum + other.quotaPercent, 0)
+    if (quotaPercent > left) throw new MusubiError('QUOTA_TAKEN', `${name} cannot have ${quotaPercent} % of the quotas of site ${site}: ${others.map(other => `${other.name} has ${other.quotaPercent} %`).join(', ')}`, { hint: left > 0 ? `give it at most ${left} %, or let another gateway give some back: musubi site init --quota-percent` : 'let another gateway give some back first, there: musubi site init --quota-percent' })
+  }
   const make = (certificate: Grant, lifetimeMs: number): { chain: Chain, notAfterMs: number } => {
     const nowMs = now()
     const { key, parents } = signAs(certificate.name, certificate.roles)
@@ -155,9 +164,10 @@ export function siteAuthority (options: SiteAuthorityOptions): SiteAuthority {
       signAs(name, roles)
       await register.checkName('host', name, subject, taken(name))
       if (isGateway) await checkSlice({ name, subject, segmentIds })
+      if (isGateway) await checkShare({ name, subject, quotaPercent })
       const joinedMs = register.joinedMs('host', subject)
       const { chain, notAfterMs } = make({ federation, kind: 'host', subject, site, name, roles, segmentIds: isGateway ? segmentIds : null, quotaPercent: isGateway ? quotaPercent : 0, joinedMs }, LIFETIME_MS.host)
-      await register.note({ kind: 'host', subject, name, roles, segmentIds: isGateway ? segmentIds : null, joinedMs, issuedMs: now(), notAfterMs })
+      await register.note({ kind: 'host', subject, name, roles, segmentIds: isGateway ? segmentIds : null, quotaPercent: isGateway ? quotaPercent : 0, joinedMs, issuedMs: now(), notAfterMs })
       return chain
     }),
     delegate: ({ subject, name, roles = ['compute', 'storage'], lifetimeMs = LIFETIME_MS.issuer, joinedMs }) => {

@@ -94,6 +94,8 @@ export interface Issued {
   readonly name: string
   readonly roles: readonly string[]
   readonly segmentIds: Slice | null
+  /** gateways: share of the site's quotas, per cent; absent: an earlier release has kept it, and nobody was counted */
+  readonly quotaPercent?: number
   readonly joinedMs: number
   readonly issuedMs: number
   readonly notAfterMs: number
@@ -177,7 +179,7 @@ export interface SiteAuthority {
   siteChain (): Chain
   /** the issuer's chain, null without one */
   issuerChain (): Chain | null
-  /** @throws MusubiError ROLE_NEEDS_SITE_KEY, NAME_TAKEN, SLICE_OVERLAPS, SLICE_NEEDED, CANNOT_ISSUE */
+  /** @throws MusubiError ROLE_NEEDS_SITE_KEY, NAME_TAKEN, SLICE_OVERLAPS, SLICE_NEEDED, QUOTA_TAKEN, CANNOT_ISSUE */
   certifyHost (grant: HostGrant): Promise<Chain>
   /**
    * Issuer certificate for a gateway (its node key): [issuer, site].

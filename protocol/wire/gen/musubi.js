@@ -28,6 +28,15 @@ export const musubi = $root.musubi = (() => {
             Resources.prototype.diskMib = 0;
             Resources.prototype.volumes = 0;
             Resources.prototype.bandwidthMbit = 0;
+            Resources.prototype.nodes = null;
+
+            let $oneOfFields;
+
+            // Virtual OneOf for proto3 optional field
+            $Object.defineProperty(Resources.prototype, "_nodes", {
+                get: $util.oneOfGetter($oneOfFields = ["nodes"]),
+                set: $util.oneOfSetter($oneOfFields)
+            });
 
             Resources.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -46,6 +55,8 @@ export const musubi = $root.musubi = (() => {
                     writer.uint32(32).uint32(message.volumes);
                 if (message.bandwidthMbit != null && $Object.hasOwnProperty.call(message, "bandwidthMbit") && message.bandwidthMbit !== 0)
                     writer.uint32(40).uint32(message.bandwidthMbit);
+                if (message.nodes != null && $Object.hasOwnProperty.call(message, "nodes"))
+                    writer.uint32(48).uint32(message.nodes);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -122,6 +133,13 @@ export const musubi = $root.musubi = (() => {
                                 message.bandwidthMbit = value;
                             else
                                 delete message.bandwidthMbit;
+                            continue;
+                        }
+                    case 6: {
+                            if (wireType !== 0)
+                                break;
+                            message.nodes = reader.uint32();
+                            message._nodes = "nodes";
                             continue;
                         }
                     }
@@ -1620,6 +1638,7 @@ export const musubi = $root.musubi = (() => {
             PolicyAd.prototype.host = "";
             PolicyAd.prototype.version = 0;
             PolicyAd.prototype.document = $util.newBuffer([]);
+            PolicyAd.prototype.setBy = "";
 
             PolicyAd.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -1636,6 +1655,8 @@ export const musubi = $root.musubi = (() => {
                     writer.uint32(24).uint64(message.version);
                 if (message.document != null && $Object.hasOwnProperty.call(message, "document") && message.document.length)
                     writer.uint32(34).bytes(message.document);
+                if (message.setBy != null && $Object.hasOwnProperty.call(message, "setBy") && message.setBy !== "")
+                    writer.uint32(42).string(message.setBy);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -1703,6 +1724,15 @@ export const musubi = $root.musubi = (() => {
                                 message.document = value;
                             else
                                 delete message.document;
+                            continue;
+                        }
+                    case 5: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.setBy = value;
+                            else
+                                delete message.setBy;
                             continue;
                         }
                     }
@@ -6442,12 +6472,19 @@ export const musubi = $root.musubi = (() => {
             Offer.prototype.ttlMs = 0;
             Offer.prototype.nowMs = 0;
             Offer.prototype.localSegmentId = null;
+            Offer.prototype.priceMilli = null;
 
             let $oneOfFields;
 
             // Virtual OneOf for proto3 optional field
             $Object.defineProperty(Offer.prototype, "_localSegmentId", {
                 get: $util.oneOfGetter($oneOfFields = ["localSegmentId"]),
+                set: $util.oneOfSetter($oneOfFields)
+            });
+
+            // Virtual OneOf for proto3 optional field
+            $Object.defineProperty(Offer.prototype, "_priceMilli", {
+                get: $util.oneOfGetter($oneOfFields = ["priceMilli"]),
                 set: $util.oneOfSetter($oneOfFields)
             });
 
@@ -6475,6 +6512,8 @@ export const musubi = $root.musubi = (() => {
                     writer.uint32(56).uint64(message.nowMs);
                 if (message.localSegmentId != null && $Object.hasOwnProperty.call(message, "localSegmentId"))
                     writer.uint32(64).uint32(message.localSegmentId);
+                if (message.priceMilli != null && $Object.hasOwnProperty.call(message, "priceMilli"))
+                    writer.uint32(72).uint32(message.priceMilli);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -6572,6 +6611,13 @@ export const musubi = $root.musubi = (() => {
                                 break;
                             message.localSegmentId = reader.uint32();
                             message._localSegmentId = "localSegmentId";
+                            continue;
+                        }
+                    case 9: {
+                            if (wireType !== 0)
+                                break;
+                            message.priceMilli = reader.uint32();
+                            message._priceMilli = "priceMilli";
                             continue;
                         }
                     }

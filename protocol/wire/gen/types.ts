@@ -7,6 +7,7 @@ export interface Resources {
   diskMib: number
   volumes: number
   bandwidthMbit: number
+  nodes?: number
 }
 
 export interface HostAd {
@@ -110,6 +111,7 @@ export interface PolicyAd {
   host: string
   version: number
   document: Uint8Array
+  setBy: string
 }
 
 export interface Record {
@@ -406,6 +408,7 @@ export interface Offer {
   ttlMs: number
   nowMs: number
   localSegmentId?: number
+  priceMilli?: number
 }
 
 export interface CommitRequest {
@@ -894,7 +897,8 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'memoryMib', id: 2, type: 'uint32', repeated: false },
     { name: 'diskMib', id: 3, type: 'uint32', repeated: false },
     { name: 'volumes', id: 4, type: 'uint32', repeated: false },
-    { name: 'bandwidthMbit', id: 5, type: 'uint32', repeated: false }
+    { name: 'bandwidthMbit', id: 5, type: 'uint32', repeated: false },
+    { name: 'nodes', id: 6, type: 'uint32', repeated: false, optional: true }
   ],
   HostAd: [
     { name: 'site', id: 1, type: 'string', repeated: false },
@@ -987,7 +991,8 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'site', id: 1, type: 'string', repeated: false },
     { name: 'host', id: 2, type: 'string', repeated: false },
     { name: 'version', id: 3, type: 'uint64', repeated: false },
-    { name: 'document', id: 4, type: 'bytes', repeated: false }
+    { name: 'document', id: 4, type: 'bytes', repeated: false },
+    { name: 'setBy', id: 5, type: 'string', repeated: false }
   ],
   Record: [
     { name: 'peer', id: 1, type: 'string', repeated: false },
@@ -1245,7 +1250,8 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'held', id: 5, type: 'Held', repeated: true },
     { name: 'ttlMs', id: 6, type: 'uint32', repeated: false },
     { name: 'nowMs', id: 7, type: 'uint64', repeated: false },
-    { name: 'localSegmentId', id: 8, type: 'uint32', repeated: false, optional: true }
+    { name: 'localSegmentId', id: 8, type: 'uint32', repeated: false, optional: true },
+    { name: 'priceMilli', id: 9, type: 'uint32', repeated: false, optional: true }
   ],
   CommitRequest: [
     { name: 'clusterId', id: 1, type: 'string', repeated: false },

@@ -10,6 +10,7 @@ import { counters } from './ledger/counters.ts'
 import { ends } from './ledger/ends.ts'
 import { promises } from './ledger/promises.ts'
 import { segments } from './ledger/segments.ts'
+import { shares } from './ledger/shares.ts'
 import { leaseTable } from './ledger/table.ts'
 import { allOrNothing } from './master/all-or-nothing.ts'
 import { copies } from './master/copies.ts'
@@ -24,7 +25,7 @@ import type { World } from './model.ts'
 export function invariantsOf (world: World): Invariant[] {
   const known = createDecisions()
   return [
-    counters(world), leaseTable(world), clocks(world), causes(world), ends(world), promises(world), calendar(world), conserved(world), segments(world), answers(world), cordons(world),
+    counters(world), leaseTable(world), clocks(world), causes(world), ends(world), promises(world), calendar(world), shares(world), conserved(world), segments(world), answers(world), cordons(world),
     decisions(world, known), allOrNothing(world, known), epochs(world, known), releases(world, known), offers(world, known), copies(world),
     fence(world), running(world), convergence(world, known)
   ]

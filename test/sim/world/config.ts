@@ -54,8 +54,8 @@ export interface Config {
   tickMs: number
   /** whether what masters see of sites is old */
   staleViews: boolean
-  /** a site lends each other site at most this much; null: no quotas */
-  quota: ResourceFacts | null
+  /** a site lends each other site at most this much, its gateways together; null: no quotas */
+  quota: Required<ResourceFacts> | null
   /** faults end when so much time has passed and so much has happened, and at `faultMsMax` at the latest */
   faultMs: number
   faultEvents: number
@@ -67,6 +67,16 @@ export interface Config {
 }
 
 const resources = (vcpus: number, memoryMib: number, diskMib: number, volumes: number): ResourceFacts => ({ vcpus, memoryMib, diskMib, volumes, bandwidthMbit: 100 })
+
+/** Enough for something of it to be left to each of two gateways. */
+const quotaOfSite = (scale: number): Required<ResourceFacts> => ({ ...resources(3 * scale, 4096 * 2, 2048 * 2, 4), nodes: 2 * scale })
+
+/** What each gateway of a site may lend of its quotas, per cent: together not all of it where there are three. */
+export function percentOf ({ hosts }: SitePlan, host: string): number {
+  const gateways = hosts.filter(one => one.gateway)
+  const at = gateways.findIndex(one => one.host === host)
+  return at === -1 ? 0 : gateways.length === 2 ? [60, 40][at] ?? 0 : Math.floor(100 / gateways.length)
+}
 
 /** 0 in half of the runs, else up to `most`. */
 const swarm = (chance: Prng, most: number, on = 0.5): number => chance.chance(on) ? chance.between(0.1, 1) * most : 0
@@ -192,7 +202,7 @@ export function planOf (seed: number): Config {
     helperHoldUpMs: swarm(chance, isLong ? 150_000 : 60_000, on * 0.6),
     tickMs: chance.fork('tick').pick([0, 1_000, 1_000, 2_000]),
     staleViews: chance.chance(0.5),
-    quota: chance.chance(0.25) ? resources(chance.int(1, 3), 4096, 2048, 2) : null,
+    quota: chance.chance(0.25) ? quotaOfSite(chance.int(1, 3)) : null,
     ...until,
     faultMsMax: 400_000,
     loseMasterMs: isLong && chance.fork('lost').chance(0.6) ? chance.fork('lost at').between(8_000, 25_000) : 0,

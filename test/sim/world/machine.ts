@@ -2,6 +2,7 @@
  * One host of the world: clocks, disks, helper and engine, which outlive its agent, and the lives of
  * the agent, which is the product's own code from the ledger to the master.
  */
+import { roomByNotice } from '../../../protocol/policy/preempt.ts'
 import { createGateway, type Gateway } from '../../../agent/gateway/gateway.ts'
 import { createLessor, type Lessor } from '../../../agent/lessor/lessor.ts'
 import { createAdoption, type Adoption } from '../../../agent/master/adopt.ts'
@@ -212,7 +213,8 @@ export function createMachine ({ kernel, chance, plan, around, crashAtWrite }: M
         const newId = (): string => around.uuid()
         life.gateway = createGateway({
           site, call, facts: () => Promise.resolve(gatewayFacts(plan)), siteHosts: () => around.siteHosts(site), newId, now, store: life.store, events, log, cordon,
-          quota: () => config.quota !== null, holderOf: (grant, about) => holderOf(around, grant, about)
+          quota: masterSite => config.quota !== null && masterSite !== site,
+          preempt: (request, records, hosts) => around.policy === null ? null : roomByNotice(around.policy, site, request, records, hosts, now()), holderOf: (grant, about) => holderOf(around, grant, about)
         })
         life.negotiator = createNegotiator({
           site, call, sites: () => around.knownSites(plan), store: life.store, now, newId,

@@ -4,6 +4,8 @@ import { buildClusterDocument } from '../../../protocol/core/document.ts'
 import { documentSource } from '../../../protocol/core/master/growth.ts'
 import type { KnownSite } from '../../../protocol/core/master/events.ts'
 import type { MasterRecord } from '../../../protocol/core/master/record.ts'
+import type { PolicyDocument } from '../../../protocol/policy-api.ts'
+import type { Quotas } from '../../../protocol/core/lease/state.ts'
 import type { ClusterDocument, EpochGrant, GatewayFacts, Grant, Secret } from '../../../protocol/core/messages.ts'
 import type { SiteHost } from '../../../protocol/core/gateway/events.ts'
 import type { GatewayTruth, HostTruth } from '../../../protocol/core/verify.ts'
@@ -11,7 +13,7 @@ import type { EventLog } from '../../../agent/events.ts'
 import type { Network } from '../kernel/network.ts'
 import type { Operation } from '../kernel/disk.ts'
 import { hash128 } from '../kernel/prng.ts'
-import type { Observation, ResourceFacts } from '../observation.ts'
+import type { Observation } from '../observation.ts'
 import type { Config, HostPlan } from './config.ts'
 import type { Machine } from './machine.ts'
 
@@ -27,7 +29,9 @@ export interface Surroundings {
   siteHosts (site: string): SiteHost[]
   /** what a master believes of all sites */
   knownSites (viewer: HostPlan): KnownSite[]
-  quotasOf (plan: HostPlan): Map<string, ResourceFacts>
+  quotasOf (plan: HostPlan): Quotas
+  /** of every site; null: none */
+  policy: PolicyDocument | null
   prepare (plan: HostPlan, record: MasterRecord): Promise<{ document: ClusterDocument, secrets: Secret[] }>
   /** other hosts of its site that are there, as the directory knows them */
   targets (machine: Machine): Array<{ host: string, peer: string, gateway: boolean }>

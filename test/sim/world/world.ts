@@ -1,15 +1,18 @@
 /** One world: built from a plan, run through faults, healed, and watched at every event by the checker. */
 import type { KnownSite } from '../../../protocol/core/master/events.ts'
+import type { GatewayRecord } from '../../../protocol/core/gateway/record.ts'
 import type { SiteHost } from '../../../protocol/core/gateway/events.ts'
 import { resourceOf } from '../../../agent/helper/permits.ts'
 import { siteCapacityOf } from '../../../protocol/core/placement/site-capacity.ts'
 import { fromStored, type StoredRecord } from '../../../agent/master/stored.ts'
+import { quotasOf } from '../../../protocol/policy/rules.ts'
+import type { PolicyDocument } from '../../../protocol/policy-api.ts'
 import { createKernel } from '../kernel/kernel.ts'
 import { createNetwork, type Endpoint } from '../kernel/network.ts'
 import { createPrng } from '../kernel/prng.ts'
 import type { Checker, CreateChecker, HostFacts, Observation, ResourceFacts, WorldBounds, WorldDescription } from '../observation.ts'
 import { createHistory } from '../history.ts'
-import { type Config, type HostPlan, LONG_FAULTS_MS } from './config.ts'
+import { type Config, type HostPlan, LONG_FAULTS_MS, percentOf } from './config.ts'
 import { diskViewOf, hostFacts } from './facts.ts'
 import { valueOf } from './plain.ts'
 import { startFaults } from './faults.ts'
@@ -32,6 +35,12 @@ export interface Outcome {
   steps: number
   endMs: number
   violation: { invariant: string, message: string } | null
+}
+
+/** The policy of every site: later ones have the higher priority, and all have agreed to the shortest notice. */
+function policyOf ({ nodes, vcpus, memoryMib, diskMib, volumes, bandwidthMbit }: Required<ResourceFacts>, sites: readonly string[]): PolicyDocument {
+  const quota = { nodes, vcpus, memory: memoryMib, disk: diskMib, volumes, bandwidth: bandwidthMbit }
+  return { default: { quota }, sites: Object.fromEntries(sites.map((site, i) => [site, { quota, priority: Math.min(99, 10 * i), preempt: { notice: '1m' } }])) }
 }
 
 export interface WorldOptions {
@@ -140,6 +149,16 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
     }
   })
   const netChance = root.fork('latency')
+  const noticed = new Set<string>()
+  /** A notice is on the disk: from then on the checker knows why a gateway will release what nobody has given up. */
+  function tellNotice (machine: Machine, { clusterId, notice }: GatewayRecord): void {
+    if (notice === undefined || noticed.has(`${machine.host} ${clusterId} ${notice.endMs}`)) return
+    noticed.add(`${machine.host} ${clusterId} ${notice.endMs}`)
+    fault('notice')
+    observe({ type: 'operator', trueMs: kernel.now(), host: machine.host, action: 'notice', clusterId, detail: String(notice.endMs), refused: '' })
+  }
+  const policy = config.quota === null ? null : policyOf(config.quota, config.sites.map(({ site }) => site))
+  const percentOfPlan = ({ site, host }: HostPlan): number => config.sites.filter(one => one.site === site).map(one => percentOf(one, host))[0] ?? 0
 
   const siteHosts = (site: string): SiteHost[] => [...machines.values()].filter(machine => machine.site === site).map(({ plan, life, cordoned }) => ({
     host: plan.host, roles: plan.roles, peer: plan.peer, underlayAddress: plan.underlayAddress, cordoned: cordoned && !config.staleViews,
@@ -164,7 +183,8 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
         return [{ ...siteCapacityOf(site, seen), peer: gateway.peer, gatewayHost: gateway.host }]
       })
     },
-    quotasOf: plan => config.quota === null || !plan.gateway ? new Map() : new Map(config.sites.filter(site => site.site !== plan.site).map(site => [site.site, config.quota as ResourceFacts])),
+    policy,
+    quotasOf: plan => policy === null || !plan.gateway ? new Map() : quotasOf(policy, plan.site, percentOfPlan(plan)),
     prepare: (plan, record) => Promise.resolve().then(() => documentOf(plan, record)),
     targets: machine => [...machines.values()].filter(other => other.site === machine.site && other !== machine && other.process() !== null).map(({ host, peer, gateway }) => ({ host, peer, gateway })),
     observe, note, fault,
@@ -188,6 +208,7 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
       // Records of gateway and master: their loops may have to begin.
       machine.wake()
       for (const operation of operations) {
+        if (operation.type === 'put' && operation.key.startsWith('offer/')) tellNotice(machine, valueOf<GatewayRecord>(operation.key, operation.value) as GatewayRecord)
         if (!operation.key.startsWith('cluster/')) continue
         const record = operation.type === 'put' ? fromStored(valueOf<StoredRecord>(operation.key, operation.value) as StoredRecord) : null
         observe({ type: 'decision', trueMs: kernel.now(), site: machine.site, host: machine.host, clusterId: operation.key.slice('cluster/'.length), record })
@@ -218,7 +239,13 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
     sites: config.sites.map(({ site, malicious: bad, hosts }) => ({ site, malicious: bad, hosts: hosts.map(({ host, peer, gateway, capacity, slice, ratePpm }) => ({ site, host, peer, gateway, capacity, slice, ratePpm })) }))
   }
   const checker: Checker = createChecker(description)
-  const quotaFacts = new Map<string, HostFacts['quotas']>([...plans.values()].map(plan => [plan.host, [...around.quotasOf(plan)].map(([masterSite, resources]) => ({ masterSite, resources }))]))
+  // Worked out by themselves, not by what is under test.
+  const sharesOf = (plan: HostPlan, whole: Required<ResourceFacts>): HostFacts['quotas'] => {
+    const share = (of: number): number => Math.floor(of * percentOfPlan(plan) / 100)
+    const resources: ResourceFacts = { vcpus: share(whole.vcpus), memoryMib: share(whole.memoryMib), diskMib: share(whole.diskMib), volumes: share(whole.volumes), bandwidthMbit: share(whole.bandwidthMbit), nodes: share(whole.nodes) }
+    return config.sites.filter(({ site }) => site !== plan.site).map(({ site }) => ({ masterSite: site, resources, whole }))
+  }
+  const quotaFacts = new Map<string, HostFacts['quotas']>([...plans.values()].map(plan => [plan.host, config.quota === null || !plan.gateway ? [] : sharesOf(plan, config.quota)]))
 
   const toldFacts = new Map<Machine, HostFacts>()
 

@@ -11,7 +11,8 @@ import type { AgentView } from '../../../agent/api/view.ts'
 import { addAgentRoutes, type RouteDeps } from '../../../agent/api/routes.ts'
 import { createEventLog } from '../../../agent/events.ts'
 import { call, events as follow } from '../../../cli/client.ts'
-import { ClusterSchema, type EventResource, type InvitationResource, type PolicyResource, type RotationResource } from '../../../protocol/api.ts'
+import { ClusterSchema, type EventResource, type InvitationResource, type RotationResource } from '../../../protocol/api.ts'
+import type { PolicyResource } from '../../../protocol/policy-api.ts'
 import { ConflictError, MusubiError, NoCapacityError, NotFoundError, UnreachableError } from '../../../protocol/core/errors.ts'
 import { parseClusterSpec } from '../../../protocol/core/spec.ts'
 import { createApi, listenTcp, listenUnix, problemOf, type Api } from '../../../protocol/rest/server.ts'
@@ -136,9 +137,9 @@ t.test('what gateways do for their site is refused elsewhere, with the way there
 t.test('invitations, revocations, policy and cordon over REST: checked, passed on, no secret kept', async t => {
   const invitation: InvitationResource = { id: 'abc', kind: 'host', site: 'tokyo', roles: ['compute'], segmentIds: null, note: '', createdMs: 1, expiresMs: 2, state: 'open', wrongProofs: 0, used: null }
   const asked: unknown[] = []
-  const policy: PolicyResource = { site: 'tokyo', version: 3, setBy: 'tokyo-1', document: { default: { longestLease: '8h' }, sites: { osaka: { deny: true } } } }
+  const policy: PolicyResource = { site: 'tokyo', version: 3, setBy: 'tokyo-1', document: { default: { longestLease: '8h' }, sites: { osaka: { deny: true } } }, quotaPercent: 100, usage: [], warnings: [] }
   const server = await api(t, {
-    policy: { get: () => policy, set: document => { asked.push(document); return Promise.resolve(policy) } },
+    policy: { get: () => policy, set: document => { asked.push(document); return Promise.resolve(policy) }, check: document => { asked.push(document); return { errors: [], warnings: ['odd'], usage: [] } } },
     issuer: {
       invite: body => { asked.push(body); return Promise.resolve({ token: 'musubi-secret', invitation }) },
       invitations: () => [{ ...invitation, secret: 'leak' } as InvitationResource],
@@ -164,6 +165,8 @@ t.test('invitations, revocations, policy and cordon over REST: checked, passed o
   t.same((await server.inject('/v1/policy')).json(), policy, 'rules of sites come through')
   t.same((await server.inject({ method: 'PUT', url: '/v1/policy', payload: policy.document })).json(), policy)
   t.same(asked.pop(), policy.document)
+  t.same(await post('/v1/policy/checks', { default: { price: -1 } }), { errors: [], warnings: ['odd'], usage: [] }, 'a bad one is judged, not refused')
+  t.same(asked.pop(), { default: { price: -1 } })
 })
 
 t.test('figures for Prometheus, in its text format', async t => {

@@ -114,6 +114,14 @@ t.test('the first gateway: a site key, three certificates, and nothing more when
   t.match(await initSite(configPath, { token: null, offlineKey: null }, now), { changed: false }, 'and with none')
   t.same(await Promise.all(Object.values(files).map(path => readFile(path, 'hex'))), before)
 
+  const percent = async (): Promise<number> => (await identity(configPath)).member.quotaPercent
+  t.equal(await percent(), 100, 'the only gateway has all of the quotas')
+  t.match(await initSite(configPath, { token: null, offlineKey: null, quotaPercent: 60 }, now), { changed: true })
+  t.equal(await percent(), 60)
+  t.match((await identity(configPath)).member, { role: { roles: ['gateway', 'compute'] }, segmentIds: SLICE }, 'and the rest stays')
+  await t.rejects(initSite(configPath, { token: null, offlineKey: null, quotaPercent: 61 }, now), { code: 'INVALID_INPUT', message: /has 60 % of the quotas of its site, 61 % is more/ }, 'another gateway may have it by now')
+  t.match(await initSite(configPath, { token: null, offlineKey: null, quotaPercent: 60 }, now), { changed: false })
+
   clock.ms += 65 * DAY
   const ended = (await identity(configPath)).member
   t.throws(() => { checkDates(ended, clock.ms) }, { code: 'CERTIFICATE_EXPIRED' }, 'the agent starts, as a member that others do not admit')

@@ -2,6 +2,8 @@ import t from 'tap'
 import { bytes, duration, indented, mib, table, timeLeft } from '../../../cli/output.ts'
 import { clustersTable, clusterText, historyTable, hostsTable, hostText, invitationsTable, leasesTable, leaseText, nodesTable, searchText, sitesTable, statusText } from '../../../cli/render.ts'
 import type { AgentStatus, CertificateResource, ClusterResource, HostDetail, HostResource, InvitationResource, LeaseDetail, LeaseEventResource, LeaseResource, NodeResource, SiteResource } from '../../../protocol/api.ts'
+import { changesText, checkText, policyText } from '../../../cli/render/policy.ts'
+import type { PolicyResource } from '../../../protocol/policy-api.ts'
 
 const free = { vcpus: 1, memoryMib: 1024, diskMib: 500, volumes: 4, bandwidthMbit: 0 }
 const total = { vcpus: 4, memoryMib: 16_384, diskMib: 500, volumes: 8, bandwidthMbit: 0 }
@@ -167,11 +169,26 @@ t.test('a cluster tells where its nodes are, what crossed the WAN, and what is w
   t.match(clusterText({ ...cluster, frontend: null, error: { code: 'X', message: 'why', hint: 'what next' } }), /error +why\n {11}what next\n/)
   const lender: ClusterResource['lenders'][number] = { site: 'osaka', gateway: 'osaka-1', state: 'active', heardAgoMs: 3_000, skewMs: -12, error: '' }
   t.notMatch(text, /lender|epoch/)
+  t.match(clusterText({ ...cluster, lenders: [{ ...lender, priceMilli: 1_250 }] }), /lender +osaka .*, 1\.25 per vCPU and hour/)
   t.match(clusterText({ ...cluster, epoch: 2, lenders: [lender, { ...lender, site: 'kyoto', heardAgoMs: 125_000, skewMs: 1_500, error: 'no answer within 8 s' }, { ...lender, site: 'nara', state: '', heardAgoMs: null, skewMs: null }, { ...lender, site: 'kobe', state: '' }] }),
     /epoch 2\n[^]*lender +osaka \(osaka-1\) +active, heard of 3s ago, clock -12ms\nlender +kyoto .*heard of 2m05s ago, clock \+1\.5s; no answer within 8 s\nlender +nara .*not heard of yet\nlender +kobe .*has no leases any more, heard/)
   t.match(clustersTable([cluster]), /demo +building +1\/2 +tokyo,tsukuba +77 +tokyo/)
   t.notMatch(clustersTable([cluster]), /masterless/)
   t.match(clustersTable([cluster, { ...cluster, name: 'lost', state: 'masterless' }]), /lost +masterless[^]*\n\nmasterless: the gateway that was master of lost is not heard of.*musubi cluster adopt NAME$/)
   t.match(nodesTable(cluster), /LEASED +DEFINED +DHCP +BOOT +IMAGE +READY +STATE/)
+  t.end()
+})
+
+t.test('a policy is a file to edit, with what is lent as comments; differences and doubts are told', t => {
+  const none: PolicyResource = { site: 'tokyo', version: 0, setBy: '', document: {}, quotaPercent: 100, usage: [], warnings: [] }
+  t.equal(policyText(none), '# tokyo has no policy yet: it lends everything to everybody\ndefault: {}')
+  const empty = { vcpus: 0, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 }
+  const usage = { site: 'osaka', lent: { ...empty, vcpus: 4, nodes: 2 }, most: { ...empty, vcpus: 8, nodes: 4 }, quota: { vcpus: 10 }, share: { vcpus: 6 }, overdrawn: ['vcpus'] }
+  const text = policyText({ ...none, version: 3, setBy: 'gw1', document: { default: { quota: { vcpus: 10 } } }, quotaPercent: 60, usage: [usage], warnings: ['sites.osaka: odd'] })
+  t.match(text, /# osaka: 4 vCPU, 2 nodes lent, with what is reserved up to 8 vCPU, 4 nodes; 6 vCPU of 10 vCPU can be lent by this gateway; OVERDRAWN: vcpus/)
+  t.match(text, /# this gateway has 60 % of every quota\n[^]*# warning: sites.osaka: odd\ndefault:\n {2}quota:\n {4}vcpus: 10/)
+  t.match(checkText('p.yaml', { errors: [], warnings: ['w'], usage: [], agent: false }), /p.yaml is valid\nwarning: w\nthe agent was not reached/)
+  t.equal(changesText([], 'version 3'), 'it changes nothing of version 3')
+  t.match(changesText([{ site: '', field: 'price', before: 'as advertised', after: '1' }, { site: '', field: 'own.priority', before: '100', after: '1' }, { site: 'osaka', field: 'deny', before: 'no', after: 'yes' }], 'version 3'), /\(every other site\) +price +as advertised +1\n\(own requests\) +own.priority[^]*osaka +deny +no +yes/)
   t.end()
 })

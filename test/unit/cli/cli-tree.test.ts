@@ -32,7 +32,7 @@ function helpOf (command: Command): string {
 t.test('every command says what it does and shows an example', t => {
   const all = leaves(tree())
   for (const wanted of [
-    'agent join', 'agent run', 'agent status', 'agent doctor', 'site init', 'site key', 'site invite', 'site invitations', 'site withdraw', 'site revoke', 'site policy get', 'site policy set',
+    'agent join', 'agent run', 'agent status', 'agent doctor', 'site init', 'site key', 'site invite', 'site invitations', 'site withdraw', 'site revoke', 'site policy get', 'site policy set', 'site policy check', 'site policy diff',
     'host list', 'host show', 'host cordon', 'host uncordon', 'coordinator init', 'coordinator run', 'coordinator status', 'coordinator invite', 'coordinator sites', 'coordinator revoke', 'coordinator export', 'coordinator import', 'search',
     'host drain', 'lease list', 'lease calendar', 'lease show', 'lease history', 'lease revoke', 'lease fsck', 'cluster extend', 'cluster scale', 'cluster retry', 'cluster adopt', 'segment list', 'segment ping', 'segment doctor', 'segment capture',
     'cache status', 'cache preheat', 'cache budget', 'cache list', 'cache purge', 'cache export', 'cache retained purge'
@@ -55,7 +55,7 @@ t.test('completion follows the tree, at every depth', async t => {
   }
   t.same(await complete('si'), ['site'])
   t.same(await complete('site', 'in'), ['init', 'invite', 'invitations'])
-  t.same((await complete('site', 'policy', '')).filter(w => !w.startsWith('-')), ['get', 'set'])
+  t.same((await complete('site', 'policy', '')).filter(w => !w.startsWith('-')), ['get', 'set', 'check', 'diff'])
   t.same(await complete('site', 'policy', 'set', '--f'), ['--file'])
   t.same(await complete('host', 'cordon', 'tokyo-2', '--'), ['--reason'])
   t.same(await complete('lease', ''), ['list', 'calendar', 'show', 'history', 'revoke', 'fsck'])
@@ -72,5 +72,5 @@ t.test('completion follows the tree, at every depth', async t => {
 t.test('musubi completion prints it', async t => {
   const { stdout } = await run(process.execPath, [CLI, 'completion'], { env: { NODE_OPTIONS: '' } })
   t.match(stdout, /complete -o default -F _musubi musubi/)
-  t.match(stdout, /"site policy"\) words="get set"/)
+  t.match(stdout, /"site policy"\) words="get set check diff"/)
 })

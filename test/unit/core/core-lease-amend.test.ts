@@ -274,7 +274,7 @@ t.test('quotas count what a site borrows, not what the host has', t => {
   t.match(host.refused(quota('b', 1)), { code: 'QUOTA_EXCEEDED', retryable: true, message: 'gateway a1 lends no more to site tokyo: needs 1 vCPU, 0 free' })
   host.ok(quota('c', 2, { startMs: T0 + HOUR, endMs: T0 + 2 * HOUR }))
   host.ok(quota('d', 99, { masterSite: 'osaka' }))
-  t.same(freeQuotaOf(host.state, 'tokyo', T0 + 2 * HOUR, T0 + 3 * HOUR), { ...zero(), vcpus: 2 })
+  t.same(freeQuotaOf(host.state, 'tokyo', T0 + 2 * HOUR, T0 + 3 * HOUR), { ...zero(), vcpus: 2, nodes: Infinity }, 'the number of nodes is not bounded where nothing is said of it')
   host.ok({ type: 'commit', clusterId: 'a', offerId: 'a' })
   t.equal(host.refused({ type: 'extend', requester: 'g', request: { key: 'x', clusterId: 'a', offerId: 'e', endMs: T0 + 2 * HOUR, ttlMs: 0, epoch: 1, leaseIds: [] } }).code, 'QUOTA_EXCEEDED')
   host.ok({ type: 'release', clusterId: 'c', reason: 'x' })

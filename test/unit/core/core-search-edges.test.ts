@@ -89,7 +89,7 @@ t.test('a site is folded from its hosts: features and roles of those that lend, 
   t.equal(foldSite('tokyo', gateway, [host('c1', { features: Array.from({ length: 500 }, (_, i) => `f${i}`) })], '0').features.length, MAX_FEATURES)
 
   t.strictSame(siteResourceOf('p', 7, decode('SiteAd', encode('SiteAd', ad)), { rttMs: 3, path: 'relay', state: 'suspect' }), {
-    site: 'tokyo', gateway: 'gw', peerId: 'p', addresses: gateway.addresses, hosts: 3, total: ad.total, free: ad.free, freeByHost: ad.freeByHost, volumeFreeMib: 70, ageMs: 7,
+    site: 'tokyo', gateway: 'gw', peerId: 'p', addresses: gateway.addresses, hosts: 3, total: { ...ad.total, nodes: 0 }, free: { ...ad.free, nodes: 0 }, freeByHost: ad.freeByHost.map(free => ({ ...free, nodes: 0 })), volumeFreeMib: 70, ageMs: 7,
     state: 'suspect', path: 'relay', rttMs: 3, features: ad.features, roles: ad.roles, priceMilli: 5, maxTermMs: HOUR, relay: true
   })
   t.match(siteResourceOf('p', 7, ad), { rttMs: null, path: null, state: 'alive' })

@@ -90,7 +90,7 @@ t.test('what an earlier release has stored is sent on, and read as if it said no
 })
 
 t.test('empty bytes are a message of defaults, complete', t => {
-  t.strictSame(decode('Offer', new Uint8Array()), { offerId: '', site: '', segmentId: 0, gateway: null, held: [], ttlMs: 0, nowMs: 0, localSegmentId: 0 })
+  t.strictSame(decode('Offer', new Uint8Array()), { offerId: '', site: '', segmentId: 0, gateway: null, held: [], ttlMs: 0, nowMs: 0, localSegmentId: 0, priceMilli: 0 })
   for (const name of NAMES) t.strictSame(Object.keys(decode(name, new Uint8Array())), SCHEMA[name].map(field => field.name), name)
   t.end()
 })

@@ -76,6 +76,21 @@ caught('a share of a site is exceeded', 'quota-exceeded',
   story => { story.host('s2a').quotas = [{ masterSite: 's1', resources: resources({ vcpus: 1 }) }]; story.show('s2a'); story.cluster('offered') },
   story => { story.host('s2a').quotas = [{ masterSite: 's3', resources: resources({ vcpus: 1 }) }]; story.show('s2a'); story.cluster('offered') })
 
+/** Both gateways of a site lend to another one. */
+const lendTwice = (story: Story, nodes: number): void => {
+  const loan = (host: string, offerId: string): void => {
+    const item = { kind: 'quota', name: 'quota', host, resources: { ...resources({ vcpus: 2 }), nodes }, leaseId: `${offerId}-9`, token: 0 }
+    story.ask(host, host, 'hold', story.holdRequest(offerId, OTHER, [item]), { receipts: [{ leaseId: item.leaseId, host, token: 0 }], segmentId: 0 }, () => { story.keep(host, offerId, OTHER, [item], 0) })
+  }
+  for (const [host, vcpus] of [['s1a', 3], ['s1b', 2]] as const) {
+    story.host(host).quotas = [{ masterSite: 's1', resources: resources({ vcpus }), whole: { ...resources({ vcpus: 5 }), nodes: 4 } }]
+    story.show(host)
+  }
+  loan('s1a', 'o7')
+  loan('s1b', 'o8')
+}
+caught('two gateways of a site lend more than its quota together', 'quota-shared', story => { lendTwice(story, 3) }, story => { lendTwice(story, 2) })
+
 const refusal = { code: 'NO_CAPACITY', message: 'host s3a: needs 4 vCPU' }
 caught('a hold that fits is refused for want of room', 'capacity-conserved',
   story => { const call = story.call('s3a', 's3a', 'hold', story.holdRequest('o9', CLUSTER, [{ ...node('n1', 's3a', 4), leaseId: 'o9-1' }])); story.arrive(call); story.answer(call, null, refusal) },

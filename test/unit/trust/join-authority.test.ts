@@ -27,7 +27,7 @@ function world (part: Partial<Parameters<typeof siteAuthority>[0]> = {}): World 
   const revocations = new RevocationSet()
   const options = {
     site: 'tokyo', federation, siteKey, siteChain, issuer: null, now: () => clock.ms, taken: (name: string) => live.get(name) ?? null, revocations, issued: issuedStore(createMemoryStore()),
-    gateways: () => [{ name: 'gw1', peerId: gw1.peerId, segmentIds: { from: 1000, to: 1999 } }], ...part
+    gateways: () => [{ name: 'gw1', peerId: gw1.peerId, segmentIds: { from: 1000, to: 1999 }, quotaPercent: 40 }], ...part
   }
   return { authority: siteAuthority(options), clock, live, revocations, options }
 }
@@ -44,6 +44,18 @@ t.test('a host gets what it was granted, under the site', async t => {
   for (const roles of [[], ['king'], ['compute', 'compute']]) await t.rejects(authority.certifyHost(grant(p1, 'a1', { roles })), { code: 'INVALID_INPUT' })
   await t.rejects(authority.certifyHost(grant('nobody', 'n1')), { code: 'INVALID_INPUT' })
   await t.rejects(authority.certifyHost(grant(p1, 'A_1')), { code: 'INVALID_INPUT' })
+})
+
+t.test('the shares of gateways in the quotas are never more than the whole', async t => {
+  const { authority, options } = world()
+  const gateway = (subject: string, name: string, from: number, quotaPercent: number): HostGrant => grant(subject, name, { roles: ['gateway'], segmentIds: { from, to: from + 9 }, quotaPercent })
+  await t.rejects(authority.certifyHost(gateway(p2, 'gw2', 2000, 61)), { code: 'QUOTA_TAKEN', message: /gw2 cannot have 61 % of the quotas of site tokyo: gw1 has 40 %/, hint: /at most 60 %/ })
+  await t.resolves(authority.certifyHost(gateway(p2, 'gw2', 2000, 50)))
+  await t.rejects(authority.certifyHost(gateway(p3, 'gw3', 3000, 11)), { code: 'QUOTA_TAKEN', message: /gw2 has 50 %/ }, 'one that is not to be seen counts, too')
+  await t.resolves(authority.certifyHost(gateway(p2, 'gw2', 2000, 60)), 'its own share is not in its way')
+  await t.resolves(authority.certifyHost(gateway(p3, 'gw3', 3000, 0)), 'none is always left')
+  const given = siteAuthority({ ...options, gateways: () => [{ name: 'gw1', peerId: gw1.peerId, segmentIds: { from: 1000, to: 1999 }, quotaPercent: 10 }, { name: 'gw2', peerId: p2, segmentIds: { from: 2000, to: 2009 }, quotaPercent: 20 }] })
+  await t.resolves(given.certifyHost(gateway(p3, 'gw3', 3000, 70)), 'what was given back is for others')
 })
 
 t.test('a name belongs to one host', async t => {

@@ -2,7 +2,9 @@ import type { ResourceFacts } from '../../observation.ts'
 import type { Invariant } from '../invariant.ts'
 import { type HostModel, type LeaseModel, type World, isLive, leaseText, violated } from '../model.ts'
 
+/** What hosts have; of quotas the number of nodes as well. */
 export const DIMENSIONS = ['vcpus', 'memoryMib', 'diskMib', 'volumes', 'bandwidthMbit'] as const
+export const QUOTA_DIMENSIONS = [...DIMENSIONS, 'nodes'] as const
 
 /** Until when a lease takes its share: its end, a later one that is held for it, or while it may still run. */
 export function takesUntilMs (host: HostModel, lease: LeaseModel, guardMs: number): number {
@@ -17,8 +19,8 @@ export function takesUntilMs (host: HostModel, lease: LeaseModel, guardMs: numbe
 }
 
 /** The most that is taken of one dimension at any moment of [from, until). */
-export function mostTaken (host: HostModel, of: (lease: LeaseModel) => boolean, guardMs: number, fromMs: number, untilMs: number): ResourceFacts {
-  const most: ResourceFacts = { vcpus: 0, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 }
+export function mostTaken (host: HostModel, of: (lease: LeaseModel) => boolean, guardMs: number, fromMs: number, untilMs: number): Required<ResourceFacts> {
+  const most: Required<ResourceFacts> = { vcpus: 0, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0, nodes: 0 }
   const bookings: Array<{ from: number, until: number, resources: ResourceFacts }> = []
   const points = [fromMs]
   for (const lease of host.leases.values()) {
@@ -31,9 +33,9 @@ export function mostTaken (host: HostModel, of: (lease: LeaseModel) => boolean, 
     if (from > fromMs) points.push(from)
   }
   for (const point of points) {
-    for (const dimension of DIMENSIONS) {
+    for (const dimension of QUOTA_DIMENSIONS) {
       let taken = 0
-      for (const booking of bookings) if (booking.from <= point && booking.until > point) taken += booking.resources[dimension]
+      for (const booking of bookings) if (booking.from <= point && booking.until > point) taken += booking.resources[dimension] ?? 0
       if (taken > most[dimension]) most[dimension] = taken
     }
   }
@@ -42,8 +44,8 @@ export function mostTaken (host: HostModel, of: (lease: LeaseModel) => boolean, 
 
 /** @param by who takes nothing of a dimension does not exceed it */
 export const firstExcess = (taken: ResourceFacts, capacity: ResourceFacts, by: ResourceFacts = taken): string | null => {
-  const over = DIMENSIONS.find(dimension => by[dimension] > 0 && taken[dimension] > capacity[dimension])
-  return over === undefined ? null : `${taken[over]} ${over} are promised, there are ${capacity[over]}`
+  const over = QUOTA_DIMENSIONS.find(dimension => (by[dimension] ?? 0) > 0 && (taken[dimension] ?? 0) > (capacity[dimension] ?? Infinity))
+  return over === undefined ? null : `${taken[over] ?? 0} ${over} are promised, there are ${capacity[over] ?? 0}`
 }
 
 /** Nothing of a host is promised twice: at no moment of the future do promises, and what may still run, take more than there is. */
@@ -96,7 +98,7 @@ export function conserved (world: World): Invariant {
       const capacity = quota ? host.facts?.quotas.find(one => one.masterSite === masterSite)?.resources : host.facts?.capacity
       if (mine.length === 0 || capacity === undefined) continue
       const taken = mostTaken(host, lease => (lease.facts.kind === 'quota') === quota && (!quota || lease.facts.masterSite === masterSite), endGuardMs + 1000, fromMs, untilMs)
-      for (const { resources } of mine) for (const dimension of DIMENSIONS) taken[dimension] += resources[dimension]
+      for (const { resources } of mine) for (const dimension of QUOTA_DIMENSIONS) taken[dimension] += resources[dimension] ?? 0
       if (firstExcess(taken, capacity) !== null) return false // of what it has not got, or would not get
     }
     return true

@@ -142,7 +142,7 @@ export function convergence (world: World, known: Decisions): Invariant {
       if (call.method === 'keepAlive' && !call.forged) calledAt.set(`${call.from} ${textOf(call.request, 'clusterId')} ${call.to}`, world.nowMs)
     },
     operator ({ action, clusterId, refused }) {
-      if (action === 'revoke' && refused === '') disturbed.add(clusterId)
+      if ((action === 'revoke' || action === 'notice') && refused === '') disturbed.add(clusterId)
     },
     diskLost () { ledgersLost = true },
     end () {

@@ -2,6 +2,9 @@ import type { Invariant } from '../invariant.ts'
 import { type CallMade, type HostModel, type LeaseModel, type World, isLive, leaseText, listOf, numberOf, textOf, unixMs, violated } from '../model.ts'
 import type { Decisions } from './decisions.ts'
 
+/** How far a ledger's clock is off is told now and then, and changes a little in between. */
+const NOTICE_GRAIN_MS = 1_000
+
 interface Word { atMs: number, offerId: string, leaseIds: readonly unknown[] }
 
 /** A gateway gives up what it has offered only when the cluster's master says so, or asks anew, or time has ended it. */
@@ -13,6 +16,8 @@ export function releases (world: World, known: Decisions): Invariant {
   /** latest request of a master, by when it was sent: by gateway and cluster */
   const asked = new Map<string, number[]>()
   const revoked = new Set<string>()
+  /** until when a gateway's policy leaves a cluster its leases, ledger clock */
+  const noticed = new Map<string, number>()
   /** offers whose commit was answered to their master, by gateway */
   const committed = new Set<string>()
 
@@ -57,6 +62,7 @@ export function releases (world: World, known: Decisions): Invariant {
     if (facts.kind === 'quota' && (words.get(key) ?? []).some(word => word.leaseIds.some(id => typeof id === 'string' && lease.host.site === siteOfLease(id, facts.clusterId)))) return true
     // What is only offered does not live on without the rest.
     if (facts.state === 'held' && isLastWord(gateway, lease)) return true
+    if ((noticed.get(key) ?? Infinity) <= world.nowMs + (world.hosts.get(gateway)?.facts?.ledgerOffMs ?? 0) + NOTICE_GRAIN_MS) return true
     const passed = world.nowMs - lease.countsFromMs
     if (facts.endMs <= world.nowMs + (lease.host.facts?.clockErrorMs ?? 0)) return true
     const isStale = world.nowMs - given.sentMs >= given.ttlMs * (1 - clockRate)
@@ -102,7 +108,8 @@ export function releases (world: World, known: Decisions): Invariant {
       const extension = to.extensions.get(`${clusterId}/${offerId}`)
       if (extension?.state === 'committed' && committed.has(`${from.name} ${clusterId}/${offerId}`) && !revoked.has(clusterId) && !isSaid(words.get(`${from.name} ${clusterId}`) ?? [], offerId, '')) violated(world, NAME, from.name, `it tells ${to.name} to give up the extension ${offerId}, and no master has said so`)
     },
-    operator ({ action, clusterId }) {
+    operator ({ action, clusterId, host, detail }) {
+      if (action === 'notice') noticed.set(`${host} ${clusterId}`, Number(detail))
       if (action === 'revoke') revoked.add(clusterId)
     },
     diskLost () {

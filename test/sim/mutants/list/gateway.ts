@@ -34,13 +34,18 @@ export const gatewayMutants: readonly Mutant[] = [
   },
   {
     name: 'offer-without-quota', file: 'protocol/core/gateway/place.ts',
-    find: 'resources: { ...borrowed, bandwidthMbit', replace: 'resources: { ...borrowed, vcpus: Math.max(0, borrowed.vcpus - 1), bandwidthMbit',
+    find: 'resources: { ...borrowed, nodes: ', replace: 'resources: { ...borrowed, vcpus: Math.max(0, borrowed.vcpus - 1), nodes: ',
     why: 'a site borrows a little more than is counted'
   },
   {
     name: 'cordon-ignored', file: 'agent/lessor/lessor.ts',
-    find: '      if (!ledger.state().replays.has(request.key)) deps.cordon?.check()\n', replace: '',
+    find: '        deps.cordon?.check()\n', replace: '',
     why: 'a cordoned host takes new leases'
+  },
+  {
+    name: 'notice-cut-short', file: 'protocol/core/gateway/notice.ts',
+    find: 'notice !== undefined && notice.endMs <= now', replace: 'notice !== undefined && notice.endMs <= now + 30_000',
+    why: 'leases end before the notice that their master was given is over'
   },
   {
     name: 'gateway-lets-go-first', file: 'protocol/core/gateway/release.ts',

@@ -43,6 +43,16 @@ export const leaseMutants: readonly Mutant[] = [
     why: 'a share is counted now, not for the time that is asked for'
   },
   {
+    name: 'quota-not-split', file: 'protocol/policy/rules.ts',
+    find: 'Number(BigInt(whole) * BigInt(percent) / 100n)', replace: 'Number(BigInt(whole) * BigInt(Math.max(percent, 100)) / 100n)',
+    why: 'each gateway of a site lends the whole quota'
+  },
+  {
+    name: 'nodes-not-counted', file: 'protocol/core/capacity.ts',
+    find: '  if (a.nodes !== undefined && a.nodes !== 0) total.nodes', replace: '  if (a.nodes !== undefined && a.nodes < 0) total.nodes',
+    why: 'a site borrows more nodes than it may'
+  },
+  {
     name: 'quota-of-all-sites', file: 'protocol/core/lease/lease.ts',
     find: 'isQuota(lease) && lease.masterSite === site', replace: 'isQuota(lease)',
     why: 'what one site has borrowed is counted against another'

@@ -1,18 +1,21 @@
 import t, { type Test } from 'tap'
 import { createPolicy, type Policy } from '../../../agent/policy/policy.ts'
-import { parsePolicy } from '../../../agent/policy/rules.ts'
 import { createCordon } from '../../../agent/cordon.ts'
 import { createGateway } from '../../../agent/gateway/gateway.ts'
 import { createEventLog } from '../../../agent/events.ts'
+import { speaksForItself } from '../../../protocol/mesh/records/signed.ts'
 import type { Role } from '../../../protocol/mesh/roles.ts'
 import type { PolicyAd } from '../../../protocol/wire/gen/types.ts'
 import { MusubiError } from '../../../protocol/core/errors.ts'
+import { parsePolicy } from '../../../protocol/policy/document.ts'
+import { maxTermOf } from '../../../protocol/policy/rules.ts'
 import { createMemoryStore } from '../../../store/memory.ts'
 import type { Store } from '../../../store/store.ts'
 import { eventually, silent } from '../../model/federation.ts'
 import { facts } from '../../model/fixtures.ts'
 
 const HOUR = 3_600_000
+const NOW = 1_800_000_000_000
 const gateway = (site: string, host: string): Role => ({ kind: 'host', site, host, roles: ['gateway'] })
 
 /** Records as the mesh spreads them, at once and to everybody, with what each peer is. */
@@ -38,14 +41,15 @@ function createAir (): { join: (peer: string) => Parameters<typeof createPolicy>
 }
 type Air = ReturnType<typeof createAir>
 
-async function keeper (t: Test, air: Air, host: string, store: Store = createMemoryStore()): Promise<Policy> {
-  air.roles.set(host, gateway('tokyo', host))
-  const policy = await createPolicy({ site: 'tokyo', host, store, records: air.join(host), roleOf: peer => air.roles.get(peer) ?? null, log: silent })
+async function keeper (t: Test, air: Air, host: string, store: Store = createMemoryStore(), tells = true): Promise<Policy> {
+  air.roles.set(host, tells ? gateway('tokyo', host) : { kind: 'host', site: 'tokyo', host, roles: ['compute'] })
+  const policy = await createPolicy({ site: 'tokyo', host, store, records: air.join(host), roleOf: peer => air.roles.get(peer) ?? null, tells, now: () => NOW, log: silent })
   t.teardown(() => { policy.stop() })
   return policy
 }
 
-const ad = (host: string, version: number, document: unknown, site = 'tokyo'): PolicyAd => ({ site, host, version, document: Uint8Array.from(Buffer.from(JSON.stringify(document))) })
+const ad = (host: string, version: number, document: unknown, site = 'tokyo'): PolicyAd => ({ site, host, setBy: '', version, document: Uint8Array.from(Buffer.from(JSON.stringify(document))) })
+const ask = (masterSite: string, from: number, until: number): { masterSite: string, startMs: number, endMs: number } => ({ masterSite, startMs: NOW + from, endMs: NOW + until })
 const codeOf = (work: () => void): string => {
   try {
     work()
@@ -58,18 +62,18 @@ const codeOf = (work: () => void): string => {
 t.test('without a policy everything is lent to everybody; with one, by the rule for the site or else the default', async t => {
   const policy = await keeper(t, createAir(), 'gw1')
   t.match(policy.get(), { site: 'tokyo', version: 0, setBy: '', document: {} })
-  t.equal(codeOf(() => { policy.check('osaka', 0, 1000 * HOUR) }), 'allowed')
-  t.equal(policy.maxTermMs(), 0)
+  t.equal(codeOf(() => { policy.check(ask('osaka', 0, 1000 * HOUR)) }), 'allowed')
+  t.equal(maxTermOf(policy.get().document.default ?? {}), 0)
   const set = await policy.set({ default: { longestLease: '8h', reason: 'nights only' }, sites: { osaka: { deny: true, reason: 'no contract' }, kyoto: {}, nara: { longestLease: 'PT30M' } } })
   t.match(set, { version: 1, setBy: 'gw1' })
-  t.equal(policy.maxTermMs(), 8 * HOUR)
-  t.throws(() => { policy.check('osaka', 0, HOUR) }, { code: 'POLICY_DENIED', message: /tokyo lends nothing to osaka: no contract/ })
-  t.throws(() => { policy.check('kobe', HOUR, 9 * HOUR + 1) }, { code: 'POLICY_TERM', message: /at most 8h.*nights only/ })
-  t.equal(codeOf(() => { policy.check('kobe', HOUR, 9 * HOUR) }), 'allowed', 'exactly as long as allowed')
-  t.equal(codeOf(() => { policy.check('kyoto', 0, 1000 * HOUR) }), 'allowed', 'a rule of its own replaces the default as a whole')
-  t.equal(codeOf(() => { policy.check('nara', 0, HOUR) }), 'POLICY_TERM')
-  t.equal(codeOf(() => { policy.check('tokyo', 0, 1000 * HOUR) }), 'allowed', 'the own site is not subject to it')
-  t.equal(codeOf(() => { policy.check('constructor', 0, 1000 * HOUR) }), 'POLICY_TERM', 'a name that objects have is a name like others')
+  t.equal(maxTermOf(policy.get().document.default ?? {}), 8 * HOUR)
+  t.throws(() => { policy.check(ask('osaka', 0, HOUR)) }, { code: 'POLICY_DENIED', message: /tokyo lends nothing to osaka: no contract/ })
+  t.throws(() => { policy.check(ask('kobe', HOUR, 9 * HOUR + 1)) }, { code: 'POLICY_TERM', message: /at most 8h.*nights only/ })
+  t.equal(codeOf(() => { policy.check(ask('kobe', HOUR, 9 * HOUR)) }), 'allowed', 'exactly as long as allowed')
+  t.equal(codeOf(() => { policy.check(ask('kyoto', 0, 1000 * HOUR)) }), 'allowed', 'a rule of its own replaces the default as a whole')
+  t.equal(codeOf(() => { policy.check(ask('nara', 0, HOUR)) }), 'POLICY_TERM')
+  t.equal(codeOf(() => { policy.check(ask('tokyo', 0, 1000 * HOUR)) }), 'allowed', 'the own site is not subject to it')
+  t.equal(codeOf(() => { policy.check(ask('constructor', 0, 1000 * HOUR)) }), 'POLICY_TERM', 'a name that objects have is a name like others')
 })
 
 t.test('every problem of a policy is told at once', t => {
@@ -109,6 +113,25 @@ t.test('what is set at one gateway holds at all, and after a restart', async t =
   t.match(again.get(), { version: 2, document: { default: { longestLease: '3h' } } }, 'from the disk, with nobody to ask')
   const late = await keeper(t, air, 'gw3')
   await eventually('a new gateway takes it up', () => late.get().version === 2)
+})
+
+t.test('a host that is no gateway keeps and enforces the policy, and says nothing; a gateway passes on what another has set', async t => {
+  const air = createAir()
+  const one = await keeper(t, air, 'gw1')
+  const store = createMemoryStore()
+  const host = await keeper(t, air, 'node1', store, false)
+  await one.set({ sites: { osaka: { deny: true } } })
+  await eventually('the host follows', () => host.get().version === 1)
+  t.equal(codeOf(() => { host.check(ask('osaka', 0, HOUR)) }), 'POLICY_DENIED')
+  t.notOk(air.join('any').view('policy').some(({ peer }) => peer === 'node1'), 'only gateways speak for the site')
+  host.stop()
+  t.match((await keeper(t, createAir(), 'node1', store, false)).get(), { version: 1 }, 'and keeps it over a restart')
+  const two = await keeper(t, air, 'gw2')
+  await eventually('the other gateway follows', () => two.get().version === 1)
+  const [told] = air.join('any').view('policy').filter(({ peer }) => peer === 'gw2')
+  t.match(told?.body, { host: 'gw2', setBy: 'gw1', version: 1 }, 'in its own name: records of others are refused')
+  t.ok(speaksForItself(gateway('tokyo', 'gw2'), 'policy', told?.body ?? ad('x', 1, {})))
+  t.equal(two.get().setBy, 'gw1')
 })
 
 t.test('two that were set at once end the same everywhere, whatever is heard first', async t => {
