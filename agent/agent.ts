@@ -29,10 +29,12 @@ import { createRemoteHost } from './helper/client/remote.ts'
 import { createLessor, type Lessor } from './lessor/lessor.ts'
 import { createBuilder, type Builder } from './master/build.ts'
 import { createCopies, type Copy } from './master/copies.ts'
+import { openImageStore } from './images/store.ts'
 import { createMaster, type Master } from './master/master.ts'
 import { createProbe, noProbe } from './master/probe.ts'
 import { quarantineAfterLoss, refuseLostLedger } from './lost-ledger.ts'
 import { openMembership } from './membership.ts'
+import { createPlanner, type Planner } from './quote/planner.ts'
 import { createPolicy, type Policy } from './policy/policy.ts'
 import { createReconciler, type Reconciler } from './reconciler.ts'
 import { createNotifier } from './services/notify.ts'
@@ -146,6 +148,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   function makeGateway (): Gateway {
     return createGateway({
       site: config.site, call, store, events, log, now: ledgerNow, newId: randomUUID, calendar, cordon: availability, ...(policy === null ? {} : { policy }),
+      quotes: { ledger: () => ledger.state(), priceMilli: masterSite => masterSite === config.site ? 0 : config.priceMilli },
       siteHosts: () => directory.siteHosts(),
       facts: async () => ({
         host: config.name, peer: mesh.peerId, underlayAddress: config.underlayAddress, tunnelPublicKey: await keyForOffers(),
@@ -176,6 +179,13 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     return { master: m, builder: b }
   }
 
+  function makePlanner (): Planner | null {
+    const images = openImageStore(config.imageStore)
+    return !isGateway ? null : createPlanner({
+      site: config.site, call, sites: () => directory.knownSites(), now: ledgerNow, newId: randomUUID, rttMs: peer => mesh.rttMs(peer), imageBytes: async ({ image }) => (image === 'default' ? await images.newest() : await images.get(image))?.manifest.files.reduce((total, file) => total + file.sizeBytes, 0) ?? null
+    })
+  }
+
   const siteCaches = createSiteCaches({ site: config.site, helper, masterSite: id => gateway?.list().find(record => record.clusterId === id)?.masterSite ?? null })
   serveAgent(mesh, { lessor, gateway, calendar, ...gateway === null ? {} : { caches: siteCaches }, copies, cordon, site: config.site, callerOf: ctx => callerOf(ctx), sites: () => directory.siteAds() })
   const problems: string[] = []
@@ -184,6 +194,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   const gateways = (): string[] => directory.siteHosts().filter(h => h.roles.includes('gateway')).map(h => h.host)
   addAgentRoutes(api, {
     view, events, master, gateways, policy, tunnels, issuer: isGateway ? issuer : null,
+    planner: makePlanner(),
     caches: master === null ? null : createCaches({ call, document: name => master.record(name).document }),
     diagnose: config.drivers === 'fake' ? null : createDiagnose({
       site: config.site, host: config.name, helper, documents: () => ledger.activeDocuments().map(({ document }) => document), skews: id => masterSkew(ledger, gateway, id)

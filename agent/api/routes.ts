@@ -7,11 +7,13 @@ import { metricsText } from './metrics.ts'
 import { addAmendmentRoutes, addLeaseRoutes } from './lease-routes.ts'
 import type { Caches } from '../cache/fleet.ts'
 import { addCacheRoutes } from './cache-routes.ts'
+import { addPlanRoutes } from './plan-routes.ts'
 import { addSegmentRoutes } from './segment-routes.ts'
 import { addSiteRoutes } from './site-routes.ts'
 import { addTunnelRoutes } from './tunnel-routes.ts'
 import type { Diagnose } from '../diagnose/diagnose.ts'
 import type { Policy } from '../policy/policy.ts'
+import type { Planner } from '../quote/planner.ts'
 import type { SiteIssuer } from '../site/issuer.ts'
 import type { Tunnels } from '../tunnel/tunnels.ts'
 import { MusubiError } from '../../protocol/core/errors.ts'
@@ -37,6 +39,8 @@ export interface RouteDeps {
   tunnels?: Pick<Tunnels, 'show' | 'rotate'> | null
   /** left out, or null, on a host that is no gateway */
   caches?: Caches | null
+  /** left out, or null, on a host that is no gateway */
+  planner?: Planner | null
   cordonHost: (host: string, cordoned: boolean, reason: string) => Promise<CordonResource>
 }
 
@@ -80,6 +84,7 @@ export function addAgentRoutes (api: Api, deps: RouteDeps): void {
     return await reply.status(202).send(await master().remove(request.params.name))
   })
   addAmendmentRoutes(api, master)
+  addPlanRoutes(api, () => onGateway(deps.planner ?? null, 'it plans no clusters'))
   addCacheRoutes(api, () => onGateway(deps.caches ?? null, 'it is not the master of clusters'))
   addSegmentRoutes(api, { diagnose: deps.diagnose ?? null })
   addTunnelRoutes(api, () => onGateway(deps.tunnels ?? null, 'it has no tunnel to other sites'))

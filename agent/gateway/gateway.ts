@@ -4,6 +4,7 @@ import type { EventLog } from '../events.ts'
 import type { Calendar } from '../calendar/calendar.ts'
 import type { Cordon } from '../cordon.ts'
 import type { Policy } from '../policy/policy.ts'
+import { type QuoteFacts, createQuotes } from '../quote/quotes.ts'
 import { leastIn } from '../../protocol/core/calendar/together.ts'
 import { type Resources, zero } from '../../protocol/core/capacity.ts'
 import { ConflictError, describeError, errorCode, MusubiError } from '../../protocol/core/errors.ts'
@@ -37,6 +38,8 @@ export interface GatewayDeps {
   cordon?: Pick<Cordon, 'check'>
   /** whether the ledger of this gateway counts what a site borrows */
   quota?: (masterSite: string) => boolean
+  /** what quotes say beside what requests are judged by; absent: no price, no bound */
+  quotes?: QuoteFacts
   /**
    * Who a grant names as master, once its signature has been checked against the anchor host;
    * absent: no grant is taken.
@@ -51,6 +54,8 @@ export interface Gateway {
   /** Reads what an earlier process kept. Until then questions are refused. */
   start (): Promise<void>
   request (request: Request, caller: Caller): Promise<Offer>
+  /** What a request would be answered, and what could be given instead; holds nothing. @throws MusubiError BUSY, and for a request that cannot be */
+  quote (ask: { request: Request }, caller: Caller): Promise<Methods['quote']['reply']>
   extend (request: ExtendRequest, caller: Caller): Promise<{ site: string, ttlMs: number, nowMs: number }>
   commit (request: Methods['commit']['request'], caller: Caller): Promise<{ site: string, receipts: Receipt[] }>
   activate (request: Activate, caller: Caller): Promise<{ site: string }>
@@ -222,11 +227,13 @@ export function createGateway (deps: GatewayDeps): Gateway {
     return hosts.map(host => ({ ...host, free: free(host) }))
   }
 
+  const refusalFor = (request: Request): MusubiError | null => refusalOf(() => deps.cordon?.check(), () => deps.policy?.check(request.masterSite, request.startMs, request.endMs))
+
   async function viewFor (request: Request): Promise<SiteView> {
     const [facts, hosts] = await Promise.all([deps.facts(), hostsFor(request)])
     return {
       hosts, facts, id: deps.newId(), quota: deps.quota?.(request.masterSite) ?? false,
-      refusal: refusalOf(() => deps.cordon?.check(), () => deps.policy?.check(request.masterSite, request.startMs, request.endMs))
+      refusal: refusalFor(request)
     }
   }
 
@@ -257,6 +264,8 @@ export function createGateway (deps: GatewayDeps): Gateway {
     log.info({ clusters: records.length }, 'the gateway goes on with the records on its disk')
   }
 
+  const quotes = createQuotes({ site, now: deps.now, view: viewFor, refusal: refusalFor, ...deps.calendar === undefined ? {} : { calendar: deps.calendar }, ...deps.quotes === undefined ? {} : { facts: deps.quotes } })
+
   async function lookAt (record: GatewayRecord): Promise<{ hosts: HostStatus[] }> {
     const hosts = await Promise.all(hostsOf(allHeld(record)).map(async (h): Promise<HostStatus> => {
       try {
@@ -286,7 +295,16 @@ export function createGateway (deps: GatewayDeps): Gateway {
 
     async request (request, caller) {
       const view = await prepared(request)
-      return await ask(caller, { method: 'request', request, view })
+      try {
+        return await ask(caller, { method: 'request', request, view })
+      } catch (error) {
+        throw await quotes.explained(error, request, view)
+      }
+    },
+
+    async quote ({ request }, caller) {
+      if (stopped !== null) throw stopped
+      return await quotes.answer(request, caller)
     },
 
     async extend (request, caller) {

@@ -106,7 +106,7 @@ export function finishClear (turn: Turn, clusterId: string, job: Job & { phase: 
 }
 
 /** Whether a host is of a release that has no site-local segments, and one is asked for. */
-const lacksLocal = (request: Request, host: SiteHost): boolean => request.local === true && host.lacksLocal === true
+export const lacksLocal = (request: Request, host: SiteHost): boolean => request.local === true && host.lacksLocal === true
 
 function placed (placing: Placing): { assignments: Assignment[], hosts: readonly SiteHost[] } | { refusal: string } {
   const { entry, full } = placing
@@ -121,7 +121,7 @@ function placed (placing: Placing): { assignments: Assignment[], hosts: readonly
 }
 
 /** What the gateway itself holds for a cluster: the segment, and what its master's site borrows. */
-function ownParts (view: SiteView, request: Request, grow: boolean, borrowed: Resources): Array<{ kind: string, name: string, resources: Resources }> {
+export function ownParts (view: Pick<SiteView, 'quota'>, request: Request, grow: boolean, borrowed: Resources): Array<{ kind: string, name: string, resources: Resources }> {
   return [
     ...grow ? [] : [{ kind: 'segment', name: 'segment', resources: { ...zero(), bandwidthMbit: request.bandwidthMbit } }],
     ...!grow && request.local === true ? [{ kind: 'segment', name: LOCAL, resources: zero() }] : [],

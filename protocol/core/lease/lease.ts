@@ -156,10 +156,13 @@ export function nextStartOf (state: ReadonlyLedgerState): number | null {
   return first === Number.POSITIVE_INFINITY ? null : first
 }
 
+/** What a site has borrowed by this host's word, as intervals. */
+export const quotaBookings = (state: ReadonlyLedgerState, site: string): Generator<Booking> => bookings(state, lease => isQuota(lease) && lease.masterSite === site)
+
 /** The least that a site may still borrow in [fromMs, untilMs); null when it may borrow without a bound. */
 export function freeQuotaOf (state: ReadonlyLedgerState, site: string, fromMs = state.clockMs, untilMs = fromMs + 1): Resources | null {
   const quota = state.quotas.get(site)
-  return quota === undefined ? null : freeDuring(quota, bookings(state, lease => isQuota(lease) && lease.masterSite === site), fromMs, untilMs)
+  return quota === undefined ? null : freeDuring(quota, quotaBookings(state, site), fromMs, untilMs)
 }
 
 /** What runs, or may still run, at this moment. */
