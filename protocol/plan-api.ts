@@ -6,9 +6,10 @@ const text = (description: string) => Type.String({ description })
 const count = (description: string) => Type.Integer({ minimum: 0, description })
 const orNull = (description: string) => Type.Union([Type.Integer({ minimum: 0 }), Type.Null()], { description })
 
-const { dryRun: _dryRun, ...when } = CreateQuerySchema.properties
+const { startMs, endMs, forMs, earliest, withinMs } = CreateQuerySchema.properties
 export const PlanQuerySchema = Type.Object({
-  ...when, sites: Type.Optional(Type.String({ minLength: 1, maxLength: 4096, description: 'only these, with commas between them, beside the own one' }))
+  startMs, endMs, forMs, earliest, withinMs,
+  sites: Type.Optional(Type.String({ minLength: 1, maxLength: 4096, description: 'only these, with commas between them, beside the own one' }))
 }, { additionalProperties: false })
 
 const OfferSchema = Type.Object({
@@ -36,6 +37,6 @@ export const PlanSchema = Type.Object({
   offers: Type.Array(OfferSchema, { description: 'the own site first, then by nodes and name' }), leftOut: count('sites that are known and were not asked'),
   placement: Type.Array(PlannedPartSchema, { description: 'what create would ask for; empty: it fits nowhere' }),
   totalMilli: orNull('for the whole placement; null: a price is not known'),
-  problem: text('what is missing; empty: it fits'), nearest: text('what would fit, and when; empty: nothing is known to')
+  problem: text('what is missing, first of the whole, then a line for each site; empty: it fits'), nearest: text('what would fit, and when; empty: nothing is known to')
 })
 export type PlanResource = Static<typeof PlanSchema>

@@ -2,7 +2,7 @@ import type { CallPeer } from '../peers.ts'
 import { createSight } from '../calendar/sight.ts'
 import type { When } from '../master/term.ts'
 import { type Outlook, outlookOf } from './outlook.ts'
-import { nodeResources } from '../../protocol/core/placement.ts'
+import { nodeResources, type Refusal } from '../../protocol/core/placement.ts'
 import { clampToZero, timesFitting } from '../../protocol/core/capacity.ts'
 import { describeError, errorCode, NotFoundError } from '../../protocol/core/errors.ts'
 import { MAX_PLAN_SITES, MAX_QUOTE_TEXT, QUOTE_DEADLINE_MS } from '../../protocol/core/limits.ts'
@@ -55,6 +55,9 @@ function advertised (spec: ClusterSpec, { freeByHost }: KnownSite): number {
   return Math.min(spec.nodes.count, freeByHost.reduce((total, free) => total + timesFitting(need, clampToZero(free)), 0))
 }
 
+/** What is missing of the whole, then at each site. */
+const linesOf = ({ refusal, missing }: Refusal): string[] => [missing.length === 0 ? refusal : refusal.slice(0, -missing.join('; ').length - 2), ...missing]
+
 const reasonsOf = (answer: Answer): PlanOffer['reasons'] => answer.quote !== null ? answer.quote.reasons : answer.older ? [] : [{ code: answer.code, message: answer.message }]
 /** Whether it would not lend anything of this, to whom asks, whatever the number of nodes. */
 const lendsNothing = (answer: Answer): boolean => answer.quote === null ? !answer.older : !answer.quote.taken && answer.quote.nodes === 0 && answer.quote.reasons.some(({ code }) => code !== 'NO_CAPACITY')
@@ -74,9 +77,10 @@ export function createPlanner ({ site: own, call, sites, now, newId, rttMs, imag
 
   function offerOf (known: KnownSite, answer: Answer, { spec, startMs }: Outlook): PlanOffer {
     const { quote } = answer
-    const nodes = quote?.nodes ?? (answer.quote === null && answer.older ? advertised(spec, known) : 0)
+    const older = 'older' in answer && answer.older
+    const nodes = quote?.nodes ?? (older ? advertised(spec, known) : 0)
     return {
-      site: known.site, gateway: known.gatewayHost, answer: quote !== null ? 'quote' : answer.quote === null && answer.older ? 'cannot-quote' : 'none',
+      site: known.site, gateway: known.gatewayHost, answer: quote !== null ? 'quote' : older ? 'cannot-quote' : 'none',
       taken: quote?.taken ?? false, nodes, priceMilli: quote?.priceMilli ?? null, totalMilli: quote?.totalMilli ?? null, rttMs: known.site === own ? 0 : rttMs(known.peer),
       earliestMs: quote?.earliestMs ?? null, shape: quote?.shape ?? null, reasons: reasonsOf(answer),
       counter: quote === null ? '' : counterText(quote, spec.nodes.count, startMs > now() ? 'then' : 'now')
@@ -101,7 +105,7 @@ export function createPlanner ({ site: own, call, sites, now, newId, rttMs, imag
     for (let round = 1; ; round++) {
       const { placed, noStart } = outlook
       const fail = (problem: string): Awaited<ReturnType<typeof settle>> => ({ outlook, quotes: new Map(), parts: [], problem })
-      if ('refusal' in placed || noStart !== null) return fail([noStart, 'refusal' in placed ? placed.refusal : null, ...refusals].filter(text => text !== null).join('; '))
+      if ('refusal' in placed || noStart !== null) return fail([...noStart === null ? [] : [noStart], ...'refusal' in placed ? linesOf(placed) : [], ...refusals].join('\n'))
       const answers = await Promise.all(placed.parts.map(async part => {
         const known = outlook.sites.find(({ site }) => site === part.site)
         const answer: Answer = known === undefined ? { quote: null, older: false, code: 'INTERNAL', message: 'it is not known any more' } : await ask(known, part, outlook)
@@ -113,7 +117,7 @@ export function createPlanner ({ site: own, call, sites, now, newId, rttMs, imag
         out.add(part.site)
         refusals.push(`${part.site} would refuse ${part.nodes.length} nodes: ${reasonsOf(answer).map(({ message }) => message).join('; ')}`)
       }
-      if (out.has(own) || round >= ROUNDS) return fail(refusals.join('; '))
+      if (out.has(own) || round >= ROUNDS) return fail(refusals.join('\n'))
       outlook = await among(out)
     }
   }

@@ -1,5 +1,5 @@
 import type { PlannedPart, PlanOffer, PlanResource } from '../../protocol/plan-api.ts'
-import { bytes, duration, table, timeLeft } from '../output.ts'
+import { bytes, duration, indented, table, timeLeft } from '../output.ts'
 
 const price = (milli: number | null): string => milli === null ? '-' : milli === 0 ? 'free' : String(milli / 1000)
 const total = (milli: number | null): string => milli === null ? '-' : milli === 0 ? 'free' : (milli / 1000).toFixed(3)
@@ -34,13 +34,13 @@ function placementTable (parts: readonly PlannedPart[]): string {
 export function planText (plan: PlanResource): string {
   const { offers, nodes, startMs, endMs } = plan
   const rows = table(['site', 'gateway', 'nodes', 'price', 'for all', 'rtt', 'all from', 'all now with'], offers.map(offer => [
-    offer.site, offer.gateway, nodesText(offer, nodes), price(offer.priceMilli), total(offer.totalMilli), duration(offer.rttMs), startText(offer, startMs), shapeText(offer)
+    offer.site, offer.gateway, nodesText(offer, nodes), price(offer.priceMilli), offer.nodes === 0 ? '-' : total(offer.totalMilli), duration(offer.rttMs), startText(offer, startMs), shapeText(offer)
   ]))
   const why = offers.flatMap(whyLines)
   const hidden = plan.leftOut === 0 ? [] : [`${plan.leftOut} more ${plan.leftOut === 1 ? 'site was' : 'sites were'} not asked: name those that you want with --sites`]
   const head = `cluster ${plan.cluster}: ${nodes} ${nodes === 1 ? 'node' : 'nodes'} from ${when(startMs)} for ${timeLeft(endMs - startMs)}`
   const verdict = plan.fits
-    ? [`It fits. musubi cluster create would ask for:`, placementTable(plan.placement), `total ${total(plan.totalMilli)}; nothing is held`]
-    : [`It does not fit: ${plan.problem}`, ...plan.nearest === '' ? [] : [`Nearest: ${plan.nearest}`], 'nothing is held']
+    ? ['It fits. musubi cluster create would ask for:', placementTable(plan.placement), `total ${total(plan.totalMilli)}; nothing is held`]
+    : [`It does not fit: ${indented(plan.problem, 2)}`, ...plan.nearest === '' ? [] : [`Nearest: ${plan.nearest}`], 'nothing is held']
   return [head, '', rows, ...why.length + hidden.length === 0 ? [] : ['', ...why, ...hidden], '', ...verdict].join('\n')
 }
