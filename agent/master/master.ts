@@ -193,13 +193,13 @@ export function createMaster (deps: MasterDeps): Master {
     async plan (input, when = {}) {
       const spec = parseClusterSpec(input)
       const { placed, noStart, nearest, startMs } = await outlookOf(sight, deps.site, spec, when, deps.now())
-      const all = 'every site\'s offer: musubi cluster plan'
+      const all = 'see what is free: musubi search; what each site would answer: musubi cluster plan'
       if ('refusal' in placed || noStart !== null) {
         const why = [noStart, 'refusal' in placed ? placed.refusal : null].filter(text => text !== null).join('; ')
         throw new NoCapacityError(`cluster ${spec.name}: ${why}`, nearest === '' ? all : `${nearest}; ${all}`)
       }
       const from = startMs > deps.now() ? ` from ${new Date(startMs).toISOString()} on` : ''
-      return { explanation: `cluster ${spec.name} would go${from} to\n${placed.why.map(w => `  ${w}`).join('\n')}\n(a dry run: nothing is held, and no site was asked whether it lends; ${all})` }
+      return { explanation: `cluster ${spec.name} would go${from} to\n${placed.why.map(w => `  ${w}`).join('\n')}\n(a dry run: nothing is held, and no site was asked whether it lends: musubi cluster plan)` }
     },
     list () {
       const mine = negotiator.records().filter(r => r.state !== 'ended').map(record => ({ record, resource: view(record) }))

@@ -9,7 +9,7 @@ import { idUses, type ReadonlyLedgerState, quotaBookings } from '../../protocol/
 import { COUNTER_OFFER_MS, MAX_COUNTED_PEERS, MAX_QUOTES, MAX_QUOTES_PER_MINUTE } from '../../protocol/core/limits.ts'
 import type { Request } from '../../protocol/core/messages.ts'
 import { toMessage } from '../../protocol/core/quote/check.ts'
-import { type Quote, quoteFor } from '../../protocol/core/quote/quote.ts'
+import { isTaken, quoteFor, type QuoteView } from '../../protocol/core/quote/quote.ts'
 import { counterText } from '../../protocol/core/quote/text.ts'
 import { requestProblem } from '../../protocol/core/verify-request.ts'
 
@@ -64,31 +64,32 @@ function quotaSteps (state: ReadonlyLedgerState, masterSite: string, now: number
 
 export function createQuotes ({ site, now, view: viewFor, refusal, calendar, facts }: QuotesDeps): Quotes {
   let running = 0
-  /** quotes of each peer in the minute that began at `sinceMs` */
+  /** quotes of each site in the minute that began at `sinceMs` */
   let sinceMs = 0
   const asked = new Map<string, number>()
 
-  function count (peer: string): void {
+  /** Counts one more of a site. @returns why there are too many; null: there are not */
+  function tooMany (of: string): string | null {
     if (now() - sinceMs >= MINUTE_MS || now() < sinceMs || asked.size >= MAX_COUNTED_PEERS) {
       asked.clear()
       sinceMs = now()
     }
-    const before = asked.get(peer) ?? 0
-    const busy = (what: string): never => { throw new MusubiError('BUSY', `site ${site} ${what}`, { retryable: true, hint: 'try again in a minute' }) }
-    if (before >= MAX_QUOTES_PER_MINUTE) busy(`has given ${before} quotes to this peer within a minute`)
-    if (running >= MAX_QUOTES) busy(`works on ${running} quotes`)
-    asked.set(peer, before + 1)
+    const before = asked.get(of) ?? 0
+    if (before >= MAX_QUOTES_PER_MINUTE) return `has given ${before} quotes to site ${of} within a minute`
+    if (running >= MAX_QUOTES) return `works on ${running} quotes`
+    asked.set(of, before + 1)
+    return null
   }
 
-  function work (request: Request, view: SiteView, calendars: readonly HostCalendar[] | null): Quote {
+  function quoteView (request: Request, view: SiteView): QuoteView {
     const state = facts?.ledger()
-    return quoteFor(request, {
-      hosts: view.hosts, gateway: view.facts.host, counted: view.quota, calendars, nowMs: now(),
+    return {
+      hosts: view.hosts, gateway: view.facts.host, counted: view.quota, calendars: null, nowMs: now(),
       quota: state === undefined ? null : quotaSteps(state, request.masterSite, now()),
       ids: state === undefined ? IDS_COUNTED : freeIds(state, now()),
       refusal: (startMs, endMs) => refusal({ ...request, startMs, endMs }),
       priceMilli: facts?.priceMilli(request.masterSite) ?? 0
-    })
+    }
   }
 
   /** @param waitMs how long hosts are waited for; what they say then is missing from the quote, not from the truth */
@@ -104,7 +105,8 @@ export function createQuotes ({ site, now, view: viewFor, refusal, calendar, fac
   return {
     async answer (request, caller) {
       const arrivedMs = now()
-      count(caller.peerId)
+      const busy = tooMany(caller.site ?? caller.peerId)
+      if (busy !== null) throw new MusubiError('BUSY', `site ${site} ${busy}`, { retryable: true, hint: 'try again in a minute' })
       running++
       try {
         const problem = requestProblem(request)
@@ -112,19 +114,19 @@ export function createQuotes ({ site, now, view: viewFor, refusal, calendar, fac
         checkRequest(request, caller, now())
         if (request.grow) throw new InvalidInputError(`quote for cluster ${request.cluster}: it is for clusters that are not there yet, not for more of one`)
         mustBeInTime(site, `quote for cluster ${request.cluster}`, request.sentMs, arrivedMs)
-        const view = await viewFor(request)
-        const quote = work(request, view, null)
-        return toMessage(site, now(), quote.taken || view.refusal?.code === 'HOST_CORDONED' ? quote : work(request, view, await calendarsIn(null)))
+        const view = quoteView(request, await viewFor(request))
+        // hosts are asked only where a later start is to be found
+        return toMessage(site, now(), quoteFor(request, isTaken(request, view) ? view : { ...view, calendars: await calendarsIn(null) }))
       } finally {
         running--
       }
     },
 
     async explained (error, request, view) {
-      if (!(error instanceof NoCapacityError) || request.grow || running >= MAX_QUOTES) return error
+      if (!(error instanceof NoCapacityError) || request.grow || tooMany(request.masterSite) !== null) return error
       running++
       try {
-        const text = counterText(work(request, view, await calendarsIn(COUNTER_OFFER_MS)), request.nodes.length)
+        const text = counterText(quoteFor(request, { ...quoteView(request, view), calendars: await calendarsIn(COUNTER_OFFER_MS) }), request.nodes.length)
         return text === '' ? error : new NoCapacityError(error.message, error.hint === undefined ? text : `${text}; ${error.hint}`)
       } catch {
         return error // what is told beside a refusal must not take its place

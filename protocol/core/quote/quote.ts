@@ -118,12 +118,12 @@ export function firstNodes (request: Request, count: number): Request {
 }
 
 /** Whether only its nodes keep a request from being taken is found by halves: what is returned was tried. */
-function mostNodes (request: Request, isTaken: (request: Request) => boolean): number {
+function mostNodes (request: Request, fitting: (request: Request) => boolean): number {
   let least = 0
   let most = request.nodes.length - 1
   while (least < most) {
     const middle = Math.ceil((least + most) / 2)
-    if (isTaken(firstNodes(request, middle))) least = middle
+    if (fitting(firstNodes(request, middle))) least = middle
     else most = middle - 1
   }
   return least
@@ -136,7 +136,7 @@ function shapeOf ({ nodes }: Request): Shape | null {
 }
 
 /** The shape in which all nodes would be taken that comes nearest to what is asked for in the dimension that suffers most. */
-function largestShape (request: Request, { hosts, quota }: Moment, isTaken: (request: Request) => boolean): Shape | null {
+function largestShape (request: Request, { hosts, quota }: Moment, fitting: (request: Request) => boolean): Shape | null {
   const asked = shapeOf(request)
   if (asked === null) return null
   const beside = placeAtSite({ ...request, nodes: [] }, hosts)
@@ -164,7 +164,7 @@ function largestShape (request: Request, { hosts, quota }: Moment, isTaken: (req
     const shape = { vcpus, memoryMib: mostMemory(vcpus) }
     if (shape.memoryMib >= MIN_MEMORY_MIB_PER_NODE && (best === null || share(shape) > share(best))) best = shape
   }
-  return best !== null && isTaken({ ...request, nodes: request.nodes.map(node => ({ ...node, ...best })) }) ? best : null
+  return best !== null && fitting({ ...request, nodes: request.nodes.map(node => ({ ...node, ...best })) }) ? best : null
 }
 
 /** The first moment at which all of it would be taken, looked for where something that is missing comes free. */
@@ -193,6 +193,12 @@ function earliest (request: Request, view: QuoteView, calendars: readonly HostCa
 export const priceOf = (nodes: ReadonlyArray<{ vcpus: number }>, priceMilli: number, termMs: number): number =>
   Math.min(Number.MAX_SAFE_INTEGER, Math.ceil(nodes.reduce((total, node) => total + node.vcpus, 0) * priceMilli * termMs / HOUR_MS))
 
+const asAsked = (request: Request, view: QuoteView): Moment =>
+  ({ hosts: view.hosts, refusal: view.refusal(request.startMs, request.endMs), quota: view.quota === null ? null : leastIn(view.quota, Math.max(request.startMs, view.nowMs), request.endMs) })
+
+/** Whether a request would be taken, without what could be given instead. */
+export const isTaken = (request: Request, view: QuoteView): boolean => judge(request, asAsked(request, view), view).length === 0
+
 /**
  * What the site would answer to a request now.
  *
@@ -200,17 +206,17 @@ export const priceOf = (nodes: ReadonlyArray<{ vcpus: number }>, priceMilli: num
  * others get meanwhile, a request that would be taken can still be refused.
  */
 export function quoteFor (request: Request, view: QuoteView): Quote {
-  const now: Moment = { hosts: view.hosts, refusal: view.refusal(request.startMs, request.endMs), quota: view.quota === null ? null : leastIn(view.quota, Math.max(request.startMs, view.nowMs), request.endMs) }
+  const now = asAsked(request, view)
   const reasons = judge(request, now, view)
   const taken = reasons.length === 0
-  const isTaken = (asked: Request): boolean => judge(asked, now, view).length === 0
+  const fitting = (asked: Request): boolean => judge(asked, now, view).length === 0
   const instead = !taken && now.refusal === null && request.nodes.length > 0
   return {
     taken, reasons,
     priceMilli: view.priceMilli, totalMilli: priceOf(request.nodes, view.priceMilli, request.endMs - request.startMs),
-    nodes: taken ? request.nodes.length : instead ? mostNodes(request, isTaken) : 0,
+    nodes: taken ? request.nodes.length : instead ? mostNodes(request, fitting) : 0,
     earliestMs: taken ? Math.max(request.startMs, view.nowMs) : view.calendars === null ? null : earliest(request, view, view.calendars),
-    shape: instead ? largestShape(request, now, isTaken) : null,
+    shape: instead ? largestShape(request, now, fitting) : null,
     wanMbit: clampToZero(view.hosts.find(host => host.host === view.gateway)?.free ?? zero()).bandwidthMbit
   }
 }

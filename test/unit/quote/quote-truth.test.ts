@@ -4,6 +4,7 @@ import t from 'tap'
 import type { Gateway } from '../../../agent/gateway/gateway.ts'
 import { zero } from '../../../protocol/core/capacity.ts'
 import { describeError, errorCode, MusubiError } from '../../../protocol/core/errors.ts'
+import { MAX_QUOTES_PER_MINUTE } from '../../../protocol/core/limits.ts'
 import type { Request } from '../../../protocol/core/messages.ts'
 import { quoteOf } from '../../../protocol/core/quote/check.ts'
 import { firstNodes, type Quote } from '../../../protocol/core/quote/quote.ts'
@@ -125,18 +126,19 @@ t.test('a refusal tells what could be had instead', async t => {
   t.match(counterText(await quote(model, requestOf(model, { ...first, count: 1, vcpus: 2, memoryGib: 2 })), 1), /^all 1 from \S+; all 1 now with 1 vCPU and 1 GiB each$/)
 })
 
-t.test('too many questions of one peer are put off', async t => {
+t.test('too many questions of one site are put off', async t => {
   const model = await startFederation([host('osaka', 1, 'gateway compute', 3)])
   t.teardown(() => model.stop())
   const request = requestOf(model, { count: 1, vcpus: 1, memoryGib: 1, startH: 0, hours: 1, volumes: [], frontend: false, local: false })
   const codes: string[] = []
-  for (let i = 0; i < 62; i++) codes.push(await gatewayOf(model).quote({ request }, CALLER).then(() => 'quote', errorCode))
-  t.equal(codes.filter(code => code === 'quote').length, 60)
+  for (let i = 0; i < MAX_QUOTES_PER_MINUTE + 2; i++) codes.push(await gatewayOf(model).quote({ request }, CALLER).then(() => 'quote', errorCode))
+  t.equal(codes.filter(code => code === 'quote').length, MAX_QUOTES_PER_MINUTE)
   t.equal(codes.at(-1), 'BUSY')
   t.equal(await gatewayOf(model).quote({ request: { ...request, masterSite: 'kyoto' } }, { ...CALLER, peerId: 'peer-kyoto-1', site: 'kyoto', host: 'kyoto-1' }).then(() => 'quote', errorCode), 'quote', 'others are answered')
   await model.pass(61_000)
   t.equal(await gatewayOf(model).quote({ request: { ...request, sentMs: model.clockMs } }, CALLER).then(() => 'quote', errorCode), 'quote')
-  for (const [bad, code] of [[{ ...request, masterSite: 'kyoto' }, 'FORBIDDEN'], [{ ...request, grow: true }, 'INVALID_INPUT'], [{ ...request, nodes: [] }, 'INVALID_INPUT'], [{ ...request, endMs: 1 }, 'INVALID_INPUT'], [{ ...request, sentMs: 1 }, 'CLOCK_SKEW']] as const) {
-    t.equal(await gatewayOf(model).quote({ request: bad }, CALLER).then(() => 'quote', errorCode), code)
+  const bad: Array<[Request, string]> = [[{ ...request, masterSite: 'kyoto' }, 'FORBIDDEN'], [{ ...request, grow: true }, 'INVALID_INPUT'], [{ ...request, nodes: [] }, 'INVALID_INPUT'], [{ ...request, endMs: 1 }, 'INVALID_INPUT'], [{ ...request, sentMs: 1 }, 'CLOCK_SKEW']]
+  for (const [one, code] of bad) {
+    t.equal(await gatewayOf(model).quote({ request: one }, CALLER).then(() => 'quote', errorCode), code)
   }
 })
