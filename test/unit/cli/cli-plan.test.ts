@@ -86,7 +86,7 @@ t.test('the command asks as it is told, and its exit code says whether it fits',
   const file = join(dir, 'demo.yaml')
   await writeFile(file, 'kind: Cluster\n')
   const musubi = async (...args: string[]): ReturnType<typeof run> => await run(process.execPath, [CLI, 'cluster', 'plan', ...args, '--socket', socket], { okCodes: [0, 1, 2, 4], timeoutMs: 25_000, env: { NODE_OPTIONS: '' } })
-  t.match(await musubi('-f', file, '--start', '2026-12-01T08:00Z', '--for', '8h', '--sites', 'nara, osaka'), { exitCode: 0, stdout: `${planText(FITS)}`, stderr: '' })
+  t.match(await musubi('-f', file, '--start', '2026-12-01T08:00Z', '--for', '8h', '--sites', 'nara, osaka'), { exitCode: 0, stdout: planText(FITS), stderr: '' })
   t.match(await musubi('-f', file, '--earliest', '--within', '2d', '--json'), { exitCode: 1, stdout: JSON.stringify(SHORT, null, 2), stderr: '' })
   t.same(asked, [
     { spec: { kind: 'Cluster' }, when: { startMs: START, forMs: 8 * HOUR }, only: ['nara', 'osaka'] },
