@@ -7,10 +7,10 @@ import { metricsText } from './metrics.ts'
 import { addAmendmentRoutes, addLeaseRoutes } from './lease-routes.ts'
 import type { Caches } from '../cache/fleet.ts'
 import { addCacheRoutes } from './cache-routes.ts'
-import { addPlanRoutes } from './plan-routes.ts'
 import { addSegmentRoutes } from './segment-routes.ts'
 import { addSiteRoutes } from './site-routes.ts'
 import { addTunnelRoutes } from './tunnel-routes.ts'
+import { addPlanRoutes } from './plan-routes.ts'
 import type { Diagnose } from '../diagnose/diagnose.ts'
 import type { Policy } from '../policy/policy.ts'
 import type { Planner } from '../quote/planner.ts'
@@ -27,6 +27,8 @@ export interface RouteDeps {
   events: EventLog
   /** null on a host that is no gateway */
   master: Master | null
+  /** left out, or null, on a host that is no gateway */
+  planner?: Planner | null
   /** host names of this site's gateways, for the error that sends people there */
   gateways: () => string[]
   /** null on a host that is no gateway */
@@ -39,8 +41,6 @@ export interface RouteDeps {
   tunnels?: Pick<Tunnels, 'show' | 'rotate'> | null
   /** left out, or null, on a host that is no gateway */
   caches?: Caches | null
-  /** left out, or null, on a host that is no gateway */
-  planner?: Planner | null
   cordonHost: (host: string, cordoned: boolean, reason: string) => Promise<CordonResource>
 }
 
