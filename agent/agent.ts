@@ -31,10 +31,12 @@ import { createRemoteHost } from './helper/client/remote.ts'
 import { createLessor, type Lessor } from './lessor/lessor.ts'
 import { createBuilder, type Builder } from './master/build.ts'
 import { createCopies, type Copy } from './master/copies.ts'
+import { openImageStore } from './images/store.ts'
 import { createMaster, type Master } from './master/master.ts'
 import { createProbe, noProbe } from './master/probe.ts'
 import { quarantineAfterLoss, refuseLostLedger } from './lost-ledger.ts'
 import { openMembership } from './membership.ts'
+import { createPlanner, type Planner } from './quote/planner.ts'
 import { createPolicy, type Policy } from './policy/policy.ts'
 import { createPolicyView } from './policy/view.ts'
 import { createReconciler, type Reconciler } from './reconciler.ts'
@@ -162,10 +164,12 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     if (isGateway) ledger.setQuotas(quotasOf(policy.get().document, config.site, trust.own().quotaPercent))
   }
 
+  const priceMilli = (masterSite: string): number => masterSite === config.site ? 0 : priceOf(ruleFor(policy.get().document, masterSite)) ?? config.priceMilli
+
   function makeGateway (): Gateway {
     return createGateway({
       site: config.site, call, store, events, log, now: ledgerNow, newId: randomUUID, calendar, cordon: availability, policy, quota: masterSite => masterSite !== config.site,
-      priceMilli: masterSite => masterSite === config.site ? 0 : priceOf(ruleFor(policy.get().document, masterSite)) ?? config.priceMilli,
+      priceMilli, quotes: { ledger: () => ledger.state(), priceMilli },
       preempt: (request, records, hosts) => roomByNotice(policy.get().document, config.site, request, records, hosts, ledgerNow()),
       siteHosts: () => directory.siteHosts(),
       facts: async () => ({
@@ -198,6 +202,13 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   }
 
   const retained = isGateway && config.drivers === 'real' ? createRetainedStores({ site: config.site, host: config.name, helper, events, limits: retainLimitsOf(config) }) : null
+  function makePlanner (): Planner | null {
+    const images = openImageStore(config.imageStore)
+    return !isGateway ? null : createPlanner({
+      site: config.site, call, sites: () => directory.knownSites(), now: ledgerNow, newId: randomUUID, rttMs: peer => mesh.rttMs(peer), imageBytes: async ({ image }) => (image === 'default' ? await images.newest() : await images.get(image))?.manifest.files.reduce((total, file) => total + file.sizeBytes, 0) ?? null
+    })
+  }
+
   const siteCaches = createSiteCaches({ site: config.site, helper, masterSite: id => gateway?.list().find(record => record.clusterId === id)?.masterSite ?? null })
   serveAgent(mesh, { lessor, gateway, calendar, ...gateway === null ? {} : { caches: siteCaches }, copies, cordon, site: config.site, callerOf: ctx => callerOf(ctx), sites: () => directory.siteAds() })
   const problems: string[] = []
@@ -207,6 +218,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   const cordonHost = createHostCordon({ host: config.name, isGateway, cordon, call, hosts: () => directory.hosts().filter(h => h.state !== 'dead'), gateways })
   addAgentRoutes(api, {
     view, events, master, gateways, policy: isGateway ? createPolicyView({ site: config.site, policy, ledger: () => ledger.state(), quotaPercent }) : null, tunnels, issuer: isGateway ? issuer : null,
+    planner: makePlanner(),
     retained, caches: master === null ? null : createCaches({ call, document: name => master.record(name).document, setBudget: (name, change) => master.cacheBudget(name, change) }),
     diagnose: config.drivers === 'fake' ? null : createDiagnose({
       site: config.site, host: config.name, helper, documents: () => ledger.activeDocuments().map(({ document }) => document), skews: id => masterSkew(ledger, gateway, id)

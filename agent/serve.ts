@@ -66,6 +66,7 @@ export function serveAgent (mesh: Mesh, { site, lessor, gateway, calendar, cache
     // a grant comes only with the first keep-alives of a new master
     mesh.serve('keepAlive', (r, c) => gateway.keepAlive({ ...r, grant: r.grant === null ? null : filled(r.grant, 'keepAlive.grant') }, fromMaster(c)))
     mesh.serve('request', (r, c) => gateway.request(filled(r, 'request'), fromMaster(c)))
+    mesh.serve('quote', (r, c) => gateway.quote(filled(r, 'quote'), fromMaster(c)))
     mesh.serve('commit', (r, c) => gateway.commit(filled(r, 'commit'), fromMaster(c)))
     mesh.serve('activate', (r, c) => gateway.activate(filled(r, 'activate'), fromMaster(c)))
     mesh.serve('release', (r, c) => gateway.release(filled(r, 'release'), fromMaster(c)))

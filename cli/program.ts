@@ -43,6 +43,7 @@ Examples:
   musubi agent doctor                       what this host lacks, and what mends it
   musubi host list                          hosts of this site
   musubi search --nodes 8 --memory 64GiB    which sites could lend that
+  musubi cluster plan -f cluster.yaml       what each site would give, and when
   musubi cluster create -f cluster.yaml     build a cluster over the sites
   musubi cluster show demo                  nodes, phases, bytes over the WAN
   musubi cluster delete demo                give everything back

@@ -12,8 +12,10 @@ import { addCalendarRoutes, type CalendarRouteDeps } from './calendar-routes.ts'
 import { addSegmentRoutes } from './segment-routes.ts'
 import { addSiteRoutes } from './site-routes.ts'
 import { addTunnelRoutes } from './tunnel-routes.ts'
+import { addPlanRoutes } from './plan-routes.ts'
 import type { Diagnose } from '../diagnose/diagnose.ts'
 import type { PolicyView } from '../policy/view.ts'
+import type { Planner } from '../quote/planner.ts'
 import type { SiteIssuer } from '../site/issuer.ts'
 import type { Tunnels } from '../tunnel/tunnels.ts'
 import { MusubiError } from '../../protocol/core/errors.ts'
@@ -27,6 +29,8 @@ export interface RouteDeps {
   events: EventLog
   /** null on a host that is no gateway */
   master: Master | null
+  /** left out, or null, on a host that is no gateway */
+  planner?: Planner | null
   /** host names of this site's gateways, for the error that sends people there */
   gateways: () => string[]
   /** null on a host that is no gateway */
@@ -97,6 +101,7 @@ export function addAgentRoutes (api: Api, deps: RouteDeps): void {
     return await reply.status(202).send(await master().remove(request.params.name))
   })
   addAmendmentRoutes(api, master)
+  addPlanRoutes(api, () => onGateway(deps.planner ?? null, 'it plans no clusters'))
   addCacheRoutes(api, () => onGateway(deps.caches ?? null, 'it is not the master of clusters'))
   addRetainedRoutes(api, () => onGateway(deps.retained ?? null, 'it has no caches'))
   addSegmentRoutes(api, { diagnose: deps.diagnose ?? null })

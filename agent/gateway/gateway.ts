@@ -4,6 +4,7 @@ import type { EventLog } from '../events.ts'
 import type { Calendar } from '../calendar/calendar.ts'
 import type { Cordon } from '../cordon.ts'
 import type { Policy } from '../policy/policy.ts'
+import { type QuoteFacts, createQuotes } from '../quote/quotes.ts'
 import { leastIn } from '../../protocol/core/calendar/together.ts'
 import { type Resources, zero } from '../../protocol/core/capacity.ts'
 import { ConflictError, describeError, errorCode, MusubiError, NoCapacityError } from '../../protocol/core/errors.ts'
@@ -42,6 +43,8 @@ export interface GatewayDeps {
   priceMilli?: (masterSite: string) => number
   /** what makes room for a site of a higher priority; see `roomByNotice`; absent: nothing ever does */
   preempt?: (request: Request, records: Iterable<GatewayRecord>, hosts: readonly SiteHost[]) => RoomByNotice | null
+  /** what quotes say beside what requests are judged by; absent: no price, no bound */
+  quotes?: QuoteFacts
   /**
    * Who a grant names as master, once its signature has been checked against the anchor host;
    * absent: no grant is taken.
@@ -56,6 +59,8 @@ export interface Gateway {
   /** Reads what an earlier process kept. Until then questions are refused. */
   start (): Promise<void>
   request (request: Request, caller: Caller): Promise<Offer>
+  /** What a request would be answered, and what could be given instead; holds nothing. @throws MusubiError BUSY, and for a request that cannot be */
+  quote (ask: { request: Request }, caller: Caller): Promise<Methods['quote']['reply']>
   extend (request: ExtendRequest, caller: Caller): Promise<{ site: string, ttlMs: number, nowMs: number }>
   commit (request: Methods['commit']['request'], caller: Caller): Promise<{ site: string, receipts: Receipt[] }>
   activate (request: Activate, caller: Caller): Promise<{ site: string }>
@@ -227,11 +232,13 @@ export function createGateway (deps: GatewayDeps): Gateway {
     return hosts.map(host => ({ ...host, free: free(host) }))
   }
 
+  const refusalFor = (request: Request): MusubiError | null => refusalOf(() => deps.cordon?.check(), () => deps.policy?.check(request))
+
   async function viewFor (request: Request): Promise<SiteView> {
     const [facts, hosts] = await Promise.all([deps.facts(), hostsFor(request)])
     return {
       hosts, facts, id: deps.newId(), quota: deps.quota?.(request.masterSite) ?? false, ...deps.priceMilli === undefined ? {} : { priceMilli: deps.priceMilli(request.masterSite) },
-      refusal: refusalOf(() => deps.cordon?.check(), () => deps.policy?.check(request))
+      refusal: refusalFor(request)
     }
   }
 
@@ -254,7 +261,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
     if (room === null) return error
     const reason = `preempted by the policy of ${site}, for a site of a higher priority`
     for (const { clusterId, noticeMs } of room.clusters) if (noticeMs > 0) await tell({ type: 'notice', clusterId, noticeMs, reason })
-    return new NoCapacityError(error.message, `leases of lower priority have notice: ask again at ${new Date(room.earliestMs).toISOString()}`)
+    return new NoCapacityError(error.message, `leases of lower priority have notice: ask again at ${new Date(room.earliestMs).toISOString()}${error.hint === undefined ? '' : `; ${error.hint}`}`)
   }
 
   /** Goes on after a failure of the disk: what was in doubt is what the disk says. */
@@ -270,6 +277,8 @@ export function createGateway (deps: GatewayDeps): Gateway {
     await runner.submit({ type: 'start' })
     log.info({ clusters: records.length }, 'the gateway goes on with the records on its disk')
   }
+
+  const quotes = createQuotes({ site, now: deps.now, view: viewFor, refusal: refusalFor, ...deps.calendar === undefined ? {} : { calendar: deps.calendar }, ...deps.quotes === undefined ? {} : { facts: deps.quotes } })
 
   async function lookAt (record: GatewayRecord): Promise<{ hosts: HostStatus[] }> {
     const hosts = await Promise.all(hostsOf(allHeld(record)).map(async (h): Promise<HostStatus> => {
@@ -303,8 +312,14 @@ export function createGateway (deps: GatewayDeps): Gateway {
       try {
         return await ask(caller, { method: 'request', request, view })
       } catch (error) {
-        throw error instanceof NoCapacityError ? await withNotice(error, request, view.hosts) : error
+        const explained = await quotes.explained(error, request, view)
+        throw explained instanceof NoCapacityError ? await withNotice(explained, request, view.hosts) : explained
       }
+    },
+
+    async quote ({ request }, caller) {
+      if (stopped !== null) throw stopped
+      return await quotes.answer(request, caller)
     },
 
     async extend (request, caller) {

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { lstat, readdir, readFile } from 'node:fs/promises'
+import { lstat, readdir, readFile, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { strangerTo } from '../owners.ts'
@@ -43,6 +43,8 @@ export interface ImageStore {
   readonly dir: string
   /** All images whose manifest is whole, in the order of their digests; files are not read. */
   list (): Promise<StoredImage[]>
+  /** The one that was added last: what `default` means; null without any. */
+  newest (): Promise<StoredImage | null>
   /** @throws UnknownImageError, CorruptImageError (manifest only), MusubiError IMAGE_UNSAFE for what others can change, or is a link */
   get (digest: string): Promise<StoredImage>
   /** Reads every file. @throws UnknownImageError, CorruptImageError naming file, expected and found */
@@ -73,12 +75,18 @@ export function openImageStore (dir: string): ImageStore {
     }
   }
 
+  const list = async (): Promise<StoredImage[]> => {
+    const images = await Promise.all((await digests()).map(async digest => await get(digest).catch(() => null)))
+    return images.filter(image => image !== null)
+  }
+
   return {
     dir,
     get,
-    async list () {
-      const images = await Promise.all((await digests()).map(async digest => await get(digest).catch(() => null)))
-      return images.filter(image => image !== null)
+    list,
+    async newest () {
+      const dated = await Promise.all((await list()).map(async image => ({ image, at: (await stat(image.dir)).mtimeMs })))
+      return dated.sort((a, b) => b.at - a.at)[0]?.image ?? null
     },
     async verify (digest, signal) {
       const image = await get(digest)

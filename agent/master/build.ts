@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto'
-import { mkdir, readFile, rm, stat } from 'node:fs/promises'
+import { mkdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { run } from '../exec.ts'
 import { openImageStore } from '../images/store.ts'
@@ -41,10 +41,8 @@ export function createBuilder (options: BuilderOptions): Builder {
   const keyFile = (record: Pick<MasterRecord, 'id'>): string => join(folder(record), 'id_ed25519')
 
   async function newest (): Promise<string> {
-    const images = await store.list()
-    const dated = await Promise.all(images.map(async i => ({ digest: i.digest, at: (await stat(i.dir)).mtimeMs })))
-    const latest = dated.sort((a, b) => b.at - a.at)[0]
-    if (latest === undefined) {
+    const latest = await store.newest()
+    if (latest === null) {
       throw new MusubiError('NO_IMAGE', `there is no node image in ${options.imageStore}`, { hint: `build one: musubi image build --store ${options.imageStore}` })
     }
     return latest.digest

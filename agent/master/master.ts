@@ -2,6 +2,7 @@ import type { Logger } from 'pino'
 import type { CallPeer } from '../peers.ts'
 import { createSight } from '../calendar/sight.ts'
 import type { EventLog } from '../events.ts'
+import { outlookOf } from '../quote/outlook.ts'
 import { createAdoption, notMaster, type AdoptionDeps } from './adopt.ts'
 import type { Builder } from './build.ts'
 import { cacheFigures, type CacheFigures } from './caches.ts'
@@ -20,7 +21,6 @@ import { vnisOf } from '../../protocol/core/local.ts'
 import type { KnownSite } from '../../protocol/core/master/events.ts'
 import type { MasterRecord } from '../../protocol/core/master/record.ts'
 import { parseClusterSpec, type ClusterSpec } from '../../protocol/core/spec.ts'
-import { placeAmongSites } from '../../protocol/core/placement/among-sites.ts'
 import type { GatewayTruth } from '../../protocol/core/verify.ts'
 import type { Store } from '../../store/store.ts'
 
@@ -203,18 +203,16 @@ export function createMaster (deps: MasterDeps): Master {
     create: async (input, when = {}) => await ask(parseClusterSpec(input), when),
     async plan (input, when = {}) {
       const spec = parseClusterSpec(input)
-      const term = termOf(spec, when, deps.now())
-      const wish = { ...term, spec: { ...spec, termMs: term.endMs - term.startMs } }
-      const { sites, startMs, nearest = '' } = await sight.look(wish)
-      const placed = placeAmongSites(wish.spec, sites, deps.site)
-      const none = term.earliest !== undefined && startMs === undefined ? `no start until ${new Date(term.earliest.latestMs).toISOString()} is known at which all of it would fit` : null
-      if ('refusal' in placed) throw new NoCapacityError(`cluster ${spec.name}: ${none === null ? '' : `${none}; `}${placed.refusal}`, nearest === '' ? 'see what is free: musubi search' : `${nearest}; see what is free: musubi search`)
-      if (none !== null) throw new NoCapacityError(`cluster ${spec.name}: ${none}`, nearest === '' ? 'see what is free: musubi search' : nearest)
+      const { placed, noStart, nearest, startMs } = await outlookOf(sight, deps.site, spec, when, deps.now())
+      const all = 'see what is free: musubi search; what each site would answer: musubi cluster plan'
+      if ('refusal' in placed || noStart !== null) {
+        const why = [noStart, 'refusal' in placed ? placed.refusal : null].filter(text => text !== null).join('; ')
+        throw new NoCapacityError(`cluster ${spec.name}: ${why}`, nearest === '' ? all : `${nearest}; ${all}`)
+      }
       const left = placed.left.slice(0, MAX_SITES_PER_CLUSTER).map(({ site, reason }) => `  ${site}: ${reason}`)
       const without = left.length === 0 ? '' : `\nand not to\n${left.join('\n')}${placed.left.length > left.length ? `\n  and ${placed.left.length - left.length} more sites` : ''}`
-      const beginsMs = startMs ?? term.startMs
-      const from = beginsMs > deps.now() ? ` from ${new Date(beginsMs).toISOString()} on` : ''
-      return { explanation: `cluster ${spec.name} would go${from} to\n${placed.why.map(w => `  ${w}`).join('\n')}${without}\n(a dry run: nothing is held)` }
+      const from = startMs > deps.now() ? ` from ${new Date(startMs).toISOString()} on` : ''
+      return { explanation: `cluster ${spec.name} would go${from} to\n${placed.why.map(w => `  ${w}`).join('\n')}${without}\n(a dry run: nothing is held, and no site was asked whether it lends: musubi cluster plan)` }
     },
     freeIn: (startMs, endMs) => sight.freeIn(startMs, endMs),
     list () {

@@ -1,6 +1,7 @@
 import { spawnSync } from 'node:child_process'
 import type { Command } from 'commander'
 import { addAmendments } from './amend.ts'
+import { addPlanCommand } from './plan.ts'
 import { call } from '../client.ts'
 import { agentEndpoint, wantsJson } from '../context.ts'
 import { duration, show } from '../output.ts'
@@ -101,6 +102,7 @@ A specification:
       show(done, wantsJson(command), c => `${c.name}: ${c.state}${c.timings.deleteMs === null ? '' : ` in ${duration(c.timings.deleteMs)}`}`)
     })
 
+  addPlanCommand(cluster)
   addAmendments(cluster)
 
   cluster.command('ssh <name> [node] [command...]').description('a root shell, or one command, on a node; run it on the master gateway')

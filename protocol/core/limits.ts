@@ -173,6 +173,21 @@ export const MAX_CALENDAR_LEASES = 512
 export const MAX_EARLIEST_TRIES = 256
 /** How often the earliest start is looked for again when somebody else was faster. */
 export const MAX_EARLIEST_ROUNDS = 6
+/** How long a quote may take at a gateway that has to ask its hosts for their calendars first. */
+export const QUOTE_DEADLINE_MS = 8_000
+/** Moments at which one quote tries a placement, between a gateway's other work: with 200 nodes and 1,000 hosts a whole quote takes some 0.5 s on one core. */
+export const MAX_QUOTE_TRIES = 16
+/** Quotes that a gateway works on at once, ... */
+export const MAX_QUOTES = 16
+/** ... and that one site gets in a minute, refusals with what could be had instead among them: a plan takes up to four. */
+export const MAX_QUOTES_PER_MINUTE = 30
+/** Reasons in a quote, and characters of each: who lacks what, for people. */
+export const MAX_QUOTE_REASONS = 12
+export const MAX_QUOTE_TEXT = 400
+/** How long a refusal waits for what could be given instead: whoever is refused has others to ask. */
+export const COUNTER_OFFER_MS = 2_000
+/** Sites that one plan asks. */
+export const MAX_PLAN_SITES = 64
 /** Agents of the master's site that keep a copy of a decision. */
 export const MAX_COPIES = 4
 /** A decision record as JSON; it travels in one message with room for its frame. */

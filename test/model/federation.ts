@@ -293,6 +293,7 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
     const isGateway = machine.roles.includes('gateway')
     life.calendar = createCalendar({ site: machine.site, peer: machine.peer, ledger: life.ledger, call, refusal: () => null, hosts: () => siteHosts(machine.site) })
     life.gateway = !isGateway ? null : createGateway({
+      quota: masterSite => life.ledger.state().quotas.has(masterSite), quotes: { ledger: () => life.ledger.state(), priceMilli: () => 250 },
       site: machine.site, call, calendar: life.calendar, store, events: life.events, log: silent, now, newId, siteHosts: () => siteHosts(machine.site),
       facts: () => Promise.resolve({ host: machine.host, peer: machine.peer, underlayAddress: machine.underlayAddress, tunnelPublicKey: keyOf(machine.host), tunnelEndpoint: `${machine.underlayAddress}:51820`, tunnelAddress: gatewayTruth.tunnelAddressFor(machine.peer), chain: [] }),
       holderOf: (grant, { clusterId, masterSite, anchor }) => {

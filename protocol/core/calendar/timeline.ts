@@ -7,7 +7,7 @@
 import { type Resources, zero } from '../capacity.ts'
 import type { Booking } from './free.ts'
 
-const FIELDS = ['vcpus', 'memoryMib', 'diskMib', 'volumes', 'bandwidthMbit'] as const satisfies ReadonlyArray<keyof Resources>
+const FIELDS = ['vcpus', 'memoryMib', 'diskMib', 'volumes', 'bandwidthMbit', 'nodes'] as const satisfies ReadonlyArray<keyof Resources>
 const WIDTH = FIELDS.length
 /** Points of a full block; measured: smaller ones make the way to the first longer, larger ones each change. */
 const BLOCK = 256
@@ -88,21 +88,24 @@ class Block {
   }
 }
 
-const fill = (to: Float64Array, from: Resources): void => { for (const [f, field] of FIELDS.entries()) to[f] = from[field] }
+const fill = (to: Float64Array, from: Resources): void => { for (const [f, field] of FIELDS.entries()) to[f] = from[field] ?? 0 }
 
-const resourcesOf = (values: Float64Array): Resources => {
+const resourcesOf = (values: Float64Array, withNodes: boolean): Resources => {
   const resources = zero()
-  for (const [f, field] of FIELDS.entries()) resources[field] = values[f] ?? 0
+  for (const [f, field] of FIELDS.entries()) if (field !== 'nodes' || withNodes) resources[field] = values[f] ?? 0
   return resources
 }
 
-/** A host's free capacity as a function of time; changed in place. */
+/** A host's free capacity, or what a site may still borrow, as a function of time; changed in place. */
 export class Timeline {
   readonly #capacity = new Float64Array(WIDTH)
+  /** a host has no number of nodes, a quota may */
+  readonly #withNodes: boolean
   #blocks: Block[] = []
 
   constructor (capacity: Resources, bookings: Iterable<Booking> = []) {
     fill(this.#capacity, capacity)
+    this.#withNodes = capacity.nodes !== undefined
     for (const booking of bookings) this.book(booking)
   }
 
@@ -144,7 +147,7 @@ export class Timeline {
     }
     const index = block.find(atMs, true)
     if (index === block.count || block.at[index] !== atMs) block.insert(index, atMs)
-    for (const [f, field] of FIELDS.entries()) block.change[index * WIDTH + f] = (block.change[index * WIDTH + f] ?? 0) + by * resources[field]
+    for (const [f, field] of FIELDS.entries()) block.change[index * WIDTH + f] = (block.change[index * WIDTH + f] ?? 0) + by * (resources[field] ?? 0)
     if (block.isIdle(index)) block.remove(index)
     if (block.count === 0) this.#blocks.splice(n, 1)
     else block.summarise()
@@ -188,7 +191,7 @@ export class Timeline {
         }
       }
     }
-    return resourcesOf(least)
+    return resourcesOf(least, this.#withNodes)
   }
 
   /**
@@ -197,7 +200,7 @@ export class Timeline {
    * sweep with early exit: at the worst it looks at every point once.
    */
   earliest (need: Resources, durationMs: number, fromMs: number, latestMs = Number.POSITIVE_INFINITY): number | null {
-    const fields = FIELDS.flatMap((field, f) => need[field] > 0 ? [f] : [])
+    const fields = FIELDS.flatMap((field, f) => (need[field] ?? 0) > 0 ? [f] : [])
     const wanted = new Float64Array(WIDTH)
     fill(wanted, need)
     const free = new Float64Array(WIDTH)
@@ -234,13 +237,13 @@ export class Timeline {
   steps (fromMs: number): FreeStep[] {
     const free = new Float64Array(WIDTH)
     const { n, index } = this.#seek(fromMs, free)
-    const steps: FreeStep[] = [{ atMs: fromMs, free: resourcesOf(free) }]
+    const steps: FreeStep[] = [{ atMs: fromMs, free: resourcesOf(free, this.#withNodes) }]
     for (let i = n, from = index; i < this.#blocks.length; i++, from = 0) {
       const block = this.#blocks[i]
       if (block === undefined) continue
       for (let p = from; p < block.count; p++) {
         for (let f = 0; f < WIDTH; f++) free[f] = (free[f] ?? 0) + (block.change[p * WIDTH + f] ?? 0)
-        steps.push({ atMs: block.at[p] ?? 0, free: resourcesOf(free) })
+        steps.push({ atMs: block.at[p] ?? 0, free: resourcesOf(free, this.#withNodes) })
       }
     }
     return steps

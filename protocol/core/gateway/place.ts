@@ -108,7 +108,7 @@ export function finishClear (turn: Turn, clusterId: string, job: Job & { phase: 
 }
 
 /** Whether a host is of a release that has no site-local segments, and one is asked for. */
-const lacksLocal = (request: Request, host: SiteHost): boolean => request.local === true && host.lacksLocal === true
+export const lacksLocal = (request: Request, host: SiteHost): boolean => request.local === true && host.lacksLocal === true
 
 /** @param taken nodes that the cluster has here already, by host */
 function placed (placing: Placing, taken: ReadonlyMap<string, number>): { assignments: Assignment[], hosts: readonly SiteHost[] } | { refusal: string } {
@@ -124,7 +124,7 @@ function placed (placing: Placing, taken: ReadonlyMap<string, number>): { assign
 }
 
 /** What the gateway itself holds for a cluster: the segment, and what its master's site borrows. */
-function ownParts (view: SiteView, request: Request, grow: boolean, borrowed: Resources): Array<{ kind: string, name: string, resources: Resources }> {
+export function ownParts (view: Pick<SiteView, 'quota'>, request: Request, grow: boolean, borrowed: Resources): Array<{ kind: string, name: string, resources: Resources }> {
   return [
     ...grow ? [] : [{ kind: 'segment', name: 'segment', resources: { ...zero(), bandwidthMbit: request.bandwidthMbit } }],
     ...!grow && request.local === true ? [{ kind: 'segment', name: LOCAL, resources: zero() }] : [],

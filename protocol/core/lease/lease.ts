@@ -156,17 +156,20 @@ export function nextStartOf (state: ReadonlyLedgerState): number | null {
   return first === Number.POSITIVE_INFINITY ? null : first
 }
 
+/** What a site has borrowed by this host's word, as intervals. */
+export const quotaBookings = (state: ReadonlyLedgerState, site: string): Generator<Booking> => bookings(state, lease => isQuota(lease) && lease.masterSite === site)
+
 /** The least that a site may still borrow in [fromMs, untilMs); null when it may borrow without a bound. */
 export function freeQuotaOf (state: ReadonlyLedgerState, site: string, fromMs = state.clockMs, untilMs = fromMs + 1): Resources | null {
   const quota = quotaFor(state.quotas, site)
   // a quota that says nothing of the number of nodes does not bound it
-  return quota === null ? null : freeDuring({ nodes: Number.POSITIVE_INFINITY, ...quota }, bookings(state, lease => isQuota(lease) && lease.masterSite === site), fromMs, untilMs)
+  return quota === null ? null : freeDuring({ nodes: Number.POSITIVE_INFINITY, ...quota }, quotaBookings(state, site), fromMs, untilMs)
 }
 
 /** The most that a site borrows at any moment of [fromMs, untilMs), with what is held for it. */
 export function borrowedOf (state: ReadonlyLedgerState, site: string, fromMs = state.clockMs, untilMs = fromMs + 1): Resources {
   const none: Resources = { ...zero(), nodes: 0 }
-  return subtract(none, freeDuring(none, bookings(state, lease => isQuota(lease) && lease.masterSite === site), fromMs, untilMs))
+  return subtract(none, freeDuring(none, quotaBookings(state, site), fromMs, untilMs))
 }
 
 /** What runs, or may still run, at this moment. */

@@ -12,13 +12,18 @@ import { type Call, type Round, type Turn } from './machine.ts'
 import { GIVE_UP_DEADLINE_MS, REQUEST_DEADLINE_MS, ROUNDS } from './pace.ts'
 import type { Asked, MasterRecord } from './record.ts'
 
-export function create (turn: Turn, cluster: NewCluster): void {
-  if (turn.record(cluster.id) !== undefined) return
-  const { id, spec, vni, imageDigest, startMs, endMs, earliest } = cluster
-  const record: MasterRecord = {
-    id, name: spec.name, state: 'negotiating', spec, vni, createdMs: turn.now, startMs, endMs, ...earliest === undefined ? {} : { earliest }, epoch: 1, grant: null, masterSite: turn.machine.site, error: null,
+/** The record of a cluster that nobody has been asked for. */
+export function newRecord ({ id, spec, vni, imageDigest, startMs, endMs, earliest }: NewCluster, masterSite: string, now: number): MasterRecord {
+  return {
+    id, name: spec.name, state: 'negotiating', spec, vni, createdMs: now, startMs, endMs, ...earliest === undefined ? {} : { earliest }, epoch: 1, grant: null, masterSite, error: null,
     asked: [], offers: [], receipts: [], document: null, secrets: [], imageDigest, amendment: null, dropped: [], behind: [], decidedMs: 0, commitByMs: 0, negotiateMs: 0, endedMs: 0
   }
+}
+
+export function create (turn: Turn, cluster: NewCluster): void {
+  if (turn.record(cluster.id) !== undefined) return
+  const { spec } = cluster
+  const record = newRecord(cluster, turn.machine.site, turn.now)
   turn.move(record, null, 'create', {}, `${spec.nodes.count} nodes of ${spec.nodes.vcpus} vCPU and ${spec.nodes.memoryMiB} MiB`)
   look(turn, record)
 }

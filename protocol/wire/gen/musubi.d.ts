@@ -86,6 +86,9 @@ export declare const musubi: {
     CalendarRequest: StaticCodec
     CalendarHost: StaticCodec
     CalendarReply: StaticCodec
+    QuoteRequest: StaticCodec
+    QuoteReason: StaticCodec
+    QuoteReply: StaticCodec
     MemberHost: StaticCodec
     MemberSite: StaticCodec
     ClusterNode: StaticCodec

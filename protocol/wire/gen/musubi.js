@@ -9813,6 +9813,382 @@ export const musubi = $root.musubi = (() => {
             return CalendarReply;
         })();
 
+        v1.QuoteRequest = (function() {
+
+            const QuoteRequest = function (properties) {
+                if (properties)
+                    for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                        if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                            this[keys[i]] = properties[keys[i]];
+            };
+
+            QuoteRequest.prototype.request = null;
+
+            QuoteRequest.encode = function (message, writer, _depth) {
+                if (!writer)
+                    writer = $Writer.create();
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $util.recursionLimit)
+                    throw $Error("max depth exceeded");
+                if (message.request != null && $Object.hasOwnProperty.call(message, "request"))
+                    $root.musubi.v1.Request.encode(message.request, writer.uint32(10).fork(), _depth + 1).ldelim();
+                if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                    for (let i = 0; i < message.$unknowns.length; ++i)
+                        writer.raw(message.$unknowns[i]);
+                return writer;
+            };
+
+            QuoteRequest.decode = function (reader, length, _end, _depth, _target) {
+                if (!(reader instanceof $Reader))
+                    reader = $Reader.create(reader);
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $Reader.recursionLimit)
+                    throw $Error("max depth exceeded");
+                let end, message, value;
+                if (length === $undefined)
+                    end = reader.len;
+                else {
+                    end = reader.pos + length;
+                    if (end > reader.len)
+                        throw $RangeError("index out of range");
+                    length = reader.len;
+                    reader.len = end;
+                }
+                message = _target || new $root.musubi.v1.QuoteRequest();
+                while (reader.pos < end) {
+                    let start = reader.pos;
+                    let tag = reader.tag();
+                    if (tag === _end) {
+                        _end = $undefined;
+                        break;
+                    }
+                    let wireType = tag & 7;
+                    switch (tag >>>= 3) {
+                    case 1: {
+                            if (wireType !== 2)
+                                break;
+                            message.request = $root.musubi.v1.Request.decode(reader, reader.size(), $undefined, _depth + 1, message.request);
+                            continue;
+                        }
+                    }
+                    reader.skipType(wireType, _depth, tag);
+                    if (!reader.discardUnknown) {
+                        $util.makeProp(message, "$unknowns", false);
+                        (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                    }
+                }
+                if (length !== $undefined) {
+                    if (reader.pos !== end)
+                        throw $RangeError("index out of range");
+                    reader.len = length;
+                }
+                if (_end !== $undefined)
+                    throw $Error("missing end group");
+                return message;
+            };
+
+            return QuoteRequest;
+        })();
+
+        v1.QuoteReason = (function() {
+
+            const QuoteReason = function (properties) {
+                if (properties)
+                    for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                        if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                            this[keys[i]] = properties[keys[i]];
+            };
+
+            QuoteReason.prototype.code = "";
+            QuoteReason.prototype.message = "";
+
+            QuoteReason.encode = function (message, writer, _depth) {
+                if (!writer)
+                    writer = $Writer.create();
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $util.recursionLimit)
+                    throw $Error("max depth exceeded");
+                if (message.code != null && $Object.hasOwnProperty.call(message, "code") && message.code !== "")
+                    writer.uint32(10).string(message.code);
+                if (message.message != null && $Object.hasOwnProperty.call(message, "message") && message.message !== "")
+                    writer.uint32(18).string(message.message);
+                if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                    for (let i = 0; i < message.$unknowns.length; ++i)
+                        writer.raw(message.$unknowns[i]);
+                return writer;
+            };
+
+            QuoteReason.decode = function (reader, length, _end, _depth, _target) {
+                if (!(reader instanceof $Reader))
+                    reader = $Reader.create(reader);
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $Reader.recursionLimit)
+                    throw $Error("max depth exceeded");
+                let end, message, value;
+                if (length === $undefined)
+                    end = reader.len;
+                else {
+                    end = reader.pos + length;
+                    if (end > reader.len)
+                        throw $RangeError("index out of range");
+                    length = reader.len;
+                    reader.len = end;
+                }
+                message = _target || new $root.musubi.v1.QuoteReason();
+                while (reader.pos < end) {
+                    let start = reader.pos;
+                    let tag = reader.tag();
+                    if (tag === _end) {
+                        _end = $undefined;
+                        break;
+                    }
+                    let wireType = tag & 7;
+                    switch (tag >>>= 3) {
+                    case 1: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.code = value;
+                            else
+                                delete message.code;
+                            continue;
+                        }
+                    case 2: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.message = value;
+                            else
+                                delete message.message;
+                            continue;
+                        }
+                    }
+                    reader.skipType(wireType, _depth, tag);
+                    if (!reader.discardUnknown) {
+                        $util.makeProp(message, "$unknowns", false);
+                        (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                    }
+                }
+                if (length !== $undefined) {
+                    if (reader.pos !== end)
+                        throw $RangeError("index out of range");
+                    reader.len = length;
+                }
+                if (_end !== $undefined)
+                    throw $Error("missing end group");
+                return message;
+            };
+
+            return QuoteReason;
+        })();
+
+        v1.QuoteReply = (function() {
+
+            const QuoteReply = function (properties) {
+                this.reasons = [];
+                if (properties)
+                    for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                        if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                            this[keys[i]] = properties[keys[i]];
+            };
+
+            QuoteReply.prototype.site = "";
+            QuoteReply.prototype.nowMs = 0;
+            QuoteReply.prototype.taken = false;
+            QuoteReply.prototype.reasons = $util.emptyArray;
+            QuoteReply.prototype.priceMilli = 0;
+            QuoteReply.prototype.totalMilli = 0;
+            QuoteReply.prototype.nodes = 0;
+            QuoteReply.prototype.earliestMs = 0;
+            QuoteReply.prototype.vcpus = 0;
+            QuoteReply.prototype.memoryMib = 0;
+            QuoteReply.prototype.wanMbit = 0;
+
+            QuoteReply.encode = function (message, writer, _depth) {
+                if (!writer)
+                    writer = $Writer.create();
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $util.recursionLimit)
+                    throw $Error("max depth exceeded");
+                if (message.site != null && $Object.hasOwnProperty.call(message, "site") && message.site !== "")
+                    writer.uint32(10).string(message.site);
+                if (message.nowMs != null && $Object.hasOwnProperty.call(message, "nowMs") && (typeof message.nowMs === "object" ? message.nowMs.low || message.nowMs.high : message.nowMs !== 0))
+                    writer.uint32(16).uint64(message.nowMs);
+                if (message.taken != null && $Object.hasOwnProperty.call(message, "taken") && message.taken !== false)
+                    writer.uint32(24).bool(message.taken);
+                if (message.reasons != null && message.reasons.length)
+                    for (let i = 0; i < message.reasons.length; ++i)
+                        $root.musubi.v1.QuoteReason.encode(message.reasons[i], writer.uint32(34).fork(), _depth + 1).ldelim();
+                if (message.priceMilli != null && $Object.hasOwnProperty.call(message, "priceMilli") && message.priceMilli !== 0)
+                    writer.uint32(40).uint32(message.priceMilli);
+                if (message.totalMilli != null && $Object.hasOwnProperty.call(message, "totalMilli") && (typeof message.totalMilli === "object" ? message.totalMilli.low || message.totalMilli.high : message.totalMilli !== 0))
+                    writer.uint32(48).uint64(message.totalMilli);
+                if (message.nodes != null && $Object.hasOwnProperty.call(message, "nodes") && message.nodes !== 0)
+                    writer.uint32(56).uint32(message.nodes);
+                if (message.earliestMs != null && $Object.hasOwnProperty.call(message, "earliestMs") && (typeof message.earliestMs === "object" ? message.earliestMs.low || message.earliestMs.high : message.earliestMs !== 0))
+                    writer.uint32(64).uint64(message.earliestMs);
+                if (message.vcpus != null && $Object.hasOwnProperty.call(message, "vcpus") && message.vcpus !== 0)
+                    writer.uint32(72).uint32(message.vcpus);
+                if (message.memoryMib != null && $Object.hasOwnProperty.call(message, "memoryMib") && message.memoryMib !== 0)
+                    writer.uint32(80).uint32(message.memoryMib);
+                if (message.wanMbit != null && $Object.hasOwnProperty.call(message, "wanMbit") && message.wanMbit !== 0)
+                    writer.uint32(88).uint32(message.wanMbit);
+                if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                    for (let i = 0; i < message.$unknowns.length; ++i)
+                        writer.raw(message.$unknowns[i]);
+                return writer;
+            };
+
+            QuoteReply.decode = function (reader, length, _end, _depth, _target) {
+                if (!(reader instanceof $Reader))
+                    reader = $Reader.create(reader);
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $Reader.recursionLimit)
+                    throw $Error("max depth exceeded");
+                let end, message, value;
+                if (length === $undefined)
+                    end = reader.len;
+                else {
+                    end = reader.pos + length;
+                    if (end > reader.len)
+                        throw $RangeError("index out of range");
+                    length = reader.len;
+                    reader.len = end;
+                }
+                message = _target || new $root.musubi.v1.QuoteReply();
+                while (reader.pos < end) {
+                    let start = reader.pos;
+                    let tag = reader.tag();
+                    if (tag === _end) {
+                        _end = $undefined;
+                        break;
+                    }
+                    let wireType = tag & 7;
+                    switch (tag >>>= 3) {
+                    case 1: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.site = value;
+                            else
+                                delete message.site;
+                            continue;
+                        }
+                    case 2: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.nowMs = value;
+                            else
+                                delete message.nowMs;
+                            continue;
+                        }
+                    case 3: {
+                            if (wireType !== 0)
+                                break;
+                            if (value = reader.bool())
+                                message.taken = value;
+                            else
+                                delete message.taken;
+                            continue;
+                        }
+                    case 4: {
+                            if (wireType !== 2)
+                                break;
+                            if (!(message.reasons && message.reasons.length))
+                                message.reasons = [];
+                            message.reasons.push($root.musubi.v1.QuoteReason.decode(reader, reader.size(), $undefined, _depth + 1));
+                            continue;
+                        }
+                    case 5: {
+                            if (wireType !== 0)
+                                break;
+                            if (value = reader.uint32())
+                                message.priceMilli = value;
+                            else
+                                delete message.priceMilli;
+                            continue;
+                        }
+                    case 6: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.totalMilli = value;
+                            else
+                                delete message.totalMilli;
+                            continue;
+                        }
+                    case 7: {
+                            if (wireType !== 0)
+                                break;
+                            if (value = reader.uint32())
+                                message.nodes = value;
+                            else
+                                delete message.nodes;
+                            continue;
+                        }
+                    case 8: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.earliestMs = value;
+                            else
+                                delete message.earliestMs;
+                            continue;
+                        }
+                    case 9: {
+                            if (wireType !== 0)
+                                break;
+                            if (value = reader.uint32())
+                                message.vcpus = value;
+                            else
+                                delete message.vcpus;
+                            continue;
+                        }
+                    case 10: {
+                            if (wireType !== 0)
+                                break;
+                            if (value = reader.uint32())
+                                message.memoryMib = value;
+                            else
+                                delete message.memoryMib;
+                            continue;
+                        }
+                    case 11: {
+                            if (wireType !== 0)
+                                break;
+                            if (value = reader.uint32())
+                                message.wanMbit = value;
+                            else
+                                delete message.wanMbit;
+                            continue;
+                        }
+                    }
+                    reader.skipType(wireType, _depth, tag);
+                    if (!reader.discardUnknown) {
+                        $util.makeProp(message, "$unknowns", false);
+                        (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                    }
+                }
+                if (length !== $undefined) {
+                    if (reader.pos !== end)
+                        throw $RangeError("index out of range");
+                    reader.len = length;
+                }
+                if (_end !== $undefined)
+                    throw $Error("missing end group");
+                return message;
+            };
+
+            return QuoteReply;
+        })();
+
         v1.MemberHost = (function() {
 
             const MemberHost = function (properties) {
@@ -11547,6 +11923,7 @@ export const musubi = $root.musubi = (() => {
             Call.prototype.cache = null;
             Call.prototype.calendar = null;
             Call.prototype.hostCalendar = null;
+            Call.prototype.quote = null;
             Call.prototype.hold = null;
             Call.prototype.hostCommit = null;
             Call.prototype.hostActivate = null;
@@ -11556,7 +11933,7 @@ export const musubi = $root.musubi = (() => {
             let $oneOfFields;
 
             $Object.defineProperty(Call.prototype, "method", {
-                get: $util.oneOfGetter($oneOfFields = ["sync", "request", "commit", "activate", "release", "status", "search", "revocations", "renew", "hostCordon", "extend", "keepAlive", "claim", "copy", "hostExtend", "hostKeepAlive", "cache", "calendar", "hostCalendar", "hold", "hostCommit", "hostActivate", "hostRelease", "hostStatus"]),
+                get: $util.oneOfGetter($oneOfFields = ["sync", "request", "commit", "activate", "release", "status", "search", "revocations", "renew", "hostCordon", "extend", "keepAlive", "claim", "copy", "hostExtend", "hostKeepAlive", "cache", "calendar", "hostCalendar", "quote", "hold", "hostCommit", "hostActivate", "hostRelease", "hostStatus"]),
                 set: $util.oneOfSetter($oneOfFields)
             });
 
@@ -11619,6 +11996,8 @@ export const musubi = $root.musubi = (() => {
                     $root.musubi.v1.CalendarRequest.encode(message.calendar, writer.uint32(266).fork(), _depth + 1).ldelim();
                 if (message.hostCalendar != null && $Object.hasOwnProperty.call(message, "hostCalendar"))
                     $root.musubi.v1.HostCalendarRequest.encode(message.hostCalendar, writer.uint32(274).fork(), _depth + 1).ldelim();
+                if (message.quote != null && $Object.hasOwnProperty.call(message, "quote"))
+                    $root.musubi.v1.QuoteRequest.encode(message.quote, writer.uint32(282).fork(), _depth + 1).ldelim();
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -11803,6 +12182,13 @@ export const musubi = $root.musubi = (() => {
                             message.method = "hostCalendar";
                             continue;
                         }
+                    case 35: {
+                            if (wireType !== 2)
+                                break;
+                            message.quote = $root.musubi.v1.QuoteRequest.decode(reader, reader.size(), $undefined, _depth + 1, message.quote);
+                            message.method = "quote";
+                            continue;
+                        }
                     case 20: {
                             if (wireType !== 2)
                                 break;
@@ -11888,6 +12274,7 @@ export const musubi = $root.musubi = (() => {
             Reply.prototype.cache = null;
             Reply.prototype.calendar = null;
             Reply.prototype.hostCalendar = null;
+            Reply.prototype.quote = null;
             Reply.prototype.hold = null;
             Reply.prototype.hostCommit = null;
             Reply.prototype.hostActivate = null;
@@ -11897,7 +12284,7 @@ export const musubi = $root.musubi = (() => {
             let $oneOfFields;
 
             $Object.defineProperty(Reply.prototype, "result", {
-                get: $util.oneOfGetter($oneOfFields = ["failure", "sync", "request", "commit", "activate", "release", "status", "search", "revocations", "renew", "hostCordon", "extend", "keepAlive", "claim", "copy", "hostExtend", "hostKeepAlive", "cache", "calendar", "hostCalendar", "hold", "hostCommit", "hostActivate", "hostRelease", "hostStatus"]),
+                get: $util.oneOfGetter($oneOfFields = ["failure", "sync", "request", "commit", "activate", "release", "status", "search", "revocations", "renew", "hostCordon", "extend", "keepAlive", "claim", "copy", "hostExtend", "hostKeepAlive", "cache", "calendar", "hostCalendar", "quote", "hold", "hostCommit", "hostActivate", "hostRelease", "hostStatus"]),
                 set: $util.oneOfSetter($oneOfFields)
             });
 
@@ -11960,6 +12347,8 @@ export const musubi = $root.musubi = (() => {
                     $root.musubi.v1.CalendarReply.encode(message.calendar, writer.uint32(266).fork(), _depth + 1).ldelim();
                 if (message.hostCalendar != null && $Object.hasOwnProperty.call(message, "hostCalendar"))
                     $root.musubi.v1.HostCalendarReply.encode(message.hostCalendar, writer.uint32(274).fork(), _depth + 1).ldelim();
+                if (message.quote != null && $Object.hasOwnProperty.call(message, "quote"))
+                    $root.musubi.v1.QuoteReply.encode(message.quote, writer.uint32(282).fork(), _depth + 1).ldelim();
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -12140,6 +12529,13 @@ export const musubi = $root.musubi = (() => {
                                 break;
                             message.hostCalendar = $root.musubi.v1.HostCalendarReply.decode(reader, reader.size(), $undefined, _depth + 1, message.hostCalendar);
                             message.result = "hostCalendar";
+                            continue;
+                        }
+                    case 35: {
+                            if (wireType !== 2)
+                                break;
+                            message.quote = $root.musubi.v1.QuoteReply.decode(reader, reader.size(), $undefined, _depth + 1, message.quote);
+                            message.result = "quote";
                             continue;
                         }
                     case 20: {

@@ -595,6 +595,29 @@ export interface CalendarReply {
   hosts: CalendarHost[]
 }
 
+export interface QuoteRequest {
+  request: Request | null
+}
+
+export interface QuoteReason {
+  code: string
+  message: string
+}
+
+export interface QuoteReply {
+  site: string
+  nowMs: number
+  taken: boolean
+  reasons: QuoteReason[]
+  priceMilli: number
+  totalMilli: number
+  nodes: number
+  earliestMs: number
+  vcpus: number
+  memoryMib: number
+  wanMbit: number
+}
+
 export interface MemberHost {
   host: string
   peer: string
@@ -725,6 +748,7 @@ export interface Call {
   cache: CacheRequest | null
   calendar: CalendarRequest | null
   hostCalendar: HostCalendarRequest | null
+  quote: QuoteRequest | null
   hold: HoldRequest | null
   hostCommit: HostCommitRequest | null
   hostActivate: ActivateRequest | null
@@ -754,6 +778,7 @@ export interface Reply {
   cache: CacheReply | null
   calendar: CalendarReply | null
   hostCalendar: HostCalendarReply | null
+  quote: QuoteReply | null
   hold: HoldReply | null
   hostCommit: HostCommitReply | null
   hostActivate: ActivateReply | null
@@ -844,6 +869,9 @@ export interface Messages {
   CalendarRequest: CalendarRequest
   CalendarHost: CalendarHost
   CalendarReply: CalendarReply
+  QuoteRequest: QuoteRequest
+  QuoteReason: QuoteReason
+  QuoteReply: QuoteReply
   MemberHost: MemberHost
   MemberSite: MemberSite
   ClusterNode: ClusterNode
@@ -880,6 +908,7 @@ export interface Methods {
   cache: { request: CacheRequest, reply: CacheReply }
   calendar: { request: CalendarRequest, reply: CalendarReply }
   hostCalendar: { request: HostCalendarRequest, reply: HostCalendarReply }
+  quote: { request: QuoteRequest, reply: QuoteReply }
   hold: { request: HoldRequest, reply: HoldReply }
   hostCommit: { request: HostCommitRequest, reply: HostCommitReply }
   hostActivate: { request: ActivateRequest, reply: ActivateReply }
@@ -889,7 +918,7 @@ export interface Methods {
 
 export interface Field { readonly name: string, readonly id: number, readonly type: string, readonly repeated: boolean, readonly oneof?: string, readonly optional?: true }
 
-export const METHODS: readonly (keyof Methods)[] = ['sync', 'request', 'commit', 'activate', 'release', 'status', 'search', 'revocations', 'renew', 'hostCordon', 'extend', 'keepAlive', 'claim', 'copy', 'hostExtend', 'hostKeepAlive', 'cache', 'calendar', 'hostCalendar', 'hold', 'hostCommit', 'hostActivate', 'hostRelease', 'hostStatus']
+export const METHODS: readonly (keyof Methods)[] = ['sync', 'request', 'commit', 'activate', 'release', 'status', 'search', 'revocations', 'renew', 'hostCordon', 'extend', 'keepAlive', 'claim', 'copy', 'hostExtend', 'hostKeepAlive', 'cache', 'calendar', 'hostCalendar', 'quote', 'hold', 'hostCommit', 'hostActivate', 'hostRelease', 'hostStatus']
 
 export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
   Resources: [
@@ -1409,6 +1438,26 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'nowMs', id: 2, type: 'uint64', repeated: false },
     { name: 'hosts', id: 3, type: 'CalendarHost', repeated: true }
   ],
+  QuoteRequest: [
+    { name: 'request', id: 1, type: 'Request', repeated: false }
+  ],
+  QuoteReason: [
+    { name: 'code', id: 1, type: 'string', repeated: false },
+    { name: 'message', id: 2, type: 'string', repeated: false }
+  ],
+  QuoteReply: [
+    { name: 'site', id: 1, type: 'string', repeated: false },
+    { name: 'nowMs', id: 2, type: 'uint64', repeated: false },
+    { name: 'taken', id: 3, type: 'bool', repeated: false },
+    { name: 'reasons', id: 4, type: 'QuoteReason', repeated: true },
+    { name: 'priceMilli', id: 5, type: 'uint32', repeated: false },
+    { name: 'totalMilli', id: 6, type: 'uint64', repeated: false },
+    { name: 'nodes', id: 7, type: 'uint32', repeated: false },
+    { name: 'earliestMs', id: 8, type: 'uint64', repeated: false },
+    { name: 'vcpus', id: 9, type: 'uint32', repeated: false },
+    { name: 'memoryMib', id: 10, type: 'uint32', repeated: false },
+    { name: 'wanMbit', id: 11, type: 'uint32', repeated: false }
+  ],
   MemberHost: [
     { name: 'host', id: 1, type: 'string', repeated: false },
     { name: 'peer', id: 2, type: 'string', repeated: false },
@@ -1528,6 +1577,7 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'cache', id: 32, type: 'CacheRequest', repeated: false, oneof: 'method' },
     { name: 'calendar', id: 33, type: 'CalendarRequest', repeated: false, oneof: 'method' },
     { name: 'hostCalendar', id: 34, type: 'HostCalendarRequest', repeated: false, oneof: 'method' },
+    { name: 'quote', id: 35, type: 'QuoteRequest', repeated: false, oneof: 'method' },
     { name: 'hold', id: 20, type: 'HoldRequest', repeated: false, oneof: 'method' },
     { name: 'hostCommit', id: 21, type: 'HostCommitRequest', repeated: false, oneof: 'method' },
     { name: 'hostActivate', id: 22, type: 'ActivateRequest', repeated: false, oneof: 'method' },
@@ -1556,6 +1606,7 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'cache', id: 32, type: 'CacheReply', repeated: false, oneof: 'result' },
     { name: 'calendar', id: 33, type: 'CalendarReply', repeated: false, oneof: 'result' },
     { name: 'hostCalendar', id: 34, type: 'HostCalendarReply', repeated: false, oneof: 'result' },
+    { name: 'quote', id: 35, type: 'QuoteReply', repeated: false, oneof: 'result' },
     { name: 'hold', id: 20, type: 'HoldReply', repeated: false, oneof: 'result' },
     { name: 'hostCommit', id: 21, type: 'HostCommitReply', repeated: false, oneof: 'result' },
     { name: 'hostActivate', id: 22, type: 'ActivateReply', repeated: false, oneof: 'result' },

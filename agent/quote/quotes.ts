@@ -1,0 +1,140 @@
+import type { Caller, Methods } from '../peers.ts'
+import type { Calendar } from '../calendar/calendar.ts'
+import type { HostCalendar } from '../../protocol/core/calendar/together.ts'
+import { Timeline } from '../../protocol/core/calendar/timeline.ts'
+import { InvalidInputError, MusubiError, NoCapacityError } from '../../protocol/core/errors.ts'
+import { brief, checkRequest, mustBeInTime } from '../../protocol/core/gateway/checks.ts'
+import type { SiteView } from '../../protocol/core/gateway/events.ts'
+import { idUses, quotaBookings } from '../../protocol/core/lease/lease.ts'
+import { type ReadonlyLedgerState, quotaFor } from '../../protocol/core/lease/state.ts'
+import { COUNTER_OFFER_MS, MAX_COUNTED_PEERS, MAX_QUOTES, MAX_QUOTES_PER_MINUTE } from '../../protocol/core/limits.ts'
+import type { Request } from '../../protocol/core/messages.ts'
+import { toMessage } from '../../protocol/core/quote/check.ts'
+import { isTaken, quoteFor, type QuoteView } from '../../protocol/core/quote/quote.ts'
+import { counterText } from '../../protocol/core/quote/text.ts'
+import { requestProblem } from '../../protocol/core/verify-request.ts'
+
+/** What a gateway knows beside what requests are judged by. */
+export interface QuoteFacts {
+  /** ledger of this gateway: what a site may borrow, and which segment ids are free */
+  ledger: () => ReadonlyLedgerState
+  /** per vCPU and hour, thousandths of the federation's unit */
+  priceMilli: (masterSite: string) => number
+}
+
+export interface QuotesDeps {
+  site: string
+  /** ledger clock, Unix ms */
+  now: () => number
+  /** as for a request */
+  view: (request: Request) => Promise<SiteView>
+  /** what cordon and policy say to a request */
+  refusal: (request: Request) => MusubiError | null
+  /** absent: no later start is looked for */
+  calendar?: Pick<Calendar, 'site'>
+  facts?: QuoteFacts
+}
+
+/** What would be answered to requests. Nothing is held, kept or written. */
+export interface Quotes {
+  /** @throws MusubiError BUSY for too many; as the request for one that cannot be */
+  answer (request: Request, caller: Caller): Promise<Methods['quote']['reply']>
+  /** A refusal for lack of room, with what could be given instead as its hint; anything else as it is. */
+  explained (error: unknown, request: Request, view: SiteView): Promise<unknown>
+}
+
+/** More are never needed at once: a segment, and one that does not leave the site. */
+const IDS_COUNTED = 8
+const MINUTE_MS = 60_000
+
+function freeIds (state: ReadonlyLedgerState, now: number): number {
+  const { slice } = state
+  if (slice === null || now < state.quarantineUntilMs) return 0
+  const taken = new Set<number>()
+  for (const use of idUses(state)) if (use.untilMs > now) taken.add(use.id)
+  let free = 0
+  for (let id = slice.from; id <= slice.to && free < IDS_COUNTED; id++) if (!taken.has(id)) free++
+  return free
+}
+
+/** What a site may still borrow over time; null: without a bound. */
+function quotaSteps (state: ReadonlyLedgerState, masterSite: string, now: number): HostCalendar['steps'] | null {
+  const quota = quotaFor(state.quotas, masterSite)
+  // a quota that says nothing of the number of nodes does not bound it
+  return quota === null ? null : new Timeline({ nodes: Number.POSITIVE_INFINITY, ...quota }, quotaBookings(state, masterSite)).steps(now)
+}
+
+export function createQuotes ({ site, now, view: viewFor, refusal, calendar, facts }: QuotesDeps): Quotes {
+  let running = 0
+  /** quotes of each site in the minute that began at `sinceMs` */
+  let sinceMs = 0
+  const asked = new Map<string, number>()
+
+  /** Counts one more of a site. @returns why there are too many; null: there are not */
+  function tooMany (of: string): string | null {
+    if (now() - sinceMs >= MINUTE_MS || now() < sinceMs || asked.size >= MAX_COUNTED_PEERS) {
+      asked.clear()
+      sinceMs = now()
+    }
+    const before = asked.get(of) ?? 0
+    if (before >= MAX_QUOTES_PER_MINUTE) return `has given ${before} quotes to site ${of} within a minute`
+    if (running >= MAX_QUOTES) return `works on ${running} quotes`
+    asked.set(of, before + 1)
+    return null
+  }
+
+  function quoteView (request: Request, view: SiteView): QuoteView {
+    const state = facts?.ledger()
+    return {
+      hosts: view.hosts, gateway: view.facts.host, counted: view.quota, calendars: null, nowMs: now(),
+      quota: state === undefined ? null : quotaSteps(state, request.masterSite, now()),
+      ids: state === undefined ? IDS_COUNTED : freeIds(state, now()),
+      refusal: (startMs, endMs) => refusal({ ...request, startMs, endMs }),
+      priceMilli: facts?.priceMilli(request.masterSite) ?? 0
+    }
+  }
+
+  /** @param waitMs how long hosts are waited for; what they say then is missing from the quote, not from the truth */
+  async function calendarsIn (waitMs: number | null): Promise<readonly HostCalendar[] | null> {
+    if (calendar === undefined) return null
+    const look = calendar.site().then(({ hosts }) => hosts)
+    if (waitMs === null) return await look
+    const late = Promise.withResolvers<null>()
+    const timer = setTimeout(() => { late.resolve(null) }, waitMs)
+    return await Promise.race([look, late.promise]).finally(() => { clearTimeout(timer) })
+  }
+
+  return {
+    async answer (request, caller) {
+      const arrivedMs = now()
+      const busy = tooMany(caller.site ?? caller.peerId)
+      if (busy !== null) throw new MusubiError('BUSY', `site ${site} ${busy}`, { retryable: true, hint: 'try again in a minute' })
+      running++
+      try {
+        const problem = requestProblem(request)
+        if (problem !== null) throw new InvalidInputError(`quote for cluster ${brief(request.cluster)}: ${problem}`)
+        checkRequest(request, caller, now())
+        if (request.grow) throw new InvalidInputError(`quote for cluster ${request.cluster}: it is for clusters that are not there yet, not for more of one`)
+        mustBeInTime(site, `quote for cluster ${request.cluster}`, request.sentMs, arrivedMs)
+        const view = quoteView(request, await viewFor(request))
+        // hosts are asked only where a later start is to be found
+        return toMessage(site, now(), quoteFor(request, isTaken(request, view) ? view : { ...view, calendars: await calendarsIn(null) }))
+      } finally {
+        running--
+      }
+    },
+
+    async explained (error, request, view) {
+      if (!(error instanceof NoCapacityError) || request.grow || tooMany(request.masterSite) !== null) return error
+      running++
+      try {
+        const text = counterText(quoteFor(request, { ...quoteView(request, view), calendars: await calendarsIn(COUNTER_OFFER_MS) }), request.nodes.length)
+        return text === '' ? error : new NoCapacityError(error.message, error.hint === undefined ? text : `${text}; ${error.hint}`)
+      } catch {
+        return error // what is told beside a refusal must not take its place
+      } finally {
+        running--
+      }
+    }
+  }
+}
