@@ -14,7 +14,7 @@ const GROUPS: readonly Group[] = [
   { name: 'unit', dirs: ['test/unit', 'test/contract', 'test/model'], jobs: 2, timeoutS: 120 },
   { name: 'mesh', dirs: ['test/mesh'], jobs: 2, timeoutS: 180 },
   { name: 'host', dirs: ['test/host'], jobs: 2, timeoutS: 400 },
-  { name: 'e2e', dirs: ['test/e2e'], jobs: 1, timeoutS: 500 },
+  { name: 'e2e', dirs: ['test/e2e'], jobs: 2, timeoutS: 500 },
   { name: 'ci', dirs: ['test/ci'], jobs: 2, timeoutS: 1200 },
   { name: 'long', dirs: ['test/long'], jobs: 1, timeoutS: 7200 },
   // inside the guest of `npm run test:vm`: what depends on the kernel

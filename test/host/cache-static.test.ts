@@ -122,7 +122,7 @@ async function main (t: Test): Promise<void> {
   })
 
   await t.test('packages that indexes list: no question to the frontend once they are here', async t => {
-    await until('indexes are read', async () => ((await stats()).fetch?.listed ?? 0) >= 11)
+    await until('indexes are read', async () => ((await stats()).fetch?.listed ?? 0) >= 11, stats)
     for (const path of [...rpms.map(name => `/install/Packages/${name}`)]) {
       const digest = sha256(objects.get(path) ?? Buffer.alloc(0))
       await lab.originRequests()
@@ -148,7 +148,7 @@ async function main (t: Test): Promise<void> {
     await publish('/install/next.json', Buffer.from(JSON.stringify({ objects: [...listing, { path: '/install/next/odd.bin', size: 40_000, sha256: sha256(Buffer.from('another')) }] })))
     const listed = (await stats()).fetch?.listed ?? 0
     await driver.apply(NAME, { ...SPEC, profile: { ...SPEC.profile, indexes: [...SPEC.profile?.indexes ?? [], { kind: 'manifest', path: '/install/next.json' }] } }, signal())
-    await until('it is read', async () => ((await stats()).fetch?.listed ?? 0) >= listed + next.length + 1)
+    await until('it is read', async () => ((await stats()).fetch?.listed ?? 0) >= listed + next.length + 1, stats)
     await lab.originRequests()
     let isThere = false
     const first = fetch(node(1), next[0] ?? '', ['--limit-rate', '3M']).finally(() => { isThere = true })

@@ -75,8 +75,8 @@ t.test('calls between processes', async t => {
 
   await t.test('a deadline ends the wait on both sides, and the stream lives on', async t => {
     const { errors } = await gateway.ask('call', { peerId: compute.peerId, clusterId: 'slow 60000', deadlineMs: 200 })
-    t.equal(errors[0]?.name, 'UnreachableError')
-    t.match(errors[0]?.message, /tokyo\/c1 \(.*\) did not answer status within 200 ms/)
+    // whichever of the two sides sees first that the time is over
+    t.match(errors[0]?.message, /(^|: )(tokyo\/c1 \(.*\) did not answer status within 200 ms|status did not end within 200 ms)/)
     t.strictSame((await gateway.ask('call', { peerId: compute.peerId, clusterId: 'next' })).replies, ['next -> next'])
   })
 

@@ -196,8 +196,8 @@ sub compose {
     my ($bad) = @_;
     $self->{composing} = 0;
     return warn "the list of digests cannot be made\n" if $bad;
-    # the engine takes no other list now
-    if (!$self->{changed}->($new)) { @$self{qw(dirty after)} = (1, time + AGAIN_SECONDS); return }
+    # the engine takes no other list now: as soon as one of its processes has ended it does
+    if (!$self->{changed}->($new)) { @$self{qw(dirty after)} = (1, time + RETRY_SECONDS); return }
     $self->{known} = time + RELOAD_SECONDS;
   });
 }
