@@ -164,7 +164,10 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     if (isGateway) ledger.setQuotas(quotasOf(policy.get().document, config.site, trust.own().quotaPercent))
   }
 
-  const priceMilli = (masterSite: string): number => masterSite === config.site ? 0 : priceOf(ruleFor(policy.get().document, masterSite)) ?? config.priceMilli
+  /** What a site is asked for per vCPU and hour, thousandths. */
+  function priceMilli (masterSite: string): number {
+    return masterSite === config.site ? 0 : priceOf(ruleFor(policy.get().document, masterSite)) ?? config.priceMilli
+  }
 
   function makeGateway (): Gateway {
     return createGateway({
