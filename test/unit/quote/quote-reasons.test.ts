@@ -41,9 +41,12 @@ t.test('what the gateway itself has to give: bandwidth, segment ids, what a site
   t.equal(quoteFor(request(1, { bandwidthMbit: 200 }), view([host('a', 4)])).taken, true)
   t.equal(quoteFor(request(1, { local: true }), view([host('a', 4)], { ids: 2 })).taken, true)
   t.match(quoteFor(request(1, { local: true }), view([host('a', 4)], { ids: 1 })).reasons, [{ code: 'NO_CAPACITY', message: 'gateway a has 1 free segment ids, 2 are needed' }])
-  const quota = [{ atMs: 0, free: { ...zero(), vcpus: 3, memoryMib: 9000 } }, { atMs: NOW + 2 * HOUR, free: { ...zero(), vcpus: 8, memoryMib: 9000 } }]
+  const none = { ...zero(), nodes: Infinity }
+  const quota = [{ atMs: 0, free: { ...none, vcpus: 3, memoryMib: 9000 } }, { atMs: NOW + 2 * HOUR, free: { ...none, vcpus: 8, memoryMib: 9000 } }]
   t.match(quoteFor(request(4), view([host('a', 8)], { quota })), { taken: false, reasons: [{ code: 'QUOTA_EXCEEDED', message: 'site tokyo may not borrow so much: needs 4 vCPU, 3 free' }], nodes: 3, earliestMs: NOW + 2 * HOUR, shape: null })
   t.equal(quoteFor(request(4), view([host('a', 8)], { quota, counted: false })).taken, true, 'of the own site nothing is counted')
+  const heads = [{ atMs: 0, free: { ...none, nodes: 2, vcpus: 9, memoryMib: 9000 } }, { atMs: NOW + 3 * HOUR, free: { ...none, nodes: 4, vcpus: 9, memoryMib: 9000 } }]
+  t.match(quoteFor(request(4), view([host('a', 8)], { quota: heads })), { taken: false, reasons: [{ code: 'QUOTA_EXCEEDED' }], nodes: 2, earliestMs: NOW + 3 * HOUR, shape: null }, 'a number of nodes, whatever their size')
   t.end()
 })
 
