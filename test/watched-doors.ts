@@ -166,7 +166,7 @@ export function watchDoors (dir: string): WatchedDoors {
     const config = {
       name: 'host', site: 'site', roles: ['gateway', 'compute', 'storage'], imageStore: join(root, 'images'), accelerator: 'tcg', drivers: 'real',
       helper: { socket: join(root, 'run', 'sock'), stateDir: join(root, 'state'), agentUser: 0 },
-      inSite: { technique: 'vxlan' }
+      inSite: { technique: 'vxlan' }, retain: { diskMiB: 1, maxDays: 1 }
     } as unknown as AgentConfig
     const { drivers, details } = createRealDrivers(config, pretendServices(deeds))
     const driver = drivers[object.kind]
