@@ -50,7 +50,7 @@ t.test('reservations of two sites', { timeout: 590_000 }, async t => {
     t.equal(await objects(), 0)
     const site = await gateway.get<CalendarResource>(`/v1/calendar?site=osaka&fromMs=${Date.now()}&untilMs=${startMs + HOUR}`)
     t.same(site.hosts.map(({ host, error, leases }) => [host, error, leases.map(lease => `${lease.cluster} ${lease.kind} ${lease.state}`)]), [
-      ['osaka-1', '', ['early segment committed']], ['osaka-2', '', ['early node committed', 'early node committed']]
+      ['osaka-1', '', ['early segment committed', 'early quota committed']], ['osaka-2', '', ['early node committed', 'early node committed']]
     ])
     await master.post(`/v1/clusters?startMs=${startMs + 1_000}`, spec('beside', 4))
     t.match((await reach('beside', ['reserved', 'failed'])).error, { code: 'NO_CAPACITY', hint: /would fit from/ })
