@@ -8,6 +8,7 @@ import { type QuoteFacts, createQuotes } from '../quote/quotes.ts'
 import { leastIn } from '../../protocol/core/calendar/together.ts'
 import { type Resources, zero } from '../../protocol/core/capacity.ts'
 import { ConflictError, describeError, errorCode, MusubiError, NoCapacityError } from '../../protocol/core/errors.ts'
+import { checkForm, checkRequest } from '../../protocol/core/gateway/checks.ts'
 import type { GatewayEffect, GatewayEvent, HostAnswer, HostAsk, SiteAnswer, SiteAsk, SiteHost, SiteView } from '../../protocol/core/gateway/events.ts'
 import { type GatewayRecord, allHeld, hostsOf } from '../../protocol/core/gateway/record.ts'
 import { advance, emptyGateway, loadGateway } from '../../protocol/core/gateway/step.ts'
@@ -308,6 +309,10 @@ export function createGateway (deps: GatewayDeps): Gateway {
     },
 
     async request (request, caller) {
+      if (stopped !== null) throw stopped
+      // windows are followed day by day, and hosts are asked: not for times, or by callers, that cannot be
+      checkForm({ method: 'request', request }, deps.now())
+      checkRequest(request, caller, deps.now())
       const view = await prepared(request)
       try {
         return await ask(caller, { method: 'request', request, view })
@@ -323,6 +328,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
     },
 
     async extend (request, caller) {
+      checkForm({ method: 'extend', request }, deps.now())
       const record = machine.records.get(request.clusterId)
       const refusal = record === undefined ? null : refusalOf(() => deps.policy?.check({ masterSite: record.masterSite, startMs: record.startMs, fromMs: record.endMs, endMs: request.endMs }))
       return await ask(caller, { method: 'extend', request, refusal })
