@@ -258,7 +258,8 @@ export function createGateway (deps: GatewayDeps): Gateway {
 
   /** Gives notice to who makes room, and says when there is some; whose leases they are is told to the own site alone. */
   async function withNotice (error: NoCapacityError, request: Request, hosts: readonly SiteHost[]): Promise<MusubiError> {
-    const room = deps.preempt?.(request, machine.records.values(), hosts) ?? null
+    // who may not have it in any case must not cost others theirs
+    const room = !quotes.lacksOnlyRoom(request) ? null : deps.preempt?.(request, machine.records.values(), hosts) ?? null
     if (room === null) return error
     const reason = `preempted by the policy of ${site}, for a site of a higher priority`
     for (const { clusterId, noticeMs } of room.clusters) if (noticeMs > 0) await tell({ type: 'notice', clusterId, noticeMs, reason })

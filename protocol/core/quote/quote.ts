@@ -6,10 +6,10 @@ import { type Resources, clampToZero, describeShortfall, fits, subtract, sum, ti
 import { type HostCalendar, type SiteCalendar, earliestTogether, leastIn } from '../calendar/together.ts'
 import type { MusubiError } from '../errors.ts'
 import type { SiteHost } from '../gateway/events.ts'
-import { lacksLocal, ownParts } from '../gateway/place.ts'
+import { lacksLocal, ownParts, wantedOf } from '../gateway/place.ts'
 import { MAX_QUOTE_REASONS, MAX_QUOTE_TEXT, MAX_QUOTE_TRIES, MAX_TERM_MS } from '../limits.ts'
 import type { Request } from '../messages.ts'
-import { FRONTEND_RESOURCES, nodeResources, placeAtSite, volumeResources } from '../placement/at-site.ts'
+import { FRONTEND_RESOURCES, nodeResources, placeAtSite } from '../placement/at-site.ts'
 import { MIN_MEMORY_MIB_PER_NODE } from '../spec.ts'
 
 /** `code`: as the request would be refused with. */
@@ -84,7 +84,7 @@ function judge (request: Request, { hosts, refusal, quota }: Moment, view: Pick<
   const reasons: QuoteReason[] = []
   const lack = (message: string): void => { reasons.push({ code: 'NO_CAPACITY', message: brief(message) }) }
   if ('refusal' in placed) folded(placed.missing).slice(0, MAX_QUOTE_REASONS - 3).forEach(lack)
-  const borrowed = 'refusal' in placed ? sum([...request.nodes.map(nodeResources), ...request.volumes.map(volumeResources), ...request.frontend ? [FRONTEND_RESOURCES] : []]) : sum(placed.assignments.map(part => part.resources))
+  const borrowed = 'refusal' in placed ? wantedOf(request) : sum(placed.assignments.map(part => part.resources))
   const own = ownParts({ quota: view.counted }, request, false, borrowed)
   const carries = clampToZero(hosts.find(host => host.host === view.gateway)?.free ?? zero())
   const segments = own.filter(part => part.kind === 'segment')
