@@ -102,10 +102,14 @@ t.test('a hostile quote is refused, a silent site is told', async t => {
 
 t.test('a site that asks more than it advertises, and than the cluster allows, is left out with its price', async t => {
   const { planner } = await bench(t)
-  const plan = await planner.plan(wanted('demo', 5, { placement: { maxPrice: 0.2 } }))
+  const capped = (maxPrice: number): object => {
+    const whole = wanted('demo', 5) as { spec: object }
+    return { ...whole, spec: { ...whole.spec, placement: { maxPrice } } }
+  }
+  const plan = await planner.plan(capped(0.2))
   t.equal(plan.fits, false)
   t.match(plan.problem, /(osaka|kyoto) would ask 0.25 per vCPU and hour, more than the cluster allows/)
-  t.match(await planner.plan(wanted('demo', 5, { placement: { maxPrice: 0.25 } })), { fits: true })
+  t.match(await planner.plan(capped(0.25)), { fits: true })
 })
 
 t.test('a later start is found when all of it is taken now', async t => {
