@@ -65,5 +65,5 @@ export function roomByNotice (document: PolicyDocument, own: string, request: Re
     const others = chosen.filter(other => other !== one)
     if (fitting(others)) chosen = others
   }
-  return { clusters: chosen.map(({ held, ...one }) => one), earliestMs: Math.max(...chosen.map(one => one.endMs)) }
+  return { clusters: chosen.map(({ clusterId, cluster, site, priority, endMs, noticeMs }) => ({ clusterId, cluster, site, priority, endMs, noticeMs })), earliestMs: Math.max(...chosen.map(one => one.endMs)) }
 }
