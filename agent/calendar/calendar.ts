@@ -40,6 +40,7 @@ export interface Calendar {
 /** @returns the calendar of a host, and at a gateway that of its site */
 export function createCalendar ({ site, peer, ledger, hosts, refusal, call }: CalendarDeps): Calendar {
   let look: Promise<SiteCalendar> | null = null
+  let telling: ReturnType<Calendar['told']> | null = null
 
   function own (withLeases: boolean): HostReply {
     const state = ledger.state()
@@ -79,10 +80,13 @@ export function createCalendar ({ site, peer, ledger, hosts, refusal, call }: Ca
     own,
     hosts: askAll,
     site: lookAtSite,
-    async told () {
-      const all = await lookAtSite()
-      const most = Math.max(3, Math.floor(MAX_CALENDAR_STEPS / Math.max(1, all.hosts.length)))
-      return { site, nowMs: ledger.now(), hosts: all.hosts.map(({ roles, steps }) => ({ roles: [...roles], steps: coarser(steps, most) })) }
+    told () {
+      // made coarser once for all who ask meanwhile: a peer may ask for hundreds at once
+      telling ??= lookAtSite().then(all => {
+        const most = Math.max(3, Math.floor(MAX_CALENDAR_STEPS / Math.max(1, all.hosts.length)))
+        return { site, nowMs: ledger.now(), hosts: all.hosts.map(({ roles, steps }) => ({ roles: [...roles], steps: coarser(steps, most) })) }
+      }).finally(() => { telling = null })
+      return telling
     }
   }
 }

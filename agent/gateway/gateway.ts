@@ -8,6 +8,7 @@ import { type QuoteFacts, createQuotes } from '../quote/quotes.ts'
 import { leastIn } from '../../protocol/core/calendar/together.ts'
 import { type Resources, zero } from '../../protocol/core/capacity.ts'
 import { ConflictError, describeError, errorCode, MusubiError, NoCapacityError } from '../../protocol/core/errors.ts'
+import { checkForm, checkRequest } from '../../protocol/core/gateway/checks.ts'
 import type { GatewayEffect, GatewayEvent, HostAnswer, HostAsk, SiteAnswer, SiteAsk, SiteHost, SiteView } from '../../protocol/core/gateway/events.ts'
 import { type GatewayRecord, allHeld, hostsOf } from '../../protocol/core/gateway/record.ts'
 import { advance, emptyGateway, loadGateway } from '../../protocol/core/gateway/step.ts'
@@ -257,7 +258,8 @@ export function createGateway (deps: GatewayDeps): Gateway {
 
   /** Gives notice to who makes room, and says when there is some; whose leases they are is told to the own site alone. */
   async function withNotice (error: NoCapacityError, request: Request, hosts: readonly SiteHost[]): Promise<MusubiError> {
-    const room = deps.preempt?.(request, machine.records.values(), hosts) ?? null
+    // who may not have it in any case must not cost others theirs
+    const room = !quotes.lacksOnlyRoom(request) ? null : deps.preempt?.(request, machine.records.values(), hosts) ?? null
     if (room === null) return error
     const reason = `preempted by the policy of ${site}, for a site of a higher priority`
     for (const { clusterId, noticeMs } of room.clusters) if (noticeMs > 0) await tell({ type: 'notice', clusterId, noticeMs, reason })
@@ -308,6 +310,10 @@ export function createGateway (deps: GatewayDeps): Gateway {
     },
 
     async request (request, caller) {
+      if (stopped !== null) throw stopped
+      // windows are followed day by day, and hosts are asked: not for times, or by callers, that cannot be
+      checkForm({ method: 'request', request }, deps.now())
+      checkRequest(request, caller, deps.now())
       const view = await prepared(request)
       try {
         return await ask(caller, { method: 'request', request, view })
@@ -323,6 +329,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
     },
 
     async extend (request, caller) {
+      checkForm({ method: 'extend', request }, deps.now())
       const record = machine.records.get(request.clusterId)
       const refusal = record === undefined ? null : refusalOf(() => deps.policy?.check({ masterSite: record.masterSite, startMs: record.startMs, fromMs: record.endMs, endMs: request.endMs }))
       return await ask(caller, { method: 'extend', request, refusal })

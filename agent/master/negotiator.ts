@@ -168,7 +168,7 @@ export function createNegotiator (deps: NegotiatorDeps): Negotiator {
   function perform (effect: MasterEffect): void {
     switch (effect.effect) {
       case 'call': void performCall(effect.callId, effect.peer, effect.ask, effect.deadlineMs); break
-      case 'look': void look(effect.clusterId, effect.calendars); break
+      case 'look': void look(effect.clusterId, effect.calendars, effect.without); break
       case 'prepare': void prepare(effect.record); break
       case 'copy': void copy(effect.record); break
       case 'note': events.add(effect.type, effect.message, effect.cluster); break
@@ -190,9 +190,9 @@ export function createNegotiator (deps: NegotiatorDeps): Negotiator {
     })
   }
 
-  async function look (clusterId: string, calendars: boolean): Promise<void> {
+  async function look (clusterId: string, calendars: boolean, without: readonly string[]): Promise<void> {
     const record = machine.records.get(clusterId)
-    const sites = await measured(deps.sites(), clusterId)
+    const sites = await measured(deps.sites().filter(({ site }) => !without.includes(site)), clusterId)
     let found: Looked = { sites }
     if (calendars && deps.sight !== undefined && record !== undefined) {
       try {

@@ -111,11 +111,15 @@ export function createPlanner ({ site: own, call, sites, now, newId, rttMs, imag
         const answer: Answer = known === undefined ? { quote: null, older: false, code: 'INTERNAL', message: 'it is not known any more' } : await ask(known, part, outlook)
         return { part, answer }
       }))
-      const refused = answers.filter(({ answer }) => answer.quote === null ? !answer.older : !answer.quote.taken)
+      // as create does with the offer
+      const dear = (site: string, { quote }: Answer): boolean => site !== own && quote !== null && quote.priceMilli > (outlook.spec.placement?.maxPriceMilli ?? Infinity)
+      const refused = answers.filter(({ part, answer }) => answer.quote === null ? !answer.older : !answer.quote.taken || dear(part.site, answer))
       if (refused.length === 0) return { outlook, parts: placed.parts, problem: '', quotes: new Map(answers.flatMap(({ part, answer }) => answer.quote === null ? [] : [[part.site, answer.quote]])) }
       for (const { part, answer } of refused) {
         out.add(part.site)
-        refusals.push(`${part.site} would refuse ${part.nodes.length} nodes: ${reasonsOf(answer).map(({ message }) => message).join('; ')}`)
+        refusals.push(answer.quote?.taken === true
+          ? `${part.site} would ask ${answer.quote.priceMilli / 1000} per vCPU and hour, more than the cluster allows`
+          : `${part.site} would refuse ${part.nodes.length} nodes: ${reasonsOf(answer).map(({ message }) => message).join('; ')}`)
       }
       if (out.has(own) || round >= ROUNDS) return fail(refusals.join('\n'))
       outlook = await among(out)

@@ -3,9 +3,11 @@ import type { Calendar } from '../calendar/calendar.ts'
 import type { HostCalendar } from '../../protocol/core/calendar/together.ts'
 import { Timeline } from '../../protocol/core/calendar/timeline.ts'
 import { InvalidInputError, MusubiError, NoCapacityError } from '../../protocol/core/errors.ts'
+import { clampToZero, fits, zero } from '../../protocol/core/capacity.ts'
 import { brief, checkRequest, mustBeInTime } from '../../protocol/core/gateway/checks.ts'
 import type { SiteView } from '../../protocol/core/gateway/events.ts'
-import { idUses, quotaBookings } from '../../protocol/core/lease/lease.ts'
+import { freeQuotaOf, idUses, quotaBookings } from '../../protocol/core/lease/lease.ts'
+import { ownParts, wantedOf } from '../../protocol/core/gateway/place.ts'
 import { type ReadonlyLedgerState, quotaFor } from '../../protocol/core/lease/state.ts'
 import { COUNTER_OFFER_MS, MAX_COUNTED_PEERS, MAX_QUOTES, MAX_QUOTES_PER_MINUTE } from '../../protocol/core/limits.ts'
 import type { Request } from '../../protocol/core/messages.ts'
@@ -39,6 +41,8 @@ export interface QuotesDeps {
 export interface Quotes {
   /** @throws MusubiError BUSY for too many; as the request for one that cannot be */
   answer (request: Request, caller: Caller): Promise<Methods['quote']['reply']>
+  /** Whether a request would be taken if there were room: its site may borrow so much, and there is an id for its segment. */
+  lacksOnlyRoom (request: Request): boolean
   /** A refusal for lack of room, with what could be given instead as its hint; anything else as it is. */
   explained (error: unknown, request: Request, view: SiteView): Promise<unknown>
 }
@@ -122,6 +126,14 @@ export function createQuotes ({ site, now, view: viewFor, refusal, calendar, fac
       } finally {
         running--
       }
+    },
+
+    lacksOnlyRoom (request) {
+      const state = facts?.ledger()
+      if (state === undefined) return true
+      const left = freeQuotaOf(state, request.masterSite, Math.max(request.startMs, now()), request.endMs)
+      const own = ownParts({ quota: left !== null }, request, request.grow, wantedOf(request))
+      return own.filter(part => part.kind === 'segment').length <= freeIds(state, now()) && own.every(part => part.kind !== 'quota' || fits(part.resources, clampToZero(left ?? zero())))
     },
 
     async explained (error, request, view) {

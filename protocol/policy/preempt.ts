@@ -1,9 +1,10 @@
 /** Whose leases make room for a site of a higher priority, by what the policy has agreed with theirs. */
-import { type Resources, add, sum, zero } from '../core/capacity.ts'
+import { add, zero } from '../core/capacity.ts'
 import type { SiteHost } from '../core/gateway/events.ts'
+import { freedBy, lacksLocal } from '../core/gateway/place.ts'
 import { type GatewayRecord, allHeld } from '../core/gateway/record.ts'
 import type { Request } from '../core/messages.ts'
-import { placeAtSite } from '../core/placement/at-site.ts'
+import { nodesByHost, placeAtSite } from '../core/placement/at-site.ts'
 import type { PolicyDocument } from '../policy-api.ts'
 import { noticeOf, priorityOf, ruleFor } from './rules.ts'
 
@@ -17,6 +18,8 @@ export interface RoomByNotice {
 
 /** A start so near is now. */
 const NOW_MS = 60_000
+/** Placements that are tried to spare clusters whose notice would not help: each may take tens of ms. */
+const MAX_SPARED = 64
 
 /**
  * The clusters that would make room for a request that was refused for want of it: running ones of lower priority, whose sites have
@@ -29,7 +32,8 @@ const NOW_MS = 60_000
 export function roomByNotice (document: PolicyDocument, own: string, request: Request, records: Iterable<GatewayRecord>, hosts: readonly SiteHost[], nowMs: number): RoomByNotice | null {
   if (request.startMs > nowMs + NOW_MS) return null
   const priority = priorityOf(document, own, request.masterSite)
-  const candidates = [...records].flatMap(record => {
+  const all = [...records]
+  const candidates = all.flatMap(record => {
     const { clusterId, cluster, masterSite: site, notice } = record
     const noticeMs = notice === undefined ? noticeOf(ruleFor(document, site)) : 0
     const its = priorityOf(document, own, site)
@@ -38,13 +42,28 @@ export function roomByNotice (document: PolicyDocument, own: string, request: Re
     if (endMs >= record.endMs) return []
     return [{ clusterId, cluster, site, priority: its, endMs, noticeMs, held: allHeld(record).filter(part => part.kind !== 'quota') }]
   }).sort((a, b) => Number(a.noticeMs > 0) - Number(b.noticeMs > 0) || a.priority - b.priority || a.endMs - b.endMs || (a.clusterId < b.clusterId ? -1 : 1))
-  const freed = new Map<string, Resources>()
-  const chosen: RoomByNotice['clusters'] = []
-  for (const { held, ...candidate } of candidates) {
-    chosen.push(candidate)
-    for (const { host, resources } of held) freed.set(host, add(freed.get(host) ?? zero(), resources))
-    const then = hosts.map(host => ({ ...host, free: sum([host.free, freed.get(host.host) ?? zero()]) }))
-    if (!('refusal' in placeAtSite(request, then))) return { clusters: chosen, earliestMs: Math.max(...chosen.map(one => one.endMs)) }
+  const mine = all.find(record => record.clusterId === request.clusterId)
+  const taken = mine?.state === 'active' ? nodesByHost(mine.offer.held) : new Map<string, number>()
+  const fitting = (chosen: typeof candidates): boolean => {
+    const freed = new Map(freedBy(mine))
+    for (const { host, resources } of chosen.flatMap(one => one.held)) freed.set(host, add(freed.get(host) ?? zero(), resources))
+    const then = hosts.map(host => ({ ...host, free: lacksLocal(request, host) ? zero() : add(host.free, freed.get(host.host) ?? zero()) }))
+    return !('refusal' in placeAtSite(request, then, taken))
   }
-  return null
+  // Where it fits already something else is missing, which no notice mends; and most requests do not fit whoever goes.
+  if (candidates.length === 0 || fitting([]) || !fitting(candidates)) return null
+  let least = 1
+  let most = candidates.length
+  while (least < most) {
+    const middle = (least + most) >> 1
+    if (fitting(candidates.slice(0, middle))) most = middle
+    else least = middle + 1
+  }
+  let chosen = candidates.slice(0, most)
+  // Who has its leases where they are of no use keeps them, the highest priority first.
+  for (const one of chosen.slice(0, -1).reverse().slice(0, MAX_SPARED)) {
+    const others = chosen.filter(other => other !== one)
+    if (fitting(others)) chosen = others
+  }
+  return { clusters: chosen.map(({ clusterId, cluster, site, priority, endMs, noticeMs }) => ({ clusterId, cluster, site, priority, endMs, noticeMs })), earliestMs: Math.max(...chosen.map(one => one.endMs)) }
 }

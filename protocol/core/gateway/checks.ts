@@ -11,8 +11,11 @@ import { type GatewayRecord, allHeld } from './record.ts'
 /** Text from elsewhere in a message: not longer than a name. */
 export const brief = (text: string): string => text.length > 64 ? `${text.slice(0, 61)}...` : text
 
+/** A question without what the gateway has added to it. */
+type Question = SiteAsk extends infer A ? A extends SiteAsk ? Pick<A, 'method' | 'request'> : never : never
+
 /** What is wrong with the form of a question, whoever asks. @throws InvalidInputError */
-export function checkForm (ask: SiteAsk, now: number): void {
+export function checkForm (ask: Question, now: number): void {
   const { request } = ask
   const problem = ask.method === 'request' ? requestProblem(ask.request)
     : ask.method === 'extend' ? extendProblem(ask.request, now)

@@ -4,7 +4,7 @@ import { ConflictError, describeError, MusubiError, NoCapacityError } from '../e
 import { MAX_GATEWAY_RECORDS, MAX_PLACEMENTS, MAX_VNI } from '../limits.ts'
 import { isLocal, LOCAL } from '../local.ts'
 import type { Held, HoldItem, HoldRequest, Offer, Receipt, Request } from '../messages.ts'
-import { type Assignment, nodesByHost, placeAtSite } from '../placement/at-site.ts'
+import { type Assignment, FRONTEND_RESOURCES, nodeResources, nodesByHost, placeAtSite, volumeResources } from '../placement/at-site.ts'
 import { checkGrowth, checkRequest, holdTtlMs, mustBeInTime, mustOwn } from './checks.ts'
 import type { SiteHost, SiteView } from './events.ts'
 import { type HostCall, type Job, type Placing, type Turn, type WaitingFor, answersOf, failuresOf } from './machine.ts'
@@ -122,6 +122,10 @@ function placed (placing: Placing, taken: ReadonlyMap<string, number>): { assign
   }
   return { refusal: 'nothing fits' }
 }
+
+/** What the parts of a request take together, wherever they go. */
+export const wantedOf = ({ nodes, volumes, frontend }: Pick<Request, 'nodes' | 'volumes' | 'frontend'>): Resources =>
+  sum([...nodes.map(nodeResources), ...volumes.map(volumeResources), ...frontend ? [FRONTEND_RESOURCES] : []])
 
 /** What the gateway itself holds for a cluster: the segment, and what its master's site borrows. */
 export function ownParts (view: Pick<SiteView, 'quota'>, request: Request, grow: boolean, borrowed: Resources): Array<{ kind: string, name: string, resources: Resources }> {

@@ -65,7 +65,8 @@ function withQuota (record: GatewayRecord, leaseIds: readonly string[]): string[
 export function scopeOf (site: string, record: GatewayRecord, { offerId, leaseIds }: Pick<ReleaseRequest, 'offerId' | 'leaseIds'>): Scope | null {
   const { amendment } = record
   const named = (ids: readonly string[]): Scope | null => {
-    const known = allHeld(record).filter(held => ids.includes(held.leaseId) && (offerId === '' || heldUnder(record, offerId).includes(held)))
+    // What is borrowed counts as long as anything of its offer is here: alone it cannot be given back (`withQuota`).
+    const known = allHeld(record).filter(held => held.kind !== 'quota' && ids.includes(held.leaseId) && (offerId === '' || heldUnder(record, offerId).includes(held)))
     if (known.length === 0) return null
     // What is only offered does not live on without the rest.
     const offered = amendment?.state === 'asking' || amendment?.state === 'offered' ? amendment.held : []

@@ -82,7 +82,7 @@ export function grow (turn: Turn, clusterId: string, count: number, id: string):
   }
   begin(turn, record, 'grow', id, record.endMs, count)
   turn.work(clusterId).looking = true
-  turn.effects.push({ effect: 'look', clusterId, calendars: false })
+  turn.effects.push({ effect: 'look', clusterId, calendars: false, without: [] })
 }
 
 /** Asks sites for the nodes of a growth. @param id fresh, for idempotency keys */

@@ -34,9 +34,12 @@ export function earliestStart<T extends SiteCapacity> (spec: ClusterSpec, sites:
     { role: 'gateway', figure: free => Number(fits(FRONTEND_RESOURCES, free)) },
     ...spec.volumes.length === 0 ? [] : [{ role: 'storage', figure: (free: Resources) => free.volumes > 0 ? free.diskMib : 0 }]
   ]
-  const calendars = sites.map((site): SiteCalendar => ({ site: site.site, hosts: site.calendar ?? constant(site) }))
+  const { onlySites, notSites } = spec.placement ?? {}
+  // Room where no node may go is no reason to try.
+  const allowed = sites.filter(({ site }) => site === masterSite || (onlySites?.includes(site) !== false && notSites?.includes(site) !== true))
+  const calendars = allowed.map((site): SiteCalendar => ({ site: site.site, hosts: site.calendar ?? constant(site) }))
   return earliestTogether(calendars, {
-    fromMs, latestMs, durationMs: spec.termMs, nodes: spec.nodes.count, nodesIn: free => timesFitting(need, free), watch, tries: MAX_EARLIEST_TRIES,
+    fromMs, latestMs, durationMs: spec.termMs, nodes: spec.nodes.count, nodesIn: free => Math.min(spec.placement?.maxNodesPerHost ?? Infinity, timesFitting(need, free)), watch, tries: MAX_EARLIEST_TRIES,
     fits: startMs => !('refusal' in placeAmongSites(spec, inWindow(sites, startMs, startMs + spec.termMs), masterSite))
   })
 }

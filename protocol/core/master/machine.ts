@@ -50,6 +50,8 @@ export interface Work {
   rounds: number
   /** sites left out of further placements, and every refusal so far, with its site */
   excluded: Set<string>
+  /** sites that have refused for want of room while the earliest start is looked for */
+  full: Set<string>
   refusals: string[]
   lastCode: string
   /** calendars were asked: what is known of sites is of the time that is wanted */
@@ -92,7 +94,7 @@ export function loadMaster (site: string, records: Iterable<MasterRecord>): Mast
 }
 
 export const newWork = (now: number): Work => ({
-  tasks: new Map(), looking: false, round: null, rounds: 0, excluded: new Set(), refusals: [], lastCode: '', inTime: false, nearest: '', startedMs: 0, sinceMs: now,
+  tasks: new Map(), looking: false, round: null, rounds: 0, excluded: new Set(), full: new Set(), refusals: [], lastCode: '', inTime: false, nearest: '', startedMs: 0, sinceMs: now,
   receipts: new Map(), activated: new Set(), problems: new Map(), contacts: new Map(), amendReceipts: new Map(), amendActivated: new Set(), amendedMs: 0, amendReady: false
 })
 

@@ -33,7 +33,7 @@ function look (turn: Turn, record: MasterRecord): void {
   const work = turn.work(record.id)
   work.looking = true
   work.inTime ||= record.earliest !== undefined || record.startMs > turn.now
-  turn.effects.push({ effect: 'look', clusterId: record.id, calendars: work.inTime })
+  turn.effects.push({ effect: 'look', clusterId: record.id, calendars: work.inTime, without: [...work.excluded] })
 }
 
 /** Gives a cluster up: it is over for the user at once, sites are told to release until they have confirmed. */
@@ -99,6 +99,12 @@ function crowdedHost ({ spec: { placement }, offers }: MasterRecord, offer: Offe
   return crowded === undefined ? null : `site ${offer.site} offered ${crowded[1]} nodes on host ${crowded[0]}, ${most} ${most === 1 ? 'is' : 'are'} the most that the cluster allows`
 }
 
+/** What an offer asks above what the cluster may cost; null: nothing. The own site costs nothing, an earlier release says no price. */
+function dearOffer ({ spec: { placement }, masterSite }: MasterRecord, { site, priceMilli }: Offer): string | null {
+  const most = placement?.maxPriceMilli
+  return most === undefined || priceMilli === undefined || priceMilli <= most || site === masterSite ? null : `site ${site} asks ${priceMilli / 1000} per vCPU and hour, ${most / 1000} is the most that the cluster allows`
+}
+
 /** Takes an offer into the round, or what speaks against it. */
 export function takeOffer (record: MasterRecord, round: Round, call: Call, offer: Offer, more: (offer: Offer) => string | null = () => null): void {
   const asked = round.parts.get(call.site)
@@ -112,6 +118,11 @@ export function takeOffer (record: MasterRecord, round: Round, call: Call, offer
   const crowded = crowdedHost(record, offer)
   if (crowded !== null) {
     takeRefusal(round, call, new MusubiError('ANTI_AFFINITY', crowded, { hint: 'its gateway is of a release that knows no limit, or of another view: leave the site out (notSites), or spec.placement.maxNodesPerHost' }))
+    return
+  }
+  const dear = dearOffer(record, offer)
+  if (dear !== null) {
+    takeRefusal(round, call, new MusubiError('PRICE_ABOVE', dear, { hint: 'it has a price of its own for this site, or a new one: allow a higher spec.placement.maxPrice, or leave the site out (notSites)' }))
     return
   }
   const problem = offerMismatch(asked.part, offer) ?? (ttlMs === null ? `the offer of site ${call.site} is held for no time at all` : more(offer))
@@ -163,7 +174,10 @@ function refused (turn: Turn, record: MasterRecord, round: Round): void {
   for (const [site, refusal] of round.refused) {
     const full = refusal.code === 'NO_CAPACITY'
     // Somebody was faster, and with what that one has got another start may be the earliest; or it is booked later in the time that is wanted.
-    if (!full || (record.earliest === undefined && !(site === turn.machine.site && ownAgain))) work.excluded.add(site)
+    // Who refuses again what its calendar shows to be free has another bound, or is not to be believed: others may do.
+    const again = full && site !== turn.machine.site && work.full.has(site)
+    if (full) work.full.add(site)
+    if (!full || again || (record.earliest === undefined && !(site === turn.machine.site && ownAgain))) work.excluded.add(site)
     work.inTime ||= full
     work.lastCode = refusal.code
     work.refusals.push(refusal.text)

@@ -6,10 +6,10 @@ import { type Resources, clampToZero, describeShortfall, fits, subtract, sum, ti
 import { type HostCalendar, type SiteCalendar, earliestTogether, leastIn } from '../calendar/together.ts'
 import type { MusubiError } from '../errors.ts'
 import type { SiteHost } from '../gateway/events.ts'
-import { lacksLocal, ownParts } from '../gateway/place.ts'
+import { lacksLocal, ownParts, wantedOf } from '../gateway/place.ts'
 import { MAX_QUOTE_REASONS, MAX_QUOTE_TEXT, MAX_QUOTE_TRIES, MAX_TERM_MS } from '../limits.ts'
 import type { Request } from '../messages.ts'
-import { FRONTEND_RESOURCES, nodeResources, placeAtSite, volumeResources } from '../placement/at-site.ts'
+import { FRONTEND_RESOURCES, nodeResources, placeAtSite } from '../placement/at-site.ts'
 import { MIN_MEMORY_MIB_PER_NODE } from '../spec.ts'
 
 /** `code`: as the request would be refused with. */
@@ -84,7 +84,7 @@ function judge (request: Request, { hosts, refusal, quota }: Moment, view: Pick<
   const reasons: QuoteReason[] = []
   const lack = (message: string): void => { reasons.push({ code: 'NO_CAPACITY', message: brief(message) }) }
   if ('refusal' in placed) folded(placed.missing).slice(0, MAX_QUOTE_REASONS - 3).forEach(lack)
-  const borrowed = 'refusal' in placed ? sum([...request.nodes.map(nodeResources), ...request.volumes.map(volumeResources), ...request.frontend ? [FRONTEND_RESOURCES] : []]) : sum(placed.assignments.map(part => part.resources))
+  const borrowed = 'refusal' in placed ? wantedOf(request) : sum(placed.assignments.map(part => part.resources))
   const own = ownParts({ quota: view.counted }, request, false, borrowed)
   const carries = clampToZero(hosts.find(host => host.host === view.gateway)?.free ?? zero())
   const segments = own.filter(part => part.kind === 'segment')
@@ -135,6 +135,9 @@ function shapeOf ({ nodes }: Request): Shape | null {
   return first !== undefined && nodes.every(node => node.vcpus === first.vcpus && node.memoryMib === first.memoryMib) ? { vcpus: first.vcpus, memoryMib: first.memoryMib } : null
 }
 
+/** Nodes of a request that a host takes by its terms. */
+const mostOnHost = ({ maxNodesPerHost }: Request): number => maxNodesPerHost === undefined || maxNodesPerHost === 0 ? Infinity : maxNodesPerHost
+
 /** The shape in which all nodes would be taken that comes nearest to what is asked for in the dimension that suffers most. */
 function largestShape (request: Request, { hosts, quota }: Moment, fitting: (request: Request) => boolean): Shape | null {
   const asked = shapeOf(request)
@@ -146,7 +149,7 @@ function largestShape (request: Request, { hosts, quota }: Moment, fitting: (req
   const count = request.nodes.length
   const bound = quota === null ? null : clampToZero(subtract(quota, sum(beside.assignments.map(part => part.resources))))
   const hasRoom = (shape: Shape): boolean =>
-    left.reduce((total, free) => total + timesFitting(nodeResources(shape), free), 0) >= count && (bound === null || (count * shape.vcpus <= bound.vcpus && count * shape.memoryMib <= bound.memoryMib))
+    left.reduce((total, free) => total + Math.min(mostOnHost(request), timesFitting(nodeResources(shape), free)), 0) >= count && (bound === null || (count * shape.vcpus <= bound.vcpus && count * shape.memoryMib <= bound.memoryMib))
   const mostMemory = (vcpus: number): number => {
     let least = MIN_MEMORY_MIB_PER_NODE - 1
     let most = asked.memoryMib
@@ -176,7 +179,7 @@ function earliest (request: Request, view: QuoteView, calendars: readonly HostCa
   const cost = sum(request.nodes.map(nodeResources))
   const shares: SiteCalendar[] = view.counted && view.quota !== null ? [{ site: 'quota', hosts: [{ host: 'quota', roles: ['quota'], steps: view.quota }] }] : []
   return earliestTogether([{ site: 'site', hosts: calendars }, ...shares], {
-    fromMs, latestMs: view.nowMs + MAX_TERM_MS, durationMs, nodes: request.nodes.length, nodesIn: free => Math.min(request.nodes.length, timesFitting(need, free)), tries: MAX_QUOTE_TRIES,
+    fromMs, latestMs: view.nowMs + MAX_TERM_MS, durationMs, nodes: request.nodes.length, nodesIn: free => Math.min(request.nodes.length, mostOnHost(request), timesFitting(need, free)), tries: MAX_QUOTE_TRIES,
     watch: [
       { role: 'gateway', figure: free => Number(fits(FRONTEND_RESOURCES, free)) },
       { role: 'gateway', figure: free => free.bandwidthMbit },
@@ -184,6 +187,8 @@ function earliest (request: Request, view: QuoteView, calendars: readonly HostCa
       { role: 'quota', figure: free => Math.min(free.vcpus - cost.vcpus, 0) },
       { role: 'quota', figure: free => Math.min(free.memoryMib - cost.memoryMib, 0) },
       { role: 'quota', figure: free => free.diskMib },
+      { role: 'quota', figure: free => free.volumes },
+      { role: 'quota', figure: free => Math.min(free.bandwidthMbit - request.bandwidthMbit, 0) },
       { role: 'quota', figure: free => Math.min((free.nodes ?? 0) - request.nodes.length, 0) }
     ],
     fits: startMs => judge(request, atTime(request, view, calendars, startMs), view).length === 0

@@ -137,6 +137,15 @@ t.test('a cluster with volumes and a frontend: when all of its sites have room f
   t.equal(nearestCount(wanted, inWindow(sites, 0, 100), 'tokyo'), 0)
   t.equal(nearestText(wanted, 3, 3_000), '3 of 4 nodes would fit in that time; all of it would fit from 1970-01-01T00:00:03Z on')
   t.equal(nearestText(wanted, 0, null), '')
+  // one host has room for all of it again and again, and the other takes its share late only
+  const waves = Array.from({ length: 600 }, (_, i): FreeStep => ({ atMs: i * 200, free: i % 2 === 0 ? zero() : roomy }))
+  const two = { ...site('tokyo', waves, ['compute']), calendar: [{ host: '1', roles: ['compute', 'gateway'], steps: waves }, { host: '2', roles: ['compute'], steps: from(118_000) }] }
+  const apart = { ...wanted, nodes: { ...wanted.nodes, count: 2 }, volumes: [], placement: { maxNodesPerHost: 1 } }
+  t.equal(earliestStart(apart, [two], 'tokyo', 0), 118_200, 'what terms do not allow takes no tries')
+  const shut = { ...site('nara', waves, ['compute', 'gateway']) }
+  const own = site('tokyo', from(118_000), ['gateway', 'compute'])
+  t.equal(earliestStart({ ...apart, placement: { notSites: ['nara'] } }, [own, shut], 'tokyo', 0), 118_000)
+  t.equal(earliestStart({ ...apart, placement: { onlySites: ['tokyo'] } }, [own, shut], 'tokyo', 0), 118_000)
   const told = [{ ...sites[0], site: 'tokyo', freeByHost: [roomy], volumeFreeByHost: [500], calendar: null }]
   t.equal(earliestStart({ ...wanted, nodes: { ...wanted.nodes, count: 3 }, volumes: [] }, told, 'tokyo', 7), 7, 'a site without a calendar is taken to stay as it is')
   t.equal(earliestStart(wanted, told, 'tokyo', 7), null)

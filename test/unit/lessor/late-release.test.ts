@@ -36,6 +36,22 @@ t.test('who gives back all leases of a site gives back the site, whatever is onl
   t.end()
 })
 
+t.test('what a site borrows counts as long as any of it is there: its share of the quota is not given back alone', t => {
+  const b = new GatewayBench()
+  b.active()
+  const record = b.record()
+  if (record === undefined) throw new Error('no record')
+  const nodes = record.offer.held.filter(held => held.kind === 'node')
+  const quota = { ...record.offer.held[0], leaseId: `${record.offer.offerId}-99`, kind: 'quota', name: 'quota' } as typeof record.offer.held[number]
+  const counted = { ...record, offer: { ...record.offer, held: [...record.offer.held, quota] } }
+  t.ok(nodes.length >= 2)
+  const some = nodes.slice(0, 1).map(held => held.leaseId)
+  t.equal(scopeOf('tokyo', counted, { offerId: '', leaseIds: [quota.leaseId] }), null)
+  t.same(scopeOf('tokyo', counted, { offerId: '', leaseIds: [...some, quota.leaseId] }), { kind: 'leases', leaseIds: some })
+  t.same(scopeOf('tokyo', counted, { offerId: '', leaseIds: counted.offer.held.map(held => held.leaseId) }), { kind: 'all' })
+  t.end()
+})
+
 t.test('a site that a cluster leaves is told which leases that ends', t => {
   const world = new World({ tokyo: 3, tsukuba: 0, ueno: 4 })
   world.create({ nodes: { count: 4, vcpus: 1, memoryMiB: 768 } })

@@ -7,7 +7,8 @@ import type { CallPeer } from '../../../agent/peers.ts'
 import type { GatewayRecord } from '../../../protocol/core/gateway/record.ts'
 import type { HoldRequest, Request } from '../../../protocol/core/messages.ts'
 import { roomByNotice } from '../../../protocol/policy/preempt.ts'
-import { checkPolicy } from '../../../protocol/policy/rules.ts'
+import { emptyLedger } from '../../../protocol/core/lease/lease.ts'
+import { checkPolicy, quotasOf } from '../../../protocol/policy/rules.ts'
 import type { PolicyDocument } from '../../../protocol/policy-api.ts'
 import { openLedger } from '../../../store/ledger.ts'
 import { createMemoryStore } from '../../../store/memory.ts'
@@ -75,6 +76,55 @@ t.test('room for a higher priority: of whom it was agreed, the lowest first, and
   t.match(room('osaka', 5, {}, [...records, running('g', 'otsu', 4, { notice: { endMs: T0 + 60_000, reason: '' } })]), { clusters: [{ clusterId: 'g', noticeMs: 0 }], earliestMs: T0 + 60_000 }, 'asked again nobody else gets notice')
   t.equal(roomByNotice({}, 'tokyo', asked('osaka', 1), records, hosts, T0), null, 'without a policy nobody is')
   t.end()
+})
+
+t.test('nobody gets a notice that is of no use: where room is not what is missing, or not there, or not for a cluster that grows', t => {
+  const document: PolicyDocument = { default: { priority: 20, preempt: { notice: '15m' } }, sites: { osaka: { priority: 60 } } }
+  const on = (record: GatewayRecord, name: string, site = record.masterSite): GatewayRecord => ({ ...record, masterSite: site, offer: { ...record.offer, held: record.offer.held.map(held => ({ ...held, host: name })) } })
+  const none = { vcpus: 0, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 }
+  const [one, two] = [{ ...host, free: none }, { ...host, host: 'tokyo-2', roles: ['compute'], free: none }]
+  const small = on(running('a', 'otsu', 1), 'tokyo-1')
+  const large = on(running('b', 'otsu', 8), 'tokyo-2')
+  const room = (request: Request, records: GatewayRecord[], hosts = [one, two]): unknown => roomByNotice(document, 'tokyo', request, records, hosts, T0)
+  t.match(room(asked('osaka', 4), [small, large]), { clusters: [{ clusterId: 'b' }] })
+  t.equal((room(asked('osaka', 4), [small, large]) as { clusters: unknown[] }).clusters.length, 1, 'the first of them would help nobody')
+  t.equal(room(asked('osaka', 1), [small], [{ ...one, free: { ...none, vcpus: 2, memoryMib: 2048 } }]), null, 'there is room already: a bound on leases, or an id, is what is missing')
+  const own = on(running(asked('osaka', 1).clusterId, 'osaka', 1), 'tokyo-2', 'osaka')
+  const grown = { ...asked('osaka', 4), grow: true, maxNodesPerHost: 1 }
+  t.equal(room(grown, [own, large]), null, 'the host that would be emptied has a node of the cluster, which allows no second')
+  t.match(room(grown, [own, on(large, 'tokyo-1')]), { clusters: [{ clusterId: 'b' }] })
+  t.equal(room({ ...asked('osaka', 4), local: true }, [large], [one, { ...two, lacksLocal: true } as typeof two]), null, 'a host of an earlier release does not take it empty either')
+  let placements = 0
+  const watched = Array.from({ length: 20 }, (_, i) => ({ ...host, host: `h${i}`, get roles () { placements++; return ['compute'] }, free: none }))
+  const many = Array.from({ length: 1000 }, (_, i) => on(running(`c${i}`, 'otsu', 1), `h${i % 20}`))
+  room(asked('osaka', 4000), many, watched)
+  t.ok(placements < 20 * 10, `a request that never fits is not tried with each of a thousand clusters: ${placements}`)
+  t.end()
+})
+
+t.test('a site that may not borrow so much, or for whose segment there is no id, costs nobody a notice', async t => {
+  const ledger = emptyLedger('tokyo-1', { vcpus: 8, memoryMib: 8192, diskMib: 0, volumes: 0, bandwidthMbit: 0 })
+  const store = createMemoryStore()
+  await store.put(`offer/${idOf(8)}`, running(idOf(8), 'kyoto', 4), { sync: true, version: 2 })
+  const gateway = createGateway({
+    site: 'tokyo', store, events: createEventLog(() => T0), log: silent, now: () => T0, newId: () => 'c2000000-0000-4000-8000-000000000000', quota: () => true, quotes: { ledger: () => ledger, priceMilli: () => 0 },
+    preempt: (request, records, hosts) => roomByNotice({ default: { priority: 10, preempt: { notice: '15m' } }, sites: { osaka: {} } }, 'tokyo', request, records, hosts, T0),
+    call: () => Promise.reject(new Error('nobody is asked')), siteHosts: () => [{ ...host, free: { vcpus: 0, memoryMib: 8192, diskMib: 0, volumes: 0, bandwidthMbit: 0 } }], facts: () => Promise.resolve(facts('tokyo', 0))
+  })
+  await gateway.start()
+  const ask = (key: string): Promise<unknown> => gateway.request({ ...asked('osaka', 4), key }, { peerId: 'peer-osaka', site: 'osaka', host: 'osaka-1', gateway: true })
+  const noticed = (): boolean => gateway.list().some(record => record.notice !== undefined)
+  ledger.slice = { from: 2, to: 9 }
+  ledger.quotas = quotasOf({ sites: { osaka: { quota: { nodes: 1, vcpus: 3 } } } }, 'tokyo', 100)
+  await t.rejects(ask('k1'), { code: 'NO_CAPACITY' })
+  t.notOk(noticed(), 'above its quota')
+  ledger.quotas = quotasOf({ sites: { osaka: { quota: { nodes: 1, vcpus: 4 } } } }, 'tokyo', 100)
+  ledger.slice = null
+  await t.rejects(ask('k2'), { code: 'NO_CAPACITY' })
+  t.notOk(noticed(), 'no id')
+  ledger.slice = { from: 2, to: 9 }
+  await t.rejects(ask('k3'), { code: 'NO_CAPACITY' })
+  t.ok(noticed())
 })
 
 t.test('a refusal for want of room gives notice, says when there is some, and keeps to itself whose leases it takes; an offer says its price', async t => {

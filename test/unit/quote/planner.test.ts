@@ -18,7 +18,7 @@ async function bench (t: Test, plans: readonly HostPlan[] = PLANS, imageBytes: n
   const call: Bench['call'] = { deny: () => null, said: [] }
   const gateways = [...model.machines.values()].filter(m => m.roles.includes('gateway'))
   const sites = (): KnownSite[] => gateways.map(m => ({
-    ...siteCapacityOf(m.site, [...model.machines.values()].filter(one => one.site === m.site).map(one => ({ host: one.host, roles: one.roles, free: one.life?.ledger.free() ?? one.capacity }))), peer: m.peer, gatewayHost: m.host
+    ...siteCapacityOf(m.site, [...model.machines.values()].filter(one => one.site === m.site).map(one => ({ host: one.host, roles: one.roles, free: one.life?.ledger.free() ?? one.capacity }))), peer: m.peer, gatewayHost: m.host, priceMilli: 100
   }))
   const ask = async (peer: string, method: string, request: unknown): Promise<unknown> => {
     call.said.push({ peer, method })
@@ -98,6 +98,18 @@ t.test('a hostile quote is refused, a silent site is told', async t => {
   const plan = await planner.plan(wanted('demo', 5))
   t.match(plan.offers.filter(({ answer }) => answer === 'none').map(({ site, reasons }) => ({ site, code: reasons[0]?.code })), [{ site: 'kyoto', code: 'UNREACHABLE' }, { site: 'osaka', code: 'BAD_OFFER' }])
   t.equal(plan.fits, false)
+})
+
+t.test('a site that asks more than it advertises, and than the cluster allows, is left out with its price', async t => {
+  const { planner } = await bench(t)
+  const capped = (maxPrice: number): object => {
+    const whole = wanted('demo', 5) as { spec: object }
+    return { ...whole, spec: { ...whole.spec, placement: { maxPrice } } }
+  }
+  const plan = await planner.plan(capped(0.2))
+  t.equal(plan.fits, false)
+  t.match(plan.problem, /(osaka|kyoto) would ask 0.25 per vCPU and hour, more than the cluster allows/)
+  t.match(await planner.plan(capped(0.25)), { fits: true })
 })
 
 t.test('a later start is found when all of it is taken now', async t => {

@@ -1,0 +1,42 @@
+import t from 'tap'
+import { createEventLog } from '../../../agent/events.ts'
+import { createGateway, type Gateway, type GatewayDeps } from '../../../agent/gateway/gateway.ts'
+import type { GatewayRecord } from '../../../protocol/core/gateway/record.ts'
+import type { Request } from '../../../protocol/core/messages.ts'
+import { createMemoryStore } from '../../../store/memory.ts'
+import { silent } from '../../model/federation.ts'
+import { facts } from '../../model/fixtures.ts'
+
+const T0 = 1_800_000_000_000
+const HOUR = 3_600_000
+const CLUSTER = 'c1000000-0000-4000-8000-000000000000'
+const caller = { peerId: 'peer-osaka', site: 'osaka', host: 'osaka-1', gateway: true }
+const request = (part: Partial<Request> = {}): Request => ({
+  key: 'k', clusterId: CLUSTER, cluster: 'demo', vni: 7, masterSite: 'osaka', startMs: T0, endMs: T0 + HOUR, nodes: [{ name: 'demo-tokyo-001', vcpus: 1, memoryMib: 512 }],
+  volumes: [], frontend: false, holdTtlMs: 30_000, bandwidthMbit: 0, epoch: 1, sentMs: T0, grow: false, ...part
+})
+const gatewayOf = (part: Partial<GatewayDeps>): Gateway => createGateway({
+  site: 'tokyo', store: createMemoryStore(), events: createEventLog(() => T0), log: silent, now: () => T0, newId: () => 'c2000000-0000-4000-8000-000000000000', call: () => Promise.reject(new Error('nobody is there')),
+  siteHosts: () => [{ host: 'tokyo-1', roles: ['gateway', 'compute'], cordoned: false, peer: facts('tokyo', 0).peer, underlayAddress: '192.0.2.1', free: { vcpus: 8, memoryMib: 8192, diskMib: 0, volumes: 0, bandwidthMbit: 0 } }],
+  facts: () => Promise.resolve(facts('tokyo', 0)), ...part
+})
+
+t.test('neither policy nor calendars are asked about times that cannot be, or for who may not ask: a search through centuries of windows stalls the agent', async t => {
+  const asked: string[] = []
+  const store = createMemoryStore()
+  const record: GatewayRecord = {
+    clusterId: CLUSTER, cluster: 'demo', key: '', digest: '', masterSite: 'osaka', masterPeer: 'peer-osaka', epoch: 1, vni: 7, startMs: T0, endMs: T0 + HOUR, sentMs: T0, state: 'active', reason: '', amendment: null, shrinking: [], anchor: '',
+    offer: { offerId: 'o', site: 'tokyo', segmentId: 1, gateway: facts('tokyo', 0), ttlMs: 1, nowMs: T0, held: [] }
+  }
+  await store.put(`offer/${CLUSTER}`, record, { sync: true, version: 2 })
+  const gateway = gatewayOf({
+    store, policy: { check: () => { asked.push('policy') } },
+    calendar: { site: () => { asked.push('calendar'); return Promise.resolve({ site: 'tokyo', hosts: [] }) } }
+  })
+  await gateway.start()
+  for (const part of [{ endMs: Number.MAX_SAFE_INTEGER }, { startMs: 8e15, endMs: 8e15 + HOUR }, { startMs: 0, endMs: T0 + HOUR }, { masterSite: 'kyoto' }, { vni: 0 }]) {
+    await t.rejects(gateway.request(request(part), caller), { code: /INVALID_INPUT|FORBIDDEN/ })
+  }
+  await t.rejects(gateway.extend({ key: 'x', clusterId: CLUSTER, offerId: 'x', endMs: Number.MAX_SAFE_INTEGER, ttlMs: 30_000, epoch: 1, sentMs: T0 }, caller), { code: 'INVALID_INPUT' })
+  t.same(asked, [])
+})
