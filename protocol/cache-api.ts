@@ -10,7 +10,8 @@ const Counters = Type.Object({ requests: count('of nodes'), bytesToNodes: count(
 export const CacheOrderSchema = Type.Object({
   name: text('order'), state: text('running, paused or done'), reason: text('why it is paused'), objects: count('named by it'), objectsDone: count('here'),
   bytes: count('of objects whose size is known'), bytesDone: count('of them'), bytesFetched: count('over the WAN for it; the rest was here'), failures: count('objects that did not come'),
-  failed: Type.Array(Type.Object({ path: text('object'), error: text('why') }), { description: 'the first of them' })
+  failed: Type.Array(Type.Object({ path: text('object'), error: text('why') }), { description: 'the first of them' }),
+  indexErrors: Type.Array(Type.Object({ path: text('index'), error: text('why it is not followed') }), { description: 'the first of them; their objects are as if no index named them' })
 })
 export type CacheOrderResource = Static<typeof CacheOrderSchema>
 

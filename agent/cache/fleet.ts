@@ -69,10 +69,10 @@ export function siteCache (document: ClusterDocument, { site, gateway }: MemberS
     nodes: Object.entries(fields(stats.nodes)).map(([address, of]) => ({ node: nameOf(address), requests: figure(fields(of).requests), bytes: figure(fields(of).bytes) })).sort((a, b) => a.node < b.node ? -1 : 1),
     orders: Object.entries(fields(fetch.orders)).map(([name, value]) => {
       const of = fields(value)
-      const failed = Array.isArray(of.failed) ? of.failed.map(fields).map(({ path, error: why }) => ({ path: words(path), error: words(why) })) : []
+      const whyOf = (list: unknown): Array<{ path: string, error: string }> => Array.isArray(list) ? list.map(fields).map(({ path, error: why }) => ({ path: words(path), error: words(why) })) : []
       return {
         name: words(name), state: words(of.state), reason: words(of.reason), objects: figure(of.objects), objectsDone: figure(of.objectsDone), bytes: figure(of.bytes), bytesDone: figure(of.bytesDone),
-        bytesFetched: figure(of.bytesFetched), failures: figure(of.failures), failed
+        bytesFetched: figure(of.bytesFetched), failures: figure(of.failures), failed: whyOf(of.failed), indexErrors: whyOf(of.indexErrors)
       }
     }).sort((a, b) => a.name < b.name ? -1 : 1),
     aheadBytes: figure(fetch.aheadBytes), room: fetch.room !== false,

@@ -70,6 +70,6 @@ function parsed (text: string): unknown {
 function brief (stats: Record<string, unknown>): Record<string, unknown> {
   const { fetch } = stats
   if (typeof fetch !== 'object' || fetch === null || !('orders' in fetch) || typeof fetch.orders !== 'object' || fetch.orders === null) return stats
-  const orders = Object.fromEntries(Object.entries(fetch.orders as Record<string, { failed?: unknown[] }>).map(([name, order]) => [name, { ...order, failed: (order.failed ?? []).slice(0, TOLD_FAILURES), indexErrors: [] }]))
+  const orders = Object.fromEntries(Object.entries(fetch.orders as Record<string, { failed?: unknown[], indexErrors?: unknown[] }>).map(([name, order]) => [name, { ...order, failed: (order.failed ?? []).slice(0, TOLD_FAILURES), indexErrors: (order.indexErrors ?? []).slice(0, TOLD_FAILURES) }]))
   return { ...stats, fetch: { ...fetch, orders } }
 }

@@ -7,9 +7,9 @@ export const HTTPS_NOTE = 'HTTPS passes a cache untouched: it is in no other fig
 const TFTP_NOTE = 'TFTP is counted in packets, and is in no sum: requested, to nodes, and from a relay at the site of the frontend.'
 
 /** `3/8 objects, 1.5 MB/4.0 MB`, and why it waits or what did not come. */
-export function orderText ({ state, reason, objects, objectsDone, bytes: all, bytesDone, failures, failed }: Omit<CacheOrderResource, 'name'>): string {
+export function orderText ({ state, reason, objects, objectsDone, bytes: all, bytesDone, failures, failed, indexErrors }: Omit<CacheOrderResource, 'name'>): string {
   const lost = failures === 0 ? '' : `; ${failures} did not come${failed[0] === undefined ? '' : `: ${failed[0].path}: ${failed[0].error}`}`
-  return `${state}${reason === '' ? '' : ` (${reason})`}, ${objectsDone}/${objects} objects, ${bytes(bytesDone)}/${bytes(all)}${lost}`
+  return `${state}${reason === '' ? '' : ` (${reason})`}, ${objectsDone}/${objects} objects, ${bytes(bytesDone)}/${bytes(all)}${lost}${indexErrors.map(({ path, error }) => `; index ${path}: ${error}`).join('')}`
 }
 
 /** Parts of one order, as the CLI numbers them, put together again. */
@@ -24,6 +24,7 @@ export function ordersByName (orders: readonly CacheOrderResource[]): CacheOrder
     }
     for (const field of ['objects', 'objectsDone', 'bytes', 'bytesDone', 'bytesFetched', 'failures'] as const) known[field] += order[field]
     known.failed = [...known.failed, ...order.failed].slice(0, 2)
+    known.indexErrors = [...known.indexErrors, ...order.indexErrors].slice(0, 2)
     if (order.state === 'paused' || known.state === 'paused') known.state = 'paused'
     else if (order.state !== 'done') known.state = order.state
     if (known.reason === '') known.reason = order.reason

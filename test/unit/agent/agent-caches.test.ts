@@ -53,7 +53,7 @@ t.test('figures of all sites, with names of nodes; one that is away is named', a
     cluster: 'demo', id: ID, total: { bytesToNodes: 1_000, bytesFromUpstream: 400, savedBytes: 600, wanBytes: 440, storedBytes: 500 },
     sites: [{
       site: 'osaka', host: 'osaka-1', error: '', requests: 10, hits: 7, savedBytes: 600, wanBytes: { static: 350, dynamic: 90 }, classes: { named: { requests: 9 }, dynamic: { requests: 0 } },
-      nodes: [{ node: '10.42.9.9', requests: 6 }, { node: 'demo-osaka-002', bytes: 600 }], orders: [{ name: 'mine', state: 'paused', failures: 4 }], budget: { totalBytes: 440, paused: /used up/ }, room: true
+      nodes: [{ node: '10.42.9.9', requests: 6 }, { node: 'demo-osaka-002', bytes: 600 }], orders: [{ name: 'mine', state: 'paused', failures: 4, indexErrors: [{ path: '/i', error: 'x' }] }], budget: { totalBytes: 440, paused: /used up/ }, room: true
     }, { site: 'kyoto', error: /peer-kyoto is away/, requests: 0, budget: null }]
   })
   t.equal(found.sites[0]?.orders[0]?.failed.length, 2, 'the first failures only: a message holds them')

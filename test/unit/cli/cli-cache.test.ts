@@ -7,7 +7,7 @@ import { addCacheRoutes, addRetainedRoutes } from '../../../agent/api/cache-rout
 import type { Caches } from '../../../agent/cache/fleet.ts'
 import { run } from '../../../agent/exec.ts'
 import { exportManifest, fromAccessLog, fromManifest, fromMirror, partsOf } from '../../../cli/manifest.ts'
-import { cachesText, HTTPS_NOTE, ordersByName, retainedText } from '../../../cli/render/cache.ts'
+import { cachesText, HTTPS_NOTE, orderText, ordersByName, retainedText } from '../../../cli/render/cache.ts'
 import type { CacheBudgetBody, CacheBudgetResource, CacheOrderResource, CachedObjectResource, PreheatBody, RetainedStoresResource, SiteCacheResource } from '../../../protocol/cache-api.ts'
 import { NotFoundError } from '../../../protocol/core/errors.ts'
 import { PREHEAT_PART_MAX } from '../../../protocol/core/limits.ts'
@@ -19,7 +19,7 @@ t.setTimeout(180_000)
 const CLI = join(dirname(dirname(dirname(import.meta.dirname))), 'cli', 'main.ts')
 const HEX = 'a'.repeat(64)
 const object = (path: string, part: Partial<CachedObjectResource> = {}): CachedObjectResource => ({ class: 'named', port: 80, path, bytes: 5, parts: 1, sizeBytes: 4, sha256: null, asked: 1, ...part })
-const order = (name: string, part: Partial<CacheOrderResource> = {}): CacheOrderResource => ({ name, state: 'done', reason: '', objects: 2, objectsDone: 2, bytes: 10, bytesDone: 10, bytesFetched: 10, failures: 0, failed: [], ...part })
+const order = (name: string, part: Partial<CacheOrderResource> = {}): CacheOrderResource => ({ name, state: 'done', reason: '', objects: 2, objectsDone: 2, bytes: 10, bytesDone: 10, bytesFetched: 10, failures: 0, failed: [], indexErrors: [], ...part })
 const siteOf = (site: string, part: Partial<SiteCacheResource> = {}): SiteCacheResource => ({
   site, host: `${site}-1`, error: '', requests: 10, hits: 7, bytesToNodes: 5e6, bytesFromUpstream: 2e6, savedBytes: 3e6, storedBytes: 2e6, wanBytes: { static: 2e6, dynamic: 1e5, https: 12e6 },
   classes: { named: { requests: 10, bytesToNodes: 5e6, bytesFromUpstream: 2e6 } }, nodes: [{ node: 'demo-osaka-002', requests: 10, bytes: 5e6 }], orders: [], aheadBytes: 0, room: true, budget: null, ...part
@@ -76,6 +76,7 @@ t.test('an export is a manifest of what nodes asked for', t => {
 })
 
 t.test('parts of an order are told as one, and what waits says why', t => {
+  t.match(orderText(order('profile', { indexErrors: [{ path: '/dists/stable/Release', error: 'it names 80 lists, 64 at most' }] })), /done, 2\/2 objects, .*; index \/dists\/stable\/Release: it names 80 lists, 64 at most$/)
   t.same(ordersByName([order('big-p000'), order('big-p001', { state: 'running', objectsDone: 1, failures: 1, failed: [{ path: '/x', error: '404' }] }), order('other')]), [
     order('big', { state: 'running', objects: 4, objectsDone: 3, bytes: 20, bytesDone: 20, bytesFetched: 20, failures: 1, failed: [{ path: '/x', error: '404' }] }), order('other')
   ])
