@@ -117,7 +117,7 @@ t.test('a coordinator, a site, a host: by tokens', { timeout: 170_000 }, async t
   await writeFile(join(dir, 'policy.yaml'), 'default: {longestLease: 8h}\nsites:\n  osaka: {deny: true, reason: no contract}\n')
   t.match(await ok('gw1', 'site', 'policy', 'set', '-f', join(dir, 'policy.yaml')), /version 1, is in force/)
   t.match(await get<PolicyResource>('gw1', '/v1/policy'), { version: 1, setBy: 'gw1', document: { sites: { osaka: { deny: true } } } })
-  t.match(await ok('gw1', 'site', 'policy', 'get'), /^# policy of tokyo, version 1, set on gw1\ndefault:\n {2}longestLease: 8h/)
+  t.match(await ok('gw1', 'site', 'policy', 'get'), /^# policy of tokyo, version 1, set on gw1\n# this gateway has 100 % of every quota\n# osaka: nothing lent; no quota\ndefault:\n {2}longestLease: 8h/)
   t.match(await musubi('host2', 'site', 'policy', 'get'), { exitCode: 1, stderr: /no gateway[^]*run it on gw1/ })
 
   t.match(await ok('gw1', 'site', 'revoke', 'host2', '--reason', 'sold', '--yes'), /tokyo\/host2 \(12D3.*is revoked/)
