@@ -5,6 +5,7 @@ import { mkdtempSync, readdirSync, readFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { text } from 'node:stream/consumers'
+import type { DemoResult } from '../lab/demo/result.ts'
 import { allPids, argvOf } from '../lab/process.ts'
 
 const TREE = dirname(import.meta.dirname)
@@ -37,6 +38,9 @@ export function startDemo (args: readonly string[]): DemoRun {
     }
   }
 }
+
+/** What nodes got while their cache was not in the way yet, or out of it: on a busy machine some boot before it answers, and are not kept waiting. */
+export const directBytes = ({ bytesWithoutCache, caches }: DemoResult['wan']): number => Math.max(0, bytesWithoutCache - caches.reduce((sum, cache) => sum + cache.bytesToNodes, 0))
 
 export const runDemo = async (args: readonly string[]): Promise<Awaited<DemoRun['ended']>> => await startDemo(args).ended
 
