@@ -46,7 +46,7 @@ async function settled (t: Test, f: RealFederation, master: RealAgent, name: str
   if (cluster === null) throw new Error('it is not known')
   const states = async (): Promise<string[]> => (await Promise.all(f.agents.map(async agent => (await agent.leases()).map(l => `${agent.name} ${l.kind} ${l.state}`)))).flat().sort()
   if (LEASED.has(cluster.state)) {
-    t.same(await states(), ['osaka-1 segment active', 'osaka-2 node active', 'osaka-2 node active', 'tokyo-1 frontend active', 'tokyo-1 segment active', 'tokyo-2 node active', 'tokyo-2 node active'], 'all of it is active')
+    t.same(await states(), ['osaka-1 quota active', 'osaka-1 segment active', 'osaka-2 node active', 'osaka-2 node active', 'tokyo-1 frontend active', 'tokyo-1 segment active', 'tokyo-2 node active', 'tokyo-2 node active'], 'all of it is active')
   } else {
     t.comment(`failed: ${cluster.error?.code ?? ''} ${cluster.error?.message ?? ''}`)
     await until('nothing of it is left', async () => (await states()).length === 0 && (await Promise.all(f.agents.map(async agent => await agent.objects()))).flat().length === 0, CLEAN_MS).catch(async (error: unknown) => {
