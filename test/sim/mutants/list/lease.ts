@@ -19,7 +19,7 @@ export const leaseMutants: readonly Mutant[] = [
   },
   {
     name: 'never-quite-full', file: 'protocol/core/capacity.ts',
-    find: '  dimensions.every(({ field }) => need[field] <= free[field])', replace: '  dimensions.every(({ field }) => need[field] === 0 || need[field] < free[field])',
+    find: '  dimensions.every(({ field }) => valueOf(need, field) <= valueOf(free, field))', replace: '  dimensions.every(({ field }) => valueOf(need, field) === 0 || valueOf(need, field) < valueOf(free, field))',
     why: 'the last of what is free can never be had'
   },
   {
