@@ -14,7 +14,7 @@ export const leaseMutants: readonly Mutant[] = [
   },
   {
     name: 'one-more-than-there-is', file: 'protocol/core/capacity.ts',
-    find: '  dimensions.every(({ field }) => need[field] <= free[field])', replace: '  dimensions.every(({ field }) => need[field] <= free[field] + 1)',
+    find: '  dimensions.every(({ field }) => valueOf(need, field) <= valueOf(free, field))', replace: '  dimensions.every(({ field }) => valueOf(need, field) <= valueOf(free, field) + 1)',
     why: 'one vCPU more than there is'
   },
   {
@@ -74,7 +74,7 @@ export const leaseMutants: readonly Mutant[] = [
   },
   {
     name: 'extension-not-held-anew', file: 'protocol/core/lease/term.ts',
-    find: "  for (const extension of [...state.pending.values()]) turn.moveExtension(extension, 'restart', { deadlineMs: now + extension.ttlMs })\n", replace: '',
+    find: "  for (const extension of [...state.pending.values()].sort((a, b) => a.token - b.token)) turn.moveExtension(extension, 'restart', { deadlineMs: now + extension.ttlMs })\n", replace: '',
     why: 'after a boot an extension that is held does not get its time again'
   },
   {
