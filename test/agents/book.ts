@@ -23,7 +23,9 @@ export interface Told {
   /** end that was acknowledged, ms; 0 before the first */
   endMs: number
   /** active leases as hosts have shown them */
-  readonly leases: Map<string, { host: string, token: number }>
+  readonly leases: Map<string, { host: string, token: number, heardMs: number }>
+  /** it was made larger or smaller: what it gives back may still be listed for a while, longer when who is to end it is killed */
+  resized: boolean
 }
 
 /** How long after its due end a lease may still be listed: an agent may be down for a while, and looks once a second. */
@@ -39,7 +41,7 @@ export class Book {
   readonly #waiting = new Map<string, Waiting>()
 
   told (id: string, name: string, master: RealAgent): Told {
-    const told = { id, name, master, state: 'asked' as const, sinceMs: performance.now(), unsure: false, endMs: 0, leases: new Map() }
+    const told = { id, name, master, state: 'asked' as const, sinceMs: performance.now(), unsure: false, endMs: 0, leases: new Map(), resized: false }
     this.clusters.set(id, told)
     return told
   }
@@ -61,11 +63,11 @@ export class Book {
   hear (agent: RealAgent, leases: readonly LeaseResource[], askedMs: number, nowMs: number): void {
     for (const lease of leases) {
       const told = this.clusters.get(lease.clusterId)
-      if (lease.state === 'active' && told?.state === 'leased' && told.sinceMs <= askedMs && !told.unsure) {
+      if (lease.state === 'active' && lease.kind !== 'quota' && told?.state === 'leased' && told.sinceMs <= askedMs && !told.unsure) {
         const before = told.leases.get(lease.leaseId)
         if (before !== undefined && before.host !== agent.name) this.break(`lease ${lease.leaseId} is at ${before.host} and at ${agent.name}`)
         if (before !== undefined && lease.token < before.token) this.break(`token of ${lease.leaseId} at ${agent.name} went back from ${before.token} to ${lease.token}`)
-        told.leases.set(lease.leaseId, { host: agent.name, token: lease.token })
+        told.leases.set(lease.leaseId, { host: agent.name, token: lease.token, heardMs: before?.heardMs ?? nowMs })
       }
       this.#age(agent, lease, nowMs)
     }
@@ -118,11 +120,17 @@ export class Book {
       if (told.state !== 'leased') continue
       const view = views.get(told.id)
       const mine = [...all].flatMap(([agent, leases]) => leases.filter(l => l.clusterId === told.id).map(l => ({ agent, lease: l })))
-      const active = mine.filter(({ lease }) => lease.state === 'active')
+      // shares of quotas are the lender's own book-keeping
+      const active = mine.filter(({ lease }) => lease.state === 'active' && lease.kind !== 'quota')
       if (view === undefined) wrong.push(`${told.master.name} has forgotten ${told.name}`)
       else if (active.length !== view.lease.holds) wrong.push(`${told.name} (${view.state}) has ${active.length} active leases of ${view.lease.holds}: ${mine.map(({ agent, lease }) => `${agent.name} ${lease.kind} ${lease.state}`).join(', ')}`)
       for (const { agent, lease } of mine) if (lease.endMs < told.endMs) wrong.push(`the lease ${lease.leaseId} of ${told.name} at ${agent.name} ends ${told.endMs - lease.endMs} ms too early`)
-      for (const [leaseId, { host }] of told.leases) if (!mine.some(({ lease }) => lease.leaseId === leaseId)) wrong.push(`${host} has lost the lease ${leaseId} of ${told.name}`)
+      for (const [leaseId, { host, heardMs }] of told.leases) {
+        if (mine.some(({ lease }) => lease.leaseId === leaseId)) continue
+        // heard of on its way out, when the master counts it no more
+        if (told.resized && heardMs < told.sinceMs + LATE_MS && active.length === view?.lease.holds) told.leases.delete(leaseId)
+        else wrong.push(`${host} has lost the lease ${leaseId} of ${told.name}`)
+      }
     }
     return wrong
   }

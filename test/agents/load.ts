@@ -98,6 +98,7 @@ export function startLoad (masters: readonly RealAgent[], users: number, book: B
       } else {
         // some of its leases may end: which ones is known afterwards
         book.now(told, 'asked')
+        told.resized = true
         await told.master.post(`/v1/clusters/${told.id}/scale`, { nodes: Math.max(1, view.nodes.length + random.between(-2, 2)) })
         counts.resized++
       }
