@@ -103,7 +103,7 @@ export function clusterView (record: ClusterRecord, statuses: readonly HostStatu
     frontend: document === null ? null : { name: document.frontend.name, site: document.frontend.site, host: document.frontend.host, ip: document.frontend.ip, mac: document.frontend.mac },
     nodes,
     volumes: (document?.volumes ?? []).map(v => ({ name: v.name, site: v.site, host: v.host, node: v.node, sizeMib: v.sizeMib, iqn: v.iqn })),
-    lease: { sites: record.offers.length, holds: record.offers.reduce((n, o) => n + o.held.filter(({ kind }) => kind !== 'quota').length, 0), negotiateMs: record.negotiateMs, rttMs: record.rttMs },
+    lease: { sites: record.offers.length, holds: record.offers.reduce((n, o) => n + o.held.length, 0), negotiateMs: record.negotiateMs, rttMs: record.rttMs },
     lenders: lendersOf(record, keepAlives),
     segment: { vni: record.vni, ids: Object.fromEntries(record.offers.map(o => [o.site, o.segmentId])), mtuInner: record.mtuInner, firstPingMs: record.firstPingMs, ...local },
     wan: {

@@ -63,7 +63,7 @@ export class Book {
   hear (agent: RealAgent, leases: readonly LeaseResource[], askedMs: number, nowMs: number): void {
     for (const lease of leases) {
       const told = this.clusters.get(lease.clusterId)
-      if (lease.state === 'active' && lease.kind !== 'quota' && told?.state === 'leased' && told.sinceMs <= askedMs && !told.unsure) {
+      if (lease.state === 'active' && told?.state === 'leased' && told.sinceMs <= askedMs && !told.unsure) {
         const before = told.leases.get(lease.leaseId)
         if (before !== undefined && before.host !== agent.name) this.break(`lease ${lease.leaseId} is at ${before.host} and at ${agent.name}`)
         if (before !== undefined && lease.token < before.token) this.break(`token of ${lease.leaseId} at ${agent.name} went back from ${before.token} to ${lease.token}`)
@@ -120,8 +120,7 @@ export class Book {
       if (told.state !== 'leased') continue
       const view = views.get(told.id)
       const mine = [...all].flatMap(([agent, leases]) => leases.filter(l => l.clusterId === told.id).map(l => ({ agent, lease: l })))
-      // shares of quotas are the lender's own book-keeping
-      const active = mine.filter(({ lease }) => lease.state === 'active' && lease.kind !== 'quota')
+      const active = mine.filter(({ lease }) => lease.state === 'active')
       if (view === undefined) wrong.push(`${told.master.name} has forgotten ${told.name}`)
       else if (active.length !== view.lease.holds) wrong.push(`${told.name} (${view.state}) has ${active.length} active leases of ${view.lease.holds}: ${mine.map(({ agent, lease }) => `${agent.name} ${lease.kind} ${lease.state}`).join(', ')}`)
       for (const { agent, lease } of mine) if (lease.endMs < told.endMs) wrong.push(`the lease ${lease.leaseId} of ${told.name} at ${agent.name} ends ${told.endMs - lease.endMs} ms too early`)

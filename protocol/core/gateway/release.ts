@@ -1,6 +1,7 @@
 /** Releases: of a whole cluster, of one offer, of some leases; each until every host has confirmed it. */
 import { ConflictError, describeError, InvalidInputError, UnreachableError } from '../errors.ts'
 import type { ReleaseRequest } from '../messages.ts'
+import { sharesGoing } from '../quota-share.ts'
 import { MAX_ITEMS } from '../verify-request.ts'
 import { brief, mustOwn } from './checks.ts'
 import { type HostCall, type Job, type Scope, type Turn, type WaitingFor, failuresOf } from './machine.ts'
@@ -55,10 +56,7 @@ export function releaseCalls (record: GatewayRecord, scope: Scope, reason: strin
 
 /** Leases, with the quota of offers of which nothing else would be left. */
 function withQuota (record: GatewayRecord, leaseIds: readonly string[]): string[] {
-  const given = new Set(leaseIds)
-  const offerOf = (leaseId: string): string => leaseId.replace(/-\d+$/, '')
-  const left = new Set(allHeld(record).filter(held => held.kind !== 'quota' && !given.has(held.leaseId)).map(held => offerOf(held.leaseId)))
-  return [...leaseIds, ...allHeld(record).filter(held => held.kind === 'quota' && !given.has(held.leaseId) && !left.has(offerOf(held.leaseId))).map(held => held.leaseId)]
+  return [...leaseIds, ...sharesGoing(allHeld(record), new Set(leaseIds)).map(held => held.leaseId)]
 }
 
 /** What a release is about; null when nothing of it is here any more. @throws InvalidInputError */

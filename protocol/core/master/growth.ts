@@ -9,6 +9,7 @@ import { type SitePart, nodeName } from '../placement/among-sites.ts'
 import { type Asked, type Candidate, bySite, noRoom, ruledOut, slotsIn } from '../placement/candidates.ts'
 import { type Shares, onFewest, onMost } from '../placement/shares.ts'
 import type { SiteCapacity } from '../placement/site-capacity.ts'
+import { sharesGoing } from '../quota-share.ts'
 import type { MasterRecord } from './record.ts'
 
 const byText = (a: string, b: string): number => a < b ? -1 : a > b ? 1 : 0
@@ -121,7 +122,12 @@ export function without (record: MasterRecord, document: ClusterDocument, names:
   const goes = (held: Held): boolean => (held.kind === 'node' && names.has(held.name)) || (held.kind === 'volume' && volumes.has(held.name))
   const carries = (held: Held): boolean => held.kind !== 'segment' && held.kind !== 'quota' && !goes(held)
   const gone = new Map(record.offers.map(offer => [offer.site, offer.held.filter(held => goes(held))] as const).filter(([, held]) => held.length > 0))
-  const offers = record.offers.filter(offer => offer.held.some(carries)).map(offer => ({ ...offer, held: offer.held.filter(held => !goes(held)) }))
+  // the gateway gives shares of a quota back with the last of what they were borrowed for, unasked
+  const stays = ({ held }: Offer): Held[] => {
+    const shares = sharesGoing(held, new Set(held.filter(goes).map(one => one.leaseId)))
+    return held.filter(one => !goes(one) && !shares.includes(one))
+  }
+  const offers = record.offers.filter(offer => offer.held.some(carries)).map(offer => ({ ...offer, held: stays(offer) }))
   const left = new Set(offers.flatMap(offer => offer.held.map(held => held.leaseId)))
   const nodes = document.nodes.filter(node => !names.has(node.name))
   const { spec } = record
