@@ -222,6 +222,8 @@ export const PROBE_MS = 300_000
 export const HOLD_DEADLINE_MS = 5_000
 /** Commit, activation, extension and keep-alive at a host. */
 export const HOST_DEADLINE_MS = 8_000
+/** How long a gateway's activation waits for the segment and the cache of its site, before other hosts start nodes. */
+export const WAY_READY_MS = 5_000
 export const HOST_STATUS_DEADLINE_MS = 3_000
 /** A host confirms a release when its objects are gone, not before. */
 export const HOST_RELEASE_DEADLINE_MS = 90_000

@@ -78,6 +78,8 @@ export interface CacheDriverOptions extends Pick<RetainedOptions, 'limits' | 'no
 /** How long a started engine may take to answer, and a live one to be seen by the prober. */
 const ANSWER_MS = 8_000
 const POLL_MS = 100
+/** How long a new cache may take to read the indexes of its frontend: what is asked for before may be fetched twice. */
+const LIST_MS = 4_000
 /** Objects that only their services tell of go by such names. */
 const ORPHAN = 'orphan-'
 
@@ -193,6 +195,13 @@ export function createCacheDriver ({ services, ...options }: CacheDriverOptions)
     }
   }
 
+  /** Waits until the fetcher has read an index, or it cannot be waited for any longer: nodes are served in any case. */
+  async function listsObjects ({ spec, paths }: CachePlan, signal: AbortSignal): Promise<void> {
+    if ((spec.profile?.indexes ?? []).length === 0 && spec.preheat === undefined) return
+    const deadline = performance.now() + LIST_MS
+    while (performance.now() < deadline && ((await readProgress(join(paths.engine, 'progress.json')))?.listed ?? 0) === 0) await delay(POLL_MS, undefined, { signal })
+  }
+
   /** Without the list of digests: an engine does not start with one that is damaged, and the fetcher makes it again. */
   async function startAnew (plan: CachePlan, config: string, signal: AbortSignal): Promise<void> {
     await rm(plan.paths.listed, { force: true }).catch(() => undefined)
@@ -277,6 +286,7 @@ export function createCacheDriver ({ services, ...options }: CacheDriverOptions)
       if (before?.applied !== fingerprint(spec)) await writeRecord(folder, name, spec, false, way)
       await retained.handOver(name, spec, signal)
       await build(plan, signal)
+      if (before === undefined) await listsObjects(plan, signal)
       await writeRecord(folder, name, spec, true, way)
     },
 
