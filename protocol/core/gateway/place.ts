@@ -1,7 +1,7 @@
 /** A request, or growth, on its way through the hosts of a site: placed, held everywhere or nowhere, offered. */
 import { type Resources, add, sum, zero } from '../capacity.ts'
 import { ConflictError, describeError, MusubiError, NoCapacityError } from '../errors.ts'
-import { MAX_GATEWAY_RECORDS, MAX_PLACEMENTS, MAX_VNI } from '../limits.ts'
+import { HOLD_TTL_MS, MAX_GATEWAY_RECORDS, MAX_HOLD_TTL_MS, MAX_PLACEMENTS, MAX_VNI } from '../limits.ts'
 import { isLocal, LOCAL } from '../local.ts'
 import type { Held, HoldItem, HoldRequest, Offer, Receipt, Request } from '../messages.ts'
 import { type Assignment, FRONTEND_RESOURCES, nodeResources, nodesByHost, placeAtSite, volumeResources } from '../placement/at-site.ts'
@@ -156,7 +156,8 @@ function tryPlacement (turn: Turn, placing: Placing): MusubiError | null {
       .map(part => ({ ...part, host: gateway.host, peer: gateway.peer, underlayAddress: gateway.underlayAddress }))
   ]
   const held = parts.map((part, i): Held => ({ leaseId: `${offerId}-${i + 1}`, kind: part.kind, name: part.name, host: part.host, peer: part.peer, underlayAddress: part.underlayAddress, resources: part.resources, token: 0 }))
-  const ttlMs = holdTtlMs(request.holdTtlMs)
+  // Only who asks for a new cluster lets people think about it: what changes one that runs is decided by its master.
+  const ttlMs = holdTtlMs(request.holdTtlMs, request.grow ? HOLD_TTL_MS : MAX_HOLD_TTL_MS)
   // Known before the first hold leaves: after a crash nothing is held that nobody remembers.
   if (grown !== null) {
     const amendment = { kind: 'grow', key: request.key, digest: requestDigest(request), offerId, held, endMs: request.endMs, formerEndMs: grown.endMs, ttlMs, nowMs: turn.now } as const

@@ -19,7 +19,7 @@ export const negotiationMutants: readonly Mutant[] = [
   },
   {
     name: 'failed-commit-forgiven', file: 'protocol/core/master/carry.ts',
-    find: "if (work.problems.size > 0 && !isBusy(work, 'commit')) fail(turn, record, notCommitted(record.name, work.problems))", replace: "if (work.problems.size > 0 && !isBusy(work, 'commit') && work.receipts.size > 0) turn.move(record, 'committing', 'committed', { receipts: record.offers.flatMap(one => one.held.map(held => ({ leaseId: held.leaseId, host: held.host, token: work.receipts.get(one.site)?.find(receipt => receipt.leaseId === held.leaseId)?.token ?? held.token }))) }, '')",
+    find: "if (work.problems.size > 0 && !isBusy(work, 'commit')) fail(turn, record, notCommitted(record, work.problems))", replace: "if (work.problems.size > 0 && !isBusy(work, 'commit') && work.receipts.size > 0) turn.move(record, 'committing', 'committed', { receipts: record.offers.flatMap(one => one.held.map(held => ({ leaseId: held.leaseId, host: held.host, token: work.receipts.get(one.site)?.find(receipt => receipt.leaseId === held.leaseId)?.token ?? held.token }))) }, '')",
     why: 'a cluster goes on with the receipts of some'
   },
   {
