@@ -70,7 +70,7 @@ export function sitesTable (sites: SiteResource[]): string {
 /** A reservation with how long it is until it starts, what is held for its user with the time until which it is. */
 const clusterState = (c: ClusterResource, nowMs: number): string =>
   c.state === 'reserved' ? `reserved, starts in ${timeLeft(Math.max(0, c.startsAt - nowMs))}`
-  : c.heldUntil !== undefined ? `${c.state}, held until ${new Date(c.heldUntil).toISOString()}` : c.state
+  : c.heldUntil != null ? `${c.state}, held until ${new Date(c.heldUntil).toISOString()}` : c.state
 
 export function clustersTable (clusters: ClusterResource[], nowMs = Date.now()): string {
   if (clusters.length === 0) return 'No cluster. Create one with: musubi cluster create -f cluster.yaml'
@@ -110,7 +110,7 @@ export function clusterText (c: ClusterResource, nowMs = Date.now()): string {
   if (c.cacheRetainMs !== null) lines.push(`retain     ${formatDuration(c.cacheRetainMs)}: so long the stores of its caches outlive it for other clusters of ${c.masterSite}`)
   if (c.error !== null) lines.push(`error      ${indented(c.error.message, 11)}`, ...c.error.hint === undefined ? [] : [`           ${c.error.hint}`])
   for (const p of c.problems) lines.push(`problem    ${p.host} (${p.site}) ${p.kind} ${p.name}: ${p.error}`)
-  return `${lines.join('\n')}\n\n${c.held === undefined ? nodesTable(c) : [heldTable(c.held), '', ...heldLines(c, nowMs)].join('\n')}`
+  return `${lines.join('\n')}\n\n${c.held == null ? nodesTable(c) : [heldTable(c.held), '', ...heldLines(c, nowMs)].join('\n')}`
 }
 
 export function statusText (s: AgentStatus): string {

@@ -173,12 +173,12 @@ export const ClusterSchema = Type.Object({
   nodes: Type.Array(NodeSchema),
   volumes: Type.Array(Type.Object({ name: Type.String(), site: Type.String(), host: Type.String(), node: Type.String(), sizeMib: Type.Number(), iqn: Type.String() })),
   lease: Type.Object({ sites: count('member sites'), holds: count('leases held'), negotiateMs: count('request to last receipt'), rttMs: count('slowest ping among member gateways') }),
-  heldUntil: Type.Optional(count('offered: until when it can be accepted; what is held then is given back')),
-  held: Type.Optional(Type.Array(Type.Object({
+  heldUntil: Type.Union([count('until when it can be accepted; what is held then is given back'), Type.Null()], { description: 'null: it is not offered' }),
+  held: Type.Union([Type.Array(Type.Object({
     site: text('site'), nodes: count('of the cluster'), volumes: Type.Array(Type.String()), frontend: Type.Boolean(), hosts: Type.Array(Type.String(), { description: 'that hold something' }),
     priceMilli: Type.Union([Type.Number({ minimum: 0 }), Type.Null()], { description: 'as offered, per vCPU and hour, thousandths; null: its release says none' }),
     totalMilli: Type.Union([Type.Number({ minimum: 0 }), Type.Null()], { description: 'for its nodes over the term; null: not known' })
-  }), { description: 'offered: what each site holds, at which price' })),
+  })), Type.Null()], { description: 'offered: what each site holds, at which price; null: it is not' }),
   lenders: Type.Array(Type.Object({
     site: text('site'), gateway: text('gateway host'), state: text('of its leases: held, committed, active, ended; empty: not known, or none'),
     heardAgoMs: Type.Union([Type.Number({ minimum: 0 }), Type.Null()], { description: 'since it last answered a keep-alive, ms; null: not yet' }),

@@ -80,7 +80,7 @@ function lendersOf (record: ClusterRecord, { contacts, now }: KeepAlives): Clust
 
 /** What is held for its user, and until when it can be accepted. */
 function heldOf ({ state, hold, offers, endMs, startMs, masterSite, spec }: ClusterRecord): Pick<ClusterResource, 'heldUntil' | 'held'> {
-  if (state !== 'offered' || hold === undefined) return {}
+  if (state !== 'offered' || hold === undefined) return { heldUntil: null, held: null }
   return {
     heldUntil: acceptUntilMs(hold),
     held: offers.map(({ site, held, priceMilli }) => {

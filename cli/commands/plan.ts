@@ -92,8 +92,8 @@ Examples:
       if (!wantsJson(command)) show(plan, false, one => `${planText(one, true)}\n`)
       const asked = await call<ClusterResource>(endpoint, 'POST', `/v1/clusters${query(options, holdMs)}`, spec)
       const cluster = await follow(command, asked, HELD, NEGOTIATION_MS)
-      const { id, name, startsAt, expiresAt, heldUntil, held = [] } = cluster
-      if (heldUntil === undefined) { show(cluster, wantsJson(command), clusterText); return }
+      const { id, name, startsAt, expiresAt, heldUntil, held } = cluster
+      if (heldUntil == null || held == null) { show(cluster, wantsJson(command), clusterText); return }
       const heldPlan: HeldPlan = { ...plan, held: { id, name, startsAt, expiresAt, heldUntil, sites: held, differs: differs(plan, cluster) } }
       show(heldPlan, wantsJson(command), () => heldText(plan, cluster))
     })

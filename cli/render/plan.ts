@@ -39,23 +39,25 @@ export function heldTable (held: NonNullable<ClusterResource['held']>): string {
 }
 
 /** How long it can still be accepted, and what to do with it. */
-export function heldLines ({ name, heldUntil = 0 }: Pick<ClusterResource, 'name' | 'heldUntil'>, nowMs: number): string[] {
+export function heldLines ({ name, heldUntil }: Pick<ClusterResource, 'name' | 'heldUntil'>, nowMs: number): string[] {
+  const untilMs = heldUntil ?? 0
   return [
-    `It is held until ${new Date(heldUntil).toISOString()}, for another ${timeLeft(Math.max(0, heldUntil - nowMs))}; nothing is decided.`,
+    `It is held until ${new Date(untilMs).toISOString()}, for another ${timeLeft(Math.max(0, untilMs - nowMs))}; nothing is decided.`,
     `  to have it built:  musubi cluster accept ${name}`, `  to give it back:   musubi cluster delete ${name}`
   ]
 }
 
 /** Whether other sites hold it than were planned, or other parts or prices, or it starts at another time. */
-export const differs = (plan: PlanResource, { held = [], startsAt, createdAt }: ClusterResource): boolean => {
+export const differs = (plan: PlanResource, { held, startsAt, createdAt }: ClusterResource): boolean => {
   const asOne = (parts: ReadonlyArray<Pick<PlannedPart, 'site' | 'nodes' | 'volumes' | 'priceMilli'>>): string =>
     JSON.stringify(parts.map(({ site, nodes, volumes, priceMilli }) => [site, nodes, volumes.toSorted(), priceMilli]).sort((a, b) => String(a[0]) < String(b[0]) ? -1 : 1))
-  return asOne(plan.placement) !== asOne(held) || (startsAt > createdAt && startsAt !== plan.startMs)
+  return asOne(plan.placement) !== asOne(held ?? []) || (startsAt > createdAt && startsAt !== plan.startMs)
 }
 
 /** What became of a plan that was to be held. */
 export function heldText (plan: PlanResource, cluster: ClusterResource, nowMs = Date.now()): string {
-  const { held = [], startsAt, expiresAt, name } = cluster
+  const { startsAt, expiresAt, name } = cluster
+  const held = cluster.held ?? []
   const sum = held.reduce<number | null>((all, { totalMilli }) => all === null || totalMilli === null ? null : all + totalMilli, 0)
   return [
     `cluster ${name}: ${held.reduce((all, { nodes }) => all + nodes, 0)} nodes from ${when(startsAt)} for ${timeLeft(expiresAt - startsAt)}`, heldTable(held), `total ${total(sum)}`,
