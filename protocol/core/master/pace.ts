@@ -11,7 +11,7 @@ export const ASK_OWN_MS = 1_000
 /** A release is confirmed when nothing runs any more: guests are stopped, links and volumes gone. */
 export const RELEASE_DEADLINE_MS = 100_000
 /** What is held for a user is taken no later than this before the first hold ends: as long as a commit may take. */
-export const ACCEPT_MARGIN_MS = COMMIT_DEADLINE_MS
+export const ACCEPT_MARGIN_MS = 10_000
 /** Nothing runs yet: a site that does not answer at once is not waited for, its holds end by themselves. */
 export const GIVE_UP_DEADLINE_MS = 5_000
 /** A gateway that restarts is back by then; committed leases live twice as long. */

@@ -135,7 +135,7 @@ t.test('--hold asks for it in earnest when it fits, and says what is held, until
   const words = await musubi('--hold', '--earliest', '--sites', 'nara')
   t.match(words, { exitCode: 0, stderr: /demo: negotiating\ndemo: offered/ })
   t.ok(words.stdout.startsWith(`${planText(FITS, true)}\n`), 'the plan first')
-  t.match(words.stdout, /total 5\.000; asking these sites to hold it\n\ncluster demo: 12 nodes from 2026-12-01T08:00:00Z for 2h00m\nSITE +NODES +VOLUMES +FRONTEND +PRICE +TOTAL +HELD ON\ntokyo +2 +- +yes +free +free +tokyo-1\nnara +10 +data,more +- +0\.25 +5\.000 +nara-1,nara-2\ntotal 5\.000\n\nIt is held until \S+, for another .*; nothing is decided\.\n.*musubi cluster accept demo\n.*musubi cluster delete demo$/)
+  t.match(words.stdout, /total 5\.000; asking these sites to hold it\n\ncluster demo: 12 nodes from 2026-12-01T08:00:00Z for 2h00m\nSITE +NODES +VOLUMES +FRONTEND +PRICE +TOTAL +HELD ON\ntokyo +2 +- +yes +free +free +tokyo-1\nnara +10 +data,more +- +0\.25 +5\.000 +nara-1,nara-2\ntotal 5\.000\n\nIt is held until \S+, for another .*; nothing is decided\.\n.*musubi cluster accept demo\n.*musubi cluster delete demo$/m)
 
   state = HELD
   t.match(JSON.parse((await musubi('--hold', '5m', '--json')).stdout), { ...FITS, held: { id: HELD.id, name: 'demo', heldUntil: HELD.heldUntil ?? 0, differs: false, sites: HELD.held ?? [] } })

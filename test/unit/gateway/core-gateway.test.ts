@@ -3,7 +3,7 @@ import t from 'tap'
 import { MusubiError } from '../../../protocol/core/errors.ts'
 import type { GatewayEffect } from '../../../protocol/core/gateway/events.ts'
 import { emptyGateway, step } from '../../../protocol/core/gateway/step.ts'
-import { HOLD_TTL_MS, MASTERLESS_MS, MAX_WAITING_PER_CLUSTER } from '../../../protocol/core/limits.ts'
+import { HOLD_TTL_MS, MASTERLESS_MS, MAX_HOLD_TTL_MS, MAX_WAITING_PER_CLUSTER } from '../../../protocol/core/limits.ts'
 import type { Request } from '../../../protocol/core/messages.ts'
 import { CLUSTER, GatewayBench, HOUR, MASTER, OTHER, SECOND } from '../../model/gateway-bench.ts'
 
@@ -63,6 +63,15 @@ t.test('what is wrong with a request is said by name, and nothing changes', t =>
     const askId = b.ask(b.asking(part))
     t.match(b.outcomes.get(askId), { code, message }, `${code} ${String(message)}`)
     t.same([b.calls, b.disk.size, b.machine.records.size, b.machine.jobs.size], [[], 0, 0, 0])
+  }
+  t.end()
+})
+
+t.test('a new cluster is held for as long as its master asks, within the bound; without a word for the default', t => {
+  for (const [askedMs, heldMs] of [[0, HOLD_TTL_MS], [10_000, 10_000], [120_000, 120_000], [MAX_HOLD_TTL_MS, MAX_HOLD_TTL_MS], [4_000_000_000, MAX_HOLD_TTL_MS]] as const) {
+    const b = new GatewayBench()
+    t.match(b.settle(b.asking({ holdTtlMs: askedMs })), { reply: { ttlMs: heldMs } }, `the offer for ${askedMs}`)
+    t.same(b.asked.flatMap(({ ask }) => ask.method === 'hold' ? [ask.request.ttlMs] : []), [heldMs, heldMs, heldMs], `its hosts for ${askedMs}`)
   }
   t.end()
 })
