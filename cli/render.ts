@@ -75,8 +75,8 @@ const clusterState = (c: ClusterResource, nowMs: number): string =>
 export function clustersTable (clusters: ClusterResource[], nowMs = Date.now()): string {
   if (clusters.length === 0) return 'No cluster. Create one with: musubi cluster create -f cluster.yaml'
   const rows = table(['name', 'state', 'nodes ready', 'sites', 'vni', 'master', 'expires'],
-    clusters.map(c => [c.name, clusterState(c, nowMs), `${c.nodes.filter(n => n.ready).length}/${c.nodes.length}`,
-      [...new Set(c.nodes.map(n => n.site))].join(','), String(c.segment.vni), c.masterSite, new Date(c.expiresAt).toISOString().slice(0, 16)]))
+    clusters.map(c => [c.name, clusterState(c, nowMs), `${c.nodes.filter(n => n.ready).length}/${c.held?.reduce((all, one) => all + one.nodes, 0) ?? c.nodes.length}`,
+      [...new Set((c.held ?? c.nodes).map(n => n.site))].join(','), String(c.segment.vni), c.masterSite, new Date(c.expiresAt).toISOString().slice(0, 16)]))
   const lost = clusters.filter(c => c.state === 'masterless').map(c => c.name)
   return lost.length === 0 ? rows : `${rows}\n\nmasterless: the gateway that was master of ${lost.join(', ')} is not heard of; this one can take over: musubi cluster adopt NAME`
 }

@@ -142,6 +142,8 @@ export const HOLD_TTL_MS = 30_000
 export const MAX_HOLD_TTL_MS = 10 * HOLD_TTL_MS
 /** For how long a plan is held whose user says nothing of it. */
 export const PLAN_HOLD_MS = 120_000
+/** Offers to one site that a gateway has held for longer than HOLD_TTL_MS: further ones are held for that long, and say so. */
+export const MAX_LONG_HOLDS_PER_SITE = 16
 /** Clusters that one master has held for its users at once: what they hold, nobody else gets. */
 export const MAX_HELD_CLUSTERS = 8
 /** A committed lease that nobody activates ends after this (T_activate). */
