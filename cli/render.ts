@@ -3,6 +3,8 @@ import { formatDuration } from '../protocol/core/duration.ts'
 import { bytes, duration, indented, mib, skewText, table, timeLeft } from './output.ts'
 
 export { historyTable, leasesTable, leaseText } from './render/lease.ts'
+import { heldLines, heldTable } from './render/plan.ts'
+
 export { searchText } from './render/search.ts'
 
 /** How each resource looks to people; pure, so that demo and CLI print the same. */
@@ -65,14 +67,16 @@ export function sitesTable (sites: SiteResource[]): string {
     sites.map(s => [s.site, s.gateway, String(s.hosts), ...free(s.free, s.total), mib(s.volumeFreeMib), s.state, s.path ?? '-', duration(s.rttMs), `${duration(s.ageMs)} ago`]))
 }
 
-/** A reservation with how long it is until it starts. */
-const clusterState = (c: ClusterResource, nowMs: number): string => c.state === 'reserved' ? `reserved, starts in ${timeLeft(Math.max(0, c.startsAt - nowMs))}` : c.state
+/** A reservation with how long it is until it starts, what is held for its user with the time until which it is. */
+const clusterState = (c: ClusterResource, nowMs: number): string =>
+  c.state === 'reserved' ? `reserved, starts in ${timeLeft(Math.max(0, c.startsAt - nowMs))}`
+  : c.heldUntil != null ? `${c.state}, held until ${new Date(c.heldUntil).toISOString()}` : c.state
 
 export function clustersTable (clusters: ClusterResource[], nowMs = Date.now()): string {
   if (clusters.length === 0) return 'No cluster. Create one with: musubi cluster create -f cluster.yaml'
   const rows = table(['name', 'state', 'nodes ready', 'sites', 'vni', 'master', 'expires'],
-    clusters.map(c => [c.name, clusterState(c, nowMs), `${c.nodes.filter(n => n.ready).length}/${c.nodes.length}`,
-      [...new Set(c.nodes.map(n => n.site))].join(','), String(c.segment.vni), c.masterSite, new Date(c.expiresAt).toISOString().slice(0, 16)]))
+    clusters.map(c => [c.name, clusterState(c, nowMs), `${c.nodes.filter(n => n.ready).length}/${c.held?.reduce((all, one) => all + one.nodes, 0) ?? c.nodes.length}`,
+      [...new Set((c.held ?? c.nodes).map(n => n.site))].join(','), String(c.segment.vni), c.masterSite, new Date(c.expiresAt).toISOString().slice(0, 16)]))
   const lost = clusters.filter(c => c.state === 'masterless').map(c => c.name)
   return lost.length === 0 ? rows : `${rows}\n\nmasterless: the gateway that was master of ${lost.join(', ')} is not heard of; this one can take over: musubi cluster adopt NAME`
 }
@@ -106,7 +110,7 @@ export function clusterText (c: ClusterResource, nowMs = Date.now()): string {
   if (c.cacheRetainMs !== null) lines.push(`retain     ${formatDuration(c.cacheRetainMs)}: so long the stores of its caches outlive it for other clusters of ${c.masterSite}`)
   if (c.error !== null) lines.push(`error      ${indented(c.error.message, 11)}`, ...c.error.hint === undefined ? [] : [`           ${c.error.hint}`])
   for (const p of c.problems) lines.push(`problem    ${p.host} (${p.site}) ${p.kind} ${p.name}: ${p.error}`)
-  return `${lines.join('\n')}\n\n${nodesTable(c)}`
+  return `${lines.join('\n')}\n\n${c.held == null ? nodesTable(c) : [heldTable(c.held), '', ...heldLines(c, nowMs)].join('\n')}`
 }
 
 export function statusText (s: AgentStatus): string {
