@@ -136,7 +136,7 @@ export function takeOffer (record: MasterRecord, round: Round, call: Call, offer
 }
 
 /** Counted from when the request was sent, less what both clocks may be off by (lease-protocol.md). */
-export const validUntil = (sentMs: number, ttlMs: number): number => sentMs + ttlMs * (1 - HOLD_MARGIN)
+export const validUntil = (sentMs: number, ttlMs: number): number => Math.floor(sentMs + ttlMs * (1 - HOLD_MARGIN))
 
 export function takeRefusal (round: Round, call: Call, error: MusubiError): void {
   const asked = round.parts.get(call.site)
@@ -166,7 +166,7 @@ function decide (turn: Turn, record: MasterRecord, round: Round): void {
   const asked = offers.map(offer => ({ site: offer.site, peer: offer.gateway.peer }))
   const { hold } = record
   if (hold !== undefined) {
-    const held = { ...hold, endsMs: Math.floor(Math.min(firstEnd(round), record.endMs)) }
+    const held = { ...hold, endsMs: Math.min(firstEnd(round), record.endMs) }
     turn.move(record, 'negotiating', 'offer', { offers, asked, hold: held }, `${offers.length} sites hold everything, to be accepted until ${new Date(acceptUntilMs(held)).toISOString()}`)
     return
   }

@@ -2,6 +2,7 @@
 import t from 'tap'
 import { MusubiError } from '../../../protocol/core/errors.ts'
 import { HOLD_MARGIN, HOLD_TTL_MS, MAX_HOLD_TTL_MS } from '../../../protocol/core/limits.ts'
+import { validUntil } from '../../../protocol/core/master/negotiate.ts'
 import { ACCEPT_MARGIN_MS } from '../../../protocol/core/master/pace.ts'
 import { acceptUntilMs, type MasterRecord } from '../../../protocol/core/master/record.ts'
 import { ID, lost, T0, World } from '../../model/master.ts'
@@ -221,5 +222,13 @@ t.test('what changes it later is held no longer than anything else', t => {
   const asked = world.sent.flatMap(ask => ask.method === 'request' ? [ask.request] : [])
   t.same(asked.map(request => [request.grow, request.holdTtlMs]), [[false, TTL_MS], [false, TTL_MS], ...asked.slice(2).map(() => [true, HOLD_TTL_MS])])
   t.ok(asked.length > 2)
+  t.end()
+})
+
+t.test('a hold of an odd length ends at a whole ms, as copies of records hold nothing else', t => {
+  for (const ttlMs of [29_999, 30_001, 1]) {
+    const until = validUntil(1_000, ttlMs)
+    t.ok(Number.isSafeInteger(until) && until <= 1_000 + ttlMs, String(ttlMs))
+  }
   t.end()
 })
