@@ -93,24 +93,37 @@ function lenderText ({ state, heardAgoMs, skewMs, error, priceMilli, endsAt }: C
   return error === '' ? heard : `${heard}; ${error}`
 }
 
-export function clusterText (c: ClusterResource, nowMs = Date.now()): string {
-  const lines = [
-    `cluster    ${c.name}  ${clusterState(c, nowMs)}   id ${c.id}   master ${c.masterSite}   ${c.state === 'reserved' ? `from ${new Date(c.startsAt).toISOString()} ` : ''}until ${new Date(c.expiresAt).toISOString()}${c.epoch > 1 ? `   epoch ${c.epoch}` : ''}`,
-    `leases     ${c.lease.holds} at ${c.lease.sites} sites, negotiated in ${duration(c.lease.negotiateMs)} at RTT ${duration(c.lease.rttMs)}`,
-    `segment    VNI ${c.segment.vni}, ${c.cidr}, in-site ids ${Object.entries(c.segment.ids).map(([site, id]) => `${site}=${id}`).join(' ')}, packets of ${c.segment.mtuInner} bytes, first ping across after ${duration(c.segment.firstPingMs)}`
+function segmentLines ({ segment, cidr }: ClusterResource): string[] {
+  const ids = (of: Record<string, number>): string => Object.entries(of).map(([site, id]) => `${site}=${id}`).join(' ')
+  const { local } = segment
+  return [
+    `segment    VNI ${segment.vni}, ${cidr}, in-site ids ${ids(segment.ids)}, packets of ${segment.mtuInner} bytes, first ping across after ${duration(segment.firstPingMs)}`,
+    ...local === undefined ? [] : [`local      VNI ${local.vni}, ${local.cidr}, inside each site, in-site ids ${ids(local.ids)}`]
   ]
-  const { local } = c.segment
-  if (local !== undefined) lines.push(`local      VNI ${local.vni}, ${local.cidr}, inside each site, in-site ids ${Object.entries(local.ids).map(([site, id]) => `${site}=${id}`).join(' ')}`)
-  if (c.frontend !== null) lines.push(`frontend   ${c.frontend.name}  ${c.frontend.ip}  on ${c.frontend.host} (${c.frontend.site})`)
-  for (const l of c.lenders) lines.push(`lender     ${l.site} (${l.gateway})  ${lenderText(l)}`)
-  for (const v of c.volumes) lines.push(`volume     ${v.name}  ${mib(v.sizeMib)}  on ${v.host} for ${v.node}  ${v.iqn}`)
+}
+
+/** What runs, who lends it, and what crossed. */
+function partsLines (c: ClusterResource): string[] {
   const saved = c.wan.bytesWithoutCache - c.wan.bytes
-  lines.push(`WAN        ${bytes(c.wan.bytes)} crossed; the far nodes received ${bytes(c.wan.bytesWithoutCache)}${c.wan.bytes > 0 && saved > 0 ? ` (${(c.wan.bytesWithoutCache / c.wan.bytes).toFixed(1)} x)` : ''}`)
-  for (const cache of c.caches) lines.push(`cache      ${cache.site}: ${cache.hits} of ${cache.requests} requests from the cache, ${bytes(cache.bytesToNodes)} to nodes, ${bytes(cache.bytesFromUpstream)} from the frontend`)
+  return [
+    ...segmentLines(c),
+    ...c.frontend === null ? [] : [`frontend   ${c.frontend.name}  ${c.frontend.ip}  on ${c.frontend.host} (${c.frontend.site})`],
+    ...c.lenders.map(l => `lender     ${l.site} (${l.gateway})  ${lenderText(l)}`),
+    ...c.volumes.map(v => `volume     ${v.name}  ${mib(v.sizeMib)}  on ${v.host} for ${v.node}  ${v.iqn}`),
+    `WAN        ${bytes(c.wan.bytes)} crossed; the far nodes received ${bytes(c.wan.bytesWithoutCache)}${c.wan.bytes > 0 && saved > 0 ? ` (${(c.wan.bytesWithoutCache / c.wan.bytes).toFixed(1)} x)` : ''}`,
+    ...c.caches.map(cache => `cache      ${cache.site}: ${cache.hits} of ${cache.requests} requests from the cache, ${bytes(cache.bytesToNodes)} to nodes, ${bytes(cache.bytesFromUpstream)} from the frontend`)
+  ]
+}
+
+export function clusterText (c: ClusterResource, nowMs = Date.now()): string {
+  const head = `cluster    ${c.name}  ${clusterState(c, nowMs)}   id ${c.id}   master ${c.masterSite}   ${c.state === 'reserved' ? `from ${new Date(c.startsAt).toISOString()} ` : ''}until ${new Date(c.expiresAt).toISOString()}${c.epoch > 1 ? `   epoch ${c.epoch}` : ''}`
+  // of what is only held nothing is there that could be told
+  if (c.held != null) return [head, '', heldTable(c.held), '', ...heldLines(c, nowMs)].join('\n')
+  const lines = [head, `leases     ${c.lease.holds} at ${c.lease.sites} sites, negotiated in ${duration(c.lease.negotiateMs)} at RTT ${duration(c.lease.rttMs)}`, ...partsLines(c)]
   if (c.cacheRetainMs !== null) lines.push(`retain     ${formatDuration(c.cacheRetainMs)}: so long the stores of its caches outlive it for other clusters of ${c.masterSite}`)
   if (c.error !== null) lines.push(`error      ${indented(c.error.message, 11)}`, ...c.error.hint === undefined ? [] : [`           ${c.error.hint}`])
   for (const p of c.problems) lines.push(`problem    ${p.host} (${p.site}) ${p.kind} ${p.name}: ${p.error}`)
-  return `${lines.join('\n')}\n\n${c.held == null ? nodesTable(c) : [heldTable(c.held), '', ...heldLines(c, nowMs)].join('\n')}`
+  return `${lines.join('\n')}\n\n${nodesTable(c)}`
 }
 
 export function statusText (s: AgentStatus): string {

@@ -156,5 +156,6 @@ t.test('--hold asks for it in earnest when it fits, and says what is held, until
 t.test('a cluster that is held is listed with until when, and shown with what is held', t => {
   t.match(clustersTable([HELD], START), /demo +offered, held until 2026-12-01T07:59:00\.000Z +0\/12 +tokyo,nara +7 /)
   t.match(clusterText(HELD, START - 160_000), /SITE +NODES +VOLUMES[^]*nara +10[^]*for another 1m40s; nothing is decided\.[^]*cluster accept demo/)
+  t.notMatch(clusterText(HELD, START - 160_000), /^(?:segment|lender|WAN)/m, 'of what is only held nothing runs that could be shown')
   t.end()
 })
