@@ -6,6 +6,7 @@ import type { Logger } from 'pino'
 import { createAvailability, HELPER_ASK_MS, HELPER_FIRST_MS } from './availability.ts'
 import { createBootClock } from './boot-clock.ts'
 import { createCalendar } from './calendar/calendar.ts'
+import { createTold } from './calendar/told.ts'
 import { createDrain } from './calendar/drain.ts'
 import { hostCapacity, retainLimitsOf, tunnelEndpointOf, type AgentConfig } from './config.ts'
 import { segmentPlans } from './api/segments.ts'
@@ -31,6 +32,7 @@ import { createRemoteHost } from './helper/client/remote.ts'
 import { createLessor, type Lessor } from './lessor/lessor.ts'
 import { createBuilder, type Builder } from './master/build.ts'
 import { createCopies, type Copy } from './master/copies.ts'
+import { factsFrom } from './images/facts.ts'
 import { openImageStore } from './images/store.ts'
 import { createMaster, type Master } from './master/master.ts'
 import { createProbe, noProbe } from './master/probe.ts'
@@ -156,6 +158,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     site: config.site, peer: mesh.peerId, ledger, call, refusal: () => cordon.get().cordoned ? `cordoned${cordon.get().reason === '' ? '' : `: ${cordon.get().reason}`}` : availability.blind(),
     hosts: () => directory.siteHosts()
   })
+  const factsOf = factsFrom(openImageStore(config.imageStore))
   const gateway = isGateway ? makeGateway() : null
   const { master, builder } = isGateway ? makeMaster() : { master: null, builder: null }
 
@@ -197,7 +200,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     const b = createBuilder({ stateDir: config.stateDir, imageStore: config.imageStore, site: config.site, peerId: mesh.peerId, realImages })
     const m = createMaster({
       site: config.site, peer: mesh.peerId, call, sites: () => directory.knownSites(), store, events, log, now: ledgerNow, monotonic, newId: randomUUID,
-      builder: b, probe: realImages ? createProbe((vni, address, size) => helper.call('segment-ping', { vni, address, ...(size === undefined ? {} : { size }) }), log) : noProbe, truth: gatewayTruth, copies,
+      builder: b, image: factsOf, probe: realImages ? createProbe((vni, address, size) => helper.call('segment-ping', { vni, address, ...(size === undefined ? {} : { size }) }), log) : noProbe, truth: gatewayTruth, copies,
       heardMs: id => Math.max(ledger.heardMs(id) ?? 0, gateway?.heardMs(id) ?? 0) || null,
       jitterMs: () => Math.random() * MASTERLESS_MS / 4
     })
@@ -206,14 +209,13 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
 
   const retained = isGateway && config.drivers === 'real' ? createRetainedStores({ site: config.site, host: config.name, helper, events, limits: retainLimitsOf(config) }) : null
   function makePlanner (): Planner | null {
-    const images = openImageStore(config.imageStore)
     return !isGateway ? null : createPlanner({
-      site: config.site, call, sites: () => directory.knownSites(), now: ledgerNow, newId: randomUUID, rttMs: peer => mesh.rttMs(peer), imageBytes: async ({ image }) => (image === 'default' ? await images.newest() : await images.get(image))?.manifest.files.reduce((total, file) => total + file.sizeBytes, 0) ?? null
+      site: config.site, call, sites: () => directory.knownSites(), now: ledgerNow, newId: randomUUID, rttMs: peer => mesh.rttMs(peer), image: factsOf
     })
   }
 
   const siteCaches = createSiteCaches({ site: config.site, helper, masterSite: id => gateway?.list().find(record => record.clusterId === id)?.masterSite ?? null })
-  serveAgent(mesh, { lessor, gateway, calendar, ...gateway === null ? {} : { caches: siteCaches }, copies, cordon, site: config.site, callerOf: ctx => callerOf(ctx), sites: () => directory.siteAds() })
+  serveAgent(mesh, { lessor, gateway, calendar, ...gateway === null ? {} : { caches: siteCaches, told: createTold({ site: config.site, now: ledgerNow, calendar, retained: () => retained?.figures() ?? [] }) }, copies, cordon, site: config.site, callerOf: ctx => callerOf(ctx), sites: () => directory.siteAds() })
   const problems: string[] = []
   const view = makeView({ config, mesh, directory, ledger, reconciler, events, gateway, builder, epoch, total, started, issuer, cordon, problems: () => [...helpless(helper.problem(), availability.blind()), ...unkept(ledger), ...membership.problems(), ...issuer.problems(), ...shutOut(mesh), ...tunnels?.problems() ?? [], ...problems] })
   const api = await createApi({ title: 'Musubi agent', description: `agent of host ${config.name} at site ${config.site}`, logger: log })

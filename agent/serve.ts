@@ -1,6 +1,7 @@
 import type { Logger } from 'pino'
 import type { Caller, CallPeer } from './peers.ts'
 import type { Calendar } from './calendar/calendar.ts'
+import type { Told } from './calendar/told.ts'
 import type { Gateway } from './gateway/gateway.ts'
 import type { Lessor } from './lessor/lessor.ts'
 import type { Copies } from './master/copies.ts'
@@ -34,7 +35,9 @@ export interface ServeDeps {
   site: string
   lessor: Lessor
   gateway: Gateway | null
-  calendar?: Pick<Calendar, 'own' | 'told'>
+  calendar?: Pick<Calendar, 'own'>
+  /** left out on a host that is no gateway */
+  told?: Told
   /** left out on a host that is no gateway */
   caches?: SiteCaches
   /** of the decisions of masters of this site */
@@ -49,7 +52,7 @@ export interface ServeDeps {
  * Which peer may ask what: gateways (of any admitted site) ask gateways; hosts listen only to
  * gateways of their own site. What is asked is checked by who answers.
  */
-export function serveAgent (mesh: Mesh, { site, lessor, gateway, calendar, caches, copies, cordon, callerOf: who, sites }: ServeDeps): void {
+export function serveAgent (mesh: Mesh, { site, lessor, gateway, calendar, told, caches, copies, cordon, callerOf: who, sites }: ServeDeps): void {
   const refuse = (caller: Caller, what: string): never => {
     throw new MusubiError('FORBIDDEN', `${caller.host} of ${caller.site ?? 'the coordinators'} may not ${what} here`)
   }
@@ -73,10 +76,8 @@ export function serveAgent (mesh: Mesh, { site, lessor, gateway, calendar, cache
     mesh.serve('status', (r, c) => gateway.status(r, fromMaster(c)))
     mesh.serve('search', () => ({ sites: sites() }))
   }
-  if (calendar !== undefined) {
-    mesh.serve('hostCalendar', (r, c) => { fromOwnGateway(c, 'read the calendar of a host'); return calendar.own(r.leases) })
-    if (gateway !== null) mesh.serve('calendar', (_r, c) => { fromMaster(c); return calendar.told() })
-  }
+  if (calendar !== undefined) mesh.serve('hostCalendar', (r, c) => { fromOwnGateway(c, 'read the calendar of a host'); return calendar.own(r.leases) })
+  if (told !== undefined) mesh.serve('calendar', (r, c) => told.answer(r, fromMaster(c)))
   if (caches !== undefined) mesh.serve('cache', (r, c) => caches.answer(r, fromMaster(c)))
   // who may be master of a site's clusters is that site's affair
   mesh.serve('claim', (r, c) => lessor.claim(r, fromOwnGateway(c, 'claim clusters')))

@@ -27,7 +27,7 @@ export type PlanOffer = Static<typeof OfferSchema>
 const PlannedPartSchema = Type.Object({
   site: text('where'), nodes: count('of the cluster'), volumes: Type.Array(Type.String()), frontend: Type.Boolean(),
   priceMilli: orNull('as in its offer'), totalMilli: orNull('for its nodes over the term; null: the price is not known'),
-  wanBytes: orNull('of the node image, once into the cache of a site without the frontend; 0: none crosses; null: no image is known'),
+  wanBytes: orNull('of the node image, once into the cache of a site without the frontend, less what that would begin with; 0: none crosses; null: no image is known'),
   wanMs: orNull('how long those bytes take at the bandwidth that both gateways have free; null: not known')
 })
 export type PlannedPart = Static<typeof PlannedPartSchema>

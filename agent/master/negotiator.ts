@@ -194,9 +194,9 @@ export function createNegotiator (deps: NegotiatorDeps): Negotiator {
     const record = machine.records.get(clusterId)
     const sites = await measured(deps.sites().filter(({ site }) => !without.includes(site)), clusterId)
     let found: Looked = { sites }
-    if (calendars && deps.sight !== undefined && record !== undefined) {
+    if (deps.sight !== undefined && record !== undefined) {
       try {
-        found = await deps.sight.look(record, sites)
+        found = calendars ? await deps.sight.look(record, sites) : { sites: await deps.sight.warm(record, sites) }
       } catch (error) {
         log.warn({ cluster: record.name, error: describeError(error) }, 'calendars could not be asked')
       }

@@ -9531,6 +9531,7 @@ export const musubi = $root.musubi = (() => {
         v1.CalendarRequest = (function() {
 
             const CalendarRequest = function (properties) {
+                this.objects = [];
                 if (properties)
                     for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
                         if (properties[keys[i]] != null && keys[i] !== "__proto__")
@@ -9538,6 +9539,16 @@ export const musubi = $root.musubi = (() => {
             };
 
             CalendarRequest.prototype.sentMs = 0;
+            CalendarRequest.prototype.objects = $util.emptyArray;
+            CalendarRequest.prototype.onlyObjects = null;
+
+            let $oneOfFields;
+
+            // Virtual OneOf for proto3 optional field
+            $Object.defineProperty(CalendarRequest.prototype, "_onlyObjects", {
+                get: $util.oneOfGetter($oneOfFields = ["onlyObjects"]),
+                set: $util.oneOfSetter($oneOfFields)
+            });
 
             CalendarRequest.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -9548,6 +9559,11 @@ export const musubi = $root.musubi = (() => {
                     throw $Error("max depth exceeded");
                 if (message.sentMs != null && $Object.hasOwnProperty.call(message, "sentMs") && (typeof message.sentMs === "object" ? message.sentMs.low || message.sentMs.high : message.sentMs !== 0))
                     writer.uint32(8).uint64(message.sentMs);
+                if (message.objects != null && message.objects.length)
+                    for (let i = 0; i < message.objects.length; ++i)
+                        writer.uint32(82).string(message.objects[i]);
+                if (message.onlyObjects != null && $Object.hasOwnProperty.call(message, "onlyObjects"))
+                    writer.uint32(88).bool(message.onlyObjects);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -9588,6 +9604,21 @@ export const musubi = $root.musubi = (() => {
                                 message.sentMs = value;
                             else
                                 delete message.sentMs;
+                            continue;
+                        }
+                    case 10: {
+                            if (wireType !== 2)
+                                break;
+                            if (!(message.objects && message.objects.length))
+                                message.objects = [];
+                            message.objects.push(reader.stringVerify());
+                            continue;
+                        }
+                    case 11: {
+                            if (wireType !== 0)
+                                break;
+                            message.onlyObjects = reader.bool();
+                            message._onlyObjects = "onlyObjects";
                             continue;
                         }
                     }
@@ -9710,6 +9741,7 @@ export const musubi = $root.musubi = (() => {
 
             const CalendarReply = function (properties) {
                 this.hosts = [];
+                this.held = [];
                 if (properties)
                     for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
                         if (properties[keys[i]] != null && keys[i] !== "__proto__")
@@ -9719,6 +9751,7 @@ export const musubi = $root.musubi = (() => {
             CalendarReply.prototype.site = "";
             CalendarReply.prototype.nowMs = 0;
             CalendarReply.prototype.hosts = $util.emptyArray;
+            CalendarReply.prototype.held = $util.emptyArray;
 
             CalendarReply.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -9734,6 +9767,9 @@ export const musubi = $root.musubi = (() => {
                 if (message.hosts != null && message.hosts.length)
                     for (let i = 0; i < message.hosts.length; ++i)
                         $root.musubi.v1.CalendarHost.encode(message.hosts[i], writer.uint32(26).fork(), _depth + 1).ldelim();
+                if (message.held != null && message.held.length)
+                    for (let i = 0; i < message.held.length; ++i)
+                        writer.uint32(82).string(message.held[i]);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -9791,6 +9827,14 @@ export const musubi = $root.musubi = (() => {
                             if (!(message.hosts && message.hosts.length))
                                 message.hosts = [];
                             message.hosts.push($root.musubi.v1.CalendarHost.decode(reader, reader.size(), $undefined, _depth + 1));
+                            continue;
+                        }
+                    case 10: {
+                            if (wireType !== 2)
+                                break;
+                            if (!(message.held && message.held.length))
+                                message.held = [];
+                            message.held.push(reader.stringVerify());
                             continue;
                         }
                     }

@@ -582,6 +582,8 @@ export interface HostCalendarReply {
 
 export interface CalendarRequest {
   sentMs: number
+  objects: string[]
+  onlyObjects?: boolean
 }
 
 export interface CalendarHost {
@@ -593,6 +595,7 @@ export interface CalendarReply {
   site: string
   nowMs: number
   hosts: CalendarHost[]
+  held: string[]
 }
 
 export interface QuoteRequest {
@@ -1427,7 +1430,9 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'leftOut', id: 6, type: 'uint32', repeated: false }
   ],
   CalendarRequest: [
-    { name: 'sentMs', id: 1, type: 'uint64', repeated: false }
+    { name: 'sentMs', id: 1, type: 'uint64', repeated: false },
+    { name: 'objects', id: 10, type: 'string', repeated: true },
+    { name: 'onlyObjects', id: 11, type: 'bool', repeated: false, optional: true }
   ],
   CalendarHost: [
     { name: 'roles', id: 1, type: 'string', repeated: true },
@@ -1436,7 +1441,8 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
   CalendarReply: [
     { name: 'site', id: 1, type: 'string', repeated: false },
     { name: 'nowMs', id: 2, type: 'uint64', repeated: false },
-    { name: 'hosts', id: 3, type: 'CalendarHost', repeated: true }
+    { name: 'hosts', id: 3, type: 'CalendarHost', repeated: true },
+    { name: 'held', id: 10, type: 'string', repeated: true }
   ],
   QuoteRequest: [
     { name: 'request', id: 1, type: 'Request', repeated: false }
