@@ -1,5 +1,6 @@
 import { bytesOf, type FactsOf, type ImageFacts } from '../images/facts.ts'
 import type { CallPeer } from '../peers.ts'
+import { lendingFrom } from './lending.ts'
 import { calendarProblem, type HostCalendar } from '../../protocol/core/calendar/together.ts'
 import { errorCode } from '../../protocol/core/errors.ts'
 import { CALENDAR_DEADLINE_MS, MAX_CALENDAR_SITES, MAX_HELD_OBJECTS, WARM_DEADLINE_MS } from '../../protocol/core/limits.ts'
@@ -63,9 +64,10 @@ export function createSight ({ site: own, call, sites, now, image: factsOf }: Si
   /** A site that does not answer is left out: it could not be asked to hold anything either. */
   async function overTime (known: KnownSite, image: ImageFacts | null): Promise<Array<SiteOverTime<KnownSite>>> {
     try {
-      const { hosts, held } = await call(known.peer, 'calendar', { sentMs: now(), objects: digestsOf(known, image) }, { deadlineMs: CALENDAR_DEADLINE_MS })
+      const { hosts, held, lending: said } = await call(known.peer, 'calendar', { sentMs: now(), objects: digestsOf(known, image) }, { deadlineMs: CALENDAR_DEADLINE_MS })
       const calendar = hosts.map(({ roles, steps }, i): HostCalendar => ({ host: String(i).padStart(5, '0'), roles, steps }))
-      return calendarProblem(calendar) === null ? [{ ...image === null ? known : warmed(known, held, image), calendar }] : []
+      const lending = known.site === own ? undefined : lendingFrom(said)
+      return calendarProblem(calendar) === null ? [{ ...image === null ? known : warmed(known, held, image), calendar, ...lending === undefined ? {} : { lending } }] : []
     } catch (error) {
       // an earlier release has none: what it advertises has to do
       return errorCode(error) === 'UNREACHABLE' ? [] : [{ ...known, calendar: null }]

@@ -169,6 +169,8 @@ export const MAX_CALENDAR_HOSTS = 1024
 export const MAX_CALENDAR_STEPS = 4096
 /** ... and leases of one host, in some 250 bytes each. */
 export const MAX_CALENDAR_LEASES = 512
+/** Times at which a site says that it lends: two years of a window for each day, and some; in some 16 bytes each. */
+export const MAX_OPEN_STRETCHES = 1024
 /** Digests that a kept store tells, those of its largest objects, and that a master asks a gateway for: a node image has three files. */
 export const MAX_HELD_OBJECTS = 16
 /** How long a master waits to hear who has its node image: it only decides between sites that are alike. */

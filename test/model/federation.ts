@@ -29,6 +29,9 @@ import { documentSource } from '../../protocol/core/master/growth.ts'
 import type { EpochGrant } from '../../protocol/core/messages.ts'
 import { siteCapacityOf } from '../../protocol/core/placement/site-capacity.ts'
 import type { GatewayTruth, HostTruth } from '../../protocol/core/verify.ts'
+import type { PolicyDocument } from '../../protocol/policy-api.ts'
+import { lendingOf } from '../../protocol/policy/lending.ts'
+import { checkPolicy } from '../../protocol/policy/rules.ts'
 import type { MethodName } from '../../protocol/wire/codec.ts'
 import { createMemoryStore } from '../../store/memory.ts'
 import { openLedger, type Ledger } from '../../store/ledger.ts'
@@ -69,6 +72,8 @@ export interface Machine extends HostPlan {
   objects: FakeStore
   /** stores of its caches that have outlived their clusters */
   retained: Array<{ owner: string, checked: boolean, untilMs: number, held: string[] }>
+  /** what its site lends to whom, where it is a gateway */
+  policy: PolicyDocument
   life: Life | null
   /** called before and after each write to the disk, with its keys */
   onWrite: (phase: 'before' | 'after', keys: readonly string[]) => void
@@ -163,7 +168,7 @@ function memoryBuilder (machine: Machine): Builder {
 /** Builds the machines; every agent is started. */
 export async function startFederation (plans: readonly HostPlan[]): Promise<FederationModel> {
   const machines = new Map<string, Machine>(plans.map((plan, i) => [plan.host, {
-    ...plan, peer: `peer-${plan.host}`, underlayAddress: `192.0.2.${i + 1}`, disk: createMemoryStore(), objects: createMemoryFakeStore(), retained: [], life: null,
+    ...plan, peer: `peer-${plan.host}`, underlayAddress: `192.0.2.${i + 1}`, disk: createMemoryStore(), objects: createMemoryFakeStore(), policy: {}, retained: [], life: null,
     onWrite: () => undefined, onDriver: () => undefined
   }]))
   let ids = 0
@@ -300,9 +305,10 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
     const newId = (): string => uuidFrom(sha256(`${++ids}`))
     const isGateway = machine.roles.includes('gateway')
     life.calendar = createCalendar({ site: machine.site, peer: machine.peer, ledger: life.ledger, call, refusal: () => null, hosts: () => siteHosts(machine.site) })
-    life.told = createTold({ site: machine.site, now, calendar: life.calendar, retained: () => machine.retained })
+    life.told = createTold({ site: machine.site, now, calendar: life.calendar, retained: () => machine.retained, lending: masterSite => lendingOf(machine.policy, machine.site, masterSite, now()) })
     life.gateway = !isGateway ? null : createGateway({
       quota: masterSite => life.ledger.state().quotas.has(masterSite), quotes: { ledger: () => life.ledger.state(), priceMilli: () => 250 },
+      policy: { check: ask => { checkPolicy(machine.policy, machine.site, { ...ask, nowMs: now() }) } },
       site: machine.site, call, calendar: life.calendar, store, events: life.events, log: silent, now, newId, siteHosts: () => siteHosts(machine.site),
       facts: () => Promise.resolve({ host: machine.host, peer: machine.peer, underlayAddress: machine.underlayAddress, tunnelPublicKey: keyOf(machine.host), tunnelEndpoint: `${machine.underlayAddress}:51820`, tunnelAddress: gatewayTruth.tunnelAddressFor(machine.peer), chain: [] }),
       holderOf: (grant, { clusterId, masterSite, anchor }) => {

@@ -104,6 +104,29 @@ t.test('several hosts together: the earliest start is that of brute force', t =>
   t.end()
 })
 
+t.test('sites that lend at certain times only: the earliest start is that of brute force', t => {
+  const range = fc.record({ fromMs: fc.integer({ min: 0, max: END + 30 }), lasts: fc.nat(25) }).map(({ fromMs, lasts }) => ({ fromMs, lastMs: fromMs + lasts }))
+  const starts = fc.array(range, { maxLength: 4 }).map(all => all.sort((a, b) => a.fromMs - b.fromMs).filter((one, i, list) => i === 0 || one.fromMs > (list[i - 1]?.lastMs ?? 0) + 1))
+  const siteOf = fc.record({ hosts: fc.array(fc.array(booking, { maxLength: 8 }), { minLength: 1, maxLength: 3 }), starts: fc.option(starts, { nil: undefined }) })
+  fc.assert(fc.property(fc.array(siteOf, { minLength: 1, maxLength: 4 }), booking, fc.integer({ min: 1, max: 10 }), fc.integer({ min: 0, max: END }), fc.integer({ min: 1, max: 25 }), fc.nat(80), (given, { resources }, nodes, fromMs, durationMs, ahead) => {
+    const need = { ...resources, vcpus: resources.vcpus + 1 }
+    const sites = given.map(({ hosts, starts: open }, n): SiteCalendar => ({
+      site: String(n), hosts: hosts.map((bookings, i) => ({ host: String(i), roles: ['compute'], steps: new Timeline(CAPACITY, bookings).steps(0).map(step => ({ ...step, free: clampToZero(step.free) })) })),
+      ...open === undefined ? {} : { starts: open }
+    }))
+    const slots = (startMs: number): number => sites.filter(one => one.starts?.some(range => range.fromMs <= startMs && startMs <= range.lastMs) !== false)
+      .flatMap(({ hosts }) => hosts).reduce((sum, { steps }) => sum + timesFitting(need, leastIn(steps, startMs, startMs + durationMs)), 0)
+    let asked = 0
+    const found = earliestTogether(sites, {
+      fromMs, latestMs: fromMs + ahead, durationMs, nodes, nodesIn: free => timesFitting(need, free), watch: [], tries: 1_000, fits: startMs => { asked++; return slots(startMs) >= nodes }
+    })
+    let brute: number | null = null
+    for (let startMs = fromMs; startMs <= fromMs + ahead && brute === null; startMs++) if (slots(startMs) >= nodes) brute = startMs
+    return found === brute && asked <= 1
+  }), { numRuns: 600 })
+  t.end()
+})
+
 t.test('a calendar of somebody else is looked at before it is searched', t => {
   const steps = (...at: number[]): FreeStep[] => at.map(atMs => ({ atMs, free: take(1) }))
   t.equal(calendarProblem([{ host: '1', roles: [], steps: steps(0, 5, 9) }]), null)
