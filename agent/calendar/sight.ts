@@ -29,8 +29,8 @@ export interface Sight {
   look (wish: Wish, view?: readonly KnownSite[]): Promise<Looked>
   /** The sites with what their caches would begin with of the image, as far as they say so. */
   warm (wish: Pick<Wish, 'spec' | 'imageDigest'>, view: readonly KnownSite[]): Promise<readonly KnownSite[]>
-  /** What each site in view has free in the whole of [startMs, endMs); one that does not answer is left out. */
-  freeIn (startMs: number, endMs: number): Promise<KnownSite[]>
+  /** What each site in view has free in the whole of [startMs, endMs); one that does not answer is left out. @param of whose image may be there */
+  freeIn (startMs: number, endMs: number, view?: readonly KnownSite[], of?: Pick<Wish, 'spec' | 'imageDigest'>): Promise<KnownSite[]>
 }
 
 /** A start so soon is at once: by the clock of a lender it is no reservation. */
@@ -83,7 +83,7 @@ export function createSight ({ site: own, call, sites, now, image: factsOf }: Si
   const find = (spec: ClusterSpec, all: ReadonlyArray<SiteOverTime<KnownSite>>, fromMs: number, latestMs?: number): number | null => earliestStart(spec, all, own, fromMs, latestMs)
 
   return {
-    freeIn: async (startMs, endMs) => inWindow(await allOverTime(), Math.max(now(), startMs), endMs),
+    freeIn: async (startMs, endMs, view, of) => inWindow(await allOverTime(view, of === undefined ? null : await imageFor(of)), Math.max(now(), startMs), endMs),
     async warm (wish, view) {
       const image = await imageFor(wish)
       const far = asked(view, own).filter(({ site }) => site !== own).slice(0, MAX_CALENDAR_SITES)

@@ -146,6 +146,21 @@ t.test('the earliest start is one at which the lender lends: it is asked once', 
   t.match(await settled(model, (await master.create(wanted('none', ALL), { earliest: true })).id, ['reserved', 'failed']), { state: 'failed', error: { code: 'NO_CAPACITY' } })
 })
 
+t.test('more nodes go where they can stay to the end of the cluster', async t => {
+  const model = await federation(t, [host('tokyo', 1, 'gateway compute', 2), host('tsukuba', 1, 'gateway compute', 4), host('ueno', 1, 'gateway', 1), host('ueno', 2, 'compute', 3)])
+  const master = model.master('tokyo-1')
+  const { id } = await master.create(wanted('demo', 1), { forMs: 5 * HOUR })
+  await settled(model, id, ['building'])
+  // the nearest by name has more room now, and has promised it for later
+  const later = await settled(model, (await model.master('tsukuba-1').create(wanted('later', 3), { startMs: model.clockMs + 4 * HOUR, forMs: HOUR })).id, ['reserved', 'failed'], 'tsukuba-1')
+  t.match(later, { state: 'reserved' })
+  const before = model.calls.length
+  await master.scale('demo', 4)
+  t.same(master.get('demo').nodes.map(node => node.site).sort(), ['tokyo', 'ueno', 'ueno', 'ueno'])
+  t.same(model.calls.slice(before).filter(({ method }) => method === 'request').map(({ to }) => to), ['ueno-1'], 'nobody is asked for what it will need')
+  await t.rejects(master.scale('demo', 6), { code: 'NO_CAPACITY' })
+})
+
 t.test('who looks for the earliest start and finds somebody faster looks again', async t => {
   const model = await federation(t)
   const master = model.master('tokyo-1')
