@@ -62,6 +62,42 @@ t.test('the same with thousands of points, where blocks split and empty', t => {
   t.end()
 })
 
+t.test('over many blocks, the earliest start is that of a scan over every point', t => {
+  let seed = 11
+  const chance = (below: number): number => (seed = (seed * 48_271) % 0x7fff_ffff) % below
+  const big = { ...CAPACITY, vcpus: 60, memoryMib: 200 }
+  let [found, none] = [0, 0]
+  for (let round = 0; round < 6; round++) {
+    const bookings = Array.from({ length: 1_500 }, (): Booking => { const fromMs = chance(60_000); return { resources: take(1 + chance(4), chance(12)), fromMs, untilMs: fromMs + 1 + chance(round % 2 === 0 ? 900 : 12_000) } })
+    const timeline = new Timeline(big, bookings)
+    for (const one of bookings.splice(0, 300)) timeline.unbook(one)
+    const steps = timeline.steps(0)
+    t.same(steps.filter((_, i) => i % 97 === 0).map(({ atMs, free }) => [atMs, free]), steps.filter((_, i) => i % 97 === 0).map(({ atMs }) => [atMs, freeDuring(big, bookings, atMs, atMs + 1)]))
+    // by a scan, as a start is followed until it fails
+    const scan = (need: Resources, durationMs: number, fromMs: number, latestMs: number): number | null => {
+      let start: number | null = null
+      for (const [i, { atMs, free }] of steps.entries()) {
+        if ((steps[i + 1]?.atMs ?? Infinity) <= fromMs) continue
+        if (start !== null && atMs >= start + durationMs) break
+        if (!fits(need, clampToZero(free))) start = null
+        else start ??= Math.max(atMs, fromMs)
+      }
+      return start !== null && start <= latestMs ? start : null
+    }
+    for (let i = 0; i < 400; i++) {
+      const need = take(chance(round % 2 === 0 ? 50 : 30), chance(120))
+      const [durationMs, fromMs] = [1 + chance([20, 500, 5_000, 80_000][i % 4] ?? 1), chance(70_000)]
+      const latestMs = i % 3 === 0 ? fromMs + chance(5_000) : Infinity
+      const expected = scan(need, durationMs, fromMs, latestMs)
+      if (expected === null) none++
+      else found++
+      if (timeline.earliest(need, durationMs, fromMs, latestMs) !== expected) t.fail(`round ${round}, question ${i}: ${String(expected)}`)
+    }
+  }
+  t.ok(found > 500 && none > 50, `${found} found, ${none} not`)
+  t.end()
+})
+
 t.test('intervals are half open, and what never fits is never found', t => {
   const timeline = new Timeline(CAPACITY, [{ resources: take(4), fromMs: 10, untilMs: 20 }, { resources: take(4), fromMs: 30, untilMs: 40 }])
   t.equal(timeline.earliest(take(1), 10, 0), 0, 'up to the moment at which the next begins')
