@@ -47,6 +47,7 @@ import { bootId } from './services/proc.ts'
 import { loadIdentity } from './site/identity.ts'
 import { createSiteIssuer, type SiteIssuer } from './site/issuer.ts'
 import { callerOf, callPeerOf, logFor, serveAgent } from './serve.ts'
+import { createWanRates } from './tunnel/rates.ts'
 import { createTunnels, type Tunnels } from './tunnel/tunnels.ts'
 import type { Resources } from '../protocol/core/capacity.ts'
 import { describeError, MusubiError } from '../protocol/core/errors.ts'
@@ -159,6 +160,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     site: config.site, peer: mesh.peerId, ledger, call, refusal: () => cordon.get().cordoned ? `cordoned${cordon.get().reason === '' ? '' : `: ${cordon.get().reason}`}` : availability.blind(),
     hosts: () => directory.siteHosts()
   })
+  const wanRates = createWanRates(now)
   const factsOf = factsFrom(openImageStore(config.imageStore))
   const gateway = isGateway ? makeGateway() : null
   const { master, builder } = isGateway ? makeMaster() : { master: null, builder: null }
@@ -211,7 +213,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   const retained = isGateway && config.drivers === 'real' ? createRetainedStores({ site: config.site, host: config.name, helper, events, limits: retainLimitsOf(config) }) : null
   function makePlanner (): Planner | null {
     return !isGateway ? null : createPlanner({
-      site: config.site, call, sites: () => directory.knownSites(), now: ledgerNow, newId: randomUUID, rttMs: peer => mesh.rttMs(peer), image: factsOf
+      site: config.site, call, sites: () => directory.knownSites(), now: ledgerNow, newId: randomUUID, rttMs: peer => mesh.rttMs(peer), sentMbit: peer => wanRates.of(tunnelAddressFor(peer)), image: factsOf
     })
   }
 
@@ -322,6 +324,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
       every(COPIES_TICK_MS, 'old copies could not be dropped', () => copies.tick()),
       every(GATEWAY_TICK_MS, 'the keys of tunnels could not be looked at', () => tunnels?.tick() ?? Promise.resolve()),
       every(GATEWAY_TICK_MS, 'the gateway could not be ticked', async () => {
+        wanRates.note(reconciler.states().find(({ kind }) => kind === 'tunnel')?.detail)
         countQuotas() // a renewed certificate may give another share
         await gateway?.tick()
       })

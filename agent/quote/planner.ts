@@ -27,6 +27,8 @@ export interface PlannerDeps {
   newId: () => string
   /** to a gateway; null: not measured */
   rttMs: (peer: string) => number | null
+  /** the fastest that this gateway has sent to one lately, Mbit/s; null: not measured */
+  sentMbit: (peer: string) => number | null
   /** the node image that a cluster would have */
   image: FactsOf
 }
@@ -63,7 +65,7 @@ const reasonsOf = (answer: Answer): PlanOffer['reasons'] => answer.quote !== nul
 /** Whether it would not lend anything of this, to whom asks, whatever the number of nodes. */
 const lendsNothing = (answer: Answer): boolean => answer.quote === null ? !answer.older : !answer.quote.taken && answer.quote.nodes === 0 && answer.quote.reasons.some(({ code }) => code !== 'NO_CAPACITY')
 
-export function createPlanner ({ site: own, call, sites, now, newId, rttMs, image: factsOf }: PlannerDeps): Planner {
+export function createPlanner ({ site: own, call, sites, now, newId, rttMs, sentMbit, image: factsOf }: PlannerDeps): Planner {
   async function ask ({ site, peer }: KnownSite, part: SitePart, { spec, startMs, endMs }: Outlook): Promise<Answer> {
     const record = newRecord({ id: newId(), spec, vni: 1, imageDigest: '', startMs, endMs }, own, now())
     const { request } = requestFor(record, part, newId(), now()) as Extract<ReturnType<typeof requestFor>, { method: 'request' }>
@@ -130,12 +132,17 @@ export function createPlanner ({ site: own, call, sites, now, newId, rttMs, imag
   /** Each far site's cache fetches the files of the image once; those of all sites share the way out of the master's. */
   function partOf (part: SitePart, { startMs, endMs, sites: seen }: Outlook, quotes: ReadonlyMap<string, Quote>, image: number | null, far: number): PlannedPart {
     const quote = quotes.get(part.site)
-    const wanBytes = part.site === own ? 0 : image === null ? null : Math.max(0, image - (seen.find(({ site }) => site === part.site)?.warmBytes ?? 0))
-    const rate = Math.min(quote?.wanMbit ?? 0, (quotes.get(own)?.wanMbit ?? 0) / Math.max(1, far))
+    const known = seen.find(({ site }) => site === part.site)
+    const wanBytes = part.site === own ? 0 : image === null ? null : Math.max(0, image - (known?.warmBytes ?? 0))
+    const configured = Math.min(quote?.wanMbit ?? 0, (quotes.get(own)?.wanMbit ?? 0) / Math.max(1, far))
+    // it may have been the only one then, as now it would not be
+    const measured = known === undefined ? null : sentMbit(known.peer)
+    const rate = configured > 0 ? configured : (measured ?? 0) / Math.max(1, far)
+    const timed = wanBytes !== null && wanBytes > 0 && rate > 0
     return {
       site: part.site, nodes: part.nodes.length, volumes: part.volumes.map(({ name }) => name), frontend: part.frontend,
       priceMilli: quote?.priceMilli ?? null, totalMilli: quote === undefined ? null : priceOf(part.nodes, quote.priceMilli, endMs - startMs),
-      wanBytes, wanMs: wanBytes === 0 ? 0 : wanBytes === null || rate <= 0 ? null : Math.ceil(wanBytes * 8 / (rate * 1000))
+      wanBytes, wanMs: timed ? Math.ceil(wanBytes * 8 / (rate * 1000)) : wanBytes === 0 ? 0 : null, wanFrom: !timed ? 'unknown' : configured > 0 ? 'configured' : 'measured'
     }
   }
 

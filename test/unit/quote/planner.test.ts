@@ -10,7 +10,7 @@ import { eventually, host, IMAGE, startFederation, wanted, type FederationModel,
 const HOUR = 3_600_000
 const PLANS = [host('tokyo', 1, 'gateway compute', 3), host('osaka', 1, 'gateway', 1), host('osaka', 2, 'compute storage', 4), host('kyoto', 1, 'gateway', 1), host('kyoto', 2, 'compute', 4)]
 
-interface Bench { model: FederationModel, planner: Planner, call: { deny: (peer: string, method: string) => MusubiError | null, said: Array<{ peer: string, method: string }> } }
+interface Bench { model: FederationModel, planner: Planner, sent: Map<string, number>, call: { deny: (peer: string, method: string) => MusubiError | null, said: Array<{ peer: string, method: string }> } }
 
 async function bench (t: Test, plans: readonly HostPlan[] = PLANS): Promise<Bench> {
   const model = await startFederation(plans)
@@ -29,11 +29,12 @@ async function bench (t: Test, plans: readonly HostPlan[] = PLANS): Promise<Benc
     return method === 'calendar' ? await told.answer(request as never, caller) : await gateway?.quote(request as never, caller)
   }
   let ids = 0
+  const sent: Bench['sent'] = new Map()
   const planner = createPlanner({
     site: 'tokyo', call: ask as CallPeer, sites, now: () => model.clockMs, newId: () => `${(++ids).toString(16).padStart(8, '0')}-0000-4000-8000-000000000000`,
-    rttMs: peer => peer === 'peer-osaka-1' ? 20 : null, image: () => Promise.resolve(IMAGE)
+    rttMs: peer => peer === 'peer-osaka-1' ? 20 : null, sentMbit: peer => sent.get(peer) ?? null, image: () => Promise.resolve(IMAGE)
   })
-  return { model, planner, call }
+  return { model, planner, call, sent }
 }
 
 /** What create makes of the same: nodes by site, or why not. */
@@ -161,4 +162,17 @@ t.test('a site whose cache would begin with the image comes first, for clusters 
   const after = model.calls.length
   t.same(await created(model, wanted('plain', 5)), { tokyo: 2, kyoto: 3 })
   t.notOk(model.calls.slice(after).some(({ method }) => method === 'calendar'), 'nobody is asked for what would change nothing')
+})
+
+t.test('how long the image takes: by what is configured, else by what was sent, else nobody knows', async t => {
+  const times = (plan: Awaited<ReturnType<Planner['plan']>>): unknown => Object.fromEntries(plan.placement.map(({ site, wanMs, wanFrom }) => [site, [wanMs, wanFrom]]))
+  const { planner, sent } = await bench(t)
+  t.same(times(await planner.plan(wanted('demo', 9))), { tokyo: [0, 'unknown'], kyoto: [null, 'unknown'], osaka: [null, 'unknown'] })
+  sent.set('peer-osaka-1', 80)
+  // 200 MB at 80 Mbit/s, of which another site takes half
+  t.same(times(await planner.plan(wanted('demo', 9))), { tokyo: [0, 'unknown'], kyoto: [null, 'unknown'], osaka: [40_000, 'measured'] })
+  const wide = PLANS.map(plan => plan.roles.includes('gateway') && plan.site !== 'kyoto' ? { ...plan, capacity: { ...plan.capacity, bandwidthMbit: plan.site === 'tokyo' ? 400 : 100 } } : plan)
+  const other = await bench(t, wide)
+  other.sent.set('peer-osaka-1', 1)
+  t.same(times(await other.planner.plan(wanted('demo', 9))), { tokyo: [0, 'unknown'], kyoto: [null, 'unknown'], osaka: [16_000, 'configured'] }, 'what people have said comes first')
 })
