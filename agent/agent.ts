@@ -6,6 +6,7 @@ import type { Logger } from 'pino'
 import { createAvailability, HELPER_ASK_MS, HELPER_FIRST_MS } from './availability.ts'
 import { createBootClock } from './boot-clock.ts'
 import { createCalendar } from './calendar/calendar.ts'
+import { createTold } from './calendar/told.ts'
 import { createDrain } from './calendar/drain.ts'
 import { hostCapacity, retainLimitsOf, tunnelEndpointOf, type AgentConfig } from './config.ts'
 import { segmentPlans } from './api/segments.ts'
@@ -31,6 +32,7 @@ import { createRemoteHost } from './helper/client/remote.ts'
 import { createLessor, type Lessor } from './lessor/lessor.ts'
 import { createBuilder, type Builder } from './master/build.ts'
 import { createCopies, type Copy } from './master/copies.ts'
+import { factsFrom } from './images/facts.ts'
 import { openImageStore } from './images/store.ts'
 import { createMaster, type Master } from './master/master.ts'
 import { createProbe, noProbe } from './master/probe.ts'
@@ -45,6 +47,7 @@ import { bootId } from './services/proc.ts'
 import { loadIdentity } from './site/identity.ts'
 import { createSiteIssuer, type SiteIssuer } from './site/issuer.ts'
 import { callerOf, callPeerOf, logFor, serveAgent } from './serve.ts'
+import { createWanRates } from './tunnel/rates.ts'
 import { createTunnels, type Tunnels } from './tunnel/tunnels.ts'
 import type { Resources } from '../protocol/core/capacity.ts'
 import { describeError, MusubiError } from '../protocol/core/errors.ts'
@@ -55,6 +58,7 @@ import { createMesh, type Mesh } from '../protocol/mesh/mesh.ts'
 import { chainFromText, chainToText } from '../protocol/mesh/trust/base64.ts'
 import { readGrant, signGrant } from '../protocol/mesh/trust/grant.ts'
 import type { Trust } from '../protocol/mesh/trust/trust.ts'
+import { lendingOf } from '../protocol/policy/lending.ts'
 import { roomByNotice } from '../protocol/policy/preempt.ts'
 import { priceOf, quotasOf, ruleFor } from '../protocol/policy/rules.ts'
 import { createApi, listenUnix } from '../protocol/rest/server.ts'
@@ -156,6 +160,8 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     site: config.site, peer: mesh.peerId, ledger, call, refusal: () => cordon.get().cordoned ? `cordoned${cordon.get().reason === '' ? '' : `: ${cordon.get().reason}`}` : availability.blind(),
     hosts: () => directory.siteHosts()
   })
+  const wanRates = createWanRates(now)
+  const factsOf = factsFrom(openImageStore(config.imageStore))
   const gateway = isGateway ? makeGateway() : null
   const { master, builder } = isGateway ? makeMaster() : { master: null, builder: null }
 
@@ -197,7 +203,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     const b = createBuilder({ stateDir: config.stateDir, imageStore: config.imageStore, site: config.site, peerId: mesh.peerId, realImages })
     const m = createMaster({
       site: config.site, peer: mesh.peerId, call, sites: () => directory.knownSites(), store, events, log, now: ledgerNow, monotonic, newId: randomUUID,
-      builder: b, probe: realImages ? createProbe((vni, address, size) => helper.call('segment-ping', { vni, address, ...(size === undefined ? {} : { size }) }), log) : noProbe, truth: gatewayTruth, copies,
+      builder: b, image: factsOf, probe: realImages ? createProbe((vni, address, size) => helper.call('segment-ping', { vni, address, ...(size === undefined ? {} : { size }) }), log) : noProbe, truth: gatewayTruth, copies,
       heardMs: id => Math.max(ledger.heardMs(id) ?? 0, gateway?.heardMs(id) ?? 0) || null,
       jitterMs: () => Math.random() * MASTERLESS_MS / 4
     })
@@ -206,14 +212,13 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
 
   const retained = isGateway && config.drivers === 'real' ? createRetainedStores({ site: config.site, host: config.name, helper, events, limits: retainLimitsOf(config) }) : null
   function makePlanner (): Planner | null {
-    const images = openImageStore(config.imageStore)
     return !isGateway ? null : createPlanner({
-      site: config.site, call, sites: () => directory.knownSites(), now: ledgerNow, newId: randomUUID, rttMs: peer => mesh.rttMs(peer), imageBytes: async ({ image }) => (image === 'default' ? await images.newest() : await images.get(image))?.manifest.files.reduce((total, file) => total + file.sizeBytes, 0) ?? null
+      site: config.site, call, sites: () => directory.knownSites(), now: ledgerNow, newId: randomUUID, rttMs: peer => mesh.rttMs(peer), sentMbit: peer => wanRates.of(tunnelAddressFor(peer)), image: factsOf
     })
   }
 
   const siteCaches = createSiteCaches({ site: config.site, helper, masterSite: id => gateway?.list().find(record => record.clusterId === id)?.masterSite ?? null })
-  serveAgent(mesh, { lessor, gateway, calendar, ...gateway === null ? {} : { caches: siteCaches }, copies, cordon, site: config.site, callerOf: ctx => callerOf(ctx), sites: () => directory.siteAds() })
+  serveAgent(mesh, { lessor, gateway, calendar, ...gateway === null ? {} : { caches: siteCaches, told: createTold({ site: config.site, now: ledgerNow, calendar, retained: () => retained?.figures() ?? [], lending: masterSite => lendingOf(policy.get().document, config.site, masterSite, ledgerNow()) }) }, copies, cordon, site: config.site, callerOf: ctx => callerOf(ctx), sites: () => directory.siteAds() })
   const problems: string[] = []
   const view = makeView({ config, mesh, directory, ledger, reconciler, events, gateway, builder, epoch, total, started, issuer, cordon, problems: () => [...helpless(helper.problem(), availability.blind()), ...unkept(ledger), ...membership.problems(), ...issuer.problems(), ...shutOut(mesh), ...tunnels?.problems() ?? [], ...problems] })
   const api = await createApi({ title: 'Musubi agent', description: `agent of host ${config.name} at site ${config.site}`, logger: log })
@@ -319,6 +324,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
       every(COPIES_TICK_MS, 'old copies could not be dropped', () => copies.tick()),
       every(GATEWAY_TICK_MS, 'the keys of tunnels could not be looked at', () => tunnels?.tick() ?? Promise.resolve()),
       every(GATEWAY_TICK_MS, 'the gateway could not be ticked', async () => {
+        wanRates.note(reconciler.states().find(({ kind }) => kind === 'tunnel')?.detail)
         countQuotas() // a renewed certificate may give another share
         await gateway?.tick()
       })

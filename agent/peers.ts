@@ -3,8 +3,11 @@ import type { KeepAliveRequest } from '../protocol/core/messages.ts'
 import type { Filled } from '../protocol/wire/filled.ts'
 
 type Whole = { [M in MethodName]: { request: Filled<WireMethods[M]['request']>, reply: Filled<WireMethods[M]['reply']> } }
-/** Requests and replies of the lease protocol by method name, every part set but the one that may be left out. */
-export type Methods = Omit<Whole, 'keepAlive'> & { keepAlive: { request: KeepAliveRequest, reply: Whole['keepAlive']['reply'] } }
+/** Requests and replies of the lease protocol by method name, every part set but those that may be left out. */
+export type Methods = Omit<Whole, 'keepAlive' | 'calendar'> & {
+  keepAlive: { request: KeepAliveRequest, reply: Whole['keepAlive']['reply'] }
+  calendar: { request: Whole['calendar']['request'], reply: Omit<Whole['calendar']['reply'], 'lending'> & Pick<WireMethods['calendar']['reply'], 'lending'> }
+}
 export type Activate = Methods['activate']['request']
 export type HostStatus = Methods['hostStatus']['reply']
 

@@ -1,6 +1,8 @@
 import type { Logger } from 'pino'
-import type { Caller, CallPeer } from './peers.ts'
+import type { Caller, CallOptions, CallPeer, Methods } from './peers.ts'
+import type { MethodName } from '../protocol/wire/codec.ts'
 import type { Calendar } from './calendar/calendar.ts'
+import type { Told } from './calendar/told.ts'
 import type { Gateway } from './gateway/gateway.ts'
 import type { Lessor } from './lessor/lessor.ts'
 import type { Copies } from './master/copies.ts'
@@ -16,11 +18,15 @@ import type { CallContext, Mesh, MeshLog } from '../protocol/mesh/mesh.ts'
 /** Structured log lines of the mesh go to the process's log. */
 export const logFor = (log: Logger): MeshLog => (level, text, data) => { log[level](data, text) }
 
-/** The mesh's call, with every nested part of the reply checked to be there. */
-export function callPeerOf (mesh: Mesh): CallPeer {
-  return async (peer, method, request, options) => {
-    const reply = await mesh.call(peer, method, request, options)
-    return filled(reply, `reply to ${method} from ${mesh.describe(peer)}`)
+/** Only a policy that says something of times has it, and an earlier release never. */
+const MAYBE = 'lending'
+
+/** The mesh's call, with every nested part of the reply checked to be there, but for what may be left out. */
+export function callPeerOf (mesh: Pick<Mesh, 'call' | 'describe'>): CallPeer {
+  return async <M extends MethodName>(peer: string, method: M, request: Methods[M]['request'], options?: CallOptions) => {
+    const reply: object = await mesh.call(peer, method, request, options)
+    filled(Object.fromEntries(Object.entries(reply).filter(([name, value]) => name !== MAYBE || value !== null)), `reply to ${method} from ${mesh.describe(peer)}`)
+    return reply as Methods[M]['reply']
   }
 }
 
@@ -34,7 +40,9 @@ export interface ServeDeps {
   site: string
   lessor: Lessor
   gateway: Gateway | null
-  calendar?: Pick<Calendar, 'own' | 'told'>
+  calendar?: Pick<Calendar, 'own'>
+  /** left out on a host that is no gateway */
+  told?: Told
   /** left out on a host that is no gateway */
   caches?: SiteCaches
   /** of the decisions of masters of this site */
@@ -49,7 +57,7 @@ export interface ServeDeps {
  * Which peer may ask what: gateways (of any admitted site) ask gateways; hosts listen only to
  * gateways of their own site. What is asked is checked by who answers.
  */
-export function serveAgent (mesh: Mesh, { site, lessor, gateway, calendar, caches, copies, cordon, callerOf: who, sites }: ServeDeps): void {
+export function serveAgent (mesh: Mesh, { site, lessor, gateway, calendar, told, caches, copies, cordon, callerOf: who, sites }: ServeDeps): void {
   const refuse = (caller: Caller, what: string): never => {
     throw new MusubiError('FORBIDDEN', `${caller.host} of ${caller.site ?? 'the coordinators'} may not ${what} here`)
   }
@@ -73,10 +81,8 @@ export function serveAgent (mesh: Mesh, { site, lessor, gateway, calendar, cache
     mesh.serve('status', (r, c) => gateway.status(r, fromMaster(c)))
     mesh.serve('search', () => ({ sites: sites() }))
   }
-  if (calendar !== undefined) {
-    mesh.serve('hostCalendar', (r, c) => { fromOwnGateway(c, 'read the calendar of a host'); return calendar.own(r.leases) })
-    if (gateway !== null) mesh.serve('calendar', (_r, c) => { fromMaster(c); return calendar.told() })
-  }
+  if (calendar !== undefined) mesh.serve('hostCalendar', (r, c) => { fromOwnGateway(c, 'read the calendar of a host'); return calendar.own(r.leases) })
+  if (told !== undefined) mesh.serve('calendar', (r, c) => told.answer(r, fromMaster(c)))
   if (caches !== undefined) mesh.serve('cache', (r, c) => caches.answer(r, fromMaster(c)))
   // who may be master of a site's clusters is that site's affair
   mesh.serve('claim', (r, c) => lessor.claim(r, fromOwnGateway(c, 'claim clusters')))

@@ -64,7 +64,8 @@ export type CachedObjectsResource = Static<typeof CachedObjectsSchema>
 
 export const RetainedStoreSchema = Type.Object({
   id: text('store'), owner: text('site for whose clusters it is'), cluster: text('that used it last'), bytes: count('on the disk'), objects: count('0 until they are checked'),
-  lastUsedMs: count('when that cluster was removed, Unix ms'), untilMs: count('when it goes at the latest, Unix ms'), checked: Type.Boolean({ description: 'false: its bytes are being compared with their digests, and nobody gets it yet' })
+  lastUsedMs: count('when that cluster was removed, Unix ms'), untilMs: count('when it goes at the latest, Unix ms'), checked: Type.Boolean({ description: 'false: its bytes are being compared with their digests, and nobody gets it yet' }),
+  held: Type.Optional(Type.Array(Type.String(), { description: 'SHA-256 of its largest objects; none until they are checked' }))
 })
 export type RetainedStoreResource = Static<typeof RetainedStoreSchema>
 export const RetainedStoresSchema = Type.Object({

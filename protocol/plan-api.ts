@@ -27,8 +27,9 @@ export type PlanOffer = Static<typeof OfferSchema>
 const PlannedPartSchema = Type.Object({
   site: text('where'), nodes: count('of the cluster'), volumes: Type.Array(Type.String()), frontend: Type.Boolean(),
   priceMilli: orNull('as in its offer'), totalMilli: orNull('for its nodes over the term; null: the price is not known'),
-  wanBytes: orNull('of the node image, once into the cache of a site without the frontend; 0: none crosses; null: no image is known'),
-  wanMs: orNull('how long those bytes take at the bandwidth that both gateways have free; null: not known')
+  wanBytes: orNull('of the node image, once into the cache of a site without the frontend, less what that would begin with; 0: none crosses; null: no image is known'),
+  wanMs: orNull('how long those bytes take; null: not known'),
+  wanFrom: Type.Union([Type.Literal('configured'), Type.Literal('measured'), Type.Literal('unknown')], { description: 'what that time is an estimate by: the bandwidth that both gateways have free, or else the fastest that the own gateway has sent to that one within a day; unknown also where nothing crosses' })
 })
 export type PlannedPart = Static<typeof PlannedPartSchema>
 

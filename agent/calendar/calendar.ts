@@ -34,7 +34,7 @@ export interface Calendar {
   /** What the site has free over time, of hosts that take leases; `host` is the name. Questions at the same time share one look. */
   site (): Promise<SiteCalendar>
   /** The same for other sites: without names, and not longer than a message. */
-  told (): Promise<Methods['calendar']['reply']>
+  told (): Promise<Pick<Methods['calendar']['reply'], 'site' | 'nowMs' | 'hosts'>>
 }
 
 /** @returns the calendar of a host, and at a gateway that of its site */

@@ -1,6 +1,7 @@
 import type { Logger } from 'pino'
 import type { CallPeer } from '../peers.ts'
 import { createSight } from '../calendar/sight.ts'
+import type { FactsOf } from '../images/facts.ts'
 import type { EventLog } from '../events.ts'
 import { outlookOf } from '../quote/outlook.ts'
 import { createAdoption, notMaster, type AdoptionDeps } from './adopt.ts'
@@ -38,6 +39,8 @@ export interface MasterDeps {
   monotonic: () => number
   newId: () => string
   builder: Builder
+  /** what is known of an image before it is used; absent: no site is asked whether it has it */
+  image?: FactsOf
   probe: Probe
   /** what is known of gateways whatever offers say */
   truth: GatewayTruth
@@ -100,7 +103,7 @@ export function createMaster (deps: MasterDeps): Master {
   /** failures that are in the log */
   const told = new Set<string>()
   const timers: NodeJS.Timeout[] = []
-  const sight = createSight({ site: deps.site, call: deps.call, sites: deps.sites, now: deps.now })
+  const sight = createSight({ site: deps.site, call: deps.call, sites: deps.sites, now: deps.now, ...deps.image === undefined ? {} : { image: deps.image } })
   const negotiator: Negotiator = createNegotiator({
     site: deps.site, call: deps.call, sites: deps.sites, sight, store, now: deps.now, newId: deps.newId, truth: deps.truth, log, events,
     rttMs: (peer, id) => watcher.rttMs(peer, id), prepare: record => builder.prepare(record), copies: record => copies?.send(record) ?? Promise.resolve(0)
@@ -231,7 +234,7 @@ export function createMaster (deps: MasterDeps): Master {
     },
     async plan (input, when = {}) {
       const spec = parseClusterSpec(input)
-      const { placed, noStart, nearest, startMs } = await outlookOf(sight, deps.site, spec, when, deps.now())
+      const { placed, noStart, nearest, startMs } = await outlookOf(sight, deps.site, spec, when, deps.now(), (await deps.image?.(spec.image))?.digest ?? '')
       const all = 'see what is free: musubi search; what each site would answer: musubi cluster plan'
       if ('refusal' in placed || noStart !== null) {
         const why = [noStart, 'refusal' in placed ? placed.refusal : null].filter(text => text !== null).join('; ')

@@ -170,7 +170,7 @@ export function createNegotiator (deps: NegotiatorDeps): Negotiator {
   function perform (effect: MasterEffect): void {
     switch (effect.effect) {
       case 'call': void performCall(effect.callId, effect.peer, effect.ask, effect.deadlineMs); break
-      case 'look': void look(effect.clusterId, effect.calendars, effect.without); break
+      case 'look': void look(effect); break
       case 'prepare': void prepare(effect.record); break
       case 'copy': void copy(effect.record); break
       case 'note': events.add(effect.type, effect.message, effect.cluster); break
@@ -192,13 +192,14 @@ export function createNegotiator (deps: NegotiatorDeps): Negotiator {
     })
   }
 
-  async function look (clusterId: string, calendars: boolean, without: readonly string[]): Promise<void> {
+  async function look ({ clusterId, calendars, growth, without }: Extract<MasterEffect, { effect: 'look' }>): Promise<void> {
     const record = machine.records.get(clusterId)
     const sites = await measured(deps.sites().filter(({ site }) => !without.includes(site)), clusterId)
     let found: Looked = { sites }
-    if (calendars && deps.sight !== undefined && record !== undefined) {
+    if (deps.sight !== undefined && record !== undefined) {
       try {
-        found = await deps.sight.look(record, sites)
+        if (growth === true) found = { sites: await deps.sight.freeIn(deps.now(), record.endMs, sites, record) }
+        else found = calendars ? await deps.sight.look(record, sites) : { sites: await deps.sight.warm(record, sites) }
       } catch (error) {
         log.warn({ cluster: record.name, error: describeError(error) }, 'calendars could not be asked')
       }

@@ -23,16 +23,17 @@ export interface Outlook {
  * create does. Nothing is asked for.
  *
  * @param now ledger clock, Unix ms
+ * @param imageDigest of the node image; empty: there is none here
  * @throws InvalidInputError for a time that cannot be
  */
-export async function outlookOf (sight: Sight, site: string, spec: ClusterSpec, when: When, now: number): Promise<Outlook> {
+export async function outlookOf (sight: Sight, site: string, spec: ClusterSpec, when: When, now: number, imageDigest: string): Promise<Outlook> {
   const term: Term = termOf(spec, when, now)
   const termMs = term.endMs - term.startMs
-  const wish = { ...term, spec: { ...spec, termMs } }
+  const wish = { ...term, spec: { ...spec, termMs }, imageDigest }
   const { sites, startMs, nearest = '' } = await sight.look(wish)
   const begins = startMs ?? term.startMs
   return {
-    spec: wish.spec, sites, nearest, startMs: begins, endMs: begins + termMs, placed: placeAmongSites(wish.spec, sites, site),
+    spec: wish.spec, sites, nearest, startMs: begins, endMs: begins + termMs, placed: placeAmongSites(wish.spec, sites, site, imageDigest),
     noStart: term.earliest !== undefined && startMs === undefined ? `no start until ${new Date(term.earliest.latestMs).toISOString()} is known at which all of it would fit` : null
   }
 }

@@ -1,3 +1,4 @@
+import { bytesOf, type FactsOf } from '../images/facts.ts'
 import type { CallPeer } from '../peers.ts'
 import { createSight } from '../calendar/sight.ts'
 import type { When } from '../master/term.ts'
@@ -26,8 +27,10 @@ export interface PlannerDeps {
   newId: () => string
   /** to a gateway; null: not measured */
   rttMs: (peer: string) => number | null
-  /** of the node image that a cluster would have, all its files; null: there is none here */
-  imageBytes: (spec: ClusterSpec) => Promise<number | null>
+  /** the fastest that this gateway has sent to one lately, Mbit/s; null: not measured */
+  sentMbit: (peer: string) => number | null
+  /** the node image that a cluster would have */
+  image: FactsOf
 }
 
 /** Asks sites what they would answer, and says what create would do with it. Nothing is held. */
@@ -62,7 +65,7 @@ const reasonsOf = (answer: Answer): PlanOffer['reasons'] => answer.quote !== nul
 /** Whether it would not lend anything of this, to whom asks, whatever the number of nodes. */
 const lendsNothing = (answer: Answer): boolean => answer.quote === null ? !answer.older : !answer.quote.taken && answer.quote.nodes === 0 && answer.quote.reasons.some(({ code }) => code !== 'NO_CAPACITY')
 
-export function createPlanner ({ site: own, call, sites, now, newId, rttMs, imageBytes }: PlannerDeps): Planner {
+export function createPlanner ({ site: own, call, sites, now, newId, rttMs, sentMbit, image: factsOf }: PlannerDeps): Planner {
   async function ask ({ site, peer }: KnownSite, part: SitePart, { spec, startMs, endMs }: Outlook): Promise<Answer> {
     const record = newRecord({ id: newId(), spec, vni: 1, imageDigest: '', startMs, endMs }, own, now())
     const { request } = requestFor(record, part, newId(), now()) as Extract<ReturnType<typeof requestFor>, { method: 'request' }>
@@ -127,14 +130,19 @@ export function createPlanner ({ site: own, call, sites, now, newId, rttMs, imag
   }
 
   /** Each far site's cache fetches the files of the image once; those of all sites share the way out of the master's. */
-  function partOf (part: SitePart, { startMs, endMs }: Outlook, quotes: ReadonlyMap<string, Quote>, image: number | null, far: number): PlannedPart {
+  function partOf (part: SitePart, { startMs, endMs, sites: seen }: Outlook, quotes: ReadonlyMap<string, Quote>, image: number | null, far: number): PlannedPart {
     const quote = quotes.get(part.site)
-    const wanBytes = part.site === own ? 0 : image
-    const rate = Math.min(quote?.wanMbit ?? 0, (quotes.get(own)?.wanMbit ?? 0) / Math.max(1, far))
+    const known = seen.find(({ site }) => site === part.site)
+    const wanBytes = part.site === own ? 0 : image === null ? null : Math.max(0, image - (known?.warmBytes ?? 0))
+    const configured = Math.min(quote?.wanMbit ?? 0, (quotes.get(own)?.wanMbit ?? 0) / Math.max(1, far))
+    // it may have been the only one then, as now it would not be
+    const measured = known === undefined ? null : sentMbit(known.peer)
+    const rate = configured > 0 ? configured : (measured ?? 0) / Math.max(1, far)
+    const timed = wanBytes !== null && wanBytes > 0 && rate > 0
     return {
       site: part.site, nodes: part.nodes.length, volumes: part.volumes.map(({ name }) => name), frontend: part.frontend,
       priceMilli: quote?.priceMilli ?? null, totalMilli: quote === undefined ? null : priceOf(part.nodes, quote.priceMilli, endMs - startMs),
-      wanBytes, wanMs: wanBytes === 0 ? 0 : wanBytes === null || rate <= 0 ? null : Math.ceil(wanBytes * 8 / (rate * 1000))
+      wanBytes, wanMs: timed ? Math.ceil(wanBytes * 8 / (rate * 1000)) : wanBytes === 0 ? 0 : null, wanFrom: !timed ? 'unknown' : configured > 0 ? 'configured' : 'measured'
     }
   }
 
@@ -142,16 +150,16 @@ export function createPlanner ({ site: own, call, sites, now, newId, rttMs, imag
     async plan (input, when = {}, only = []) {
       const spec = parseClusterSpec(input)
       const { asked, leftOut } = named(spec, only)
+      const image = await factsOf(spec.image)
       const among = (out: ReadonlySet<string>): Promise<Outlook> => {
         const seen = asked.filter(({ site }) => !out.has(site))
-        return outlookOf(createSight({ site: own, call, sites: () => seen, now }), own, spec, when, now())
+        return outlookOf(createSight({ site: own, call, sites: () => seen, now, image: () => Promise.resolve(image) }), own, spec, when, now(), image?.digest ?? '')
       }
-      const image = imageBytes(spec).catch(() => null)
       const first = await among(new Set())
       const answers = await Promise.all(asked.map(async known => ({ known, answer: await ask(known, wholePart(first.spec, known.site, known.site === own), first) })))
       const { outlook, quotes, parts, problem } = await settle(first, new Map(answers.map(({ known, answer }) => [known.site, answer])), among)
       const far = parts.filter(({ site }) => site !== own).length
-      const size = await image
+      const size = image === null ? null : bytesOf(image)
       const placement = parts.map(part => partOf(part, outlook, quotes, size, far))
       return {
         cluster: spec.name, fits: problem === '', startMs: outlook.startMs, endMs: outlook.endMs, nodes: spec.nodes.count, leftOut,

@@ -56,8 +56,10 @@ Each site is asked for all of the cluster. NODES: how many of them it would take
 costs there; ALL FROM: when it could take all by itself; ALL NOW WITH: the largest shape of node in which it
 could take all at once. Below that is what create would ask for now, or why it would be refused.
 
-Over the WAN go the files of the node image, once to each site without the frontend; volumes stay in their
-site. The time is that of those bytes at the bandwidth that both gateways have free, "-" where they do not say.
+Over the WAN go the files of the node image, once to each site without the frontend, but for what a store of
+an earlier cluster has there (spec.cache.retain); volumes stay in their site. The time is an estimate: by the
+bandwidth that both gateways have free (configured); where they do not say, by the fastest that this gateway
+has sent to that one within a day (measured); else it is unknown.
 
 An offer is true of this moment and holds nothing: others can be faster. With --hold, sites are asked in
 earnest when it fits, as create asks them; one that refuses then is replaced, so what is held may differ from

@@ -27,7 +27,7 @@ function whyLines (offer: PlanOffer): string[] {
 function placementTable (parts: readonly PlannedPart[]): string {
   return table(['site', 'nodes', 'volumes', 'frontend', 'price', 'total', 'over the wan', 'in'], parts.map(part => [
     part.site, String(part.nodes), part.volumes.length === 0 ? '-' : part.volumes.join(','), part.frontend ? 'yes' : '-', price(part.priceMilli), total(part.totalMilli),
-    part.wanBytes === null ? 'unknown' : part.wanBytes === 0 ? '-' : bytes(part.wanBytes), part.wanBytes === 0 ? '-' : part.wanMs === null ? 'unknown' : duration(part.wanMs)
+    part.wanBytes === null ? 'unknown' : part.wanBytes === 0 ? '-' : bytes(part.wanBytes), part.wanBytes === 0 ? '-' : part.wanMs === null ? 'unknown' : `${duration(part.wanMs)} (${part.wanFrom})`
   ]))
 }
 

@@ -177,6 +177,12 @@ export const MAX_CALENDAR_HOSTS = 1024
 export const MAX_CALENDAR_STEPS = 4096
 /** ... and leases of one host, in some 250 bytes each. */
 export const MAX_CALENDAR_LEASES = 512
+/** Times at which a site says that it lends: two years of a window for each day, and some; in some 16 bytes each. */
+export const MAX_OPEN_STRETCHES = 1024
+/** Digests that a kept store tells, those of its largest objects, and that a master asks a gateway for: a node image has three files. */
+export const MAX_HELD_OBJECTS = 16
+/** How long a master waits to hear who has its node image: it only decides between sites that are alike. */
+export const WARM_DEADLINE_MS = 2_000
 /** Moments at which the placement of a cluster is tried when its earliest start is looked for. */
 export const MAX_EARLIEST_TRIES = 256
 /** How often the earliest start is looked for again when somebody else was faster. */

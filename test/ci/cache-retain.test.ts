@@ -89,6 +89,7 @@ async function main (t: Test): Promise<void> {
     await driver.remove('a.cache', signal())
     const [kept] = await checked(1)
     t.match(kept, { owner: 'tokyo', cluster: 'lab', objects: 3, checked: true, lastUsedMs: clock, untilMs: clock + 7 * DAY_MS })
+    t.same(kept?.held, [large, small, own].map(sha256), 'the largest first, by the digests of what is there')
     t.ok((kept?.bytes ?? 0) > large.length + small.length + own.length)
     t.ok((kept?.bytes ?? 0) < large.length + small.length + own.length + 10_000, 'nothing of what only its own frontend can vouch for')
     t.equal((await lstat(area)).mode & 0o777, 0o700)

@@ -7,6 +7,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { pino } from 'pino'
 import { createFakeDriver, createMemoryFakeStore, type FakeStore } from '../../agent/drivers/fake.ts'
 import { createCalendar, type Calendar } from '../../agent/calendar/calendar.ts'
+import { createTold, type Told } from '../../agent/calendar/told.ts'
+import type { ImageFacts } from '../../agent/images/facts.ts'
 import { createEventLog, type EventLog } from '../../agent/events.ts'
 import { createGateway, type Gateway } from '../../agent/gateway/gateway.ts'
 import { createLessor, type Lessor } from '../../agent/lessor/lessor.ts'
@@ -27,6 +29,9 @@ import { documentSource } from '../../protocol/core/master/growth.ts'
 import type { EpochGrant } from '../../protocol/core/messages.ts'
 import { siteCapacityOf } from '../../protocol/core/placement/site-capacity.ts'
 import type { GatewayTruth, HostTruth } from '../../protocol/core/verify.ts'
+import type { PolicyDocument } from '../../protocol/policy-api.ts'
+import { lendingOf } from '../../protocol/policy/lending.ts'
+import { checkPolicy } from '../../protocol/policy/rules.ts'
 import type { MethodName } from '../../protocol/wire/codec.ts'
 import { createMemoryStore } from '../../store/memory.ts'
 import { openLedger, type Ledger } from '../../store/ledger.ts'
@@ -52,6 +57,7 @@ export interface Life {
   lessor: Lessor
   events: EventLog
   calendar: Calendar
+  told: Told
   gateway: Gateway | null
   master: Master | null
   copies: Copies
@@ -64,6 +70,10 @@ export interface Machine extends HostPlan {
   disk: Store
   /** what "runs" on the machine: outlives the process too */
   objects: FakeStore
+  /** stores of its caches that have outlived their clusters */
+  retained: Array<{ owner: string, checked: boolean, untilMs: number, held: string[] }>
+  /** what its site lends to whom, where it is a gateway */
+  policy: PolicyDocument
   life: Life | null
   /** called before and after each write to the disk, with its keys */
   onWrite: (phase: 'before' | 'after', keys: readonly string[]) => void
@@ -130,9 +140,12 @@ function mortalStore (machine: Machine, life: Life): Store {
 }
 
 /** What a master adds to offers, without images and key files. */
+/** The one that every cluster has. */
+export const IMAGE: ImageFacts = { digest: `sha256:${sha256('image')}`, files: [{ sha256: sha256('kernel'), sizeBytes: 50_000_000 }, { sha256: sha256('root'), sizeBytes: 150_000_000 }] }
+
 function memoryBuilder (machine: Machine): Builder {
   return {
-    imageFor: () => Promise.resolve(`sha256:${sha256('image')}`),
+    imageFor: () => Promise.resolve(IMAGE.digest),
     vniFor: (clusterId, taken) => {
       let vni = parseInt(sha256(clusterId).slice(0, 6), 16) || 1
       while (taken.has(vni)) vni++
@@ -155,7 +168,7 @@ function memoryBuilder (machine: Machine): Builder {
 /** Builds the machines; every agent is started. */
 export async function startFederation (plans: readonly HostPlan[]): Promise<FederationModel> {
   const machines = new Map<string, Machine>(plans.map((plan, i) => [plan.host, {
-    ...plan, peer: `peer-${plan.host}`, underlayAddress: `192.0.2.${i + 1}`, disk: createMemoryStore(), objects: createMemoryFakeStore(), life: null,
+    ...plan, peer: `peer-${plan.host}`, underlayAddress: `192.0.2.${i + 1}`, disk: createMemoryStore(), objects: createMemoryFakeStore(), policy: {}, retained: [], life: null,
     onWrite: () => undefined, onDriver: () => undefined
   }]))
   let ids = 0
@@ -224,7 +237,7 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
     // By name, as the mesh finds them: who may call what is not what these tests are about.
     const handlers = (part: object | null): Record<string, Handler | undefined> => ({ ...part })
     const ofHost = HOST_METHODS[method]
-    const handler = method === 'hostCalendar' ? ((r: { leases: boolean }) => Promise.resolve(life.calendar.own(r.leases))) as Handler : method === 'calendar' ? () => life.calendar.told() : method === 'copy' ? ((r, c) => life.copies.keep(r as never, c)) as Handler : ofHost === undefined ? handlers(life.gateway)[method] : handlers(life.lessor)[ofHost]
+    const handler = method === 'hostCalendar' ? ((r: { leases: boolean }) => Promise.resolve(life.calendar.own(r.leases))) as Handler : method === 'calendar' ? ((r, c) => life.told.answer(r as never, c)) as Handler : method === 'copy' ? ((r, c) => life.copies.keep(r as never, c)) as Handler : ofHost === undefined ? handlers(life.gateway)[method] : handlers(life.lessor)[ofHost]
     if (handler === undefined) throw new Error(`${to.host} does not serve ${method}`)
     return structuredClone(await Promise.race([handler(ofHost === 'status' ? (request as { clusterId: string }).clusterId : request, caller), life.died]))
   }
@@ -292,8 +305,10 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
     const newId = (): string => uuidFrom(sha256(`${++ids}`))
     const isGateway = machine.roles.includes('gateway')
     life.calendar = createCalendar({ site: machine.site, peer: machine.peer, ledger: life.ledger, call, refusal: () => null, hosts: () => siteHosts(machine.site) })
+    life.told = createTold({ site: machine.site, now, calendar: life.calendar, retained: () => machine.retained, lending: masterSite => lendingOf(machine.policy, machine.site, masterSite, now()) })
     life.gateway = !isGateway ? null : createGateway({
       quota: masterSite => life.ledger.state().quotas.has(masterSite), quotes: { ledger: () => life.ledger.state(), priceMilli: () => 250 },
+      policy: { check: ask => { checkPolicy(machine.policy, machine.site, { ...ask, nowMs: now() }) } },
       site: machine.site, call, calendar: life.calendar, store, events: life.events, log: silent, now, newId, siteHosts: () => siteHosts(machine.site),
       facts: () => Promise.resolve({ host: machine.host, peer: machine.peer, underlayAddress: machine.underlayAddress, tunnelPublicKey: keyOf(machine.host), tunnelEndpoint: `${machine.underlayAddress}:51820`, tunnelAddress: gatewayTruth.tunnelAddressFor(machine.peer), chain: [] }),
       holderOf: (grant, { clusterId, masterSite, anchor }) => {
@@ -309,7 +324,7 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
     })
     life.master = !isGateway ? null : createMaster({
       // Masters try again as time goes by, also while no test lets time pass.
-      site: machine.site, peer: machine.peer, call, sites: () => knownSites(machine), store, events: life.events, log: silent, now: () => now() + Math.floor(performance.now() - begunMs), monotonic: now, newId, builder: memoryBuilder(machine), probe: noProbe, truth: gatewayTruth,
+      site: machine.site, peer: machine.peer, call, sites: () => knownSites(machine), store, events: life.events, log: silent, now: () => now() + Math.floor(performance.now() - begunMs), monotonic: now, newId, builder: memoryBuilder(machine), image: () => Promise.resolve(IMAGE), probe: noProbe, truth: gatewayTruth,
       copies: life.copies, heardMs: id => life.gateway?.heardMs(id) ?? null, jitterMs: () => 0
     })
     machine.life = life
@@ -337,10 +352,10 @@ export const host = (site: string, number: number, roles: string, vcpus: number)
 })
 
 /** A spec as users write it. */
-export const wanted = (name: string, count: number, more: { vcpus?: number, memoryMiB?: number, volumes?: object[], term?: string } = {}): object => {
-  const { volumes, term, ...nodes } = more
+export const wanted = (name: string, count: number, more: { vcpus?: number, memoryMiB?: number, volumes?: object[], term?: string, cache?: object } = {}): object => {
+  const { volumes, term, cache, ...nodes } = more
   return {
     apiVersion: 'musubi/v1', kind: 'Cluster', metadata: { name },
-    spec: { nodes: { count, vcpus: 1, memoryMiB: 512, ...nodes }, ...(volumes === undefined ? {} : { volumes }), ...(term === undefined ? {} : { term }) }
+    spec: { nodes: { count, vcpus: 1, memoryMiB: 512, ...nodes }, ...(volumes === undefined ? {} : { volumes }), ...(term === undefined ? {} : { term }), ...(cache === undefined ? {} : { cache }) }
   }
 }

@@ -1,7 +1,7 @@
 /**
  * What a host has free over time, kept as the points at which it changes. Points lie in blocks of some
- * hundred, each with what its points do together, so that a search passes a block that cannot matter in
- * one step and a change moves one block's points only. Changes at one moment are one point: a booking
+ * hundred, each with the extremes of its points, so that a search passes a block that cannot matter in
+ * one step and a change moves the points of two blocks only. Changes at one moment are one point: a booking
  * may begin where another ends.
  */
 import { type Resources, zero } from '../capacity.ts'
@@ -9,7 +9,7 @@ import type { Booking } from './free.ts'
 
 const FIELDS = ['vcpus', 'memoryMib', 'diskMib', 'volumes', 'bandwidthMbit', 'nodes'] as const satisfies ReadonlyArray<keyof Resources>
 const WIDTH = FIELDS.length
-/** Points of a full block; measured: smaller ones make the way to the first longer, larger ones each change. */
+/** Points of a full block; measured: smaller ones make the way along the blocks longer, larger ones each change. */
 const BLOCK = 256
 
 /** From `atMs` on, until the next step, so much is free. */
@@ -18,11 +18,11 @@ export interface FreeStep { atMs: number, free: Resources }
 class Block {
   count = 0
   readonly at = new Float64Array(BLOCK)
-  /** by how much each point changes each field */
-  readonly change = new Float64Array(BLOCK * WIDTH)
-  /** of all points */
-  readonly total = new Float64Array(WIDTH)
-  /** the lowest and the highest that each field comes to at a point, counted from before the block */
+  /** free before the first point, by field */
+  readonly base = new Float64Array(WIDTH)
+  /** by field and point: free from that point on, counted from `base` */
+  readonly value = new Float64Array(WIDTH * BLOCK)
+  /** the lowest and the highest that each field comes to at a point, counted from `base` */
   readonly low = new Float64Array(WIDTH)
   readonly high = new Float64Array(WIDTH)
 
@@ -39,38 +39,52 @@ class Block {
     return from
   }
 
+  /** Free in a field from a point on; before the first one for -1. */
+  free (f: number, index: number): number {
+    return (this.base[f] ?? 0) + (index < 0 ? 0 : this.value[f * BLOCK + index] ?? 0)
+  }
+
   /** Makes room for a point without effect at `index`. */
   insert (index: number, atMs: number): void {
     this.at.copyWithin(index + 1, index, this.count)
-    this.change.copyWithin((index + 1) * WIDTH, index * WIDTH, this.count * WIDTH)
     this.at[index] = atMs
-    this.change.fill(0, index * WIDTH, (index + 1) * WIDTH)
+    for (let v = index, f = 0; f < WIDTH; f++, v += BLOCK) {
+      this.value.copyWithin(v + 1, v, v + this.count - index)
+      this.value[v] = index === 0 ? 0 : this.value[v - 1] ?? 0
+    }
     this.count++
   }
 
   remove (index: number): void {
     this.at.copyWithin(index, index + 1, this.count)
-    this.change.copyWithin(index * WIDTH, (index + 1) * WIDTH, this.count * WIDTH)
+    for (let v = index, f = 0; f < WIDTH; f++, v += BLOCK) this.value.copyWithin(v, v + 1, v + this.count - index)
     this.count--
   }
 
   isIdle (index: number): boolean {
-    for (let f = 0; f < WIDTH; f++) if (this.change[index * WIDTH + f] !== 0) return false
+    for (let v = index, f = 0; f < WIDTH; f++, v += BLOCK) if (this.value[v] !== (index === 0 ? 0 : this.value[v - 1])) return false
     return true
   }
 
+  /** Changes points `from` to `until` (exclusive). */
+  shift (from: number, until: number, by: Float64Array): void {
+    for (let f = 0; f < WIDTH; f++) {
+      const more = by[f] ?? 0
+      if (more !== 0) for (let v = f * BLOCK + from, end = f * BLOCK + until; v < end; v++) this.value[v] = (this.value[v] ?? 0) + more
+    }
+  }
+
   summarise (): void {
-    const { total, low, high, change } = this
-    total.fill(0)
-    low.fill(Infinity)
-    high.fill(-Infinity)
-    for (let i = 0, c = 0; i < this.count; i++) {
-      for (let f = 0; f < WIDTH; f++, c++) {
-        const value = (total[f] ?? 0) + (change[c] ?? 0)
-        total[f] = value
-        if (value < (low[f] ?? 0)) low[f] = value
-        if (value > (high[f] ?? 0)) high[f] = value
+    for (let f = 0; f < WIDTH; f++) {
+      let low = Infinity
+      let high = -Infinity
+      for (let v = f * BLOCK, end = v + this.count; v < end; v++) {
+        const value = this.value[v] ?? 0
+        if (value < low) low = value
+        if (value > high) high = value
       }
+      this.low[f] = low
+      this.high[f] = high
     }
   }
 
@@ -79,7 +93,11 @@ class Block {
     const later = new Block()
     const half = this.count >> 1
     later.at.set(this.at.subarray(half, this.count))
-    later.change.set(this.change.subarray(half * WIDTH, this.count * WIDTH))
+    for (let f = 0, v = 0; f < WIDTH; f++, v += BLOCK) {
+      const before = this.value[v + half - 1] ?? 0
+      later.base[f] = (this.base[f] ?? 0) + before
+      for (let p = half; p < this.count; p++) later.value[v + p - half] = (this.value[v + p] ?? 0) - before
+    }
     later.count = this.count - half
     this.count = half
     this.summarise()
@@ -88,13 +106,22 @@ class Block {
   }
 }
 
+/** A point: its block, and its index in that; an index beyond the block's points is the next block's first. */
+interface Place { n: number, index: number }
+
+/** What a search wants, by field that it wants something of. */
+interface Wanted { fields: readonly number[], needs: Float64Array }
+
 const fill = (to: Float64Array, from: Resources): void => { for (const [f, field] of FIELDS.entries()) to[f] = from[field] ?? 0 }
 
-const resourcesOf = (values: Float64Array, withNodes: boolean): Resources => {
+const resourcesOf = (valueOf: (f: number) => number, withNodes: boolean): Resources => {
   const resources = zero()
-  for (const [f, field] of FIELDS.entries()) if (field !== 'nodes' || withNodes) resources[field] = values[f] ?? 0
+  for (const [f, field] of FIELDS.entries()) if (field !== 'nodes' || withNodes) resources[field] = valueOf(f)
   return resources
 }
+
+/** Whether a block, from a point of it on, has enough of all that is wanted. */
+const hasEnough = (block: Block, index: number, { fields, needs }: Wanted): boolean => fields.every(f => block.free(f, index) >= (needs[f] ?? 0))
 
 /** A host's free capacity, or what a site may still borrow, as a function of time; changed in place. */
 export class Timeline {
@@ -117,10 +144,23 @@ export class Timeline {
   /** Takes a booking back; it must have been booked exactly so. */
   unbook (booking: Booking): void { this.#change(booking, 1) }
 
-  #change ({ resources, fromMs, untilMs }: Booking, by: 1 | -1): void {
+  #change ({ resources, fromMs, untilMs }: Booking, sign: 1 | -1): void {
     if (untilMs <= fromMs) return
-    this.#add(fromMs, resources, by)
-    this.#add(untilMs, resources, by === 1 ? -1 : 1)
+    const by = Float64Array.from(FIELDS, field => sign * (resources[field] ?? 0))
+    this.#ensure(fromMs)
+    this.#ensure(untilMs)
+    const [first, last] = [this.#blockAt(fromMs), this.#blockAt(untilMs)]
+    const [begin, end] = [this.#blocks[first], this.#blocks[last]]
+    if (begin === undefined || end === undefined) return
+    begin.shift(begin.find(fromMs, true), begin === end ? begin.find(untilMs, true) : begin.count, by)
+    for (let n = first + 1; n <= last; n++) {
+      const block = this.#blocks[n]
+      if (block !== undefined) for (let f = 0; f < WIDTH; f++) block.base[f] = (block.base[f] ?? 0) + (by[f] ?? 0)
+    }
+    // what begins with the end has what it had before
+    if (begin !== end) end.shift(end.find(untilMs, true), end.count, by.map(one => -one))
+    this.#settle(last, untilMs)
+    this.#settle(first, fromMs)
   }
 
   /** The block in which a moment lies: the last that begins no later, or the first. */
@@ -135,8 +175,13 @@ export class Timeline {
     return Math.max(0, from - 1)
   }
 
-  #add (atMs: number, resources: Resources, by: 1 | -1): void {
-    if (this.#blocks.length === 0) this.#blocks.push(new Block())
+  /** Has a point at a moment, which changes nothing if it is new. */
+  #ensure (atMs: number): void {
+    if (this.#blocks.length === 0) {
+      const block = new Block()
+      block.base.set(this.#capacity)
+      this.#blocks.push(block)
+    }
     let n = this.#blockAt(atMs)
     let block = this.#blocks[n]
     if (block === undefined) return
@@ -147,116 +192,108 @@ export class Timeline {
     }
     const index = block.find(atMs, true)
     if (index === block.count || block.at[index] !== atMs) block.insert(index, atMs)
-    for (const [f, field] of FIELDS.entries()) block.change[index * WIDTH + f] = (block.change[index * WIDTH + f] ?? 0) + by * (resources[field] ?? 0)
-    if (block.isIdle(index)) block.remove(index)
+  }
+
+  /** Forgets a point that changes nothing any more. */
+  #settle (n: number, atMs: number): void {
+    const block = this.#blocks[n]
+    if (block === undefined) return
+    const index = block.find(atMs, true)
+    if (block.at[index] === atMs && index < block.count && block.isIdle(index)) block.remove(index)
     if (block.count === 0) this.#blocks.splice(n, 1)
     else block.summarise()
   }
 
-  /** Where the points after a moment begin, with what is free at that moment in `free`. */
-  #seek (atMs: number, free: Float64Array): { n: number, index: number } {
-    free.set(this.#capacity)
+  /** The first point that is later than a moment, or at it where `orAt`. */
+  #place (atMs: number, orAt: boolean): Place {
     const n = this.#blockAt(atMs)
-    for (let i = 0; i < n; i++) {
-      const block = this.#blocks[i]
-      if (block !== undefined) for (let f = 0; f < WIDTH; f++) free[f] = (free[f] ?? 0) + (block.total[f] ?? 0)
-    }
-    const block = this.#blocks[n]
-    const index = block?.find(atMs, false) ?? 0
-    if (block !== undefined) for (let c = 0; c < index * WIDTH; c++) free[c % WIDTH] = (free[c % WIDTH] ?? 0) + (block.change[c] ?? 0)
-    return { n, index }
+    return { n, index: this.#blocks[n]?.find(atMs, orAt) ?? 0 }
+  }
+
+  #freeAt ({ n, index }: Place, f: number): number {
+    return this.#blocks[n]?.free(f, index - 1) ?? this.#capacity[f] ?? 0
   }
 
   /** The least that is free at any moment of [fromMs, untilMs); below zero where more is promised than there is. */
   least (fromMs: number, untilMs: number): Resources {
-    const free = new Float64Array(WIDTH)
-    const { n, index } = this.#seek(fromMs, free)
-    const least = free.slice()
-    for (let i = n, from = index; i < this.#blocks.length; i++, from = 0) {
-      const block = this.#blocks[i]
+    const place = this.#place(fromMs, false)
+    const least = Float64Array.from(FIELDS, (_, f) => this.#freeAt(place, f))
+    for (let n = place.n, from = place.index; n < this.#blocks.length; n++, from = 0) {
+      const block = this.#blocks[n]
       if (block === undefined || (block.at[from] ?? 0) >= untilMs) break
-      const whole = from === 0 && (block.at[block.count - 1] ?? 0) < untilMs
-      if (whole) {
-        for (let f = 0; f < WIDTH; f++) {
-          least[f] = Math.min(least[f] ?? 0, (free[f] ?? 0) + (block.low[f] ?? 0))
-          free[f] = (free[f] ?? 0) + (block.total[f] ?? 0)
-        }
-        continue
-      }
-      for (let p = from; p < block.count && (block.at[p] ?? 0) < untilMs; p++) {
-        for (let f = 0; f < WIDTH; f++) {
-          const now = (free[f] ?? 0) + (block.change[p * WIDTH + f] ?? 0)
-          free[f] = now
-          least[f] = Math.min(least[f] ?? 0, now)
-        }
+      const until = (block.at[block.count - 1] ?? 0) < untilMs ? block.count : block.find(untilMs, true)
+      for (let f = 0; f < WIDTH; f++) {
+        let low = least[f] ?? 0
+        if (from === 0 && until === block.count) low = Math.min(low, (block.base[f] ?? 0) + (block.low[f] ?? 0))
+        else for (let p = from; p < until; p++) low = Math.min(low, block.free(f, p))
+        least[f] = low
       }
     }
-    return resourcesOf(least, this.#withNodes)
+    return resourcesOf(f => least[f] ?? 0, this.#withNodes)
   }
 
   /**
    * The first moment, from `fromMs` and no later than `latestMs`, from which on `need` is free for
-   * `durationMs` without a break; null when there is none. Of what is not needed nothing has to be free. One
-   * sweep with early exit: at the worst it looks at every point once.
+   * `durationMs` without a break; null when there is none. Of what is not needed nothing has to be free.
+   *
+   * Each window is looked at from its end: behind its last moment with too little is the next start that can
+   * be one, whatever is before. What is between that moment and the end is not looked at again, so at the worst every point is seen twice.
    */
   earliest (need: Resources, durationMs: number, fromMs: number, latestMs = Number.POSITIVE_INFINITY): number | null {
-    const fields = FIELDS.flatMap((field, f) => (need[field] ?? 0) > 0 ? [f] : [])
-    const wanted = new Float64Array(WIDTH)
-    fill(wanted, need)
-    const free = new Float64Array(WIDTH)
-    const { n, index } = this.#seek(fromMs, free)
-    let start = fromMs <= latestMs && fields.every(f => (free[f] ?? 0) >= (wanted[f] ?? 0)) ? fromMs : null
-    for (let i = n, from = index; i < this.#blocks.length; i++, from = 0) {
-      const block = this.#blocks[i]
-      if (block === undefined || from >= block.count) continue
-      const firstMs = block.at[from] ?? 0
-      if (start !== null ? firstMs >= start + durationMs : firstMs > latestMs) return start
-      if (from === 0 && passes(block, fields, free, wanted, start !== null)) {
-        for (const f of fields) free[f] = (free[f] ?? 0) + (block.total[f] ?? 0)
-        continue
-      }
-      const { at, change, count } = block
-      for (let p = from; p < count; p++) {
-        const atMs = at[p] ?? 0
-        if (start !== null ? atMs >= start + durationMs : atMs > latestMs) return start
-        let enough = true
-        for (let k = 0; k < fields.length; k++) {
-          const f = fields[k] ?? 0
-          const now = (free[f] ?? 0) + (change[p * WIDTH + f] ?? 0)
-          free[f] = now
-          if (now < (wanted[f] ?? 0)) enough = false
-        }
-        if (!enough) start = null
-        else start ??= atMs
-      }
+    const needs = new Float64Array(WIDTH)
+    fill(needs, need)
+    const wanted: Wanted = { fields: FIELDS.flatMap((field, f) => (need[field] ?? 0) > 0 ? [f] : []), needs }
+    let place = this.#place(fromMs, false)
+    let startMs = fromMs
+    if (!wanted.fields.every(f => this.#freeAt(place, f) >= (needs[f] ?? 0))) {
+      const next = this.#nextEnough(place, wanted)
+      if (next === null) return null
+      place = next
+      startMs = this.#blocks[next.n]?.at[next.index] ?? 0
     }
-    return start
+    while (startMs <= latestMs) {
+      const end = this.#place(startMs + durationMs, true)
+      const lack = this.#lastLack(place, end, wanted)
+      if (lack === null) return startMs
+      const next = this.#nextEnough({ n: lack.n, index: lack.index + 1 }, wanted)
+      if (next === null) return null
+      startMs = this.#blocks[next.n]?.at[next.index] ?? 0
+      // up to there it was seen to have enough
+      place = next.n > end.n || (next.n === end.n && next.index > end.index) ? next : end
+    }
+    return null
+  }
+
+  /** The first point from a place on with enough of all. */
+  #nextEnough ({ n: first, index: begin }: Place, wanted: Wanted): Place | null {
+    for (let n = first, from = begin; n < this.#blocks.length; n++, from = 0) {
+      const block = this.#blocks[n]
+      if (block === undefined || wanted.fields.some(f => (block.base[f] ?? 0) + (block.high[f] ?? 0) < (wanted.needs[f] ?? 0))) continue
+      for (let index = from; index < block.count; index++) if (hasEnough(block, index, wanted)) return { n, index }
+    }
+    return null
+  }
+
+  /** The last point of [from, until) with too little of something. */
+  #lastLack (from: Place, until: Place, wanted: Wanted): Place | null {
+    for (let n = until.n; n >= from.n; n--) {
+      const block = this.#blocks[n]
+      if (block === undefined || wanted.fields.every(f => (block.base[f] ?? 0) + (block.low[f] ?? 0) >= (wanted.needs[f] ?? 0))) continue
+      const least = n === from.n ? from.index : 0
+      for (let index = (n === until.n ? until.index : block.count) - 1; index >= least; index--) if (!hasEnough(block, index, wanted)) return { n, index }
+    }
+    return null
   }
 
   /** Everything from a moment on, as steps; the first holds from `fromMs`. */
   steps (fromMs: number): FreeStep[] {
-    const free = new Float64Array(WIDTH)
-    const { n, index } = this.#seek(fromMs, free)
-    const steps: FreeStep[] = [{ atMs: fromMs, free: resourcesOf(free, this.#withNodes) }]
-    for (let i = n, from = index; i < this.#blocks.length; i++, from = 0) {
-      const block = this.#blocks[i]
+    const place = this.#place(fromMs, false)
+    const steps: FreeStep[] = [{ atMs: fromMs, free: resourcesOf(f => this.#freeAt(place, f), this.#withNodes) }]
+    for (let n = place.n, from = place.index; n < this.#blocks.length; n++, from = 0) {
+      const block = this.#blocks[n]
       if (block === undefined) continue
-      for (let p = from; p < block.count; p++) {
-        for (let f = 0; f < WIDTH; f++) free[f] = (free[f] ?? 0) + (block.change[p * WIDTH + f] ?? 0)
-        steps.push({ atMs: block.at[p] ?? 0, free: resourcesOf(free, this.#withNodes) })
-      }
+      for (let p = from; p < block.count; p++) steps.push({ atMs: block.at[p] ?? 0, free: resourcesOf(f => block.free(f, p), this.#withNodes) })
     }
     return steps
   }
-}
-
-/** Whether nothing changes in a block for a search: all of its points have enough, or none has. */
-function passes (block: Block, fields: readonly number[], free: Float64Array, wanted: Float64Array, running: boolean): boolean {
-  for (const f of fields) {
-    const before = free[f] ?? 0
-    const needed = wanted[f] ?? 0
-    if (running && before + (block.low[f] ?? 0) < needed) return false
-    if (!running && before + (block.high[f] ?? 0) < needed) return true
-  }
-  return running
 }

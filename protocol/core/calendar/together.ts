@@ -1,11 +1,13 @@
 /** When several hosts, of one site or of several, could take something together. Pure; a hint, as hosts alone promise. */
 import { type Resources, min, zero } from '../capacity.ts'
 import { MAX_CALENDAR_HOSTS } from '../limits.ts'
+import type { Starts } from './lending.ts'
 import type { FreeStep } from './timeline.ts'
 
 /** What one host has free over time; `host` need not be its name. */
 export interface HostCalendar { host: string, roles: readonly string[], steps: readonly FreeStep[] }
-export interface SiteCalendar { site: string, hosts: readonly HostCalendar[] }
+/** `starts`: when something of the duration that is asked about may begin there, in order; absent: at any time */
+export interface SiteCalendar { site: string, hosts: readonly HostCalendar[], starts?: readonly Starts[] }
 
 /** What makes a calendar that somebody sent unusable; null: nothing. Searches rely on steps that go forward. */
 export function calendarProblem (hosts: readonly HostCalendar[]): string | null {
@@ -128,6 +130,13 @@ class Due {
   }
 }
 
+/** Whether something may begin at a moment, and when that is next another. */
+function gateAt (starts: readonly Starts[], atMs: number): { open: boolean, untilMs: number } {
+  const next = starts.find(({ lastMs }) => lastMs >= atMs)
+  if (next === undefined) return { open: false, untilMs: Infinity }
+  return next.fromMs > atMs ? { open: false, untilMs: next.fromMs } : { open: true, untilMs: next.lastMs + 1 }
+}
+
 export interface TogetherAsk {
   fromMs: number
   /** no start after it */
@@ -148,7 +157,7 @@ export interface TogetherAsk {
  * The earliest moment from which on all of it could be placed, at once, for the whole duration.
  *
  * What a host offers in a window grows only when the window leaves a busy moment behind: only such moments
- * are looked at, in order, and `fits`, which is dear, is asked only where the hosts together have
+ * and those at which a site opens are looked at, in order, and `fits`, which is dear, is asked only where the hosts together have
  * room for that many nodes.
  *
  * @returns null when there is none until `latestMs`, or `tries` are used up
@@ -156,23 +165,36 @@ export interface TogetherAsk {
 export function earliestTogether (sites: readonly SiteCalendar[], ask: TogetherAsk): number | null {
   const { fromMs, latestMs, durationMs } = ask
   const tracks: Track[] = []
-  /** by track: whether it counts nodes */
+  /** by track: whether it counts nodes, and its site */
   const counts: boolean[] = []
-  for (const { hosts } of sites) {
+  const siteOf: number[] = []
+  for (const [n, { hosts }] of sites.entries()) {
     for (const { roles, steps } of hosts) {
       const figures = [...roles.includes('compute') ? [ask.nodesIn] : [], ...ask.watch.filter(({ role }) => roles.includes(role)).map(({ figure }) => figure)]
       for (const figure of figures) {
         tracks.push(trackOf(steps, figure, fromMs))
         counts.push(figure === ask.nodesIn)
+        siteOf.push(n)
       }
     }
   }
-  const due = new Due(tracks.length)
+  const due = new Due(tracks.length + sites.length)
+  /** by site: nodes that its hosts take, which count while it is open */
+  const roomAt = new Float64Array(sites.length)
+  const open = sites.map(() => true)
   let room = 0
   for (const [i, track] of tracks.entries()) {
     slide(track, fromMs, fromMs + durationMs)
-    if (counts[i] === true) room += Math.max(0, track.current)
+    if (counts[i] === true) roomAt[siteOf[i] ?? 0] = (roomAt[siteOf[i] ?? 0] ?? 0) + Math.max(0, track.current)
     due.push(i, nextMs(track, durationMs))
+  }
+  for (const [n, { starts }] of sites.entries()) {
+    if (starts !== undefined) {
+      const gate = gateAt(starts, fromMs)
+      open[n] = gate.open
+      due.push(tracks.length + n, gate.untilMs)
+    }
+    if (open[n] === true) room += roomAt[n] ?? 0
   }
   let tries = ask.tries
   for (let startMs = fromMs, risen = true; ;) {
@@ -188,11 +210,22 @@ export function earliestTogether (sites: readonly SiteCalendar[], ask: TogetherA
     for (let i = due.first; i !== undefined && due.time(i) <= startMs; i = due.first) {
       due.pop()
       const track = tracks[i]
-      if (track === undefined) continue
+      if (track === undefined) {
+        const n = i - tracks.length
+        const gate = gateAt(sites[n]?.starts ?? [], startMs)
+        if (gate.open !== open[n]) room += (gate.open ? 1 : -1) * (roomAt[n] ?? 0)
+        risen ||= gate.open
+        open[n] = gate.open
+        due.push(i, gate.untilMs)
+        continue
+      }
       const before = track.current
       slide(track, startMs, startMs + durationMs)
-      if (counts[i] === true) room += Math.max(0, track.current) - Math.max(0, before)
-      risen ||= track.current > before
+      const n = siteOf[i] ?? 0
+      const more = counts[i] === true ? Math.max(0, track.current) - Math.max(0, before) : 0
+      roomAt[n] = (roomAt[n] ?? 0) + more
+      if (open[n] === true) room += more
+      risen ||= open[n] === true && track.current > before
       const then = nextMs(track, durationMs)
       // always so where steps are in order; a track that would stand still is left
       if (then > startMs) due.push(i, then)

@@ -82,7 +82,7 @@ export function grow (turn: Turn, clusterId: string, count: number, id: string):
   }
   begin(turn, record, 'grow', id, record.endMs, count)
   turn.work(clusterId).looking = true
-  turn.effects.push({ effect: 'look', clusterId, calendars: false, without: [] })
+  turn.effects.push({ effect: 'look', clusterId, calendars: true, growth: true, without: [] })
 }
 
 /** Asks sites for the nodes of a growth. @param id fresh, for idempotency keys */

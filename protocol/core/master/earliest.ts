@@ -1,5 +1,6 @@
 /** Where and when a cluster would fit, from what sites say of their calendars. Nothing of it is promised. */
 import { type Resources, fits, timesFitting } from '../capacity.ts'
+import { type Lending, closedFor, startsIn } from '../calendar/lending.ts'
 import { type HostCalendar, type SiteCalendar, type TogetherAsk, earliestTogether, leastIn } from '../calendar/together.ts'
 import { MAX_EARLIEST_TRIES, MAX_TERM_MS } from '../limits.ts'
 import { placeAmongSites } from '../placement/among-sites.ts'
@@ -8,13 +9,18 @@ import { type SiteCapacity, siteCapacityOf } from '../placement/site-capacity.ts
 import type { ClusterSpec } from '../spec.ts'
 
 /** A site that can be asked, with its calendar; null: it said nothing, and what it advertises is taken for all of the time. */
-export type SiteOverTime<T extends SiteCapacity> = T & { calendar: readonly HostCalendar[] | null }
+export type SiteOverTime<T extends SiteCapacity> = T & { calendar: readonly HostCalendar[] | null, lending?: Lending }
 
-/** What each site has free in the whole of [fromMs, untilMs). */
+/** What each site has free in the whole of [fromMs, untilMs), and whether it lends then. */
 export function inWindow<T extends SiteCapacity> (sites: ReadonlyArray<SiteOverTime<T>>, fromMs: number, untilMs: number): T[] {
-  return sites.map(({ calendar, ...site }) => calendar === null
+  return sites.map(({ calendar, lending, ...site }) => calendar === null
     ? site as unknown as T
-    : { ...site as unknown as T, ...siteCapacityOf(site.site, calendar.map(({ host, roles, steps }) => ({ host, roles, free: leastIn(steps, fromMs, untilMs) }))) })
+    : { ...site as unknown as T, ...closedIn(lending, fromMs, untilMs), ...siteCapacityOf(site.site, calendar.map(({ host, roles, steps }) => ({ host, roles, free: leastIn(steps, fromMs, untilMs) }))) })
+}
+
+function closedIn (lending: Lending | undefined, fromMs: number, untilMs: number): { closed?: string } {
+  const closed = lending === undefined ? null : closedFor(lending, fromMs, untilMs)
+  return closed === null ? {} : { closed }
 }
 
 /** What a site advertises, as a calendar in which nothing changes. */
@@ -37,7 +43,7 @@ export function earliestStart<T extends SiteCapacity> (spec: ClusterSpec, sites:
   const { onlySites, notSites } = spec.placement ?? {}
   // Room where no node may go is no reason to try.
   const allowed = sites.filter(({ site }) => site === masterSite || (onlySites?.includes(site) !== false && notSites?.includes(site) !== true))
-  const calendars = allowed.map((site): SiteCalendar => ({ site: site.site, hosts: site.calendar ?? constant(site) }))
+  const calendars = allowed.map((site): SiteCalendar => ({ site: site.site, hosts: site.calendar ?? constant(site), ...site.lending === undefined ? {} : { starts: startsIn(site.lending, spec.termMs) } }))
   return earliestTogether(calendars, {
     fromMs, latestMs, durationMs: spec.termMs, nodes: spec.nodes.count, nodesIn: free => Math.min(spec.placement?.maxNodesPerHost ?? Infinity, timesFitting(need, free)), watch, tries: MAX_EARLIEST_TRIES,
     fits: startMs => !('refusal' in placeAmongSites(spec, inWindow(sites, startMs, startMs + spec.termMs), masterSite))

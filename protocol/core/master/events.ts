@@ -63,8 +63,8 @@ export type MasterEffect =
   | { effect: 'save', record: MasterRecord }
   | { effect: 'forget', clusterId: string }
   | { effect: 'call', callId: number, peer: string, ask: LenderAsk, deadlineMs: number }
-  /** asks for the sites in view but those of `without`; `calendars`: as they are in the time that the cluster is wanted for, not now */
-  | { effect: 'look', clusterId: string, calendars: boolean, without: readonly string[] }
+  /** asks for the sites in view but those of `without`; `calendars`: as they are in the time that the cluster is wanted for, not now; `growth`: in what is left of its term */
+  | { effect: 'look', clusterId: string, calendars: boolean, growth?: true, without: readonly string[] }
   /** asks for document and secrets (of an amendment: the next document) */
   | { effect: 'prepare', record: MasterRecord }
   /** asks other agents of the site to keep the record */

@@ -36,6 +36,7 @@ export function ruledOut (site: SiteCapacity, { terms, master }: Asked, member =
   if (onlySites !== undefined && !onlySites.includes(site.site)) reasons.push(`nodes are for ${onlySites.join(', ')} only`)
   if (notSites?.includes(site.site) === true) reasons.push('it is to have no nodes')
   if (site === master) return reasons
+  if (site.closed !== undefined) reasons.push(site.closed)
   if (maxRttMs !== undefined && site.rttMs === undefined) reasons.push(`its RTT is not known, ${maxRttMs} ms is the most`)
   else if (maxRttMs !== undefined && (site.rttMs ?? 0) > maxRttMs) reasons.push(`its RTT of ${ms(site.rttMs ?? 0)} is above ${maxRttMs} ms`)
   if (maxPriceMilli !== undefined && site.priceMilli === undefined) reasons.push(`its price is not known, ${money(maxPriceMilli)} is the most`)

@@ -20,8 +20,12 @@ export interface SiteCapacity {
   priceMilli?: number
   /** of the WAN of the gateway that is asked, what nobody has reserved; absent or 0: it does not say */
   wanFreeMbit?: number
-  /** digests of node images that a cache here would have without fetching them; absent: it does not say */
+  /** why it would not lend in the time that is wanted, whatever is free; absent: nothing is known to be in the way */
+  closed?: string
+  /** digests of node images that a cache here would have without fetching them, or most of their bytes; absent: it does not say */
   warmImages?: readonly string[]
+  /** of the files of the image that was asked about, those that it would have; absent: it does not say */
+  warmBytes?: number
 }
 
 /** Folds the hosts of a site into what `placeAmongSites` and advertisements use. */

@@ -85,6 +85,8 @@ export declare const musubi: {
     HostCalendarReply: StaticCodec
     CalendarRequest: StaticCodec
     CalendarHost: StaticCodec
+    Stretch: StaticCodec
+    Lending: StaticCodec
     CalendarReply: StaticCodec
     QuoteRequest: StaticCodec
     QuoteReason: StaticCodec

@@ -9531,6 +9531,7 @@ export const musubi = $root.musubi = (() => {
         v1.CalendarRequest = (function() {
 
             const CalendarRequest = function (properties) {
+                this.objects = [];
                 if (properties)
                     for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
                         if (properties[keys[i]] != null && keys[i] !== "__proto__")
@@ -9538,6 +9539,16 @@ export const musubi = $root.musubi = (() => {
             };
 
             CalendarRequest.prototype.sentMs = 0;
+            CalendarRequest.prototype.objects = $util.emptyArray;
+            CalendarRequest.prototype.onlyObjects = null;
+
+            let $oneOfFields;
+
+            // Virtual OneOf for proto3 optional field
+            $Object.defineProperty(CalendarRequest.prototype, "_onlyObjects", {
+                get: $util.oneOfGetter($oneOfFields = ["onlyObjects"]),
+                set: $util.oneOfSetter($oneOfFields)
+            });
 
             CalendarRequest.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -9548,6 +9559,11 @@ export const musubi = $root.musubi = (() => {
                     throw $Error("max depth exceeded");
                 if (message.sentMs != null && $Object.hasOwnProperty.call(message, "sentMs") && (typeof message.sentMs === "object" ? message.sentMs.low || message.sentMs.high : message.sentMs !== 0))
                     writer.uint32(8).uint64(message.sentMs);
+                if (message.objects != null && message.objects.length)
+                    for (let i = 0; i < message.objects.length; ++i)
+                        writer.uint32(82).string(message.objects[i]);
+                if (message.onlyObjects != null && $Object.hasOwnProperty.call(message, "onlyObjects"))
+                    writer.uint32(88).bool(message.onlyObjects);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -9588,6 +9604,21 @@ export const musubi = $root.musubi = (() => {
                                 message.sentMs = value;
                             else
                                 delete message.sentMs;
+                            continue;
+                        }
+                    case 10: {
+                            if (wireType !== 2)
+                                break;
+                            if (!(message.objects && message.objects.length))
+                                message.objects = [];
+                            message.objects.push(reader.stringVerify());
+                            continue;
+                        }
+                    case 11: {
+                            if (wireType !== 0)
+                                break;
+                            message.onlyObjects = reader.bool();
+                            message._onlyObjects = "onlyObjects";
                             continue;
                         }
                     }
@@ -9706,10 +9737,236 @@ export const musubi = $root.musubi = (() => {
             return CalendarHost;
         })();
 
+        v1.Stretch = (function() {
+
+            const Stretch = function (properties) {
+                if (properties)
+                    for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                        if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                            this[keys[i]] = properties[keys[i]];
+            };
+
+            Stretch.prototype.fromMs = 0;
+            Stretch.prototype.untilMs = 0;
+
+            Stretch.encode = function (message, writer, _depth) {
+                if (!writer)
+                    writer = $Writer.create();
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $util.recursionLimit)
+                    throw $Error("max depth exceeded");
+                if (message.fromMs != null && $Object.hasOwnProperty.call(message, "fromMs") && (typeof message.fromMs === "object" ? message.fromMs.low || message.fromMs.high : message.fromMs !== 0))
+                    writer.uint32(8).uint64(message.fromMs);
+                if (message.untilMs != null && $Object.hasOwnProperty.call(message, "untilMs") && (typeof message.untilMs === "object" ? message.untilMs.low || message.untilMs.high : message.untilMs !== 0))
+                    writer.uint32(16).uint64(message.untilMs);
+                if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                    for (let i = 0; i < message.$unknowns.length; ++i)
+                        writer.raw(message.$unknowns[i]);
+                return writer;
+            };
+
+            Stretch.decode = function (reader, length, _end, _depth, _target) {
+                if (!(reader instanceof $Reader))
+                    reader = $Reader.create(reader);
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $Reader.recursionLimit)
+                    throw $Error("max depth exceeded");
+                let end, message, value;
+                if (length === $undefined)
+                    end = reader.len;
+                else {
+                    end = reader.pos + length;
+                    if (end > reader.len)
+                        throw $RangeError("index out of range");
+                    length = reader.len;
+                    reader.len = end;
+                }
+                message = _target || new $root.musubi.v1.Stretch();
+                while (reader.pos < end) {
+                    let start = reader.pos;
+                    let tag = reader.tag();
+                    if (tag === _end) {
+                        _end = $undefined;
+                        break;
+                    }
+                    let wireType = tag & 7;
+                    switch (tag >>>= 3) {
+                    case 1: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.fromMs = value;
+                            else
+                                delete message.fromMs;
+                            continue;
+                        }
+                    case 2: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.untilMs = value;
+                            else
+                                delete message.untilMs;
+                            continue;
+                        }
+                    }
+                    reader.skipType(wireType, _depth, tag);
+                    if (!reader.discardUnknown) {
+                        $util.makeProp(message, "$unknowns", false);
+                        (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                    }
+                }
+                if (length !== $undefined) {
+                    if (reader.pos !== end)
+                        throw $RangeError("index out of range");
+                    reader.len = length;
+                }
+                if (_end !== $undefined)
+                    throw $Error("missing end group");
+                return message;
+            };
+
+            return Stretch;
+        })();
+
+        v1.Lending = (function() {
+
+            const Lending = function (properties) {
+                this.open = [];
+                if (properties)
+                    for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                        if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                            this[keys[i]] = properties[keys[i]];
+            };
+
+            Lending.prototype.windows = false;
+            Lending.prototype.open = $util.emptyArray;
+            Lending.prototype.knownUntilMs = 0;
+            Lending.prototype.longestMs = 0;
+            Lending.prototype.latestStartMs = 0;
+
+            Lending.encode = function (message, writer, _depth) {
+                if (!writer)
+                    writer = $Writer.create();
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $util.recursionLimit)
+                    throw $Error("max depth exceeded");
+                if (message.windows != null && $Object.hasOwnProperty.call(message, "windows") && message.windows !== false)
+                    writer.uint32(8).bool(message.windows);
+                if (message.open != null && message.open.length)
+                    for (let i = 0; i < message.open.length; ++i)
+                        $root.musubi.v1.Stretch.encode(message.open[i], writer.uint32(18).fork(), _depth + 1).ldelim();
+                if (message.knownUntilMs != null && $Object.hasOwnProperty.call(message, "knownUntilMs") && (typeof message.knownUntilMs === "object" ? message.knownUntilMs.low || message.knownUntilMs.high : message.knownUntilMs !== 0))
+                    writer.uint32(24).uint64(message.knownUntilMs);
+                if (message.longestMs != null && $Object.hasOwnProperty.call(message, "longestMs") && (typeof message.longestMs === "object" ? message.longestMs.low || message.longestMs.high : message.longestMs !== 0))
+                    writer.uint32(32).uint64(message.longestMs);
+                if (message.latestStartMs != null && $Object.hasOwnProperty.call(message, "latestStartMs") && (typeof message.latestStartMs === "object" ? message.latestStartMs.low || message.latestStartMs.high : message.latestStartMs !== 0))
+                    writer.uint32(40).uint64(message.latestStartMs);
+                if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                    for (let i = 0; i < message.$unknowns.length; ++i)
+                        writer.raw(message.$unknowns[i]);
+                return writer;
+            };
+
+            Lending.decode = function (reader, length, _end, _depth, _target) {
+                if (!(reader instanceof $Reader))
+                    reader = $Reader.create(reader);
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $Reader.recursionLimit)
+                    throw $Error("max depth exceeded");
+                let end, message, value;
+                if (length === $undefined)
+                    end = reader.len;
+                else {
+                    end = reader.pos + length;
+                    if (end > reader.len)
+                        throw $RangeError("index out of range");
+                    length = reader.len;
+                    reader.len = end;
+                }
+                message = _target || new $root.musubi.v1.Lending();
+                while (reader.pos < end) {
+                    let start = reader.pos;
+                    let tag = reader.tag();
+                    if (tag === _end) {
+                        _end = $undefined;
+                        break;
+                    }
+                    let wireType = tag & 7;
+                    switch (tag >>>= 3) {
+                    case 1: {
+                            if (wireType !== 0)
+                                break;
+                            if (value = reader.bool())
+                                message.windows = value;
+                            else
+                                delete message.windows;
+                            continue;
+                        }
+                    case 2: {
+                            if (wireType !== 2)
+                                break;
+                            if (!(message.open && message.open.length))
+                                message.open = [];
+                            message.open.push($root.musubi.v1.Stretch.decode(reader, reader.size(), $undefined, _depth + 1));
+                            continue;
+                        }
+                    case 3: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.knownUntilMs = value;
+                            else
+                                delete message.knownUntilMs;
+                            continue;
+                        }
+                    case 4: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.longestMs = value;
+                            else
+                                delete message.longestMs;
+                            continue;
+                        }
+                    case 5: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.latestStartMs = value;
+                            else
+                                delete message.latestStartMs;
+                            continue;
+                        }
+                    }
+                    reader.skipType(wireType, _depth, tag);
+                    if (!reader.discardUnknown) {
+                        $util.makeProp(message, "$unknowns", false);
+                        (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                    }
+                }
+                if (length !== $undefined) {
+                    if (reader.pos !== end)
+                        throw $RangeError("index out of range");
+                    reader.len = length;
+                }
+                if (_end !== $undefined)
+                    throw $Error("missing end group");
+                return message;
+            };
+
+            return Lending;
+        })();
+
         v1.CalendarReply = (function() {
 
             const CalendarReply = function (properties) {
                 this.hosts = [];
+                this.held = [];
                 if (properties)
                     for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
                         if (properties[keys[i]] != null && keys[i] !== "__proto__")
@@ -9719,6 +9976,8 @@ export const musubi = $root.musubi = (() => {
             CalendarReply.prototype.site = "";
             CalendarReply.prototype.nowMs = 0;
             CalendarReply.prototype.hosts = $util.emptyArray;
+            CalendarReply.prototype.held = $util.emptyArray;
+            CalendarReply.prototype.lending = null;
 
             CalendarReply.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -9734,6 +9993,11 @@ export const musubi = $root.musubi = (() => {
                 if (message.hosts != null && message.hosts.length)
                     for (let i = 0; i < message.hosts.length; ++i)
                         $root.musubi.v1.CalendarHost.encode(message.hosts[i], writer.uint32(26).fork(), _depth + 1).ldelim();
+                if (message.held != null && message.held.length)
+                    for (let i = 0; i < message.held.length; ++i)
+                        writer.uint32(82).string(message.held[i]);
+                if (message.lending != null && $Object.hasOwnProperty.call(message, "lending"))
+                    $root.musubi.v1.Lending.encode(message.lending, writer.uint32(90).fork(), _depth + 1).ldelim();
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -9791,6 +10055,20 @@ export const musubi = $root.musubi = (() => {
                             if (!(message.hosts && message.hosts.length))
                                 message.hosts = [];
                             message.hosts.push($root.musubi.v1.CalendarHost.decode(reader, reader.size(), $undefined, _depth + 1));
+                            continue;
+                        }
+                    case 10: {
+                            if (wireType !== 2)
+                                break;
+                            if (!(message.held && message.held.length))
+                                message.held = [];
+                            message.held.push(reader.stringVerify());
+                            continue;
+                        }
+                    case 11: {
+                            if (wireType !== 2)
+                                break;
+                            message.lending = $root.musubi.v1.Lending.decode(reader, reader.size(), $undefined, _depth + 1, message.lending);
                             continue;
                         }
                     }

@@ -582,6 +582,8 @@ export interface HostCalendarReply {
 
 export interface CalendarRequest {
   sentMs: number
+  objects: string[]
+  onlyObjects?: boolean
 }
 
 export interface CalendarHost {
@@ -589,10 +591,25 @@ export interface CalendarHost {
   steps: CalendarStep[]
 }
 
+export interface Stretch {
+  fromMs: number
+  untilMs: number
+}
+
+export interface Lending {
+  windows: boolean
+  open: Stretch[]
+  knownUntilMs: number
+  longestMs: number
+  latestStartMs: number
+}
+
 export interface CalendarReply {
   site: string
   nowMs: number
   hosts: CalendarHost[]
+  held: string[]
+  lending: Lending | null
 }
 
 export interface QuoteRequest {
@@ -868,6 +885,8 @@ export interface Messages {
   HostCalendarReply: HostCalendarReply
   CalendarRequest: CalendarRequest
   CalendarHost: CalendarHost
+  Stretch: Stretch
+  Lending: Lending
   CalendarReply: CalendarReply
   QuoteRequest: QuoteRequest
   QuoteReason: QuoteReason
@@ -1427,16 +1446,31 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'leftOut', id: 6, type: 'uint32', repeated: false }
   ],
   CalendarRequest: [
-    { name: 'sentMs', id: 1, type: 'uint64', repeated: false }
+    { name: 'sentMs', id: 1, type: 'uint64', repeated: false },
+    { name: 'objects', id: 10, type: 'string', repeated: true },
+    { name: 'onlyObjects', id: 11, type: 'bool', repeated: false, optional: true }
   ],
   CalendarHost: [
     { name: 'roles', id: 1, type: 'string', repeated: true },
     { name: 'steps', id: 2, type: 'CalendarStep', repeated: true }
   ],
+  Stretch: [
+    { name: 'fromMs', id: 1, type: 'uint64', repeated: false },
+    { name: 'untilMs', id: 2, type: 'uint64', repeated: false }
+  ],
+  Lending: [
+    { name: 'windows', id: 1, type: 'bool', repeated: false },
+    { name: 'open', id: 2, type: 'Stretch', repeated: true },
+    { name: 'knownUntilMs', id: 3, type: 'uint64', repeated: false },
+    { name: 'longestMs', id: 4, type: 'uint64', repeated: false },
+    { name: 'latestStartMs', id: 5, type: 'uint64', repeated: false }
+  ],
   CalendarReply: [
     { name: 'site', id: 1, type: 'string', repeated: false },
     { name: 'nowMs', id: 2, type: 'uint64', repeated: false },
-    { name: 'hosts', id: 3, type: 'CalendarHost', repeated: true }
+    { name: 'hosts', id: 3, type: 'CalendarHost', repeated: true },
+    { name: 'held', id: 10, type: 'string', repeated: true },
+    { name: 'lending', id: 11, type: 'Lending', repeated: false }
   ],
   QuoteRequest: [
     { name: 'request', id: 1, type: 'Request', repeated: false }

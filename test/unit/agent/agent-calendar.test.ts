@@ -1,6 +1,7 @@
 /** Calendars of hosts and sites, drains, and that a cordoned host gets nothing new, whenever it would start. */
 import t from 'tap'
 import { createCalendar } from '../../../agent/calendar/calendar.ts'
+import { createTold } from '../../../agent/calendar/told.ts'
 import { createDrain } from '../../../agent/calendar/drain.ts'
 import { createCordon } from '../../../agent/cordon.ts'
 import { createEventLog } from '../../../agent/events.ts'
@@ -8,7 +9,7 @@ import { createLessor } from '../../../agent/lessor/lessor.ts'
 import type { CallPeer, Methods } from '../../../agent/peers.ts'
 import { addCalendarRoutes } from '../../../agent/api/calendar-routes.ts'
 import { UnreachableError } from '../../../protocol/core/errors.ts'
-import { MAX_CALENDAR_LEASES } from '../../../protocol/core/limits.ts'
+import { MAX_CALENDAR_LEASES, MAX_HELD_OBJECTS } from '../../../protocol/core/limits.ts'
 import type { HoldItem, HoldRequest } from '../../../protocol/core/messages.ts'
 import { createApi } from '../../../protocol/rest/server.ts'
 import { openLedger, type Ledger } from '../../../store/ledger.ts'
@@ -127,4 +128,20 @@ t.test('over REST: the own calendar in a span, the site on a gateway, a drain', 
   t.match((await get('/v1/hosts/osaka-1/drain')).body, { cordoned: false, leases: [{ cluster: 'c2' }, { cluster: 'c1', advice: /decided within a minute/ }] })
   const posted = await api.inject({ method: 'POST', url: '/v1/hosts/osaka-1/drain', payload: { reason: 'x' } })
   t.equal(posted.statusCode, 200)
+})
+
+t.test('who has the image of a cluster is told to the site that left it there, and to no other', async t => {
+  const [one = '', two = '', three = ''] = ['1', '2', '3'].map(digit => digit.repeat(64))
+  const stores = [
+    { owner: 'tokyo', checked: false, untilMs: T0 + HOUR, held: [three] }, { owner: 'tokyo', checked: true, untilMs: T0 + HOUR, held: [one] },
+    { owner: 'tokyo', checked: true, untilMs: T0 + HOUR, held: [two] }, { owner: 'kyoto', checked: true, untilMs: T0 + HOUR, held: [two] }, { owner: 'nara', checked: true, untilMs: T0, held: [one] }
+  ]
+  const told = createTold({ site: 'osaka', now: () => T0, retained: () => stores, calendar: { told: () => Promise.resolve({ site: 'osaka', nowMs: T0, hosts: [{ roles: ['compute'], steps: [] }] }) } })
+  const held = async (objects: string[], site: string | null): Promise<string[]> => (await told.answer({ sentMs: T0, objects, onlyObjects: true }, { site })).held
+  t.same(await held([one, two, three, one], 'tokyo'), [one], 'of the store that its next cluster gets, which is the last one that was checked')
+  t.same(await held([one, two, three], 'kyoto'), [two])
+  for (const site of ['nara', 'osaka', '', null]) t.same(await held([one, two, three], site), [], String(site))
+  t.match(await told.answer({ sentMs: T0, objects: [one] }, { site: 'tokyo' }), { hosts: [{ roles: ['compute'] }], held: [one] }, 'beside the calendar')
+  t.same((await told.answer({ sentMs: T0, objects: [], onlyObjects: true }, { site: 'tokyo' })).hosts, [])
+  for (const objects of [['x'], [one.toUpperCase().replaceAll('1', 'A')], [`${one}1`], Array.from({ length: MAX_HELD_OBJECTS + 1 }, () => one)]) await t.rejects(told.answer({ sentMs: T0, objects }, { site: 'tokyo' }), { code: 'INVALID_INPUT' })
 })

@@ -1,6 +1,6 @@
 /** Which peer may ask what over the mesh. */
 import t from 'tap'
-import { callerOf, serveAgent, type ServeDeps } from '../../../agent/serve.ts'
+import { callerOf, callPeerOf, serveAgent, type ServeDeps } from '../../../agent/serve.ts'
 import { MAX_COPY_BYTES } from '../../../protocol/core/limits.ts'
 import type { HostRoleName } from '../../../protocol/mesh/roles.ts'
 import type { Mesh } from '../../../protocol/mesh/mesh.ts'
@@ -55,4 +55,13 @@ t.test('what is no copy does not get through', async t => {
   await t.rejects(ask(agent, 'copy', OWN, { clusterId: ID, epoch: 0, record: new Uint8Array(3) }), { code: 'INVALID_INPUT', message: /epoch 0/ })
   await t.rejects(ask(agent, 'copy', OWN, { clusterId: ID, epoch: 1, record: new Uint8Array(MAX_COPY_BYTES + 1) }), { code: 'INVALID_INPUT', message: /above/ })
   t.strictSame(agent.reached, [])
+})
+
+t.test('what may be left out of a reply is no mistake of the other, also not of an earlier release', async t => {
+  const replies: Record<string, unknown> = { calendar: { site: 'osaka', nowMs: 1, hosts: [], held: [], lending: null }, request: { gateway: null } }
+  const call = callPeerOf({ call: ((_peer: string, method: string) => Promise.resolve(replies[method])) as never, describe: peer => peer })
+  t.same(await call('p', 'calendar', { sentMs: 1, objects: [] }), replies.calendar)
+  await t.rejects(call('p', 'request', {} as never), { message: /reply to request from p.gateway is missing/ })
+  replies.calendar = { site: 'osaka', nowMs: 1, hosts: [{ roles: [], steps: [{ atMs: 1, free: null }] }], held: [], lending: null }
+  await t.rejects(call('p', 'calendar', { sentMs: 1, objects: [] }), { message: /hosts.0.steps.0.free is missing/ })
 })

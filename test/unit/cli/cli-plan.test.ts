@@ -31,8 +31,8 @@ const OFFERS: PlanOffer[] = [
 const FITS: PlanResource = {
   cluster: 'demo', fits: true, startMs: START, endMs: START + 2 * HOUR, nodes: 12, offers: OFFERS, leftOut: 1,
   placement: [
-    { site: 'tokyo', nodes: 2, volumes: [], frontend: true, priceMilli: 0, totalMilli: 0, wanBytes: 0, wanMs: 0 },
-    { site: 'nara', nodes: 10, volumes: ['data', 'more'], frontend: false, priceMilli: 250, totalMilli: 5000, wanBytes: 212_000_000, wanMs: 17_000 }
+    { site: 'tokyo', nodes: 2, volumes: [], frontend: true, priceMilli: 0, totalMilli: 0, wanBytes: 0, wanMs: 0, wanFrom: 'unknown' },
+    { site: 'nara', nodes: 10, volumes: ['data', 'more'], frontend: false, priceMilli: 250, totalMilli: 5000, wanBytes: 212_000_000, wanMs: 17_000, wanFrom: 'measured' }
   ],
   totalMilli: 5000, problem: '', nearest: ''
 }
@@ -69,7 +69,7 @@ fuji: UNREACHABLE: fuji/fuji-1 did not answer quote within 8000 ms
 It fits. musubi cluster create would ask for:
 SITE   NODES  VOLUMES    FRONTEND  PRICE  TOTAL  OVER THE WAN  IN
 tokyo  2      -          yes       free   free   -             -
-nara   10     data,more  -         0.25   5.000  212 MB        17.0s
+nara   10     data,more  -         0.25   5.000  212 MB        17.0s (measured)
 total 5.000; nothing is held`)
   t.end()
 })
@@ -78,7 +78,7 @@ const SHORT: PlanResource = { ...FITS, fits: false, offers: OFFERS.slice(0, 1), 
 
 t.test('what is missing, the nearest that would fit, and when', t => {
   t.match(planText(SHORT), /\n\nIt does not fit: no room for 10 of 12 nodes\n {2}tokyo: takes 2 of 12 nodes\nNearest: 2 of 12 nodes would fit in that time; all of it would fit from 2026-12-01T14:00:00Z on\nnothing is held$/)
-  t.match(planText({ ...FITS, placement: FITS.placement.map(part => ({ ...part, wanBytes: part.frontend ? 0 : null, wanMs: null, totalMilli: null })), totalMilli: null }), /nara +10 +data,more +- +0\.25 +- +unknown +unknown\ntotal -; nothing is held$/)
+  t.match(planText({ ...FITS, placement: FITS.placement.map(part => ({ ...part, wanBytes: part.frontend ? 0 : null, wanMs: null, wanFrom: 'unknown' as const, totalMilli: null })), totalMilli: null }), /nara +10 +data,more +- +0\.25 +- +unknown +unknown\ntotal -; nothing is held$/)
   t.end()
 })
 

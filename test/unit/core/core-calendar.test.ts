@@ -62,6 +62,42 @@ t.test('the same with thousands of points, where blocks split and empty', t => {
   t.end()
 })
 
+t.test('over many blocks, the earliest start is that of a scan over every point', t => {
+  let seed = 11
+  const chance = (below: number): number => (seed = (seed * 48_271) % 0x7fff_ffff) % below
+  const big = { ...CAPACITY, vcpus: 60, memoryMib: 200 }
+  let [found, none] = [0, 0]
+  for (let round = 0; round < 6; round++) {
+    const bookings = Array.from({ length: 1_500 }, (): Booking => { const fromMs = chance(60_000); return { resources: take(1 + chance(4), chance(12)), fromMs, untilMs: fromMs + 1 + chance(round % 2 === 0 ? 900 : 12_000) } })
+    const timeline = new Timeline(big, bookings)
+    for (const one of bookings.splice(0, 300)) timeline.unbook(one)
+    const steps = timeline.steps(0)
+    t.same(steps.filter((_, i) => i % 97 === 0).map(({ atMs, free }) => [atMs, free]), steps.filter((_, i) => i % 97 === 0).map(({ atMs }) => [atMs, freeDuring(big, bookings, atMs, atMs + 1)]))
+    // by a scan, as a start is followed until it fails
+    const scan = (need: Resources, durationMs: number, fromMs: number, latestMs: number): number | null => {
+      let start: number | null = null
+      for (const [i, { atMs, free }] of steps.entries()) {
+        if ((steps[i + 1]?.atMs ?? Infinity) <= fromMs) continue
+        if (start !== null && atMs >= start + durationMs) break
+        if (!fits(need, clampToZero(free))) start = null
+        else start ??= Math.max(atMs, fromMs)
+      }
+      return start !== null && start <= latestMs ? start : null
+    }
+    for (let i = 0; i < 400; i++) {
+      const need = take(chance(round % 2 === 0 ? 50 : 30), chance(120))
+      const [durationMs, fromMs] = [1 + chance([20, 500, 5_000, 80_000][i % 4] ?? 1), chance(70_000)]
+      const latestMs = i % 3 === 0 ? fromMs + chance(5_000) : Infinity
+      const expected = scan(need, durationMs, fromMs, latestMs)
+      if (expected === null) none++
+      else found++
+      if (timeline.earliest(need, durationMs, fromMs, latestMs) !== expected) t.fail(`round ${round}, question ${i}: ${String(expected)}`)
+    }
+  }
+  t.ok(found > 500 && none > 50, `${found} found, ${none} not`)
+  t.end()
+})
+
 t.test('intervals are half open, and what never fits is never found', t => {
   const timeline = new Timeline(CAPACITY, [{ resources: take(4), fromMs: 10, untilMs: 20 }, { resources: take(4), fromMs: 30, untilMs: 40 }])
   t.equal(timeline.earliest(take(1), 10, 0), 0, 'up to the moment at which the next begins')
@@ -101,6 +137,29 @@ t.test('several hosts together: the earliest start is that of brute force', t =>
     for (let startMs = fromMs; startMs <= fromMs + ahead && brute === null; startMs++) if (slots(startMs) >= nodes) brute = startMs
     return found === brute && asked <= 1
   }), { numRuns: 500 })
+  t.end()
+})
+
+t.test('sites that lend at certain times only: the earliest start is that of brute force', t => {
+  const range = fc.record({ fromMs: fc.integer({ min: 0, max: END + 30 }), lasts: fc.nat(25) }).map(({ fromMs, lasts }) => ({ fromMs, lastMs: fromMs + lasts }))
+  const starts = fc.array(range, { maxLength: 4 }).map(all => all.sort((a, b) => a.fromMs - b.fromMs).filter((one, i, list) => i === 0 || one.fromMs > (list[i - 1]?.lastMs ?? 0) + 1))
+  const siteOf = fc.record({ hosts: fc.array(fc.array(booking, { maxLength: 8 }), { minLength: 1, maxLength: 3 }), starts: fc.option(starts, { nil: undefined }) })
+  fc.assert(fc.property(fc.array(siteOf, { minLength: 1, maxLength: 4 }), booking, fc.integer({ min: 1, max: 10 }), fc.integer({ min: 0, max: END }), fc.integer({ min: 1, max: 25 }), fc.nat(80), (given, { resources }, nodes, fromMs, durationMs, ahead) => {
+    const need = { ...resources, vcpus: resources.vcpus + 1 }
+    const sites = given.map(({ hosts, starts: open }, n): SiteCalendar => ({
+      site: String(n), hosts: hosts.map((bookings, i) => ({ host: String(i), roles: ['compute'], steps: new Timeline(CAPACITY, bookings).steps(0).map(step => ({ ...step, free: clampToZero(step.free) })) })),
+      ...open === undefined ? {} : { starts: open }
+    }))
+    const slots = (startMs: number): number => sites.filter(one => one.starts?.some(range => range.fromMs <= startMs && startMs <= range.lastMs) !== false)
+      .flatMap(({ hosts }) => hosts).reduce((sum, { steps }) => sum + timesFitting(need, leastIn(steps, startMs, startMs + durationMs)), 0)
+    let asked = 0
+    const found = earliestTogether(sites, {
+      fromMs, latestMs: fromMs + ahead, durationMs, nodes, nodesIn: free => timesFitting(need, free), watch: [], tries: 1_000, fits: startMs => { asked++; return slots(startMs) >= nodes }
+    })
+    let brute: number | null = null
+    for (let startMs = fromMs; startMs <= fromMs + ahead && brute === null; startMs++) if (slots(startMs) >= nodes) brute = startMs
+    return found === brute && asked <= 1
+  }), { numRuns: 600 })
   t.end()
 })
 

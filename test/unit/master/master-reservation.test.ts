@@ -125,6 +125,42 @@ t.test('another one fits before and after a reservation, and not beside it', asy
   t.match(late, { state: 'failed', error: { code: 'NO_CAPACITY', message: /no start until/, hint: /--within/ } })
 })
 
+t.test('the earliest start is one at which the lender lends: it is asked once', async t => {
+  const model = await federation(t)
+  const master = model.master('tokyo-1')
+  // it is 08:00 there
+  const opens = model.clockMs + HOUR
+  model.machine('tsukuba-1').policy = { default: { windows: [{ from: '09:00', to: '12:00', zone: 'UTC' }], longestLease: '3h' } }
+  const next = await settled(model, (await master.create(wanted('next', ALL), { earliest: true, forMs: 2 * HOUR })).id, ['reserved', 'failed'])
+  t.match(next, { state: 'reserved', startsAt: opens, expiresAt: opens + 2 * HOUR })
+  t.equal(model.calls.filter(({ method, to }) => method === 'request' && to === 'tsukuba-1').length, 1)
+  const after = await settled(model, (await master.create(wanted('after', ALL), { earliest: true, forMs: 2 * HOUR })).id, ['reserved', 'failed'])
+  t.match(after, { state: 'reserved', startsAt: opens + 24 * HOUR }, 'what is left of that window is too short')
+  t.match(await settled(model, (await master.create(wanted('soon', ALL), { earliest: true, forMs: 2 * HOUR, withinMs: 5 * HOUR })).id, ['reserved', 'failed']), { state: 'failed', error: { code: 'NO_CAPACITY' } })
+  const before = model.calls.length
+  const long = await settled(model, (await master.create(wanted('long', ALL), { startMs: opens + 48 * HOUR, forMs: 4 * HOUR })).id, ['reserved', 'failed'])
+  t.match(long, { state: 'failed', error: { code: 'NO_CAPACITY', message: /tsukuba: it lends for at most 180 minutes, 240 minutes were asked for/ } })
+  t.match(await settled(model, (await master.create(wanted('off', ALL), { startMs: opens + 46 * HOUR, forMs: 2 * HOUR })).id, ['reserved', 'failed']), { error: { message: /tsukuba: it lends at certain times only/, hint: new RegExp(`all of it would fit from ${new Date(opens + 48 * HOUR).toISOString().slice(0, 16)}`) } })
+  t.notOk(model.calls.slice(before).some(({ method }) => method === 'request'), 'nobody is asked for what is refused')
+  model.machine('tsukuba-1').policy = { default: { deny: true } }
+  t.match(await settled(model, (await master.create(wanted('none', ALL), { earliest: true })).id, ['reserved', 'failed']), { state: 'failed', error: { code: 'NO_CAPACITY' } })
+})
+
+t.test('more nodes go where they can stay to the end of the cluster', async t => {
+  const model = await federation(t, [host('tokyo', 1, 'gateway compute', 2), host('tsukuba', 1, 'gateway compute', 4), host('ueno', 1, 'gateway', 1), host('ueno', 2, 'compute', 3)])
+  const master = model.master('tokyo-1')
+  const { id } = await master.create(wanted('demo', 1), { forMs: 5 * HOUR })
+  await settled(model, id, ['building'])
+  // the nearest by name has more room now, and has promised it for later
+  const later = await settled(model, (await model.master('tsukuba-1').create(wanted('later', 3), { startMs: model.clockMs + 4 * HOUR, forMs: HOUR })).id, ['reserved', 'failed'], 'tsukuba-1')
+  t.match(later, { state: 'reserved' })
+  const before = model.calls.length
+  await master.scale('demo', 4)
+  t.same(master.get('demo').nodes.map(node => node.site).sort(), ['tokyo', 'ueno', 'ueno', 'ueno'])
+  t.same(model.calls.slice(before).filter(({ method }) => method === 'request').map(({ to }) => to), ['ueno-1'], 'nobody is asked for what it will need')
+  await t.rejects(master.scale('demo', 6), { code: 'NO_CAPACITY' })
+})
+
 t.test('who looks for the earliest start and finds somebody faster looks again', async t => {
   const model = await federation(t)
   const master = model.master('tokyo-1')

@@ -5,14 +5,14 @@ import { createPlanner, type Planner } from '../../../agent/quote/planner.ts'
 import { MusubiError } from '../../../protocol/core/errors.ts'
 import type { KnownSite } from '../../../protocol/core/master/events.ts'
 import { siteCapacityOf } from '../../../protocol/core/placement/site-capacity.ts'
-import { eventually, host, startFederation, wanted, type FederationModel, type HostPlan } from '../../model/federation.ts'
+import { eventually, host, IMAGE, startFederation, wanted, type FederationModel, type HostPlan } from '../../model/federation.ts'
 
 const HOUR = 3_600_000
 const PLANS = [host('tokyo', 1, 'gateway compute', 3), host('osaka', 1, 'gateway', 1), host('osaka', 2, 'compute storage', 4), host('kyoto', 1, 'gateway', 1), host('kyoto', 2, 'compute', 4)]
 
-interface Bench { model: FederationModel, planner: Planner, call: { deny: (peer: string, method: string) => MusubiError | null, said: Array<{ peer: string, method: string }> } }
+interface Bench { model: FederationModel, planner: Planner, sent: Map<string, number>, call: { deny: (peer: string, method: string) => MusubiError | null, said: Array<{ peer: string, method: string }> } }
 
-async function bench (t: Test, plans: readonly HostPlan[] = PLANS, imageBytes: number | null = 200_000_000): Promise<Bench> {
+async function bench (t: Test, plans: readonly HostPlan[] = PLANS): Promise<Bench> {
   const model = await startFederation(plans)
   t.teardown(() => model.stop())
   const call: Bench['call'] = { deny: () => null, said: [] }
@@ -24,15 +24,17 @@ async function bench (t: Test, plans: readonly HostPlan[] = PLANS, imageBytes: n
     call.said.push({ peer, method })
     const denied = call.deny(peer, method)
     if (denied !== null) throw denied
-    const { gateway, calendar } = model.alive(peer.slice('peer-'.length))
-    return method === 'calendar' ? await calendar.told() : await gateway?.quote(request as never, { peerId: 'peer-tokyo-1', site: 'tokyo', host: 'tokyo-1', gateway: true })
+    const { gateway, told } = model.alive(peer.slice('peer-'.length))
+    const caller = { peerId: 'peer-tokyo-1', site: 'tokyo', host: 'tokyo-1', gateway: true }
+    return method === 'calendar' ? await told.answer(request as never, caller) : await gateway?.quote(request as never, caller)
   }
   let ids = 0
+  const sent: Bench['sent'] = new Map()
   const planner = createPlanner({
     site: 'tokyo', call: ask as CallPeer, sites, now: () => model.clockMs, newId: () => `${(++ids).toString(16).padStart(8, '0')}-0000-4000-8000-000000000000`,
-    rttMs: peer => peer === 'peer-osaka-1' ? 20 : null, imageBytes: () => Promise.resolve(imageBytes)
+    rttMs: peer => peer === 'peer-osaka-1' ? 20 : null, sentMbit: peer => sent.get(peer) ?? null, image: () => Promise.resolve(IMAGE)
   })
-  return { model, planner, call }
+  return { model, planner, call, sent }
 }
 
 /** What create makes of the same: nodes by site, or why not. */
@@ -124,4 +126,53 @@ t.test('a later start is found when all of it is taken now', async t => {
   t.match(later, { fits: true, problem: '' })
   t.ok(later.startMs >= model.clockMs + 3 * HOUR && later.startMs < model.clockMs + 3 * HOUR + 60_000)
   t.equal(later.endMs - later.startMs, 2 * HOUR)
+})
+
+t.test('a site whose cache would begin with the image comes first, for clusters that leave their own to others', async t => {
+  const { model, planner, call } = await bench(t)
+  const [kernel = '', root = ''] = IMAGE.files.map(({ sha256 }) => sha256)
+  const later = model.clockMs + 24 * HOUR
+  const osaka = model.machine('osaka-1')
+  const keeps = (held: string[], part: object = {}): void => { osaka.retained = [{ owner: 'tokyo', checked: true, untilMs: later, held, ...part }] }
+  const retaining = wanted('demo', 5, { cache: { retain: '7d' } })
+  const bytes = (plan: Awaited<ReturnType<Planner['plan']>>): unknown => Object.fromEntries(plan.placement.map(({ site, wanBytes }) => [site, wanBytes]))
+  keeps([kernel, root])
+  t.same(where(await planner.plan(wanted('demo', 5))), { tokyo: 2, kyoto: 3 }, 'who keeps nothing gets nothing that was kept')
+  const whole = await planner.plan(retaining)
+  t.same([where(whole), bytes(whole)], [{ tokyo: 2, osaka: 3 }, { tokyo: 0, osaka: 0 }], 'nothing crosses')
+  keeps([root])
+  t.same(bytes(await planner.plan(retaining)), { tokyo: 0, osaka: 50_000_000 }, 'most of it is enough')
+  t.match((await model.master('tokyo-1').plan(retaining)).explanation, /osaka: 3 nodes.*has the image/)
+  keeps([kernel])
+  t.same(where(await planner.plan(retaining)), { tokyo: 2, kyoto: 3 }, 'a little of it is not')
+  t.same(bytes(await planner.plan(retaining, {}, ['osaka'])), { tokyo: 0, osaka: 150_000_000 }, 'but it need not cross')
+  for (const part of [{ owner: 'kyoto' }, { checked: false }, { untilMs: model.clockMs }]) {
+    keeps([kernel, root], part)
+    t.same(where(await planner.plan(retaining)), { tokyo: 2, kyoto: 3 }, JSON.stringify(part))
+  }
+  keeps([kernel, root])
+  const indifferent = { ...retaining, spec: { ...(retaining as { spec: object }).spec, placement: { preferWarmCache: false } } }
+  t.same(where(await planner.plan(indifferent)), { tokyo: 2, kyoto: 3 })
+  t.notOk(call.said.some(({ method }) => method !== 'calendar' && method !== 'quote'))
+  const before = model.calls.length
+  t.same(await created(model, retaining), { tokyo: 2, osaka: 3 }, 'as create does')
+  t.same(model.calls.slice(before).filter(({ method }) => method === 'calendar').map(({ to, request }) => [to, (request as { onlyObjects?: boolean }).onlyObjects]).sort(), [['kyoto-1', true], ['osaka-1', true]], 'which asks for no calendar')
+  await model.master('tokyo-1').remove('demo')
+  await eventually('its end', () => model.leases().length === 0)
+  const after = model.calls.length
+  t.same(await created(model, wanted('plain', 5)), { tokyo: 2, kyoto: 3 })
+  t.notOk(model.calls.slice(after).some(({ method }) => method === 'calendar'), 'nobody is asked for what would change nothing')
+})
+
+t.test('how long the image takes: by what is configured, else by what was sent, else nobody knows', async t => {
+  const times = (plan: Awaited<ReturnType<Planner['plan']>>): unknown => Object.fromEntries(plan.placement.map(({ site, wanMs, wanFrom }) => [site, [wanMs, wanFrom]]))
+  const { planner, sent } = await bench(t)
+  t.same(times(await planner.plan(wanted('demo', 9))), { tokyo: [0, 'unknown'], kyoto: [null, 'unknown'], osaka: [null, 'unknown'] })
+  sent.set('peer-osaka-1', 80)
+  // 200 MB at 80 Mbit/s, of which another site takes half
+  t.same(times(await planner.plan(wanted('demo', 9))), { tokyo: [0, 'unknown'], kyoto: [null, 'unknown'], osaka: [40_000, 'measured'] })
+  const wide = PLANS.map(plan => plan.roles.includes('gateway') && plan.site !== 'kyoto' ? { ...plan, capacity: { ...plan.capacity, bandwidthMbit: plan.site === 'tokyo' ? 400 : 100 } } : plan)
+  const other = await bench(t, wide)
+  other.sent.set('peer-osaka-1', 1)
+  t.same(times(await other.planner.plan(wanted('demo', 9))), { tokyo: [0, 'unknown'], kyoto: [null, 'unknown'], osaka: [16_000, 'configured'] }, 'what people have said comes first')
 })

@@ -2,7 +2,7 @@
 # Runs in a store that has outlived its cluster, as a user that nobody else is. Leaves whole objects only, whose bytes have
 # the SHA-256 that they are kept under, or that is in their name; the newest first, BYTESMAX of them. An engine has written
 # these files, and its nodes may have taken it over: of nginx's header, too, only what could have come from an honest one.
-# Prints OBJECTS and BYTES, separated by a tab.
+# Prints OBJECTS and BYTES, separated by a tab; then SHA-256 and length of the largest objects, a line each.
 use strict;
 use warnings;
 use Digest::MD5 qw(md5_hex);
@@ -13,6 +13,7 @@ use constant FIXED => 'J q5 L S S S';   # version, five times, CRC, milliseconds
 use constant HEAD_BYTES => 32_768;      # proxy_buffer_size: the engine reads no longer head
 use constant PARTS_MAX => 200_000;      # what is held at once
 use constant READ_BYTES => 1_048_576;
+use constant TOLD_MAX => 16;            # as MAX_HELD_OBJECTS
 
 my ($slice, $most) = @ARGV;
 die "usage: perl - SLICEBYTES BYTESMAX\n" unless ($slice // '') =~ /^[1-9]\d*$/ && ($most // '') =~ /^\d+$/;
@@ -22,14 +23,20 @@ for my $path (glob '[0-9a-f]/[0-9a-f][0-9a-f]/*') {
   my $part = ++$parts <= PARTS_MAX ? part($path) : undef;
   if ($part) { push @{$objects{$part->{object}}}, $part } else { unlink $path }
 }
-my ($count, $sum) = (0, 0);
+my ($count, $sum, @kept) = (0, 0);
 for my $object (sort { $b->[0]{changed} <=> $a->[0]{changed} } values %objects) {
   my $bytes = 0;
   $bytes += $_->{bytes} for @$object;
-  if ($sum + $bytes <= $most && whole($object)) { $sum += $bytes; $count++ } else { unlink map { $_->{path} } @$object }
+  my $digest = $sum + $bytes <= $most ? whole($object) : undef;
+  if (!defined $digest) { unlink map { $_->{path} } @$object; next }
+  $sum += $bytes;
+  $count++;
+  push @kept, [$digest, $object->[0]{total}];
 }
 rmdir $_ for glob '[0-9a-f]/[0-9a-f][0-9a-f]';
 print "$count\t$sum\n";
+@kept = sort { $b->[1] <=> $a->[1] || $a->[0] cmp $b->[0] } @kept;
+print "$_->[0]\t$_->[1]\n" for splice @kept, 0, TOLD_MAX;
 exit !close STDOUT;
 
 sub opened {
@@ -85,22 +92,22 @@ sub total {
   return $total;
 }
 
-# All parts are there, one after the other, and together have the digest.
+# The digest, where all parts are there, one after the other, and together have it.
 sub whole {
   my ($object) = @_;
   my @parts = sort { $a->{from} <=> $b->{from} } @$object;
   my ($at, $total) = (0, $parts[0]{total});
   for my $part (@parts) {
-    return 0 if $part->{total} != $total || $part->{from} != $at;
+    return if $part->{total} != $total || $part->{from} != $at;
     $at += $part->{length};
   }
-  return 0 if $at != $total || !$total;
+  return if $at != $total || !$total;
   my $sha = Digest::SHA->new(256);
   for my $part (@parts) {
-    my $file = opened($part->{path}) or return 0;
-    sysseek($file, $part->{body}, 0) or return 0;
+    my $file = opened($part->{path}) or return;
+    sysseek($file, $part->{body}, 0) or return;
     while (my $count = sysread($file, my $data, READ_BYTES)) { $sha->add($data) }
   }
   my $digest = $sha->hexdigest;
-  return scalar grep { $_ eq $digest } @{$parts[0]{digests}};
+  return (grep { $_ eq $digest } @{$parts[0]{digests}}) ? $digest : undef;
 }

@@ -5,6 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { resolvedArgv, run } from '../../../exec.ts'
 import { keeperArgv, keeperId } from '../../../services/keepers.ts'
 import { runOutside } from '../../../services/outside.ts'
+import { MAX_HELD_OBJECTS } from '../../../../protocol/core/limits.ts'
 import { ignoreMissing } from '../folder.ts'
 
 const PROGRAM = readFileSync(new URL('./check.pl', import.meta.url), 'utf8')
@@ -89,13 +90,14 @@ export async function takeFiles (raw: string, store: string, engineId: number): 
   return bytes
 }
 
-/** Leaves in a store what can be served to another cluster, see check.pl. @throws CommandError */
-export async function checkFiles (store: string, sliceBytes: number, bytesMax: number): Promise<{ objects: number, bytes: number }> {
+/** Leaves in a store what can be served to another cluster, see check.pl; `held` are the digests of its largest objects. @throws CommandError */
+export async function checkFiles (store: string, sliceBytes: number, bytesMax: number): Promise<{ objects: number, bytes: number, held: string[] }> {
   const [perl = 'perl'] = resolvedArgv(['perl'])
   const [setpriv = 'setpriv', ...as] = keeperArgv('retained', [])
   const { stdout } = await runOutside(setpriv, [...as, perl, '-', String(sliceBytes), String(bytesMax)], { cwd: store, input: PROGRAM, timeoutMs: CHECK_MS })
   const [, objects, bytes] = /^(\d{1,9})\t(\d{1,16})$/m.exec(stdout) ?? []
-  return { objects: Number(objects ?? 0), bytes: Number(bytes ?? 0) }
+  const held = [...stdout.matchAll(/^([0-9a-f]{64})\t\d{1,16}$/gm)].slice(0, MAX_HELD_OBJECTS).map(([, digest = '']) => digest)
+  return { objects: Number(objects ?? 0), bytes: Number(bytes ?? 0), held }
 }
 
 /** Gives a checked store to the engine that is about to start, in the place where that looks for it. */

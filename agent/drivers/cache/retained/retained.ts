@@ -35,6 +35,8 @@ export interface RetainedStore {
   untilMs: number
   /** false: its bytes are still being compared with their digests; nobody gets it before */
   checked: boolean
+  /** SHA-256 of its largest objects, at most MAX_HELD_OBJECTS; none before it is checked */
+  held: string[]
 }
 
 export interface RetainedOptions {
@@ -123,7 +125,7 @@ export function createRetained ({ stateDir, limits = RETAIN_NOTHING, now = Date.
 
   async function check (id: string, record: RetainedRecord): Promise<void> {
     // long: others get their turns meanwhile, and leave alone what is not checked
-    const found = await checkFiles(at(id, 'store'), sliceBytes(record.link), storeBytesMax(limits)).catch(() => ({ objects: 0, bytes: 0 }))
+    const found = await checkFiles(at(id, 'store'), sliceBytes(record.link), storeBytesMax(limits)).catch(() => ({ objects: 0, bytes: 0, held: [] }))
     await inTurn(async () => {
       if (await readRetained(at(id)) === null) return // purged meanwhile
       try {
@@ -220,7 +222,7 @@ export function createRetained ({ stateDir, limits = RETAIN_NOTHING, now = Date.
 
     async list () {
       return (await inTurn(records)).filter(({ takenBy }) => takenBy === undefined).toSorted((a, b) => b.lastUsedMs - a.lastUsedMs)
-        .map(record => ({ id: record.id, owner: record.owner, cluster: record.cluster, bytes: record.bytes, objects: record.objects, lastUsedMs: record.lastUsedMs, untilMs: endOf(record, limits), checked: record.checked }))
+        .map(record => ({ id: record.id, owner: record.owner, cluster: record.cluster, bytes: record.bytes, objects: record.objects, lastUsedMs: record.lastUsedMs, untilMs: endOf(record, limits), checked: record.checked, held: record.held ?? [] }))
     },
 
     async purge (owner) {

@@ -234,6 +234,8 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
       mode: modeOf(first),
       pid: first?.service.pid ?? null,
       mtu: first?.link?.mtu ?? null,
+      // between these two the counters of peers were read, wall clock
+      readMs: [seen.beganMs, seen.nowMs],
       tracks: seen.keys.tracks.map(({ track, epoch }) => ({
         track, interface: wgInterface(track), publicKey: seen.pairs.get(track)?.publicKey ?? null, epoch, draining: seen.keys.draining?.track === track,
         mode: modeOf(seen.tracks.get(track)), pid: seen.tracks.get(track)?.service.pid ?? null
