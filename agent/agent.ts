@@ -38,6 +38,7 @@ import { quarantineAfterLoss, refuseLostLedger } from './lost-ledger.ts'
 import { openMembership } from './membership.ts'
 import { createPlanner, type Planner } from './quote/planner.ts'
 import { createPolicy, type Policy } from './policy/policy.ts'
+import { createQuotaShares } from './policy/shares.ts'
 import { createPolicyView } from './policy/view.ts'
 import { createReconciler, type Reconciler } from './reconciler.ts'
 import { createNotifier } from './services/notify.ts'
@@ -115,7 +116,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     }
   })
   const lessor: Lessor = createLessor({
-    site: config.site, host: config.name, ...trunkOf(config), ledger, reconciler: () => reconciler, details, events, now: ledgerNow, monotonic, sleep: ms => sleep(ms), cordon: availability, policy: { check: ask => { policy.check(ask) } }, fence,
+    site: config.site, host: config.name, isGateway: config.roles.includes('gateway'), ...trunkOf(config), ledger, reconciler: () => reconciler, details, events, now: ledgerNow, monotonic, sleep: ms => sleep(ms), cordon: availability, policy: { check: ask => { policy.check(ask) } }, fence,
     signGrant: grant => signGrant(key, trust.own().chain, grant),
     tunnels: { news: (gateway, site) => tunnels?.truth.news(gateway, site) ?? newsOf(trust, gateway, site, null), own: () => tunnels?.truth.own() ?? {} },
     truth: { ...gatewayTruth, peer: trust.peerId, underlayAddress: config.underlayAddress, tunnelEndpoint: tunnelEndpointOf(config), heardKeys: peer => tunnels?.heardKeys(peer) ?? null, addressOf: name => directory.siteHosts().find(h => h.host === name)?.underlayAddress ?? null }
@@ -154,7 +155,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   })
   const calendar = createCalendar({
     site: config.site, peer: mesh.peerId, ledger, call, refusal: () => cordon.get().cordoned ? `cordoned${cordon.get().reason === '' ? '' : `: ${cordon.get().reason}`}` : availability.blind(),
-    hosts: () => directory.siteHosts()
+    hosts: () => directory.siteHosts(), lends: isGateway
   })
   const gateway = isGateway ? makeGateway() : null
   const { master, builder } = isGateway ? makeMaster() : { master: null, builder: null }
@@ -172,6 +173,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   function makeGateway (): Gateway {
     return createGateway({
       site: config.site, call, store, events, log, now: ledgerNow, newId: randomUUID, calendar, cordon: availability, policy, quota: masterSite => masterSite !== config.site,
+      shares: createQuotaShares({ ledger: () => ledger.state(), now: ledgerNow, call, gateways: () => directory.siteHosts().filter(({ peer, roles }) => peer !== mesh.peerId && roles.includes('gateway')).map(({ host: name, peer, underlayAddress }) => ({ host: name, peer, underlayAddress })) }),
       priceMilli, quotes: { ledger: () => ledger.state(), priceMilli },
       preempt: (request, records, hosts) => roomByNotice(policy.get().document, config.site, request, records, hosts, ledgerNow()),
       siteHosts: () => directory.siteHosts(),

@@ -74,7 +74,7 @@ export function serveAgent (mesh: Mesh, { site, lessor, gateway, calendar, cache
     mesh.serve('search', () => ({ sites: sites() }))
   }
   if (calendar !== undefined) {
-    mesh.serve('hostCalendar', (r, c) => { fromOwnGateway(c, 'read the calendar of a host'); return calendar.own(r.leases) })
+    mesh.serve('hostCalendar', (r, c) => { fromOwnGateway(c, 'read the calendar of a host'); return calendar.own(r.leases, r.quotaOf) })
     if (gateway !== null) mesh.serve('calendar', (_r, c) => { fromMaster(c); return calendar.told() })
   }
   if (caches !== undefined) mesh.serve('cache', (r, c) => caches.answer(r, fromMaster(c)))
@@ -86,7 +86,7 @@ export function serveAgent (mesh: Mesh, { site, lessor, gateway, calendar, cache
     if (problem !== null) throw new InvalidInputError(`a copy of cluster ${r.clusterId.slice(0, 64)} from ${caller.host} is refused: ${problem}`)
     return copies.keep(r, caller)
   })
-  mesh.serve('hold', (r, c) => { fromOwnGateway(c); return lessor.hold(filled(r, 'hold')) })
+  mesh.serve('hold', (r, c) => lessor.hold(filled(r, 'hold'), fromOwnGateway(c).host))
   mesh.serve('hostCommit', (r, c) => { fromOwnGateway(c); return lessor.commit(r) })
   mesh.serve('hostExtend', (r, c) => { fromOwnGateway(c); return lessor.extend(r) })
   mesh.serve('hostKeepAlive', (r, c) => { fromOwnGateway(c); return lessor.keepAlive(r) })

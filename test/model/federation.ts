@@ -10,6 +10,7 @@ import { createCalendar, type Calendar } from '../../agent/calendar/calendar.ts'
 import { createEventLog, type EventLog } from '../../agent/events.ts'
 import { createGateway, type Gateway } from '../../agent/gateway/gateway.ts'
 import { createLessor, type Lessor } from '../../agent/lessor/lessor.ts'
+import { createQuotaShares } from '../../agent/policy/shares.ts'
 import type { Builder } from '../../agent/master/build.ts'
 import { createCopies, type Copies, type Copy } from '../../agent/master/copies.ts'
 import { createMaster, type Master } from '../../agent/master/master.ts'
@@ -224,7 +225,7 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
     // By name, as the mesh finds them: who may call what is not what these tests are about.
     const handlers = (part: object | null): Record<string, Handler | undefined> => ({ ...part })
     const ofHost = HOST_METHODS[method]
-    const handler = method === 'hostCalendar' ? ((r: { leases: boolean }) => Promise.resolve(life.calendar.own(r.leases))) as Handler : method === 'calendar' ? () => life.calendar.told() : method === 'copy' ? ((r, c) => life.copies.keep(r as never, c)) as Handler : ofHost === undefined ? handlers(life.gateway)[method] : handlers(life.lessor)[ofHost]
+    const handler = method === 'hostCalendar' ? ((r: { leases: boolean, quotaOf: string }) => Promise.resolve(life.calendar.own(r.leases, r.quotaOf))) as Handler : method === 'hold' ? ((r, c) => life.lessor.hold(r as never, c.host)) as Handler : method === 'calendar' ? () => life.calendar.told() : method === 'copy' ? ((r, c) => life.copies.keep(r as never, c)) as Handler : ofHost === undefined ? handlers(life.gateway)[method] : handlers(life.lessor)[ofHost]
     if (handler === undefined) throw new Error(`${to.host} does not serve ${method}`)
     return structuredClone(await Promise.race([handler(ofHost === 'status' ? (request as { clusterId: string }).clusterId : request, caller), life.died]))
   }
@@ -291,9 +292,10 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
     const call = callFrom(machine, life)
     const newId = (): string => uuidFrom(sha256(`${++ids}`))
     const isGateway = machine.roles.includes('gateway')
-    life.calendar = createCalendar({ site: machine.site, peer: machine.peer, ledger: life.ledger, call, refusal: () => null, hosts: () => siteHosts(machine.site) })
+    life.calendar = createCalendar({ site: machine.site, peer: machine.peer, ledger: life.ledger, call, refusal: () => null, hosts: () => siteHosts(machine.site), lends: isGateway })
     life.gateway = !isGateway ? null : createGateway({
       quota: masterSite => life.ledger.state().quotas.has(masterSite), quotes: { ledger: () => life.ledger.state(), priceMilli: () => 250 },
+      shares: createQuotaShares({ ledger: () => life.ledger.state(), now, call, gateways: () => siteHosts(machine.site).filter(one => one.peer !== machine.peer && one.roles.includes('gateway')) }),
       site: machine.site, call, calendar: life.calendar, store, events: life.events, log: silent, now, newId, siteHosts: () => siteHosts(machine.site),
       facts: () => Promise.resolve({ host: machine.host, peer: machine.peer, underlayAddress: machine.underlayAddress, tunnelPublicKey: keyOf(machine.host), tunnelEndpoint: `${machine.underlayAddress}:51820`, tunnelAddress: gatewayTruth.tunnelAddressFor(machine.peer), chain: [] }),
       holderOf: (grant, { clusterId, masterSite, anchor }) => {

@@ -4,7 +4,7 @@ import type { Mutant } from '../mutant.ts'
 export const gatewayMutants: readonly Mutant[] = [
   {
     name: 'hosts-before-gateway', file: 'protocol/core/gateway/settle.ts',
-    find: 'then: calls.filter(call => call.peer !== gateway.peer) }, [entry.askId], calls.filter(call => call.peer === gateway.peer))', replace: 'then: [] }, [entry.askId], calls)',
+    find: 'then: calls.filter(call => !isFirst(call)) }, [askId], calls.filter(isFirst))', replace: 'then: [] }, [askId], calls)',
     why: 'a host plugs in an id whose lease at the gateway is not active'
   },
   {
