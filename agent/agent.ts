@@ -222,7 +222,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   const gateways = (): string[] => directory.siteHosts().filter(h => h.roles.includes('gateway')).map(h => h.host)
   const cordonHost = createHostCordon({ host: config.name, isGateway, cordon, call, hosts: () => directory.hosts().filter(h => h.state !== 'dead'), gateways })
   addAgentRoutes(api, {
-    view, events, master, gateways, policy: isGateway ? createPolicyView({ site: config.site, policy, ledger: () => ledger.state(), quotaPercent }) : null, tunnels, issuer: isGateway ? issuer : null,
+    view, events, master, gateways, policy: isGateway ? createPolicyView({ site: config.site, policy, ledger: () => ledger.state(), quotaPercent, records: () => gateway?.list() ?? [] }) : null, tunnels, issuer: isGateway ? issuer : null,
     planner: makePlanner(),
     retained, caches: master === null ? null : createCaches({ call, document: name => master.record(name).document, setBudget: (name, change) => master.cacheBudget(name, change) }),
     diagnose: config.drivers === 'fake' ? null : createDiagnose({

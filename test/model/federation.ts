@@ -288,7 +288,7 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
       drivers: { volume: driver('volume'), tunnel: driver('tunnel'), segment: driver('segment'), frontend: driver('frontend'), cache: driver('cache'), domain: driver('domain') },
       desired: () => life.lessor.desired(), leaveAlone: () => life.lessor.undecided(), log: silent
     })
-    life.lessor = createLessor({ site: machine.site, host: machine.host, ledger: life.ledger, reconciler: () => life.reconciler, details: { of: () => Promise.resolve({}) }, events: life.events, now, truth: truthOf(machine), monotonic: () => performance.now(), sleep: async ms => { await sleep(ms) }, signGrant: grant => ({ envelope: Uint8Array.from(Buffer.from(JSON.stringify(grant))), chain: [] }) })
+    life.lessor = createLessor({ site: machine.site, host: machine.host, isGateway: machine.roles.includes('gateway'), ledger: life.ledger, reconciler: () => life.reconciler, details: { of: () => Promise.resolve({}) }, events: life.events, now, truth: truthOf(machine), monotonic: () => performance.now(), sleep: async ms => { await sleep(ms) }, signGrant: grant => ({ envelope: Uint8Array.from(Buffer.from(JSON.stringify(grant))), chain: [] }) })
     const call = callFrom(machine, life)
     const newId = (): string => uuidFrom(sha256(`${++ids}`))
     const isGateway = machine.roles.includes('gateway')

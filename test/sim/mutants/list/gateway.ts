@@ -38,6 +38,11 @@ export const gatewayMutants: readonly Mutant[] = [
     why: 'a site borrows a little more than is counted'
   },
   {
+    name: 'lender-counts-too-little', file: 'protocol/core/gateway/shares.ts',
+    find: 'parts.set(best.i, best.part)', replace: 'parts.set(best.i, { ...best.part, vcpus: 0, memoryMib: 0, nodes: 1 })',
+    why: 'another gateway counts less than it lends'
+  },
+  {
     name: 'cordon-ignored', file: 'agent/lessor/lessor.ts',
     find: '        deps.cordon?.check()\n', replace: '',
     why: 'a cordoned host takes new leases'
