@@ -1,6 +1,7 @@
 import type { Logger } from 'pino'
 import type { Activate, CallPeer, Caller, HostStatus, Methods } from '../peers.ts'
 import type { EventLog } from '../events.ts'
+import { createRate } from './rate.ts'
 import type { Calendar } from '../calendar/calendar.ts'
 import type { Cordon } from '../cordon.ts'
 import type { Policy } from '../policy/policy.ts'
@@ -147,6 +148,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
   /** looks at clusters that are under way */
   const looks = new Map<string, Promise<{ hosts: HostStatus[] }>>()
   let recovering: Promise<void> | null = null
+  const rate = createRate(site, deps.now)
 
   const runner = createRunner<GatewayEvent, GatewayEffect>({
     store,
@@ -316,6 +318,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
 
     async request (request, caller) {
       if (stopped !== null) throw stopped
+      rate.mustBeRare('request', caller)
       // windows are followed day by day, and hosts are asked: not for times, or by callers, that cannot be
       checkForm({ method: 'request', request }, deps.now())
       checkRequest(request, caller, deps.now())
@@ -334,6 +337,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
     },
 
     async extend (request, caller) {
+      rate.mustBeRare('extend', caller)
       checkForm({ method: 'extend', request }, deps.now())
       const record = machine.records.get(request.clusterId)
       const refusal = record === undefined ? null : refusalOf(() => deps.policy?.check({ masterSite: record.masterSite, startMs: record.startMs, fromMs: record.endMs, endMs: request.endMs }))
