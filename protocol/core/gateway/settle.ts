@@ -98,7 +98,8 @@ export function finishLenders (turn: Turn, clusterId: string, job: Job & { phase
   const shares = sharesToActivate(record, growth)
   const receipts = answersOf(job, 'hostCommit').flatMap(one => one.reply.receipts).filter(receipt => shares.some(held => held.leaseId === receipt.leaseId && held.host === receipt.host))
   const without = shares.find(held => !receipts.some(receipt => receipt.leaseId === held.leaseId))
-  const error = failuresOf(job)[0]?.error ?? (without === undefined ? null : new ConflictError(`gateway ${without.host} gave no commit receipt for the share that it lends`))
+  const unproved = without === undefined ? null : new ConflictError(`gateway ${without.host} gave no commit receipt for the share that it lends`)
+  const error = failuresOf(job)[0]?.error ?? unproved
   if (error === null) activate(turn, record, entry, growth, receipts)
   else turn.refuse(job.askers, error)
 }

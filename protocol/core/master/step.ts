@@ -79,8 +79,8 @@ function answered (turn: Turn, record: MasterRecord, call: Call, answer: SiteAns
       if (answer.method !== 'request') break
       if (state === 'negotiating' && ofRound) {
         negotiate.takeOffer(record, round, call, answer.reply)
-        negotiate.giveBack(turn, record, round, call, answer.reply)
         if (round.held.has(call.site)) turn.progress(record, `${call.site} holds ${answer.reply.held.filter(held => held.kind === 'node').length} nodes`)
+        else negotiate.giveBack(turn, record, round, call, answer.reply)
         negotiate.settle(turn, record)
       } else if (!ofRound && state !== 'superseded') negotiate.declineLate(turn, record, call, answer.reply)
       break
