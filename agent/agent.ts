@@ -40,6 +40,7 @@ import { quarantineAfterLoss, refuseLostLedger } from './lost-ledger.ts'
 import { openMembership } from './membership.ts'
 import { createPlanner, type Planner } from './quote/planner.ts'
 import { createPolicy, type Policy } from './policy/policy.ts'
+import { createQuotaShares } from './policy/shares.ts'
 import { createPolicyView } from './policy/view.ts'
 import { createReconciler, type Reconciler } from './reconciler.ts'
 import { createNotifier } from './services/notify.ts'
@@ -119,7 +120,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     }
   })
   const lessor: Lessor = createLessor({
-    site: config.site, host: config.name, ...trunkOf(config), ledger, reconciler: () => reconciler, details, events, now: ledgerNow, monotonic, sleep: ms => sleep(ms), cordon: availability, policy: { check: ask => { policy.check(ask) } }, fence,
+    site: config.site, host: config.name, isGateway: config.roles.includes('gateway'), ...trunkOf(config), ledger, reconciler: () => reconciler, details, events, now: ledgerNow, monotonic, sleep: ms => sleep(ms), cordon: availability, policy: { check: ask => { policy.check(ask) } }, fence,
     signGrant: grant => signGrant(key, trust.own().chain, grant),
     tunnels: { news: (gateway, site) => tunnels?.truth.news(gateway, site) ?? newsOf(trust, gateway, site, null), own: () => tunnels?.truth.own() ?? {} },
     truth: { ...gatewayTruth, peer: trust.peerId, underlayAddress: config.underlayAddress, tunnelEndpoint: tunnelEndpointOf(config), heardKeys: peer => tunnels?.heardKeys(peer) ?? null, addressOf: name => directory.siteHosts().find(h => h.host === name)?.underlayAddress ?? null }
@@ -158,7 +159,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   })
   const calendar = createCalendar({
     site: config.site, peer: mesh.peerId, ledger, call, refusal: () => cordon.get().cordoned ? `cordoned${cordon.get().reason === '' ? '' : `: ${cordon.get().reason}`}` : availability.blind(),
-    hosts: () => directory.siteHosts()
+    hosts: () => directory.siteHosts(), lends: isGateway
   })
   const wanRates = createWanRates(now)
   const factsOf = factsFrom(openImageStore(config.imageStore))
@@ -178,6 +179,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   function makeGateway (): Gateway {
     return createGateway({
       site: config.site, call, store, events, log, now: ledgerNow, newId: randomUUID, calendar, cordon: availability, policy, quota: masterSite => masterSite !== config.site,
+      shares: createQuotaShares({ ledger: () => ledger.state(), now: ledgerNow, call, gateways: () => directory.siteHosts().filter(({ peer, roles }) => peer !== mesh.peerId && roles.includes('gateway')).map(({ host: name, peer, underlayAddress }) => ({ host: name, peer, underlayAddress })) }),
       priceMilli, quotes: { ledger: () => ledger.state(), priceMilli },
       preempt: (request, records, hosts) => roomByNotice(policy.get().document, config.site, request, records, hosts, ledgerNow()),
       siteHosts: () => directory.siteHosts(),
@@ -225,7 +227,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   const gateways = (): string[] => directory.siteHosts().filter(h => h.roles.includes('gateway')).map(h => h.host)
   const cordonHost = createHostCordon({ host: config.name, isGateway, cordon, call, hosts: () => directory.hosts().filter(h => h.state !== 'dead'), gateways })
   addAgentRoutes(api, {
-    view, events, master, gateways, policy: isGateway ? createPolicyView({ site: config.site, policy, ledger: () => ledger.state(), quotaPercent }) : null, tunnels, issuer: isGateway ? issuer : null,
+    view, events, master, gateways, policy: isGateway ? createPolicyView({ site: config.site, policy, ledger: () => ledger.state(), quotaPercent, records: () => gateway?.list() ?? [] }) : null, tunnels, issuer: isGateway ? issuer : null,
     planner: makePlanner(),
     retained, caches: master === null ? null : createCaches({ call, document: name => master.record(name).document, setBudget: (name, change) => master.cacheBudget(name, change) }),
     diagnose: config.drivers === 'fake' ? null : createDiagnose({

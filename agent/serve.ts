@@ -81,7 +81,7 @@ export function serveAgent (mesh: Mesh, { site, lessor, gateway, calendar, told,
     mesh.serve('status', (r, c) => gateway.status(r, fromMaster(c)))
     mesh.serve('search', () => ({ sites: sites() }))
   }
-  if (calendar !== undefined) mesh.serve('hostCalendar', (r, c) => { fromOwnGateway(c, 'read the calendar of a host'); return calendar.own(r.leases) })
+  if (calendar !== undefined) mesh.serve('hostCalendar', (r, c) => { fromOwnGateway(c, 'read the calendar of a host'); return calendar.own(r.leases, r.quotaOf) })
   if (told !== undefined) mesh.serve('calendar', (r, c) => told.answer(r, fromMaster(c)))
   if (caches !== undefined) mesh.serve('cache', (r, c) => caches.answer(r, fromMaster(c)))
   // who may be master of a site's clusters is that site's affair
@@ -92,7 +92,7 @@ export function serveAgent (mesh: Mesh, { site, lessor, gateway, calendar, told,
     if (problem !== null) throw new InvalidInputError(`a copy of cluster ${r.clusterId.slice(0, 64)} from ${caller.host} is refused: ${problem}`)
     return copies.keep(r, caller)
   })
-  mesh.serve('hold', (r, c) => { fromOwnGateway(c); return lessor.hold(filled(r, 'hold')) })
+  mesh.serve('hold', (r, c) => lessor.hold(filled(r, 'hold'), fromOwnGateway(c).host))
   mesh.serve('hostCommit', (r, c) => { fromOwnGateway(c); return lessor.commit(r) })
   mesh.serve('hostExtend', (r, c) => { fromOwnGateway(c); return lessor.extend(r) })
   mesh.serve('hostKeepAlive', (r, c) => { fromOwnGateway(c); return lessor.keepAlive(r) })

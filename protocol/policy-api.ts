@@ -50,6 +50,8 @@ const LentSchema = Type.Object({ ...ResourcesSchema.properties, nodes: Type.Opti
 export const PolicyUsageSchema = Type.Object({
   site: Type.String({ description: 'that borrows' }),
   lent: LentSchema, most: LentSchema,
+  toOthers: Type.Optional({ ...LentSchema, description: 'of lent: for requests to other gateways of this site, whose share did not suffice; absent: nothing' }),
+  fromOthers: Type.Optional({ ...LentSchema, description: 'beside lent: counted by other gateways of this site for requests to this one; absent: nothing' }),
   quota: Type.Union([BoundSchema, Type.Null()], { description: 'of the site at all gateways; null: none' }),
   share: Type.Union([BoundSchema, Type.Null()], { description: 'of this gateway; null: no quota' }),
   overdrawn: Type.Array(Type.String(), { description: 'dimensions of which more is promised than the share: kept, and nothing new' })

@@ -1,5 +1,6 @@
 import type { CallPeer, Methods } from '../peers.ts'
 import { isMasterless } from '../api/leases.ts'
+import { toldSteps } from '../policy/shares.ts'
 import { clampToZero } from '../../protocol/core/capacity.ts'
 import { Timeline } from '../../protocol/core/calendar/timeline.ts'
 import { type HostCalendar, type SiteCalendar, coarser, MAX_HOST_STEPS } from '../../protocol/core/calendar/together.ts'
@@ -23,12 +24,14 @@ export interface CalendarDeps {
   /** why this host takes no new lease, in words; null when it does */
   refusal: () => string | null
   call: CallPeer
+  /** a gateway, whose ledger counts what sites borrow; absent: it is none */
+  lends?: boolean
 }
 
 /** What is promised when, here and at this site. Nothing is held by any of it. */
 export interface Calendar {
-  /** Of this host, as its ledger says. @param leases also what is promised to whom */
-  own (leases: boolean): HostReply
+  /** Of this host, as its ledger says. @param leases also what is promised to whom  @param quotaOf also what this gateway still lends to that site */
+  own (leases: boolean, quotaOf?: string): HostReply
   /** Every host of the site asked now, one that does not answer within CALENDAR_DEADLINE_MS with the reason. */
   hosts (leases: boolean): Promise<HostAnswer[]>
   /** What the site has free over time, of hosts that take leases; `host` is the name. Questions at the same time share one look. */
@@ -38,11 +41,11 @@ export interface Calendar {
 }
 
 /** @returns the calendar of a host, and at a gateway that of its site */
-export function createCalendar ({ site, peer, ledger, hosts, refusal, call }: CalendarDeps): Calendar {
+export function createCalendar ({ site, peer, ledger, hosts, refusal, call, lends }: CalendarDeps): Calendar {
   let look: Promise<SiteCalendar> | null = null
   let telling: ReturnType<Calendar['told']> | null = null
 
-  function own (withLeases: boolean): HostReply {
+  function own (withLeases: boolean, quotaOf = ''): HostReply {
     const state = ledger.state()
     const nowMs = ledger.now()
     const why = refusal()
@@ -54,13 +57,14 @@ export function createCalendar ({ site, peer, ledger, hosts, refusal, call }: Ca
         clusterId: lease.clusterId, cluster: lease.cluster, masterSite: lease.masterSite, kind: lease.kind, name: lease.name, state: lease.state,
         startMs: lease.startMs, endMs: lease.endMs, masterless: isMasterless(lease, ledger)
       })),
-      leftOut: Math.max(0, live.length - MAX_CALENDAR_LEASES)
+      leftOut: Math.max(0, live.length - MAX_CALENDAR_LEASES),
+      quota: quotaOf === '' || lends !== true ? [] : toldSteps(state, quotaOf, nowMs)
     }
   }
 
   async function ask (one: { host: string, peer: string, roles: readonly string[] }, leases: boolean): Promise<HostAnswer> {
     try {
-      return { ...one, reply: one.peer === peer ? own(leases) : await call(one.peer, 'hostCalendar', { leases }, { deadlineMs: CALENDAR_DEADLINE_MS }), error: '' }
+      return { ...one, reply: one.peer === peer ? own(leases) : await call(one.peer, 'hostCalendar', { leases, quotaOf: '' }, { deadlineMs: CALENDAR_DEADLINE_MS }), error: '' }
     } catch (error) {
       return { ...one, reply: null, error: describeError(error) }
     }

@@ -46,7 +46,7 @@ export function createDrain (deps: DrainDeps): Drain {
     const found = known.find(one => one.host === host)
     if (found === undefined) throw new NotFoundError(`this site has no host "${host}" that answers`, known.length === 0 ? 'see: musubi host list' : `it has ${known.map(one => one.host).slice(0, 20).join(', ')}`)
     if (!deps.isGateway) throw new MusubiError('NOT_A_GATEWAY', 'this host is no gateway: it knows its own leases only', { hint: `run it on a gateway of this site, or on ${host} itself` })
-    return await deps.call(found.peerId, 'hostCalendar', { leases: true }, { deadlineMs: CALENDAR_DEADLINE_MS })
+    return await deps.call(found.peerId, 'hostCalendar', { leases: true, quotaOf: '' }, { deadlineMs: CALENDAR_DEADLINE_MS })
   }
 
   async function look (host: string): Promise<DrainResource> {

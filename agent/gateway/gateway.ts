@@ -1,16 +1,19 @@
 import type { Logger } from 'pino'
 import type { Activate, CallPeer, Caller, HostStatus, Methods } from '../peers.ts'
 import type { EventLog } from '../events.ts'
+import { createRate } from './rate.ts'
 import type { Calendar } from '../calendar/calendar.ts'
 import type { Cordon } from '../cordon.ts'
 import type { Policy } from '../policy/policy.ts'
 import { type QuoteFacts, createQuotes } from '../quote/quotes.ts'
+import { type QuotaShares, shareFor } from '../policy/shares.ts'
 import { leastIn } from '../../protocol/core/calendar/together.ts'
 import { type Resources, zero } from '../../protocol/core/capacity.ts'
 import { ConflictError, describeError, errorCode, MusubiError, NoCapacityError } from '../../protocol/core/errors.ts'
 import { checkForm, checkRequest } from '../../protocol/core/gateway/checks.ts'
 import type { GatewayEffect, GatewayEvent, HostAnswer, HostAsk, SiteAnswer, SiteAsk, SiteHost, SiteView } from '../../protocol/core/gateway/events.ts'
 import { type GatewayRecord, allHeld, hostsOf } from '../../protocol/core/gateway/record.ts'
+import { isLent } from '../../protocol/core/gateway/shares.ts'
 import { advance, emptyGateway, loadGateway } from '../../protocol/core/gateway/step.ts'
 import { START_IS_NOW_MS } from '../../protocol/core/lease/hold.ts'
 import { HOST_STATUS_DEADLINE_MS, MAX_LOOKS } from '../../protocol/core/limits.ts'
@@ -40,6 +43,8 @@ export interface GatewayDeps {
   cordon?: Pick<Cordon, 'check'>
   /** whether the ledger of this gateway counts what a site borrows */
   quota?: (masterSite: string) => boolean
+  /** what this gateway and the others of its site still lend of its quotas; absent: the ledger of this one alone decides */
+  shares?: QuotaShares
   /** what a site is to pay per vCPU and hour, thousandths */
   priceMilli?: (masterSite: string) => number
   /** what makes room for a site of a higher priority; see `roomByNotice`; absent: nothing ever does */
@@ -143,6 +148,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
   /** looks at clusters that are under way */
   const looks = new Map<string, Promise<{ hosts: HostStatus[] }>>()
   let recovering: Promise<void> | null = null
+  const rate = createRate(site, deps.now)
 
   const runner = createRunner<GatewayEvent, GatewayEffect>({
     store,
@@ -236,9 +242,10 @@ export function createGateway (deps: GatewayDeps): Gateway {
   const refusalFor = (request: Request): MusubiError | null => refusalOf(() => deps.cordon?.check(), () => deps.policy?.check(request))
 
   async function viewFor (request: Request): Promise<SiteView> {
-    const [facts, hosts] = await Promise.all([deps.facts(), hostsFor(request)])
+    const counts = deps.quota?.(request.masterSite) ?? false
+    const [facts, hosts, share] = await Promise.all([deps.facts(), hostsFor(request), counts ? shareFor(deps.shares, request, deps.now()) : null])
     return {
-      hosts, facts, id: deps.newId(), quota: deps.quota?.(request.masterSite) ?? false, ...deps.priceMilli === undefined ? {} : { priceMilli: deps.priceMilli(request.masterSite) },
+      hosts, facts, id: deps.newId(), quota: counts, ...share === null ? {} : { share }, ...deps.priceMilli === undefined ? {} : { priceMilli: deps.priceMilli(request.masterSite) },
       refusal: refusalFor(request)
     }
   }
@@ -257,9 +264,9 @@ export function createGateway (deps: GatewayDeps): Gateway {
   }
 
   /** Gives notice to who makes room, and says when there is some; whose leases they are is told to the own site alone. */
-  async function withNotice (error: NoCapacityError, request: Request, hosts: readonly SiteHost[]): Promise<MusubiError> {
+  async function withNotice (error: NoCapacityError, request: Request, { hosts, share }: SiteView): Promise<MusubiError> {
     // who may not have it in any case must not cost others theirs
-    const room = !quotes.lacksOnlyRoom(request) ? null : deps.preempt?.(request, machine.records.values(), hosts) ?? null
+    const room = !quotes.lacksOnlyRoom(request, share) ? null : deps.preempt?.(request, machine.records.values(), hosts) ?? null
     if (room === null) return error
     const reason = `preempted by the policy of ${site}, for a site of a higher priority`
     for (const { clusterId, noticeMs } of room.clusters) if (noticeMs > 0) await tell({ type: 'notice', clusterId, noticeMs, reason })
@@ -280,10 +287,10 @@ export function createGateway (deps: GatewayDeps): Gateway {
     log.info({ clusters: records.length }, 'the gateway goes on with the records on its disk')
   }
 
-  const quotes = createQuotes({ site, now: deps.now, view: viewFor, refusal: refusalFor, ...deps.calendar === undefined ? {} : { calendar: deps.calendar }, ...deps.quotes === undefined ? {} : { facts: deps.quotes } })
+  const quotes = createQuotes({ site, now: deps.now, view: viewFor, refusal: refusalFor, ...deps.calendar === undefined ? {} : { calendar: deps.calendar }, ...deps.quotes === undefined ? {} : { facts: deps.quotes }, ...deps.shares === undefined ? {} : { shares: deps.shares } })
 
   async function lookAt (record: GatewayRecord): Promise<{ hosts: HostStatus[] }> {
-    const hosts = await Promise.all(hostsOf(allHeld(record)).map(async (h): Promise<HostStatus> => {
+    const hosts = await Promise.all(hostsOf(allHeld(record).filter(held => !isLent(held, record.offer.gateway))).map(async (h): Promise<HostStatus> => {
       try {
         return await call(h.peer, 'hostStatus', { clusterId: record.clusterId }, { deadlineMs: HOST_STATUS_DEADLINE_MS })
       } catch (error) {
@@ -311,6 +318,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
 
     async request (request, caller) {
       if (stopped !== null) throw stopped
+      rate.mustBeRare('request', caller)
       // windows are followed day by day, and hosts are asked: not for times, or by callers, that cannot be
       checkForm({ method: 'request', request }, deps.now())
       checkRequest(request, caller, deps.now())
@@ -319,7 +327,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
         return await ask(caller, { method: 'request', request, view })
       } catch (error) {
         const explained = await quotes.explained(error, request, view)
-        throw explained instanceof NoCapacityError ? await withNotice(explained, request, view.hosts) : explained
+        throw explained instanceof NoCapacityError ? await withNotice(explained, request, view) : explained
       }
     },
 
@@ -329,6 +337,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
     },
 
     async extend (request, caller) {
+      rate.mustBeRare('extend', caller)
       checkForm({ method: 'extend', request }, deps.now())
       const record = machine.records.get(request.clusterId)
       const refusal = record === undefined ? null : refusalOf(() => deps.policy?.check({ masterSite: record.masterSite, startMs: record.startMs, fromMs: record.endMs, endMs: request.endMs }))

@@ -16,7 +16,7 @@ export const brief = (text: string): string => text.length > 64 ? `${text.slice(
  */
 export function mustBeRunnable (record: DocumentRecord, self: Self, ledger: Ledger, objects: HostObjects, truth: HostTruth): void {
   const { document, secrets } = record
-  const isActive = (clusterId: string): boolean => ledger.clusterState(clusterId) === 'active'
+  const isActive = (clusterId: string): boolean => ledger.usageState(clusterId) === 'active'
   const running = isActive(document.id) ? ledger.documents.get(document.id)?.document : undefined
   // A version that is not higher is a replay, or an exchange that the ledger refuses.
   const problem = running === undefined || document.version <= running.version ? null : growthProblem(running, document)

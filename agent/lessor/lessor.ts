@@ -16,9 +16,10 @@ import type { Ledger } from '../../store/ledger.ts'
 import type { DesiredObject } from '../../protocol/core/desired.ts'
 import { missingReceipts } from '../../protocol/core/document.ts'
 import { ConflictError, InvalidInputError, MusubiError } from '../../protocol/core/errors.ts'
-import { isLive } from '../../protocol/core/lease/lease.ts'
+import { isLive, isQuota } from '../../protocol/core/lease/lease.ts'
 import { MAX_CLOCK_SKEW_MS } from '../../protocol/core/limits.ts'
 import type { EpochGrant, Grant, HoldRequest, ReleaseRequest } from '../../protocol/core/messages.ts'
+import { OWN_SHARE } from '../../protocol/core/gateway/shares.ts'
 import type { HostTruth } from '../../protocol/core/verify.ts'
 import { claimProblem, hostCommitProblem, hostExtendProblem, hostKeepAliveProblem, holdProblem, releaseProblem } from '../../protocol/core/verify-request.ts'
 
@@ -44,6 +45,8 @@ export interface LessorDeps {
   cordon?: Pick<Cordon, 'check'>
   /** what the site lends to whom, as this host knows it: a gateway that is behind, or in wrong hands, cannot lend more of it */
   policy?: Pick<Policy, 'check'>
+  /** whether it is a gateway, which counts what sites borrow; absent: it is */
+  isGateway?: boolean
   /** told at once of what has ended, so that no command from before brings it back */
   fence?: Fence
   /** what is known of tunnels beyond documents; absent: nothing */
@@ -51,7 +54,8 @@ export interface LessorDeps {
 }
 
 export interface Lessor {
-  hold (request: HoldRequest): Promise<Methods['hold']['reply']>
+  /** @param from host name of the gateway that asks; absent: it was asked by nobody else */
+  hold (request: HoldRequest, from?: string): Promise<Methods['hold']['reply']>
   /** Holds leases for longer; it is so once the request's offer is committed. */
   extend (request: Methods['hostExtend']['request']): Promise<Methods['hostExtend']['reply']>
   commit (request: Methods['hostCommit']['request']): Promise<Methods['hostCommit']['reply']>
@@ -105,17 +109,27 @@ export function createLessor (deps: LessorDeps): Lessor {
     deps.reconciler().trigger()
   })
 
-  const isOver = (clusterId: string): boolean => ['ended', ''].includes(ledger.clusterState(clusterId))
+  const isOver = (clusterId: string): boolean => ['ended', ''].includes(ledger.usageState(clusterId))
   /** Refuses by name what is not a question at all. */
   const mustBe = (problem: string | null, what: string): void => {
     if (problem !== null) throw new InvalidInputError(`${what} on ${host}: ${problem}`)
   }
+  /** Shares of quotas are the gateways': each counts in its own name, and its lease at another says whose request it is. */
+  function mustBeShare ({ items }: HoldRequest, from: string): void {
+    const share = items.find(isQuota)
+    if (share === undefined) return
+    if (deps.isGateway === false) throw new MusubiError('FORBIDDEN', `host ${host} is no gateway: it counts no quota`, { hint: 'ask a gateway of its site' })
+    const name = from === host ? OWN_SHARE : from
+    if (share.name !== name) throw new MusubiError('FORBIDDEN', `gateway ${brief(from)} asks ${host} for a share of the quota as "${brief(share.name)}"`, { hint: `a lease of a share on another gateway has the name of the one that asks, ${brief(name)} here` })
+  }
+
   /** Activations come one after the other: each is compared with all that are active. */
   const turns = createTurns()
 
   return {
-    async hold (request) {
+    async hold (request, from = host) {
       mustBe(holdProblem(request), `hold of offer ${brief(request.offerId)} for cluster ${brief(request.cluster)}`)
+      mustBeShare(request, from)
       // what is promised stays promised: only what is new is refused
       if (!ledger.state().replays.has(request.key)) {
         deps.cordon?.check()
@@ -147,6 +161,12 @@ export function createLessor (deps: LessorDeps): Lessor {
         if (document.id !== clusterId) throw new ConflictError(`the document of cluster ${document.id} cannot activate ${clusterId}`)
         const missing = missingReceipts(document, receipts)
         if (missing.length > 0) throw new ConflictError(`cluster ${document.name}: not every lender has committed: no receipt for ${missing.join(', ')}`)
+        const live = ledger.leases(clusterId).filter(isLive)
+        if (live.length > 0 && live.every(isQuota)) {
+          // Nothing of it is here: what another gateway of the site borrows is counted, and the document is no affair of this host.
+          await ledger.activate(clusterId, receipts, undefined, epoch)
+          return
+        }
         mustBeRunnable({ document, secrets }, self, ledger, objects, deps.truth)
         await ledger.activate(clusterId, receipts, { document, secrets }, epoch)
         events.add('lease.active', `${ledger.leases(clusterId).filter(lease => lease.state === 'active').length} leases of cluster ${document.name} are active`, document.name)

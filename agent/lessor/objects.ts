@@ -5,6 +5,7 @@ import type { DocumentRecord, Ledger } from '../../store/ledger.ts'
 import type { DesiredObject, ObjectKind, TunnelSpec } from '../../protocol/core/desired.ts'
 import { describeError } from '../../protocol/core/errors.ts'
 import { bareAddress } from '../../protocol/core/document.ts'
+import { isQuota } from '../../protocol/core/lease/lease.ts'
 import type { GatewayFacts } from '../../protocol/core/messages.ts'
 import { desiredFor, type GatewayNews, mergeTunnels, objectName, TUNNEL_NAME, withNews } from '../../protocol/core/plan.ts'
 import type { Self } from '../../protocol/core/verify.ts'
@@ -41,7 +42,7 @@ export interface TunnelTruth {
 const NO_TRUTH: TunnelTruth = { news: () => null, own: () => ({}) }
 
 export function createHostObjects (self: Self, ledger: Ledger, reconciler: () => Reconciler, { news, own: ownTunnel }: TunnelTruth = NO_TRUTH): HostObjects {
-  const isActive = (clusterId: string): boolean => ledger.clusterState(clusterId) === 'active'
+  const isActive = (clusterId: string): boolean => ledger.usageState(clusterId) === 'active'
 
   /** Objects of a document whose own lease is not active: given back one by one while the cluster lives on. */
   function lapsed ({ document }: DocumentRecord): Set<string> {
@@ -99,7 +100,7 @@ export function createHostObjects (self: Self, ledger: Ledger, reconciler: () =>
     tenancy () {
       const clusters = new Map<string, { clusterId: string, endMs: number }>()
       for (const lease of ledger.state().leases.values()) {
-        if (lease.state !== 'active') continue
+        if (lease.state !== 'active' || isQuota(lease)) continue
         const name = clusterOf(prefixOf(lease.clusterId))
         clusters.set(name, { clusterId: lease.clusterId, endMs: Math.max(lease.endMs, clusters.get(name)?.endMs ?? 0) })
       }

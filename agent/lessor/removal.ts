@@ -50,7 +50,7 @@ export function createRemoval ({ host, ledger, reconciler, objects, fencing, mon
   function ending (): string[] {
     const ids = new Set<string>()
     for (const lease of ledger.state().leases.values()) if (!isLive(lease) && !lease.vacated) ids.add(lease.clusterId)
-    for (const { document } of ledger.documents.list()) if (['ended', ''].includes(ledger.clusterState(document.id))) ids.add(document.id)
+    for (const { document } of ledger.documents.list()) if (['ended', ''].includes(ledger.usageState(document.id))) ids.add(document.id)
     return [...ids]
   }
 

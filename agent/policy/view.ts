@@ -1,5 +1,6 @@
 import type { Policy, PolicyVersion } from './policy.ts'
 import { usageOf } from './usage.ts'
+import type { GatewayRecord } from '../../protocol/core/gateway/record.ts'
 import type { ReadonlyLedgerState } from '../../protocol/core/lease/state.ts'
 import type { PolicyCheck, PolicyDocument, PolicyResource } from '../../protocol/policy-api.ts'
 
@@ -9,6 +10,8 @@ export interface PolicyViewOptions {
   ledger: () => ReadonlyLedgerState
   /** this gateway's share of every quota, by its certificate */
   quotaPercent: () => number
+  /** what this gateway keeps of clusters; absent: nothing */
+  records?: () => readonly GatewayRecord[]
 }
 
 /** The policy as a gateway shows it: with what it lends now. */
@@ -19,8 +22,8 @@ export interface PolicyView {
   check (document: unknown): PolicyCheck
 }
 
-export function createPolicyView ({ site, policy, ledger, quotaPercent }: PolicyViewOptions): PolicyView {
-  const usage = (document: PolicyDocument): PolicyResource['usage'] => usageOf(ledger(), document, site, quotaPercent())
+export function createPolicyView ({ site, policy, ledger, quotaPercent, records }: PolicyViewOptions): PolicyView {
+  const usage = (document: PolicyDocument): PolicyResource['usage'] => usageOf(ledger(), document, site, quotaPercent(), records?.() ?? [])
   const shares = (document: PolicyDocument): string[] => usage(document).flatMap(({ site: borrower, share, quota, overdrawn }) => [
     ...overdrawn.length === 0 ? [] : [`sites.${borrower}: more is lent to it than its quota: ${overdrawn.join(', ')}; that is kept to its end, and nothing new is lent`],
     ...share === null || quota === null || !Object.entries(share).some(([dimension, bound]) => bound === 0 && quota[dimension as keyof typeof quota] !== 0) ? [] : [`sites.${borrower}: the share of this gateway, ${quotaPercent()} %, leaves nothing of some dimension`]

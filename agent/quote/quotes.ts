@@ -1,14 +1,15 @@
 import type { Caller, Methods } from '../peers.ts'
 import type { Calendar } from '../calendar/calendar.ts'
+import { type QuotaShares, quotaSteps } from '../policy/shares.ts'
 import type { HostCalendar } from '../../protocol/core/calendar/together.ts'
-import { Timeline } from '../../protocol/core/calendar/timeline.ts'
 import { InvalidInputError, MusubiError, NoCapacityError } from '../../protocol/core/errors.ts'
-import { clampToZero, fits, zero } from '../../protocol/core/capacity.ts'
+import { clampToZero, fits } from '../../protocol/core/capacity.ts'
 import { brief, checkRequest, mustBeInTime } from '../../protocol/core/gateway/checks.ts'
 import type { SiteView } from '../../protocol/core/gateway/events.ts'
-import { freeQuotaOf, idUses, quotaBookings } from '../../protocol/core/lease/lease.ts'
-import { ownParts, wantedOf } from '../../protocol/core/gateway/place.ts'
-import { type ReadonlyLedgerState, quotaFor } from '../../protocol/core/lease/state.ts'
+import { freeQuotaOf, idUses } from '../../protocol/core/lease/lease.ts'
+import { borrowedBy, ownParts, wantedOf } from '../../protocol/core/gateway/place.ts'
+import { lentInAll, type ShareView } from '../../protocol/core/gateway/shares.ts'
+import type { ReadonlyLedgerState } from '../../protocol/core/lease/state.ts'
 import { COUNTER_OFFER_MS, MAX_COUNTED_PEERS, MAX_QUOTES, MAX_QUOTES_PER_MINUTE } from '../../protocol/core/limits.ts'
 import type { Request } from '../../protocol/core/messages.ts'
 import { toMessage } from '../../protocol/core/quote/check.ts'
@@ -35,6 +36,8 @@ export interface QuotesDeps {
   /** absent: no later start is looked for */
   calendar?: Pick<Calendar, 'site'>
   facts?: QuoteFacts
+  /** what other gateways of the site lend of a quota; absent: nothing */
+  shares?: QuotaShares
 }
 
 /** What would be answered to requests. Nothing is held, kept or written. */
@@ -42,7 +45,7 @@ export interface Quotes {
   /** @throws MusubiError BUSY for too many; as the request for one that cannot be */
   answer (request: Request, caller: Caller): Promise<Methods['quote']['reply']>
   /** Whether a request would be taken if there were room: its site may borrow so much, and there is an id for its segment. */
-  lacksOnlyRoom (request: Request): boolean
+  lacksOnlyRoom (request: Request, share?: ShareView): boolean
   /** A refusal for lack of room, with what could be given instead as its hint; anything else as it is. */
   explained (error: unknown, request: Request, view: SiteView): Promise<unknown>
 }
@@ -61,14 +64,7 @@ function freeIds (state: ReadonlyLedgerState, now: number): number {
   return free
 }
 
-/** What a site may still borrow over time; null: without a bound. */
-function quotaSteps (state: ReadonlyLedgerState, masterSite: string, now: number): HostCalendar['steps'] | null {
-  const quota = quotaFor(state.quotas, masterSite)
-  // a quota that says nothing of the number of nodes does not bound it
-  return quota === null ? null : new Timeline({ nodes: Number.POSITIVE_INFINITY, ...quota }, quotaBookings(state, masterSite)).steps(now)
-}
-
-export function createQuotes ({ site, now, view: viewFor, refusal, calendar, facts }: QuotesDeps): Quotes {
+export function createQuotes ({ site, now, view: viewFor, refusal, calendar, facts, shares }: QuotesDeps): Quotes {
   let running = 0
   /** quotes of each site in the minute that began at `sinceMs` */
   let sinceMs = 0
@@ -87,25 +83,38 @@ export function createQuotes ({ site, now, view: viewFor, refusal, calendar, fac
     return null
   }
 
-  function quoteView (request: Request, view: SiteView): QuoteView {
+  /** @param others what other gateways of the site lend */
+  function quoteView (request: Request, view: SiteView, others: ReadonlyArray<HostCalendar['steps']>): QuoteView {
     const state = facts?.ledger()
+    const own = state === undefined ? null : quotaSteps(state, request.masterSite, now())
     return {
       hosts: view.hosts, gateway: view.facts.host, counted: view.quota, calendars: null, nowMs: now(),
-      quota: state === undefined ? null : quotaSteps(state, request.masterSite, now()),
+      quota: own === null ? null : [own, ...others],
       ids: state === undefined ? IDS_COUNTED : freeIds(state, now()),
       refusal: (startMs, endMs) => refusal({ ...request, startMs, endMs }),
       priceMilli: facts?.priceMilli(request.masterSite) ?? 0
     }
   }
 
-  /** @param waitMs how long hosts are waited for; what they say then is missing from the quote, not from the truth */
-  async function calendarsIn (waitMs: number | null): Promise<readonly HostCalendar[] | null> {
-    if (calendar === undefined) return null
-    const look = calendar.site().then(({ hosts }) => hosts)
+  /** @param waitMs how long is waited for it; what hosts say then is missing from the quote, not from the truth; null: to its end */
+  async function within<T> (look: Promise<T>, waitMs: number | null, otherwise: T): Promise<T> {
     if (waitMs === null) return await look
-    const late = Promise.withResolvers<null>()
-    const timer = setTimeout(() => { late.resolve(null) }, waitMs)
+    const late = Promise.withResolvers<T>()
+    const timer = setTimeout(() => { late.resolve(otherwise) }, waitMs)
     return await Promise.race([look, late.promise]).finally(() => { clearTimeout(timer) })
+  }
+
+  /** What other gateways of the site lend to a site that has a quota. */
+  async function others (request: Request, { quota }: SiteView, waitMs: number | null): Promise<ReadonlyArray<HostCalendar['steps']>> {
+    if (!quota || shares === undefined || shares.own(request.masterSite) === null) return []
+    return (await within(shares.others(request.masterSite), waitMs, [])).map(({ steps }) => steps)
+  }
+
+  /** All that a refusal is explained by: what hosts have over time, and what other gateways lend. */
+  async function wholeView (request: Request, view: SiteView, waitMs: number | null): Promise<QuoteView> {
+    const look = calendar === undefined ? null : calendar.site().then(({ hosts }) => hosts)
+    const [calendars, lent] = await Promise.all([look === null ? null : within<readonly HostCalendar[] | null>(look, waitMs, null), others(request, view, waitMs)])
+    return { ...quoteView(request, view, lent), calendars }
   }
 
   return {
@@ -120,27 +129,29 @@ export function createQuotes ({ site, now, view: viewFor, refusal, calendar, fac
         checkRequest(request, caller, now())
         if (request.grow) throw new InvalidInputError(`quote for cluster ${request.cluster}: it is for clusters that are not there yet, not for more of one`)
         mustBeInTime(site, `quote for cluster ${request.cluster}`, request.sentMs, arrivedMs)
-        const view = quoteView(request, await viewFor(request))
+        const seen = await viewFor(request)
+        const lends = seen.share === undefined || seen.share.lenders.length === 0 ? [] : await others(request, seen, null)
+        const view = quoteView(request, seen, lends)
         // hosts are asked only where a later start is to be found
-        return toMessage(site, now(), quoteFor(request, isTaken(request, view) ? view : { ...view, calendars: await calendarsIn(null) }))
+        return toMessage(site, now(), quoteFor(request, isTaken(request, view) ? view : await wholeView(request, seen, null)))
       } finally {
         running--
       }
     },
 
-    lacksOnlyRoom (request) {
+    lacksOnlyRoom (request, share) {
       const state = facts?.ledger()
       if (state === undefined) return true
-      const left = freeQuotaOf(state, request.masterSite, Math.max(request.startMs, now()), request.endMs)
-      const own = ownParts({ quota: left !== null }, request, request.grow, wantedOf(request))
-      return own.filter(part => part.kind === 'segment').length <= freeIds(state, now()) && own.every(part => part.kind !== 'quota' || fits(part.resources, clampToZero(left ?? zero())))
+      const left = share === undefined ? freeQuotaOf(state, request.masterSite, Math.max(request.startMs, now()), request.endMs) : lentInAll(share)
+      const own = ownParts({ quota: false }, request, request.grow, wantedOf(request))
+      return own.length <= freeIds(state, now()) && (left === null || fits(borrowedBy(request), clampToZero(left)))
     },
 
     async explained (error, request, view) {
       if (!(error instanceof NoCapacityError) || request.grow || tooMany(request.masterSite) !== null) return error
       running++
       try {
-        const text = counterText(quoteFor(request, { ...quoteView(request, view), calendars: await calendarsIn(COUNTER_OFFER_MS) }), request.nodes.length)
+        const text = counterText(quoteFor(request, await wholeView(request, view, COUNTER_OFFER_MS)), request.nodes.length)
         return text === '' ? error : new NoCapacityError(error.message, error.hint === undefined ? text : `${text}; ${error.hint}`)
       } catch {
         return error // what is told beside a refusal must not take its place

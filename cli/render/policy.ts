@@ -8,10 +8,11 @@ import type { PolicyCheck, PolicyResource, PolicyUsage } from '../../protocol/po
 const amount = (bound: PolicyUsage['quota']): string => bound === null || Object.keys(bound).length === 0 ? 'no limit' : describe({ ...zero(), ...bound })
 
 /** One line for each site that borrows, or that the policy names. */
-const usageLines = (usage: readonly PolicyUsage[]): string[] => usage.map(({ site, lent, most, quota, share, overdrawn }) => {
+const usageLines = (usage: readonly PolicyUsage[]): string[] => usage.map(({ site, lent, most, toOthers, fromOthers, quota, share, overdrawn }) => {
   const later = describe(most) === describe(lent) ? '' : `, with what is reserved up to ${describe(most)}`
   const bound = quota === null ? 'no quota' : `${amount(share)} of ${amount(quota)} can be lent by this gateway`
-  return `${site}: ${describe(lent)} lent${later}; ${bound}${overdrawn.length === 0 ? '' : `; OVERDRAWN: ${overdrawn.join(', ')}`}`
+  const others = `${toOthers === undefined ? '' : `, of it ${describe(toOthers)} for requests to other gateways`}${fromOthers === undefined ? '' : `, and ${describe(fromOthers)} more by other gateways for requests to this one`}`
+  return `${site}: ${describe(lent)} lent${others}${later}; ${bound}${overdrawn.length === 0 ? '' : `; OVERDRAWN: ${overdrawn.join(', ')}`}`
 })
 
 /** A file to edit, with what is so now as comments. */

@@ -195,6 +195,11 @@ export const MAX_QUOTE_TRIES = 16
 export const MAX_QUOTES = 16
 /** ... and that one site gets in a minute, refusals with what could be had instead among them: a plan takes up to four. */
 export const MAX_QUOTES_PER_MINUTE = 30
+/**
+ * Requests, and extensions, that a gateway works on for another site in a minute: each has hosts hold something. A master asks a site once
+ * a round and cluster, and never again what was refused so; the own site has no bound.
+ */
+export const MAX_REQUESTS_PER_MINUTE = 120
 /** Reasons in a quote, and characters of each: who lacks what, for people. */
 export const MAX_QUOTE_REASONS = 12
 export const MAX_QUOTE_TEXT = 400

@@ -166,8 +166,8 @@ function sizeProblem ({ kind, name, resources: r, segmentId }: HoldItem): string
     volume: isWhole(r.diskMib, 1, MAX_VOLUME_MIB) && r.volumes === 1 && only('diskMib', 'volumes'),
     frontend: machine && only('vcpus', 'memoryMib'),
     segment: isWhole(r.bandwidthMbit, 0, MAX_BANDWIDTH_MBIT) && only('bandwidthMbit'),
-    // what all the rest of the cluster takes here
-    quota: isValid(r) && !only() && fitsWithin(r, MAX_QUOTA)
+    // what all the rest of the cluster takes here, or what is missing of it at another gateway
+    quota: isValid(r) && (!only() || (r.nodes ?? 0) > 0) && fitsWithin(r, MAX_QUOTA)
   }
   return firstOf(
     [fits[kind] === true && (kind === 'quota' || (r.nodes ?? 0) === 0), `${kind} ${name} is of no possible size (${describe(r)})`],

@@ -3,7 +3,7 @@ import { missingReceipts } from '../../protocol/core/document.ts'
 import { ConflictError, InvalidInputError, MusubiError } from '../../protocol/core/errors.ts'
 import { allocateId } from '../../protocol/core/ids.ts'
 import { heardOf } from '../../protocol/core/lease/epoch.ts'
-import { type Answer, clusterState, freeOf, idUses, isIdle, isLive, leasesOf } from '../../protocol/core/lease/lease.ts'
+import { type Answer, clusterState, freeOf, idUses, isIdle, isLive, isQuota, leasesOf, usageState } from '../../protocol/core/lease/lease.ts'
 import { type LedgerState, applyEffect, copyLedger, emptyLedger } from '../../protocol/core/lease/state.ts'
 import { type Effect, type LeaseEvent, type Outcome, advance, nextDueMs } from '../../protocol/core/lease/step.ts'
 import { CLOCK_MARK_MS, LEDGER_RETRY_MS } from '../../protocol/core/limits.ts'
@@ -170,7 +170,7 @@ export async function openLedger (options: LedgerOptions): Promise<Ledger> {
   /** @returns the document that a cluster runs with here, and whether `document` may take its place */
   function mustFollow (document: ClusterDocument): ClusterDocument | undefined {
     const kept = pending.get(document.id) ?? documents.get(document.id)?.document
-    if (kept === undefined || clusterState(state, document.id) !== 'active' || isDeepStrictEqual(kept, asOnDisk(document))) return kept
+    if (kept === undefined || usageState(state, document.id) !== 'active' || isDeepStrictEqual(kept, asOnDisk(document))) return kept
     if (document.version <= kept.version) throw new ConflictError(`cluster ${document.name} is active on ${host} with another document (version ${kept.version}, this one ${document.version})`)
     if (!isDeepStrictEqual(identityOf(kept), identityOf(document))) throw new ConflictError(`cluster ${document.name} is active on ${host}: version ${document.version} of its document is of another cluster`)
     return kept
@@ -224,7 +224,7 @@ export async function openLedger (options: LedgerOptions): Promise<Ledger> {
     },
     vacate: (clusterId, seenCounter) => submit(
       { type: 'vacate', clusterId, ...(seenCounter === undefined ? {} : { seenCounter }) },
-      () => leasesOf(state, clusterId).every(lease => !isLive(lease) && lease.vacated) && documents.get(clusterId) !== undefined ? [{ type: 'delete', key: documentKey(clusterId) }] : []
+      () => leasesOf(state, clusterId).every(lease => isQuota(lease) || (!isLive(lease) && lease.vacated)) && documents.get(clusterId) !== undefined ? [{ type: 'delete', key: documentKey(clusterId) }] : []
     ),
     async tick () {
       if (failure !== null && clock.now() - triedMs >= LEDGER_RETRY_MS) await recover()
@@ -237,6 +237,7 @@ export async function openLedger (options: LedgerOptions): Promise<Ledger> {
     free: (fromMs, untilMs) => freeOf(state, fromMs ?? Math.max(state.clockMs, clock.now()), untilMs),
     leases: clusterId => leasesOf(settled, clusterId),
     clusterState: clusterId => clusterState(settled, clusterId),
+    usageState: clusterId => usageState(settled, clusterId),
     epochOf (clusterId) {
       const known = settled.epochs.get(clusterId)
       return known === undefined ? null : { epoch: known.epoch, holder: known.holder }
@@ -255,10 +256,10 @@ export async function openLedger (options: LedgerOptions): Promise<Ledger> {
     history: (filter = {}) => readHistory(store, filter, options.migrations),
     activeDocuments () {
       const since = (clusterId: string): { atMs: number, token: number } => {
-        const active = leasesOf(settled, clusterId).filter(lease => lease.state === 'active')
+        const active = leasesOf(settled, clusterId).filter(lease => lease.state === 'active' && !isQuota(lease))
         return { atMs: Math.min(...active.map(lease => lease.activatedMs)), token: Math.min(...active.map(lease => lease.commitToken)) }
       }
-      return documents.list().filter(record => clusterState(settled, record.document.id) === 'active').map(record => ({ record, ...since(record.document.id) }))
+      return documents.list().filter(record => usageState(settled, record.document.id) === 'active').map(record => ({ record, ...since(record.document.id) }))
         .sort((a, b) => a.atMs - b.atMs || a.token - b.token).map(({ record }) => record)
     },
     documents,

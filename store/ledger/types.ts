@@ -147,6 +147,8 @@ export interface Ledger {
   free (fromMs?: number, untilMs?: number): Resources
   leases (clusterId: string): Lease[]
   clusterState (clusterId: string): LeaseState | ''
+  /** The same without shares of quotas: of what takes something of the host. */
+  usageState (clusterId: string): LeaseState | ''
   /** Who is master of a cluster, as far as this host knows. */
   epochOf (clusterId: string): { epoch: number, holder: string } | null
   /** When its master was last heard of, on the ledger clock; null for a cluster that has no leases here. */

@@ -10,7 +10,7 @@ t.setTimeout(200_000)
 const gateway = (name: string, quotaPercent = 0): HostPlan => ({ name, roles: ['gateway'], vcpus: 1, memoryMiB: 1024, diskMiB: 0, quotaPercent })
 const SITES = [
   { name: 'tokyo', hosts: [{ ...gateway('tokyo-1', 100), vcpus: 8, memoryMiB: 16_384 }] },
-  { name: 'osaka', hosts: [gateway('osaka-1', 60), gateway('osaka-2', 40), { ...gateway('osaka-3'), roles: ['compute' as const], vcpus: 16, memoryMiB: 65_536 }] }
+  { name: 'osaka', hosts: [gateway('osaka-1', 50), gateway('osaka-2', 50), { ...gateway('osaka-3'), roles: ['compute' as const], vcpus: 16, memoryMiB: 65_536 }] }
 ]
 
 t.test('what a site lends is what its policy says, from the moment that it is set', async t => {
@@ -38,13 +38,14 @@ t.test('what a site lends is what its policy says, from the moment that it is se
   t.match(await ask('toolong', 1), { state: 'failed', error: { message: /osaka lends to tokyo for at most 30m.*try it first/ } }, 'set on one gateway, enforced by the other')
 
   await set(one, { default: { quota: { nodes: 4, vcpus: 8 } } })
-  t.match(await Promise.all([one, two].map(policyOf)), [{ quotaPercent: 60, usage: [] }, { quotaPercent: 40 }])
-  const first = await ask('fits', 2)
+  t.match(await Promise.all([one, two].map(policyOf)), [{ quotaPercent: 50, usage: [] }, { quotaPercent: 50 }])
+  const first = await ask('fits', 3)
   t.ok(LEASED.has(first.state), first.error?.message ?? first.state)
   const lenders = await Promise.all([one, two].map(policyOf))
-  const at = lenders.findIndex(({ usage }) => usage.some(({ lent }) => (lent.nodes ?? 0) > 0))
-  t.match(lenders[at]?.usage, [{ site: 'tokyo', lent: { nodes: 2, vcpus: 2 }, quota: { nodes: 4, vcpus: 8 }, share: at === 0 ? { nodes: 2, vcpus: 4 } : { nodes: 1, vcpus: 3 }, overdrawn: [] }], 'it is counted by the gateway that lent it')
-  t.match(await ask('over', 1), { state: 'failed', error: { message: /lends no more to site tokyo: needs 1 nodes, 0 free/ } }, 'and no more than its share')
+  const at = lenders.findIndex(({ usage }) => usage.some(({ fromOthers }) => fromOthers !== undefined))
+  t.match(lenders[at]?.usage, [{ site: 'tokyo', lent: { nodes: 2, vcpus: 3 }, fromOthers: { nodes: 1 }, quota: { nodes: 4, vcpus: 8 }, share: { nodes: 2, vcpus: 4 }, overdrawn: [] }], 'it is counted by the gateway that lent it, up to its share')
+  t.match(lenders[1 - at]?.usage, [{ lent: { nodes: 1, vcpus: 0 }, toOthers: { nodes: 1 }, share: { nodes: 2 } }], 'and what that lacks by the other')
+  t.match(await ask('over', 2), { state: 'failed', error: { message: /lends no more to site tokyo with osaka-[12]: needs 2 nodes, 1 free/ } }, 'and no more than the quota in all')
 
   const tight: PolicyDocument = { default: { quota: { nodes: 2 } } }
   const checked = await (at === 0 ? one : two).post<PolicyCheck>('/v1/policy/checks', tight)

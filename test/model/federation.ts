@@ -12,6 +12,7 @@ import type { ImageFacts } from '../../agent/images/facts.ts'
 import { createEventLog, type EventLog } from '../../agent/events.ts'
 import { createGateway, type Gateway } from '../../agent/gateway/gateway.ts'
 import { createLessor, type Lessor } from '../../agent/lessor/lessor.ts'
+import { createQuotaShares } from '../../agent/policy/shares.ts'
 import type { Builder } from '../../agent/master/build.ts'
 import { createCopies, type Copies, type Copy } from '../../agent/master/copies.ts'
 import { createMaster, type Master } from '../../agent/master/master.ts'
@@ -237,7 +238,7 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
     // By name, as the mesh finds them: who may call what is not what these tests are about.
     const handlers = (part: object | null): Record<string, Handler | undefined> => ({ ...part })
     const ofHost = HOST_METHODS[method]
-    const handler = method === 'hostCalendar' ? ((r: { leases: boolean }) => Promise.resolve(life.calendar.own(r.leases))) as Handler : method === 'calendar' ? ((r, c) => life.told.answer(r as never, c)) as Handler : method === 'copy' ? ((r, c) => life.copies.keep(r as never, c)) as Handler : ofHost === undefined ? handlers(life.gateway)[method] : handlers(life.lessor)[ofHost]
+    const handler = method === 'hostCalendar' ? ((r: { leases: boolean, quotaOf: string }) => Promise.resolve(life.calendar.own(r.leases, r.quotaOf))) as Handler : method === 'hold' ? ((r, c) => life.lessor.hold(r as never, c.host)) as Handler : method === 'calendar' ? ((r, c) => life.told.answer(r as never, c)) as Handler : method === 'copy' ? ((r, c) => life.copies.keep(r as never, c)) as Handler : ofHost === undefined ? handlers(life.gateway)[method] : handlers(life.lessor)[ofHost]
     if (handler === undefined) throw new Error(`${to.host} does not serve ${method}`)
     return structuredClone(await Promise.race([handler(ofHost === 'status' ? (request as { clusterId: string }).clusterId : request, caller), life.died]))
   }
@@ -300,14 +301,15 @@ export async function startFederation (plans: readonly HostPlan[]): Promise<Fede
       drivers: { volume: driver('volume'), tunnel: driver('tunnel'), segment: driver('segment'), frontend: driver('frontend'), cache: driver('cache'), domain: driver('domain') },
       desired: () => life.lessor.desired(), leaveAlone: () => life.lessor.undecided(), log: silent
     })
-    life.lessor = createLessor({ site: machine.site, host: machine.host, ledger: life.ledger, reconciler: () => life.reconciler, details: { of: () => Promise.resolve({}) }, events: life.events, now, truth: truthOf(machine), monotonic: () => performance.now(), sleep: async ms => { await sleep(ms) }, signGrant: grant => ({ envelope: Uint8Array.from(Buffer.from(JSON.stringify(grant))), chain: [] }) })
+    life.lessor = createLessor({ site: machine.site, host: machine.host, isGateway: machine.roles.includes('gateway'), ledger: life.ledger, reconciler: () => life.reconciler, details: { of: () => Promise.resolve({}) }, events: life.events, now, truth: truthOf(machine), monotonic: () => performance.now(), sleep: async ms => { await sleep(ms) }, signGrant: grant => ({ envelope: Uint8Array.from(Buffer.from(JSON.stringify(grant))), chain: [] }) })
     const call = callFrom(machine, life)
     const newId = (): string => uuidFrom(sha256(`${++ids}`))
     const isGateway = machine.roles.includes('gateway')
-    life.calendar = createCalendar({ site: machine.site, peer: machine.peer, ledger: life.ledger, call, refusal: () => null, hosts: () => siteHosts(machine.site) })
+    life.calendar = createCalendar({ site: machine.site, peer: machine.peer, ledger: life.ledger, call, refusal: () => null, hosts: () => siteHosts(machine.site), lends: isGateway })
     life.told = createTold({ site: machine.site, now, calendar: life.calendar, retained: () => machine.retained, lending: masterSite => lendingOf(machine.policy, machine.site, masterSite, now()) })
     life.gateway = !isGateway ? null : createGateway({
       quota: masterSite => life.ledger.state().quotas.has(masterSite), quotes: { ledger: () => life.ledger.state(), priceMilli: () => 250 },
+      shares: createQuotaShares({ ledger: () => life.ledger.state(), now, call, gateways: () => siteHosts(machine.site).filter(one => one.peer !== machine.peer && one.roles.includes('gateway')) }),
       policy: { check: ask => { checkPolicy(machine.policy, machine.site, { ...ask, nowMs: now() }) } },
       site: machine.site, call, calendar: life.calendar, store, events: life.events, log: silent, now, newId, siteHosts: () => siteHosts(machine.site),
       facts: () => Promise.resolve({ host: machine.host, peer: machine.peer, underlayAddress: machine.underlayAddress, tunnelPublicKey: keyOf(machine.host), tunnelEndpoint: `${machine.underlayAddress}:51820`, tunnelAddress: gatewayTruth.tunnelAddressFor(machine.peer), chain: [] }),

@@ -7,6 +7,7 @@ import { offeredProblem } from '../verify.ts'
 import { commitProblem, extendProblem, isUuid, keepAliveProblem, releaseProblem, requestProblem, termProblem } from '../verify-request.ts'
 import type { Asker, SiteAsk } from './events.ts'
 import { type GatewayRecord, allHeld } from './record.ts'
+import { toldOffer } from './shares.ts'
 
 /** Text from elsewhere in a message: not longer than a name. */
 export const brief = (text: string): string => text.length > 64 ? `${text.slice(0, 61)}...` : text
@@ -101,7 +102,7 @@ export function mustBeAsOffered (site: string, { clusterId, document, receipts }
   const added = record.amendment?.kind === 'grow' && record.amendment.state !== 'done' ? record.amendment.held : []
   const growth = added.some(held => named.has(held.leaseId))
   if (growth && record.amendment?.state !== 'committed') refuse('it takes in what has not been committed')
-  const offer = growth ? grownOffer(record) : record.offer
+  const offer = toldOffer(growth ? grownOffer(record) : record.offer)
   // A cluster that shrinks leaves out what its document no longer names, and hosts with nothing else.
   const shrunk = { ...offer, held: offer.held.filter(held => named.has(held.leaseId) || held.kind === 'segment') }
   const problem = offeredProblem(document, offer)

@@ -5,6 +5,7 @@ import type {
 } from '../messages.ts'
 import type { HostCapacity } from '../placement/at-site.ts'
 import type { GatewayRecord } from './record.ts'
+import type { ShareView } from './shares.ts'
 
 /** Who asks, as proved by the connection; `site` is null for a coordinator. */
 export interface Asker { peerId: string, site: string | null, host: string, gateway: boolean }
@@ -29,6 +30,8 @@ export interface SiteView {
   refusal: MusubiError | null
   /** whether the ledger of this gateway counts what the master's site borrows */
   quota: boolean
+  /** what may still be lent to the master's site; absent: its ledger alone decides, or there is no bound */
+  share?: ShareView
   /** what the master's site is to pay per vCPU and hour, thousandths; absent: nothing */
   priceMilli?: number
 }

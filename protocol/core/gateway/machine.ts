@@ -14,6 +14,8 @@ export interface Waiting {
   readonly arrivedMs: number
   /** what its own cluster held when it arrived, by host: its view was made while that was not free yet */
   readonly freed: ReadonlyMap<string, Resources>
+  /** the same of shares of the quota, by gateway */
+  readonly freedShares: ReadonlyMap<string, Resources>
   /** hosts that may still have something of what its master gave up; it ends by itself, in their own time */
   readonly avoid: readonly string[]
 }
@@ -27,6 +29,8 @@ export interface Placing {
   readonly attempt: number
   /** hosts that refused or did not answer */
   readonly full: readonly string[]
+  /** gateways that have lent all of their share */
+  readonly dry: readonly string[]
   readonly refusals: readonly string[]
 }
 
@@ -43,6 +47,8 @@ export type Phase =
   /** after a restart: the same holds again, which hosts that have them answer as before */
   | { readonly kind: 'rehold' }
   | { readonly kind: 'commit', readonly offerId: string }
+  /** receipts of shares that other gateways lend, which the master knows nothing of; then `entry` goes on */
+  | { readonly kind: 'lenders', readonly entry: WaitingFor<'activate'>, readonly growth: boolean }
   /** the gateway's own host first, `then` the others */
   | { readonly kind: 'activate', readonly growth: boolean, readonly then: readonly HostCall[] }
   | { readonly kind: 'extend' }

@@ -1,5 +1,5 @@
 /** A request, or growth, on its way through the hosts of a site: placed, held everywhere or nowhere, offered. */
-import { type Resources, add, sum, zero } from '../capacity.ts'
+import { type Resources, add, fits, sum, zero } from '../capacity.ts'
 import { ConflictError, describeError, MusubiError, NoCapacityError } from '../errors.ts'
 import { HOLD_TTL_MS, MAX_GATEWAY_RECORDS, MAX_HOLD_TTL_MS, MAX_LONG_HOLDS_PER_SITE, MAX_PLACEMENTS, MAX_VNI } from '../limits.ts'
 import { isLocal, LOCAL } from '../local.ts'
@@ -11,6 +11,7 @@ import { type HostCall, type Job, type Placing, type Turn, type WaitingFor, answ
 import { mustHaveNoNotice } from './notice.ts'
 import { type Amendment, type GatewayRecord, allHeld, digestOf, heldUnder, hostsOf } from './record.ts'
 import { releaseAllCalls, releaseCalls, released } from './release.ts'
+import { divideShare, noShare, OWN_SHARE, type ShareView, sharesByHost, toldOffer } from './shares.ts'
 
 const requestDigest = (r: Request): string => digestOf([r.cluster, r.vni, r.startMs, r.endMs, r.nodes, r.volumes, r.frontend, r.bandwidthMbit, r.grow, ...r.local === true ? [LOCAL] : [], ...r.spread === true ? ['spread'] : [], ...(r.maxNodesPerHost ?? 0) === 0 ? [] : [`max ${r.maxNodesPerHost}`]])
 
@@ -27,15 +28,22 @@ function replayOf (turn: Turn, record: GatewayRecord, request: Request): Offer |
     : null
   if (known === null) return null
   if (known.digest !== requestDigest(request)) throw new ConflictError(`site ${turn.site}: the idempotency key ${request.key.slice(0, 64)} was used for another request of cluster ${request.cluster.slice(0, 64)}`, 'a new question needs a new key')
-  return known.offer
+  return toldOffer(known.offer)
 }
 
 /** What a record holds, by host, that a new question of its master would set free. */
 export function freedBy (record: GatewayRecord | undefined): ReadonlyMap<string, Resources> {
-  const parts = record === undefined || record.state === 'committed' || (record.state === 'active' && record.amendment?.state === 'done') ? []
+  const parts = freedParts(record)
+  return new Map(hostsOf(parts).map(({ host }) => [host, sum(parts.filter(held => held.host === host && held.kind !== 'quota').map(held => held.resources))]))
+}
+
+/** The same of shares of the quota, by the gateway that counts them. */
+export const freedShares = (record: GatewayRecord | undefined): ReadonlyMap<string, Resources> => sharesByHost(freedParts(record))
+
+function freedParts (record: GatewayRecord | undefined): readonly Held[] {
+  return record === undefined || record.state === 'committed' || (record.state === 'active' && record.amendment?.state === 'done') ? []
     : record.state === 'active' ? record.amendment?.held ?? []
     : allHeld(record)
-  return new Map(hostsOf(parts).map(({ host }) => [host, sum(parts.filter(held => held.host === host && held.kind !== 'quota').map(held => held.resources))]))
 }
 
 /** A request whose turn has come. @throws MusubiError for the asker; then nothing has changed */
@@ -62,7 +70,7 @@ export function beginRequest (turn: Turn, entry: WaitingFor<'request'>): void {
   if (record !== undefined && !mayAskAnew(turn, record, entry)) return
   if (record === undefined && turn.machine.records.size >= MAX_GATEWAY_RECORDS) throw new NoCapacityError(`the gateway of site ${turn.site} takes part in ${turn.machine.records.size} clusters, no more than ${MAX_GATEWAY_RECORDS} at a time`)
   turn.mustHaveRoom()
-  const outcome = tryPlacement(turn, { entry, attempt: 0, full: entry.avoid, refusals: [] })
+  const outcome = tryPlacement(turn, { entry, attempt: 0, full: entry.avoid, dry: [], refusals: [] })
   if (outcome !== null) throw outcome
 }
 
@@ -132,7 +140,35 @@ export function ownParts (view: Pick<SiteView, 'quota'>, request: Request, grow:
   return [
     ...grow ? [] : [{ kind: 'segment', name: 'segment', resources: { ...zero(), bandwidthMbit: request.bandwidthMbit } }],
     ...!grow && request.local === true ? [{ kind: 'segment', name: LOCAL, resources: zero() }] : [],
-    ...view.quota ? [{ kind: 'quota', name: 'quota', resources: { ...borrowed, nodes: request.nodes.length, bandwidthMbit: grow ? 0 : request.bandwidthMbit } }] : []
+    ...view.quota ? [{ kind: 'quota', name: OWN_SHARE, resources: { ...borrowed, nodes: request.nodes.length, bandwidthMbit: grow ? 0 : request.bandwidthMbit } }] : []
+  ]
+}
+
+/** What a request would take of the quota of its master's site. */
+export const borrowedBy = (request: Request): Resources => sum(ownParts({ quota: true }, request, request.grow, wantedOf(request)).filter(part => part.kind === 'quota').map(part => part.resources))
+
+type Part = Pick<Held, 'kind' | 'name' | 'host' | 'peer' | 'underlayAddress' | 'resources'>
+
+/**
+ * Divides what is borrowed among the own share and those of other gateways, where the own one does not suffice.
+ *
+ * @param own what the gateway itself holds, see `ownParts`
+ */
+function withLenders (site: string, placing: Placing, own: readonly Part[]): Part[] | MusubiError {
+  const { entry: { ask: { request, view }, freedShares }, full, dry } = placing
+  const share = own.find(part => part.kind === 'quota')
+  if (share === undefined || view.share === undefined) return [...own]
+  // Shares of this cluster's own former offer are free by now: it was given back before this question had its turn.
+  const withFreed = (host: string, free: Resources): Resources => dry.includes(host) ? zero() : add(free, freedShares.get(host) ?? zero())
+  const open: ShareView = { own: withFreed(share.host, view.share.own), lenders: view.share.lenders.filter(({ host }) => !full.includes(host)).map(one => ({ ...one, free: withFreed(one.host, one.free) })) }
+  const divided = divideShare(share.resources, open.own, open.lenders.map(({ free }) => free))
+  if (divided === null) return noShare(site, request.masterSite, share.resources, open)
+  return [
+    ...own.filter(part => part !== share), ...divided.parts.size > 0 && fits(divided.own, zero()) ? [] : [{ ...share, resources: divided.own }],
+    ...open.lenders.flatMap(({ host, peer, underlayAddress }, i): Part[] => {
+      const resources = divided.parts.get(i)
+      return resources === undefined ? [] : [{ kind: 'quota', name: share.host, host, peer, underlayAddress, resources }]
+    })
   ]
 }
 
@@ -162,11 +198,13 @@ function tryPlacement (turn: Turn, placing: Placing): MusubiError | null {
   }
   const offerId = attempt === 0 ? view.id : `${view.id}-${attempt + 1}`
   const gateway = grown?.offer.gateway ?? view.facts
+  // The gateway always takes part: it carries the segment, and its ledger chooses and keeps the segment id.
+  const own = withLenders(turn.site, placing, ownParts(view, request, grown !== null, sum(outcome.assignments.map(part => part.resources)))
+    .map(part => ({ ...part, host: gateway.host, peer: gateway.peer, underlayAddress: gateway.underlayAddress })))
+  if (own instanceof MusubiError) return own
   const parts = [
     ...outcome.assignments.flatMap(part => outcome.hosts.filter(host => host.host === part.host).slice(0, 1).map(host => ({ ...part, peer: host.peer, underlayAddress: host.underlayAddress }))),
-    // The gateway always takes part: it carries the segment, and its ledger chooses and keeps the segment id.
-    ...ownParts(view, request, grown !== null, sum(outcome.assignments.map(part => part.resources)))
-      .map(part => ({ ...part, host: gateway.host, peer: gateway.peer, underlayAddress: gateway.underlayAddress }))
+    ...own
   ]
   const held = parts.map((part, i): Held => ({ leaseId: `${offerId}-${i + 1}`, kind: part.kind, name: part.name, host: part.host, peer: part.peer, underlayAddress: part.underlayAddress, resources: part.resources, token: 0 }))
   const ttlMs = holdTtlMs(request.holdTtlMs, mayThink(turn, request) ? MAX_HOLD_TTL_MS : HOLD_TTL_MS)
@@ -241,12 +279,14 @@ export function finishHold (turn: Turn, clusterId: string, job: Job & { phase: {
   }
   if (outcome !== null) failed.push(outcome)
   const { gateway } = record.offer
+  // A share that is used up keeps its host from lending more of it, not from all else; where shares are divided, others may have it.
+  const dry = placing.entry.ask.view.share === undefined ? [] : failed.filter(({ error }) => error.code === 'QUOTA_EXCEEDED')
   const final = failed.find(({ error }) => FINAL.has(error.code))?.error ??
     // The segment has no other place to go.
-    failed.find(({ host }) => host === gateway.host && !parts.some(held => held.host === host && held.kind !== 'segment' && held.kind !== 'quota'))?.error ?? null
+    failed.find(one => one.host === gateway.host && !dry.includes(one) && !parts.some(held => held.host === gateway.host && held.kind !== 'segment' && held.kind !== 'quota'))?.error ?? null
   const next: Placing = {
     ...placing, attempt: placing.attempt + 1,
-    full: [...placing.full, ...failed.map(({ host }) => host)], refusals: [...placing.refusals, ...failed.map(({ host, error }) => `${host}: ${describeError(error)}`)]
+    full: [...placing.full, ...failed.filter(one => !dry.includes(one)).map(({ host }) => host)], dry: [...placing.dry, ...dry.map(({ host }) => host)], refusals: [...placing.refusals, ...failed.map(({ host, error }) => `${host}: ${describeError(error)}`)]
   }
   const offerId = growing?.offerId ?? record.offer.offerId
   const calls = hostsOf(parts).map(({ host, peer }): HostCall => ({
@@ -262,9 +302,9 @@ function offered (turn: Turn, record: GatewayRecord, got: AsHeld, askId: number 
     const { amendment } = record
     if (amendment === null) return
     const next = turn.amend(record, 'hold', { ...amendment, held, nowMs: turn.now })
-    reply = growthOffer(next, next.amendment ?? amendment)
+    reply = toldOffer(growthOffer(next, next.amendment ?? amendment))
   } else {
-    reply = turn.move(record, 'hold', { offer: { ...record.offer, ...got, nowMs: turn.now } }).offer
+    reply = toldOffer(turn.move(record, 'hold', { offer: { ...record.offer, ...got, nowMs: turn.now } }).offer)
   }
   // Known to be held at this moment: nobody needs to look for a while.
   turn.machine.tidiedMs.set(record.clusterId, turn.now)

@@ -6,19 +6,22 @@ import { MAX_ITEMS } from '../verify-request.ts'
 import { brief, mustOwn } from './checks.ts'
 import { type HostCall, type Job, type Scope, type Turn, type WaitingFor, failuresOf } from './machine.ts'
 import { type GatewayRecord, allHeld, heldUnder, hostsOf } from './record.ts'
+import { onlyLenders } from './shares.ts'
 
 /** What was never activated may be asked for anew: released by its name, as a release that comes late must not end what follows. */
 const onlyOffered = ({ anchor, offer }: GatewayRecord): string => anchor === '' ? offer.offerId : ''
 
 /**
  * Calls that release a whole cluster. The gateway's own host comes last: its ledger gives out the
- * segment id, which is not free before every other host has confirmed that it uses it no more.
+ * segment id, which is not free before every other host has confirmed that it uses it no more. So do
+ * gateways that only count what is borrowed: it is given back when nothing of it runs.
  *
  * @param binding whether other hosts may have it plugged in
  */
 export function releaseAllCalls (record: GatewayRecord, reason: string, epoch: number, binding: boolean): { first: HostCall[], last: HostCall[] } {
   const calls = releaseCalls(record, { kind: 'all' }, reason, epoch, onlyOffered(record))
-  const isLast = ({ peer }: HostCall): boolean => binding && peer === record.offer.gateway.peer
+  const lenders = onlyLenders(allHeld(record), record.offer.gateway)
+  const isLast = ({ peer }: HostCall): boolean => (binding && peer === record.offer.gateway.peer) || (binding && lenders.has(peer))
   return { first: calls.filter(call => !isLast(call)), last: calls.filter(isLast) }
 }
 

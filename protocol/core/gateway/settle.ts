@@ -1,10 +1,11 @@
 /** Commit, activation and extension: what has been held becomes binding, at all hosts of the site. */
 import { ConflictError } from '../errors.ts'
-import type { ActivateRequest, Receipt } from '../messages.ts'
+import type { ActivateRequest, Held, Receipt } from '../messages.ts'
 import { checkExtension, holdTtlMs, mustBeAsOffered, mustBeInTime, mustHave, mustOwn, brief } from './checks.ts'
 import { type HostCall, type Job, type Turn, type WaitingFor, answersOf, failuresOf } from './machine.ts'
 import { mustHaveNoNotice } from './notice.ts'
 import { type GatewayRecord, allHeld, digestOf, heldUnder, hostsOf } from './record.ts'
+import { isLent, onlyLenders } from './shares.ts'
 import { rehold } from './place.ts'
 import { releaseCalls } from './release.ts'
 
@@ -54,7 +55,8 @@ export function finishCommit (turn: Turn, clusterId: string, job: Job & { phase:
     turn.move(record, 'commit')
   }
   turn.note('lease.committed', `${receipts.length} leases committed for cluster ${record.cluster}`, record.cluster)
-  turn.answer(job.askers, { method: 'commit', reply: { site: turn.site, receipts } })
+  const lent = new Set(allHeld(record).filter(held => isLent(held, record.offer.gateway)).map(held => held.leaseId))
+  turn.answer(job.askers, { method: 'commit', reply: { site: turn.site, receipts: receipts.filter(({ leaseId }) => !lent.has(leaseId)) } })
 }
 
 /** Each host gets the secrets of volumes that it exports or uses, and no others. */
@@ -76,12 +78,46 @@ export function beginActivate (turn: Turn, entry: WaitingFor<'activate'>): void 
   turn.mustHaveRoom()
   // Kept before a host may start anything: from now on what ran must be confirmed gone.
   if (record.anchor === '') turn.save({ ...record, anchor: document.frontend.host }, false)
+  const shares = sharesToActivate(record, growth)
+  if (shares.length === 0) { activate(turn, record, entry, growth, []); return }
+  // The master has no receipts of these, and a crash forgets what was answered: a commit that is there is answered again.
+  turn.start(clusterId, { kind: 'lenders', entry, growth }, [entry.askId], hostsOf(shares).map(({ host, peer }): HostCall => ({
+    host, peer, ask: { method: 'hostCommit', request: { clusterId, offerId: (growth ? record.amendment?.offerId : undefined) ?? record.offer.offerId, epoch: record.epoch } }
+  })))
+}
+
+/** Shares of other gateways that are not active: what runs goes on without a gateway that lends to it. */
+const sharesToActivate = (record: GatewayRecord, growth: boolean): readonly Held[] =>
+  (record.state !== 'active' ? record.offer.held : growth ? record.amendment?.held ?? [] : []).filter(held => isLent(held, record.offer.gateway))
+
+/** Other gateways have said again that they have committed what they lend. */
+export function finishLenders (turn: Turn, clusterId: string, job: Job & { phase: { kind: 'lenders' } }): void {
+  const record = turn.record(clusterId)
+  if (record === undefined) return
+  const { entry, growth } = job.phase
+  const shares = sharesToActivate(record, growth)
+  const receipts = answersOf(job, 'hostCommit').flatMap(one => one.reply.receipts).filter(receipt => shares.some(held => held.leaseId === receipt.leaseId && held.host === receipt.host))
+  const without = shares.find(held => !receipts.some(receipt => receipt.leaseId === held.leaseId))
+  const unproved = without === undefined ? null : new ConflictError(`gateway ${without.host} gave no commit receipt for the share that it lends`)
+  const error = failuresOf(job)[0]?.error ?? unproved
+  if (error === null) activate(turn, record, entry, growth, receipts)
+  else turn.refuse(job.askers, error)
+}
+
+/** @param lent receipts of shares that other gateways lend */
+function activate (turn: Turn, record: GatewayRecord, { askId, ask: { request } }: WaitingFor<'activate'>, growth: boolean, lent: readonly Receipt[]): void {
+  const { clusterId, offer: { gateway } } = record
   const parts = growth ? allHeld(record) : record.offer.held
-  const { gateway } = record.offer
-  const calls = hostsOf([...parts, gateway]).map(host => activateCall(request, record.epoch, host))
+  const lenders = onlyLenders(parts, gateway)
+  const fresh = new Set(lent.map(receipt => receipt.leaseId))
+  // Who only lends has nothing to do with the document, once its share is active.
+  const concerned = parts.filter(held => !lenders.has(held.peer) || fresh.has(held.leaseId))
+  const calls = hostsOf([...concerned, gateway]).map(host => activateCall({ ...request, receipts: [...request.receipts, ...lent] }, record.epoch, host))
   // The segment id is the gateway's: no host plugs it unless the gateway's own lease of it is active. A
   // committed one may have ended at the gateway alone, and the id may be another cluster's by now.
-  turn.start(clusterId, { kind: 'activate', growth, then: calls.filter(call => call.peer !== gateway.peer) }, [entry.askId], calls.filter(call => call.peer === gateway.peer))
+  // So do gateways that lend to it: what they count is counted before anything of it runs.
+  const isFirst = ({ peer }: HostCall): boolean => peer === gateway.peer || lenders.has(peer)
+  turn.start(clusterId, { kind: 'activate', growth, then: calls.filter(call => !isFirst(call)) }, [askId], calls.filter(isFirst))
 }
 
 export function finishActivate (turn: Turn, clusterId: string, job: Job & { phase: { kind: 'activate' } }): void {

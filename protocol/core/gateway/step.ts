@@ -5,10 +5,10 @@ import type { GatewayEffect, GatewayEvent, SiteAsk } from './events.ts'
 import { afterKeepAlive, finishProbe, hear, keepAlive, start, tick } from './keep.ts'
 import { type EventOf, type GatewayMachine, type HostResult, type Job, type Phase, type Waiting, type WaitingFor, Turn } from './machine.ts'
 import { giveNotice } from './notice.ts'
-import { beginRequest, finishClear, finishHold, finishRehold, finishUndo, freedBy } from './place.ts'
+import { beginRequest, finishClear, finishHold, finishRehold, finishUndo, freedBy, freedShares } from './place.ts'
 import type { GatewayRecord } from './record.ts'
 import { beginRelease, finishRelease } from './release.ts'
-import { beginActivate, beginCommit, beginExtend, finishActivate, finishCommit, finishExtend } from './settle.ts'
+import { beginActivate, beginCommit, beginExtend, finishActivate, finishCommit, finishExtend, finishLenders } from './settle.ts'
 
 export const emptyGateway = (site: string): GatewayMachine => ({
   site, records: new Map(), jobs: new Map(), waiting: new Map(), calls: new Map(), heard: new Map(), tidiedMs: new Map(), lastId: 0, startedMs: 0
@@ -24,7 +24,7 @@ const clusterOf = (ask: SiteAsk): string => ask.request.clusterId
 function ask (turn: Turn, { askId, caller, ask: asked }: EventOf<'ask'>): void {
   checkForm(asked, turn.now)
   const record = turn.record(clusterOf(asked))
-  const entry = { askId, caller, ask: asked, arrivedMs: turn.now, freed: freedBy(record), avoid: [] } satisfies Waiting
+  const entry = { askId, caller, ask: asked, arrivedMs: turn.now, freed: freedBy(record), freedShares: freedShares(record), avoid: [] } satisfies Waiting
   switch (asked.method) {
     case 'keepAlive':
       keepAlive(turn, { ...entry, ask: asked })
@@ -65,6 +65,7 @@ function finish (turn: Turn, clusterId: string, job: Job): void {
     case 'undo': finishUndo(turn, clusterId, job as JobIn<'undo'>); break
     case 'rehold': finishRehold(turn, clusterId, job); break
     case 'commit': finishCommit(turn, clusterId, job as JobIn<'commit'>); break
+    case 'lenders': finishLenders(turn, clusterId, job as JobIn<'lenders'>); break
     case 'activate': finishActivate(turn, clusterId, job as JobIn<'activate'>); break
     case 'extend': finishExtend(turn, clusterId, job); break
     case 'release': finishRelease(turn, clusterId, job as JobIn<'release'>); break

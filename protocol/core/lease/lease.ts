@@ -117,9 +117,14 @@ export const isLive = (lease: Lease): boolean => lease.state !== 'ended'
 export const leasesOf = (state: ReadonlyLedgerState, clusterId: string): Lease[] => [...state.byCluster.get(clusterId)?.values() ?? []]
 
 /** One word for a cluster on this host: the furthest state of its leases, or '' without any. */
-export function clusterState (state: ReadonlyLedgerState, clusterId: string): LeaseState | '' {
+export const clusterState = (state: ReadonlyLedgerState, clusterId: string): LeaseState | '' => furthest(state, clusterId, () => true)
+
+/** The same of what takes something of the host: a gateway that only counts what a site borrows has no part in what runs. */
+export const usageState = (state: ReadonlyLedgerState, clusterId: string): LeaseState | '' => furthest(state, clusterId, lease => !isQuota(lease))
+
+function furthest (state: ReadonlyLedgerState, clusterId: string, counts: (lease: Lease) => boolean): LeaseState | '' {
   const states = new Set<LeaseState>()
-  for (const lease of state.byCluster.get(clusterId)?.values() ?? []) states.add(lease.state)
+  for (const lease of state.byCluster.get(clusterId)?.values() ?? []) if (counts(lease)) states.add(lease.state)
   return (['active', 'committed', 'held', 'ended'] as const).find(one => states.has(one)) ?? ''
 }
 

@@ -213,12 +213,26 @@ export function declineLate (turn: Turn, record: MasterRecord, { site, peer, ref
   turn.call(record, 'give-up', { site, peer }, ref, releaseFor(record, 'nobody waits for it any more', { offerId, leaseIds: [] }), GIVE_UP_DEADLINE_MS)
 }
 
+/**
+ * An offer that was refused, e.g. for its price: what it holds is given back at once, not left to run out. By its name, and
+ * only under one of its own: nothing that the cluster has there must end by it.
+ */
+export function giveBack (turn: Turn, record: MasterRecord, round: Round, { site, peer, ref }: Call, { offerId }: Offer): void {
+  if (!round.refused.has(site) || offerId === '' || [...record.offers, ...record.amendment?.offers ?? []].some(offer => offer.offerId === offerId) || record.amendment?.id === offerId) return
+  turn.call(record, 'give-up', { site, peer }, ref, releaseFor(record, 'the offer was refused', { offerId, leaseIds: [] }), GIVE_UP_DEADLINE_MS)
+}
+
 const asError = ({ code, text, hint }: Refused): MusubiError => new MusubiError(code, text, hint === '' ? {} : { hint })
 
 /** A site has let go of the last round, or will not say so: with the last of them the next round begins. */
 export function gaveUp (turn: Turn, record: MasterRecord, call: Call, confirmed: boolean): void {
   const work = turn.work(record.id)
   if (work.round?.ref !== call.ref) return
+  // An offer that was refused is given back at once: others are still to answer.
+  if (!isAnswered(work.round)) {
+    if (confirmed) turn.keep({ ...record, asked: record.asked.filter(one => one.peer !== call.peer) })
+    return
+  }
   const current = confirmed ? turn.keep({ ...record, asked: record.asked.filter(one => one.peer !== call.peer) }) : record
   if ([...work.tasks].some(([key, task]) => key.startsWith('give-up ') && task.busy)) return
   work.round = null

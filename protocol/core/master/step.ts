@@ -71,6 +71,7 @@ function answered (turn: Turn, record: MasterRecord, call: Call, answer: SiteAns
   if (amendment !== null && isAmendable(record)) {
     if (ofRound && (answer.method === 'request' || answer.method === 'extend')) {
       amend.offered(turn, record, round, call, answer.reply)
+      if (answer.method === 'request') negotiate.giveBack(turn, record, round, call, answer.reply)
       amend.settleAmendment(turn, record, amendment)
     } else if (call.purpose === 'amend-commit' && answer.method === 'commit') amend.amendCommitted(turn, record, amendment, call, answer.reply.receipts)
     else if (call.purpose === 'amend-activate') amend.amendActivated(turn, record, amendment, call)
@@ -81,6 +82,7 @@ function answered (turn: Turn, record: MasterRecord, call: Call, answer: SiteAns
       if (state === 'negotiating' && ofRound) {
         negotiate.takeOffer(record, round, call, answer.reply)
         if (round.held.has(call.site)) turn.progress(record, `${call.site} holds ${answer.reply.held.filter(held => held.kind === 'node').length} nodes`)
+        else negotiate.giveBack(turn, record, round, call, answer.reply)
         negotiate.settle(turn, record)
       } else if (!ofRound && state !== 'superseded') negotiate.declineLate(turn, record, call, answer.reply)
       break

@@ -52,8 +52,8 @@ export interface QuoteView {
   gateway: string
   /** whether the gateway counts what the asking site borrows */
   counted: boolean
-  /** what it may still borrow over time; null: without a bound */
-  quota: HostCalendar['steps'] | null
+  /** what it may still borrow over time, of each gateway of the site that lends to it; null: without a bound */
+  quota: ReadonlyArray<HostCalendar['steps']> | null
   /** segment ids that could be given out now */
   ids: number
   /** what policy or cordon say to a term */
@@ -96,6 +96,10 @@ function judge (request: Request, { hosts, refusal, quota }: Moment, view: Pick<
   return reasons
 }
 
+/** The shares of all gateways together: each of them counts by itself, and what one has overdrawn the others do not make good. */
+const quotaIn = ({ quota }: QuoteView, fromMs: number, untilMs: number): Resources | null =>
+  quota === null ? null : sum(quota.map(steps => clampToZero(leastIn(steps, fromMs, untilMs))))
+
 const atTime = (request: Request, view: QuoteView, calendars: readonly HostCalendar[], startMs: number): Moment => {
   const endMs = startMs + request.endMs - request.startMs
   const steps = new Map(calendars.map(calendar => [calendar.host, calendar.steps]))
@@ -106,7 +110,7 @@ const atTime = (request: Request, view: QuoteView, calendars: readonly HostCalen
       return own === undefined ? [] : [{ ...host, free: leastIn(own, startMs, endMs) }]
     }),
     refusal: view.refusal(startMs, endMs),
-    quota: view.quota === null ? null : leastIn(view.quota, startMs, endMs)
+    quota: quotaIn(view, startMs, endMs)
   }
 }
 
@@ -177,7 +181,7 @@ function earliest (request: Request, view: QuoteView, calendars: readonly HostCa
   const smallest: Shape = { vcpus: Math.min(...request.nodes.map(node => node.vcpus)), memoryMib: Math.min(...request.nodes.map(node => node.memoryMib)) }
   const need = nodeResources(request.nodes.length === 0 ? { vcpus: 0, memoryMib: 0 } : smallest)
   const cost = sum(request.nodes.map(nodeResources))
-  const shares: SiteCalendar[] = view.counted && view.quota !== null ? [{ site: 'quota', hosts: [{ host: 'quota', roles: ['quota'], steps: view.quota }] }] : []
+  const shares: SiteCalendar[] = view.counted && view.quota !== null ? [{ site: 'quota', hosts: view.quota.map((steps, i) => ({ host: `quota ${i}`, roles: ['quota'], steps })) }] : []
   return earliestTogether([{ site: 'site', hosts: calendars }, ...shares], {
     fromMs, latestMs: view.nowMs + MAX_TERM_MS, durationMs, nodes: request.nodes.length, nodesIn: free => Math.min(request.nodes.length, mostOnHost(request), timesFitting(need, free)), tries: MAX_QUOTE_TRIES,
     watch: [
@@ -200,7 +204,7 @@ export const priceOf = (nodes: ReadonlyArray<{ vcpus: number }>, priceMilli: num
   Math.min(Number.MAX_SAFE_INTEGER, Math.ceil(nodes.reduce((total, node) => total + node.vcpus, 0) * priceMilli * termMs / HOUR_MS))
 
 const asAsked = (request: Request, view: QuoteView): Moment =>
-  ({ hosts: view.hosts, refusal: view.refusal(request.startMs, request.endMs), quota: view.quota === null ? null : leastIn(view.quota, Math.max(request.startMs, view.nowMs), request.endMs) })
+  ({ hosts: view.hosts, refusal: view.refusal(request.startMs, request.endMs), quota: quotaIn(view, Math.max(request.startMs, view.nowMs), request.endMs) })
 
 /** Whether a request would be taken, without what could be given instead. */
 export const isTaken = (request: Request, view: QuoteView): boolean => judge(request, asAsked(request, view), view).length === 0

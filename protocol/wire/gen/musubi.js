@@ -9134,6 +9134,7 @@ export const musubi = $root.musubi = (() => {
             };
 
             HostCalendarRequest.prototype.leases = false;
+            HostCalendarRequest.prototype.quotaOf = "";
 
             HostCalendarRequest.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -9144,6 +9145,8 @@ export const musubi = $root.musubi = (() => {
                     throw $Error("max depth exceeded");
                 if (message.leases != null && $Object.hasOwnProperty.call(message, "leases") && message.leases !== false)
                     writer.uint32(8).bool(message.leases);
+                if (message.quotaOf != null && $Object.hasOwnProperty.call(message, "quotaOf") && message.quotaOf !== "")
+                    writer.uint32(18).string(message.quotaOf);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -9184,6 +9187,15 @@ export const musubi = $root.musubi = (() => {
                                 message.leases = value;
                             else
                                 delete message.leases;
+                            continue;
+                        }
+                    case 2: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.quotaOf = value;
+                            else
+                                delete message.quotaOf;
                             continue;
                         }
                     }
@@ -9389,6 +9401,7 @@ export const musubi = $root.musubi = (() => {
             const HostCalendarReply = function (properties) {
                 this.steps = [];
                 this.leases = [];
+                this.quota = [];
                 if (properties)
                     for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
                         if (properties[keys[i]] != null && keys[i] !== "__proto__")
@@ -9401,6 +9414,7 @@ export const musubi = $root.musubi = (() => {
             HostCalendarReply.prototype.steps = $util.emptyArray;
             HostCalendarReply.prototype.leases = $util.emptyArray;
             HostCalendarReply.prototype.leftOut = 0;
+            HostCalendarReply.prototype.quota = $util.emptyArray;
 
             HostCalendarReply.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -9423,6 +9437,9 @@ export const musubi = $root.musubi = (() => {
                         $root.musubi.v1.CalendarLease.encode(message.leases[i], writer.uint32(42).fork(), _depth + 1).ldelim();
                 if (message.leftOut != null && $Object.hasOwnProperty.call(message, "leftOut") && message.leftOut !== 0)
                     writer.uint32(48).uint32(message.leftOut);
+                if (message.quota != null && message.quota.length)
+                    for (let i = 0; i < message.quota.length; ++i)
+                        $root.musubi.v1.CalendarStep.encode(message.quota[i], writer.uint32(58).fork(), _depth + 1).ldelim();
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -9506,6 +9523,14 @@ export const musubi = $root.musubi = (() => {
                                 message.leftOut = value;
                             else
                                 delete message.leftOut;
+                            continue;
+                        }
+                    case 7: {
+                            if (wireType !== 2)
+                                break;
+                            if (!(message.quota && message.quota.length))
+                                message.quota = [];
+                            message.quota.push($root.musubi.v1.CalendarStep.decode(reader, reader.size(), $undefined, _depth + 1));
                             continue;
                         }
                     }

@@ -557,6 +557,7 @@ export interface CalendarStep {
 
 export interface HostCalendarRequest {
   leases: boolean
+  quotaOf: string
 }
 
 export interface CalendarLease {
@@ -578,6 +579,7 @@ export interface HostCalendarReply {
   steps: CalendarStep[]
   leases: CalendarLease[]
   leftOut: number
+  quota: CalendarStep[]
 }
 
 export interface CalendarRequest {
@@ -1424,7 +1426,8 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'free', id: 2, type: 'Resources', repeated: false }
   ],
   HostCalendarRequest: [
-    { name: 'leases', id: 1, type: 'bool', repeated: false }
+    { name: 'leases', id: 1, type: 'bool', repeated: false },
+    { name: 'quotaOf', id: 2, type: 'string', repeated: false }
   ],
   CalendarLease: [
     { name: 'clusterId', id: 1, type: 'string', repeated: false },
@@ -1443,7 +1446,8 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'why', id: 3, type: 'string', repeated: false },
     { name: 'steps', id: 4, type: 'CalendarStep', repeated: true },
     { name: 'leases', id: 5, type: 'CalendarLease', repeated: true },
-    { name: 'leftOut', id: 6, type: 'uint32', repeated: false }
+    { name: 'leftOut', id: 6, type: 'uint32', repeated: false },
+    { name: 'quota', id: 7, type: 'CalendarStep', repeated: true }
   ],
   CalendarRequest: [
     { name: 'sentMs', id: 1, type: 'uint64', repeated: false },

@@ -3,7 +3,9 @@
  * the agent, which is the product's own code from the ledger to the master.
  */
 import { roomByNotice } from '../../../protocol/policy/preempt.ts'
+import { createCalendar, type Calendar } from '../../../agent/calendar/calendar.ts'
 import { createGateway, type Gateway } from '../../../agent/gateway/gateway.ts'
+import { createQuotaShares } from '../../../agent/policy/shares.ts'
 import { createLessor, type Lessor } from '../../../agent/lessor/lessor.ts'
 import { createAdoption, type Adoption } from '../../../agent/master/adopt.ts'
 import { createCopies, type Copies, type Copy } from '../../../agent/master/copies.ts'
@@ -37,6 +39,7 @@ export interface Life extends Process {
   negotiator: Negotiator | null
   adoption: Adoption | null
   copies: Copies
+  calendar: Calendar
   store: Store
   /** everything is loaded: it answers */
   ready: boolean
@@ -208,12 +211,14 @@ export function createMachine ({ kernel, chance, plan, around, crashAtWrite }: M
       })
       const call: CallPeer = ((peer: string, method: string, request: unknown, options?: { deadlineMs?: number }) =>
         around.network.call(machine, isDead, peer, method, request, options?.deadlineMs ?? 10_000)) as CallPeer
+      life.calendar = createCalendar({ site, peer: plan.peer, ledger: life.ledger, call, refusal: () => machine.cordoned ? 'cordoned' : null, hosts: () => [], lends: plan.gateway })
       life.copies = createCopies({ call, table: life.ledger.table<Copy>('copy'), targets: () => around.targets(machine), now, log })
       if (plan.gateway) {
         const newId = (): string => around.uuid()
         life.gateway = createGateway({
           site, call, facts: () => Promise.resolve(gatewayFacts(plan)), siteHosts: () => around.siteHosts(site), newId, now, store: life.store, events, log, cordon,
           quota: masterSite => config.quota !== null && masterSite !== site,
+          shares: createQuotaShares({ ledger: () => life.ledger.state(), now, call, gateways: () => [...around.plans.values()].filter(one => one.site === site && one.gateway && one !== plan) }),
           preempt: (request, records, hosts) => around.policy === null ? null : roomByNotice(around.policy, site, request, records, hosts, now()), holderOf: (grant, about) => holderOf(around, grant, about)
         })
         life.negotiator = createNegotiator({
@@ -292,6 +297,11 @@ export function createMachine ({ kernel, chance, plan, around, crashAtWrite }: M
       if (!caller.gateway || caller.site !== plan.site) return Promise.reject(forbidden(caller, 'leave copies'))
       return life.copies.keep(request as Parameters<Copies['keep']>[0], caller)
     }
+    if (method === 'hostCalendar') {
+      if (!caller.gateway || caller.site !== plan.site) return Promise.reject(forbidden(caller, 'read the calendar of a host'))
+      const { leases, quotaOf } = request as { leases: boolean, quotaOf: string }
+      return Promise.resolve(life.calendar.own(leases, quotaOf))
+    }
     const ofGateway = gatewayMethods[method]
     if (gateway === null || ofGateway === undefined) return Promise.reject(new MusubiError('NOT_SERVED', `${plan.host} does not serve ${method}`))
     if (!caller.gateway) return Promise.reject(forbidden(caller, 'negotiate'))
@@ -343,7 +353,7 @@ export function createMachine ({ kernel, chance, plan, around, crashAtWrite }: M
 
   function needsVacating ({ ledger }: Life): boolean {
     for (const lease of ledger.state().leases.values()) if (lease.state === 'ended' && !lease.vacated) return true
-    return ledger.documents.list().some(({ document }) => ['ended', ''].includes(ledger.clusterState(document.id)))
+    return ledger.documents.list().some(({ document }) => ['ended', ''].includes(ledger.usageState(document.id)))
   }
 
   /** Loops of gateway and master; where nothing is there to be looked after they rest until something is. */
@@ -384,7 +394,7 @@ const isBusy = ({ state, asked }: MasterRecord): boolean =>
 
 type HostMethod = (lessor: Lessor, request: never, caller: Caller) => Promise<unknown>
 const hostMethods = Object.assign(Object.create(null) as Record<string, HostMethod | undefined>, {
-  hold: (lessor: Lessor, request: never) => lessor.hold(request),
+  hold: (lessor: Lessor, request: never, caller: Caller) => lessor.hold(request, caller.host),
   hostExtend: (lessor: Lessor, request: never) => lessor.extend(request),
   hostCommit: (lessor: Lessor, request: never) => lessor.commit(request),
   hostActivate: (lessor: Lessor, request: Activate) => lessor.activate(request),

@@ -1,6 +1,7 @@
 /** One world: built from a plan, run through faults, healed, and watched at every event by the checker. */
 import type { KnownSite } from '../../../protocol/core/master/events.ts'
-import type { GatewayRecord } from '../../../protocol/core/gateway/record.ts'
+import { allHeld, type GatewayRecord } from '../../../protocol/core/gateway/record.ts'
+import { isLent } from '../../../protocol/core/gateway/shares.ts'
 import type { SiteHost } from '../../../protocol/core/gateway/events.ts'
 import { resourceOf } from '../../../agent/helper/permits.ts'
 import { siteCapacityOf } from '../../../protocol/core/placement/site-capacity.ts'
@@ -157,6 +158,16 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
     fault('notice')
     observe({ type: 'operator', trueMs: kernel.now(), host: machine.host, action: 'notice', clusterId, detail: String(notice.endMs), refused: '' })
   }
+  const lending = new Set<string>()
+  /** No fault, but counted with them: whether schedules come to it is seen. */
+  function countLent ({ clusterId, state, offer, amendment }: GatewayRecord): void {
+    if (state !== 'active') return
+    for (const held of allHeld({ offer, amendment })) {
+      if (!isLent(held, offer.gateway) || lending.has(`${clusterId} ${held.leaseId}`)) continue
+      lending.add(`${clusterId} ${held.leaseId}`)
+      fault('share lent to another gateway')
+    }
+  }
   const policy = config.quota === null ? null : policyOf(config.quota, config.sites.map(({ site }) => site))
   const percentOfPlan = ({ site, host }: HostPlan): number => config.sites.filter(one => one.site === site).map(one => percentOf(one, host))[0] ?? 0
 
@@ -208,7 +219,11 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
       // Records of gateway and master: their loops may have to begin.
       machine.wake()
       for (const operation of operations) {
-        if (operation.type === 'put' && operation.key.startsWith('offer/')) tellNotice(machine, valueOf<GatewayRecord>(operation.key, operation.value) as GatewayRecord)
+        if (operation.type === 'put' && operation.key.startsWith('offer/')) {
+          const record = valueOf<GatewayRecord>(operation.key, operation.value) as GatewayRecord
+          tellNotice(machine, record)
+          countLent(record)
+        }
         if (!operation.key.startsWith('cluster/')) continue
         const record = operation.type === 'put' ? fromStored(valueOf<StoredRecord>(operation.key, operation.value) as StoredRecord) : null
         observe({ type: 'decision', trueMs: kernel.now(), site: machine.site, host: machine.host, clusterId: operation.key.slice('cluster/'.length), record })

@@ -49,8 +49,8 @@ t.test('a host tells what is free when, and what is promised to whom', async t =
 t.test('a site is all of its hosts that answer and take leases; others learn no names', async t => {
   const ledger = await opened('osaka-1')
   const replies: Record<string, Methods['hostCalendar']['reply']> = {
-    p2: { nowMs: T0, takesLeases: true, why: '', steps: [{ atMs: T0, free: CAPACITY }], leases: [], leftOut: 0 },
-    p3: { nowMs: T0, takesLeases: false, why: 'cordoned', steps: [{ atMs: T0, free: CAPACITY }], leases: [], leftOut: 0 }
+    p2: { nowMs: T0, takesLeases: true, why: '', steps: [{ atMs: T0, free: CAPACITY }], leases: [], leftOut: 0, quota: [] },
+    p3: { nowMs: T0, takesLeases: false, why: 'cordoned', steps: [{ atMs: T0, free: CAPACITY }], leases: [], leftOut: 0, quota: [] }
   }
   let asked = 0
   const call: CallPeer = (peer, method) => {

@@ -2,6 +2,8 @@ import t from 'tap'
 import { createEventLog } from '../../../agent/events.ts'
 import { createGateway, type Gateway, type GatewayDeps } from '../../../agent/gateway/gateway.ts'
 import type { GatewayRecord } from '../../../protocol/core/gateway/record.ts'
+import { errorCode } from '../../../protocol/core/errors.ts'
+import { MAX_REQUESTS_PER_MINUTE } from '../../../protocol/core/limits.ts'
 import type { Request } from '../../../protocol/core/messages.ts'
 import { createMemoryStore } from '../../../store/memory.ts'
 import { silent } from '../../model/federation.ts'
@@ -39,4 +41,25 @@ t.test('neither policy nor calendars are asked about times that cannot be, or fo
   }
   await t.rejects(gateway.extend({ key: 'x', clusterId: CLUSTER, offerId: 'x', endMs: Number.MAX_SAFE_INTEGER, ttlMs: 30_000, epoch: 1, sentMs: T0 }, caller), { code: 'INVALID_INPUT' })
   t.same(asked, [])
+})
+
+t.test('a site that asks and asks is put off before anything is looked at, and keeps no other from being answered', async t => {
+  let now = T0
+  let views = 0
+  const gateway = gatewayOf({ now: () => now, policy: { check: () => { views++ } } })
+  await gateway.start()
+  const clusters = Array.from({ length: MAX_REQUESTS_PER_MINUTE + 5 }, (_, i) => `c1000000-0000-4000-8000-${String(i).padStart(12, '0')}`)
+  const codes = (who: typeof caller): Promise<string[]> => Promise.all(clusters.map(clusterId => gateway.request(request({ clusterId, masterSite: who.site, sentMs: now }), who).then(() => 'offer', errorCode)))
+  t.same((await codes(caller)).map(code => code === 'BUSY'), clusters.map((_, i) => i >= MAX_REQUESTS_PER_MINUTE))
+  const before = views
+  await t.rejects(gateway.request(request(), caller), { code: 'BUSY', retryable: true, message: /more than 120 times within a minute by osaka/ })
+  t.equal(views, before)
+  const extend = { key: 'x', clusterId: CLUSTER, offerId: 'x', endMs: T0 + 2 * HOUR, ttlMs: 30_000, epoch: 1, sentMs: T0 }
+  const extended: string[] = []
+  for (let i = 0; i <= MAX_REQUESTS_PER_MINUTE; i++) extended.push(await gateway.extend(extend, caller).then(() => 'held', errorCode))
+  t.same(extended.map(code => code === 'BUSY'), extended.map((_, i) => i === MAX_REQUESTS_PER_MINUTE), 'extensions are counted by themselves')
+  await t.rejects(gateway.request(request({ masterSite: 'kyoto', clusterId: 'c4000000-0000-4000-8000-000000000000' }), { peerId: 'peer-kyoto', site: 'kyoto', host: 'kyoto-1', gateway: true }), { code: /^(?!BUSY)/ }, 'others are answered')
+  t.notOk((await codes({ peerId: 'peer-tokyo', site: 'tokyo', host: 'tokyo-2', gateway: true })).includes('BUSY'), 'the own site has no bound')
+  now += 61_000
+  t.not((await codes(caller))[0], 'BUSY')
 })

@@ -41,11 +41,13 @@ t.test('what the gateway itself has to give: bandwidth, segment ids, what a site
   t.equal(quoteFor(request(1, { bandwidthMbit: 200 }), view([host('a', 4)])).taken, true)
   t.equal(quoteFor(request(1, { local: true }), view([host('a', 4)], { ids: 2 })).taken, true)
   t.match(quoteFor(request(1, { local: true }), view([host('a', 4)], { ids: 1 })).reasons, [{ code: 'NO_CAPACITY', message: 'gateway a has 1 free segment ids, 2 are needed' }])
-  const quota = [{ atMs: 0, free: { ...zero(), vcpus: 3, memoryMib: 9000, nodes: Infinity } }, { atMs: NOW + 2 * HOUR, free: { ...zero(), vcpus: 8, memoryMib: 9000, nodes: Infinity } }]
+  const quota = [[{ atMs: 0, free: { ...zero(), vcpus: 3, memoryMib: 9000, nodes: Infinity } }, { atMs: NOW + 2 * HOUR, free: { ...zero(), vcpus: 8, memoryMib: 9000, nodes: Infinity } }]]
   t.match(quoteFor(request(4), view([host('a', 8)], { quota })), { taken: false, reasons: [{ code: 'QUOTA_EXCEEDED', message: 'site tokyo may not borrow so much: needs 4 vCPU, 3 free' }], nodes: 3, earliestMs: NOW + 2 * HOUR, shape: null })
   t.equal(quoteFor(request(4), view([host('a', 8)], { quota, counted: false })).taken, true, 'of the own site nothing is counted')
-  const heads = [{ atMs: 0, free: { ...zero(), nodes: 2, vcpus: 9, memoryMib: 9000 } }, { atMs: NOW + 3 * HOUR, free: { ...zero(), nodes: 4, vcpus: 9, memoryMib: 9000 } }]
+  const heads = [[{ atMs: 0, free: { ...zero(), nodes: 2, vcpus: 9, memoryMib: 9000 } }, { atMs: NOW + 3 * HOUR, free: { ...zero(), nodes: 4, vcpus: 9, memoryMib: 9000 } }]]
   t.match(quoteFor(request(4), view([host('a', 8)], { quota: heads })), { taken: false, reasons: [{ code: 'QUOTA_EXCEEDED' }], nodes: 2, earliestMs: NOW + 3 * HOUR, shape: null }, 'a number of nodes, whatever their size')
+  const another = [{ atMs: 0, free: { ...zero(), vcpus: 0, memoryMib: 100, nodes: 1 } }, { atMs: NOW + HOUR, free: { ...zero(), vcpus: 1, memoryMib: 100, nodes: 2 } }]
+  t.match(quoteFor(request(4), view([host('a', 8)], { quota: [...heads, another] })), { taken: false, reasons: [{ code: 'QUOTA_EXCEEDED', message: 'site tokyo may not borrow so much: needs 4 nodes, 3 free' }], nodes: 3, earliestMs: NOW + HOUR }, 'shares of other gateways of the site count too')
   t.end()
 })
 
@@ -58,7 +60,7 @@ t.test('a later start, and a smaller shape, are looked for by the terms of the c
   t.match(quoteFor(big, view([host('a', 8), host('b', 2)])), { taken: false, shape: { vcpus: 2, memoryMib: 2048 } })
   const unbounded = { vcpus: Infinity, memoryMib: Infinity, diskMib: Infinity, volumes: Infinity, bandwidthMbit: Infinity, nodes: Infinity }
   for (const field of ['volumes', 'bandwidthMbit', 'nodes'] as const) {
-    const quota = [{ atMs: 0, free: { ...unbounded, [field]: 0 } }, { atMs: NOW + 2 * HOUR, free: { ...unbounded, [field]: 1 } }]
+    const quota = [[{ atMs: 0, free: { ...unbounded, [field]: 0 } }, { atMs: NOW + 2 * HOUR, free: { ...unbounded, [field]: 1 } }]]
     const one = request(1, { bandwidthMbit: 1, volumes: [{ name: 'v', sizeMib: 1, node: 'n0' }] })
     t.match(quoteFor(one, view([host('a', 8)], { quota })), { taken: false, reasons: [{ code: 'QUOTA_EXCEEDED' }], earliestMs: NOW + 2 * HOUR }, field)
   }

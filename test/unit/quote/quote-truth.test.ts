@@ -2,7 +2,7 @@
 import fc from 'fast-check'
 import t from 'tap'
 import type { Gateway } from '../../../agent/gateway/gateway.ts'
-import { zero } from '../../../protocol/core/capacity.ts'
+import { type Resources, zero } from '../../../protocol/core/capacity.ts'
 import { describeError, errorCode, MusubiError } from '../../../protocol/core/errors.ts'
 import { MAX_QUOTES_PER_MINUTE } from '../../../protocol/core/limits.ts'
 import type { Request } from '../../../protocol/core/messages.ts'
@@ -60,19 +60,22 @@ const wish: fc.Arbitrary<Wish> = fc.record({
   count: fc.integer({ min: 1, max: 8 }), vcpus: fc.integer({ min: 1, max: 4 }), memoryGib: fc.integer({ min: 1, max: 4 }), startH: fc.constantFrom(0, 0, 0, 1, 3), hours: fc.integer({ min: 1, max: 4 }),
   volumes: fc.array(fc.integer({ min: 1, max: 400 }), { maxLength: 3 }), frontend: fc.boolean(), local: fc.boolean()
 })
-const site = fc.record({ vcpus: fc.array(fc.integer({ min: 1, max: 10 }), { minLength: 1, maxLength: 3 }), storage: fc.boolean(), gatewayVcpus: fc.integer({ min: 0, max: 4 }), quota: fc.option(fc.integer({ min: 2, max: 16 }), { freq: 2 }) })
+const site = fc.record({ vcpus: fc.array(fc.integer({ min: 1, max: 10 }), { minLength: 1, maxLength: 3 }), storage: fc.boolean(), gatewayVcpus: fc.integer({ min: 0, max: 4 }), quota: fc.option(fc.integer({ min: 2, max: 16 }), { freq: 2 }), lends: fc.option(fc.integer({ min: 0, max: 10 })) })
 
 t.test('a quote says taken exactly when the request is, and what it offers instead is true', async t => {
-  const seen = { taken: 0, refused: 0, nodes: 0, earliest: 0, shape: 0, quota: 0 }
-  await fc.assert(fc.asyncProperty(site, fc.array(wish, { maxLength: 5 }), wish, async ({ vcpus, storage, gatewayVcpus, quota }, others, asked) => {
-    const plans: HostPlan[] = [host('osaka', 1, 'gateway compute', gatewayVcpus), ...vcpus.map((n, i) => host('osaka', i + 2, storage && i === 0 ? 'compute storage' : 'compute', n))]
+  const seen = { taken: 0, refused: 0, nodes: 0, earliest: 0, shape: 0, quota: 0, lent: 0 }
+  await fc.assert(fc.asyncProperty(site, fc.array(wish, { maxLength: 5 }), wish, async ({ vcpus, storage, gatewayVcpus, quota, lends }, others, asked) => {
+    const plans: HostPlan[] = [host('osaka', 1, 'gateway compute', gatewayVcpus), ...vcpus.map((n, i) => host('osaka', i + 2, storage && i === 0 ? 'compute storage' : 'compute', n)), ...lends === null ? [] : [host('osaka', 9, 'gateway', 1)]]
     const model = await startFederation(plans)
     try {
-      if (quota !== null) model.alive('osaka-1').ledger.setQuotas(new Map([['tokyo', { ...zero(), vcpus: quota, memoryMib: quota * GIB, diskMib: 500, volumes: 8 }]]))
+      const share = (of: number): Map<string, Resources> => new Map([['tokyo', { ...zero(), vcpus: of, memoryMib: of * GIB, diskMib: 500, volumes: 8 }]])
+      if (quota !== null) model.alive('osaka-1').ledger.setQuotas(share(quota))
+      if (lends !== null) model.alive('osaka-9').ledger.setQuotas(share(lends))
       for (const other of others) await refusalOf(model, requestOf(model, other), true)
       const request = requestOf(model, asked)
       const said = await quote(model, request)
       const refusal = await refusalOf(model, request)
+      if (refusal === null && model.calls.some(({ to, method }) => to === 'osaka-9' && method === 'hold')) seen.lent++
       const context = (): string => JSON.stringify({ said, refusal: refusal === null ? null : describeError(refusal) })
       if (said.taken !== (refusal === null)) throw new Error(`the quote is not what happens: ${context()}`)
       if (said.taken) { seen.taken++; return }

@@ -50,7 +50,7 @@ export function offers (world: World, known: Decisions): Invariant {
     if (!answered.has(`${host.name} ${offerId}`)) {
       answered.add(`${host.name} ${offerId}`)
       wanted(request, held, fail)
-      borrowed(host, request, held, lent, fail)
+      borrowed(host, request, offerId, held, lent, fail)
     }
     if (!JSON.stringify(world.description.disks.gatewayRecord(host.name, clusterId) ?? '').includes(offerId)) fail('a loss of power would leave the gateway without a record of it')
     // What was held before, and is only answered again, was judged then.
@@ -72,8 +72,8 @@ export function offers (world: World, known: Decisions): Invariant {
     if (field(asked, 'frontend') === true && !held.some(one => textOf(one, 'kind') === 'frontend')) fail('the frontend is not in it')
   }
 
-  /** Where a site's share is bounded, the gateway's ledger counts all that it lends. */
-  function borrowed (host: HostModel, asked: unknown, held: readonly unknown[], lent: ResourceFacts, fail: (why: string) => never): void {
+  /** Where a site's share is bounded, ledgers of the site's gateways count all that is lent: the own one, and others for what it borrows of them. */
+  function borrowed (host: HostModel, asked: unknown, offerId: string, held: readonly unknown[], lent: ResourceFacts, fail: (why: string) => never): void {
     if (host.facts?.quotas.some(one => one.masterSite === textOf(asked, 'masterSite')) !== true) return
     const counted: ResourceFacts = { vcpus: 0, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 }
     for (const one of held) {
@@ -81,6 +81,11 @@ export function offers (world: World, known: Decisions): Invariant {
       const lease = host.leases.get(textOf(one, 'leaseId'))
       if (lease === undefined || lease.facts.masterSite !== textOf(asked, 'masterSite')) fail('the share of the site is counted elsewhere')
       for (const dimension of DIMENSIONS) counted[dimension] += lease.facts.resources[dimension]
+    }
+    for (const { host: at, facts } of world.clusters.get(textOf(asked, 'clusterId'))?.leases ?? []) {
+      if (facts.kind !== 'quota' || facts.offerId !== offerId || at === host || at.site !== host.site || !at.description.gateway || facts.state === 'ended') continue
+      if (facts.masterSite !== textOf(asked, 'masterSite') || facts.name !== host.name) fail(`the share on ${at.name} is counted for ${facts.masterSite} in the name of ${facts.name}`)
+      for (const dimension of DIMENSIONS) counted[dimension] += facts.resources[dimension]
     }
     for (const dimension of DIMENSIONS) if (counted[dimension] < lent[dimension]) violated(world, 'quota-exceeded', host.name, `${lent[dimension]} ${dimension} are lent to ${textOf(asked, 'masterSite')}, ${counted[dimension]} are counted`)
   }

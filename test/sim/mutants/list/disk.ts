@@ -59,7 +59,7 @@ export const diskMutants: readonly Mutant[] = [
   },
   {
     name: 'document-without-lease', file: 'store/ledger/ledger.ts',
-    find: "filter(record => clusterState(settled, record.document.id) === 'active').map(record", replace: "filter(record => ['active', 'committed', 'ended'].includes(clusterState(settled, record.document.id))).map(record",
+    find: "filter(record => usageState(settled, record.document.id) === 'active').map(record", replace: "filter(record => ['active', 'committed', 'ended'].includes(usageState(settled, record.document.id))).map(record",
     why: 'what has ended is started again'
   },
   {

@@ -4,7 +4,7 @@ import type { Mutant } from '../mutant.ts'
 export const gatewayMutants: readonly Mutant[] = [
   {
     name: 'hosts-before-gateway', file: 'protocol/core/gateway/settle.ts',
-    find: 'then: calls.filter(call => call.peer !== gateway.peer) }, [entry.askId], calls.filter(call => call.peer === gateway.peer))', replace: 'then: [] }, [entry.askId], calls)',
+    find: 'then: calls.filter(call => !isFirst(call)) }, [askId], calls.filter(isFirst))', replace: 'then: [] }, [askId], calls)',
     why: 'a host plugs in an id whose lease at the gateway is not active'
   },
   {
@@ -36,6 +36,11 @@ export const gatewayMutants: readonly Mutant[] = [
     name: 'offer-without-quota', file: 'protocol/core/gateway/place.ts',
     find: 'resources: { ...borrowed, nodes: ', replace: 'resources: { ...borrowed, vcpus: Math.max(0, borrowed.vcpus - 1), nodes: ',
     why: 'a site borrows a little more than is counted'
+  },
+  {
+    name: 'lender-counts-too-little', file: 'protocol/core/gateway/shares.ts',
+    find: 'parts.set(best.i, best.part)', replace: 'parts.set(best.i, { ...best.part, vcpus: 0, memoryMib: 0, nodes: 1 })',
+    why: 'another gateway counts less than it lends'
   },
   {
     name: 'cordon-ignored', file: 'agent/lessor/lessor.ts',
