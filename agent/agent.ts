@@ -55,7 +55,7 @@ import { createMesh, type Mesh } from '../protocol/mesh/mesh.ts'
 import { chainFromText, chainToText } from '../protocol/mesh/trust/base64.ts'
 import { readGrant, signGrant } from '../protocol/mesh/trust/grant.ts'
 import type { Trust } from '../protocol/mesh/trust/trust.ts'
-import { roomByNotice } from '../protocol/policy/preempt.ts'
+import { createPreempt } from '../protocol/policy/preempt.ts'
 import { priceOf, quotasOf, ruleFor } from '../protocol/policy/rules.ts'
 import { createApi, listenUnix } from '../protocol/rest/server.ts'
 import { VERSION } from '../protocol/version.ts'
@@ -173,7 +173,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
     return createGateway({
       site: config.site, call, store, events, log, now: ledgerNow, newId: randomUUID, calendar, cordon: availability, policy, quota: masterSite => masterSite !== config.site,
       priceMilli, quotes: { ledger: () => ledger.state(), priceMilli },
-      preempt: (request, records, hosts) => roomByNotice(policy.get().document, config.site, request, records, hosts, ledgerNow()),
+      preempt: createPreempt(() => policy.get().document, config.site, ledgerNow),
       siteHosts: () => directory.siteHosts(),
       facts: async () => ({
         host: config.name, peer: mesh.peerId, underlayAddress: config.underlayAddress, tunnelPublicKey: await keyForOffers(),

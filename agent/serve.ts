@@ -75,7 +75,7 @@ export function serveAgent (mesh: Mesh, { site, lessor, gateway, calendar, cache
   }
   if (calendar !== undefined) {
     mesh.serve('hostCalendar', (r, c) => { fromOwnGateway(c, 'read the calendar of a host'); return calendar.own(r.leases) })
-    if (gateway !== null) mesh.serve('calendar', (_r, c) => { fromMaster(c); return calendar.told() })
+    if (gateway !== null) mesh.serve('calendar', (_r, c) => calendar.told(gateway.noticed(fromMaster(c).site ?? '')))
   }
   if (caches !== undefined) mesh.serve('cache', (r, c) => caches.answer(r, fromMaster(c)))
   // who may be master of a site's clusters is that site's affair
@@ -89,6 +89,8 @@ export function serveAgent (mesh: Mesh, { site, lessor, gateway, calendar, cache
   mesh.serve('hold', (r, c) => { fromOwnGateway(c); return lessor.hold(filled(r, 'hold')) })
   mesh.serve('hostCommit', (r, c) => { fromOwnGateway(c); return lessor.commit(r) })
   mesh.serve('hostExtend', (r, c) => { fromOwnGateway(c); return lessor.extend(r) })
+  mesh.serve('hostCurtail', (r, c) => { fromOwnGateway(c); return lessor.curtail(r) })
+  mesh.serve('hostRestore', (r, c) => { fromOwnGateway(c); return lessor.restore(r) })
   mesh.serve('hostKeepAlive', (r, c) => { fromOwnGateway(c); return lessor.keepAlive(r) })
   mesh.serve('hostActivate', (r, c) => { fromOwnGateway(c); return lessor.activate(filled(r, 'activate')) })
   mesh.serve('hostRelease', (r, c) => { fromOwnGateway(c); return lessor.release(r) })

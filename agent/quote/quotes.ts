@@ -5,7 +5,7 @@ import { Timeline } from '../../protocol/core/calendar/timeline.ts'
 import { InvalidInputError, MusubiError, NoCapacityError } from '../../protocol/core/errors.ts'
 import { clampToZero, fits, zero } from '../../protocol/core/capacity.ts'
 import { brief, checkRequest, mustBeInTime } from '../../protocol/core/gateway/checks.ts'
-import type { SiteView } from '../../protocol/core/gateway/events.ts'
+import type { RoomByNotice, SiteHost, SiteView } from '../../protocol/core/gateway/events.ts'
 import { freeQuotaOf, idUses, quotaBookings } from '../../protocol/core/lease/lease.ts'
 import { ownParts, wantedOf } from '../../protocol/core/gateway/place.ts'
 import { type ReadonlyLedgerState, quotaFor } from '../../protocol/core/lease/state.ts'
@@ -35,6 +35,11 @@ export interface QuotesDeps {
   /** absent: no later start is looked for */
   calendar?: Pick<Calendar, 'site'>
   facts?: QuoteFacts
+  /** what could be had by notice to others; absent: nothing */
+  preempt?: {
+    room: (request: Request, hosts: readonly SiteHost[], calendars: readonly HostCalendar[]) => RoomByNotice | null
+    noticed: (masterSite: string) => ((hosts: readonly HostCalendar[]) => HostCalendar[]) | undefined
+  }
 }
 
 /** What would be answered to requests. Nothing is held, kept or written. */
@@ -68,7 +73,7 @@ function quotaSteps (state: ReadonlyLedgerState, masterSite: string, now: number
   return quota === null ? null : new Timeline({ nodes: Number.POSITIVE_INFINITY, ...quota }, quotaBookings(state, masterSite)).steps(now)
 }
 
-export function createQuotes ({ site, now, view: viewFor, refusal, calendar, facts }: QuotesDeps): Quotes {
+export function createQuotes ({ site, now, view: viewFor, refusal, calendar, facts, preempt }: QuotesDeps): Quotes {
   let running = 0
   /** quotes of each site in the minute that began at `sinceMs` */
   let sinceMs = 0
@@ -98,6 +103,13 @@ export function createQuotes ({ site, now, view: viewFor, refusal, calendar, fac
     }
   }
 
+  /** With what the site has free over time. */
+  function overTime (request: Request, view: QuoteView, calendars: readonly HostCalendar[] | null): QuoteView {
+    const noticed = calendars === null ? undefined : preempt?.noticed(request.masterSite)
+    if (calendars === null || noticed === undefined) return { ...view, calendars }
+    return { ...view, calendars, byNotice: { calendars: noticed(calendars), room: asked => preempt?.room(asked, view.hosts, calendars) ?? null } }
+  }
+
   /** @param waitMs how long hosts are waited for; what they say then is missing from the quote, not from the truth */
   async function calendarsIn (waitMs: number | null): Promise<readonly HostCalendar[] | null> {
     if (calendar === undefined) return null
@@ -122,7 +134,7 @@ export function createQuotes ({ site, now, view: viewFor, refusal, calendar, fac
         mustBeInTime(site, `quote for cluster ${request.cluster}`, request.sentMs, arrivedMs)
         const view = quoteView(request, await viewFor(request))
         // hosts are asked only where a later start is to be found
-        return toMessage(site, now(), quoteFor(request, isTaken(request, view) ? view : { ...view, calendars: await calendarsIn(null) }))
+        return toMessage(site, now(), quoteFor(request, isTaken(request, view) ? view : overTime(request, view, await calendarsIn(null))))
       } finally {
         running--
       }
@@ -140,7 +152,7 @@ export function createQuotes ({ site, now, view: viewFor, refusal, calendar, fac
       if (!(error instanceof NoCapacityError) || request.grow || tooMany(request.masterSite) !== null) return error
       running++
       try {
-        const text = counterText(quoteFor(request, { ...quoteView(request, view), calendars: await calendarsIn(COUNTER_OFFER_MS) }), request.nodes.length)
+        const text = counterText(quoteFor(request, overTime(request, quoteView(request, view), await calendarsIn(COUNTER_OFFER_MS))), request.nodes.length)
         return text === '' ? error : new NoCapacityError(error.message, error.hint === undefined ? text : `${text}; ${error.hint}`)
       } catch {
         return error // what is told beside a refusal must not take its place
