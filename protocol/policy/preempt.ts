@@ -7,7 +7,7 @@ import type { RoomByNotice, SiteHost } from '../core/gateway/events.ts'
 import { noticesLeft } from '../core/gateway/notice.ts'
 import { freedBy, lacksLocal } from '../core/gateway/place.ts'
 import type { GatewayRecord } from '../core/gateway/record.ts'
-import { MAX_CLOCK_SKEW_MS, MIN_TERM_MS, NOTICE_MARGIN_MS } from '../core/limits.ts'
+import { MIN_TERM_MS, NOTICE_MARGIN_MS, NOTICE_SLACK_MS } from '../core/limits.ts'
 import type { Held, Request } from '../core/messages.ts'
 import { placeAtSite } from '../core/placement/at-site.ts'
 import type { PolicyDocument } from '../policy-api.ts'
@@ -29,7 +29,7 @@ interface Victim {
 /** Placements that are tried to spare clusters whose notice would not help: each may take tens of ms. */
 const MAX_SPARED = 64
 /** A notice is no shorter, whatever was agreed. */
-const SHORTEST_MS = MIN_TERM_MS + MAX_CLOCK_SKEW_MS
+const SHORTEST_MS = MIN_TERM_MS + NOTICE_SLACK_MS
 
 /**
  * Running clusters of lower priority whose sites have agreed to a notice, the lowest priority first. Who has notice already is not

@@ -14,7 +14,7 @@ export function counterText ({ taken, nodes, earliestMs, shape, noticeSites = []
   if (taken) return ''
   return [
     nodes === 0 ? '' : `${nodes} of ${wanted} nodes fit ${now}`,
-    earliestMs === null ? '' : `all ${wanted} from ${when(earliestMs)}${noticeSites.length === 0 ? '' : `, by notice to leases of ${noticeSites.slice(0, 4).join(', ')}: reserve it with --start ${when(earliestMs)}, or with --within`}`,
+    earliestMs === null ? '' : `all ${wanted} from ${when(earliestMs)}${noticeSites.length === 0 ? '' : `, by notice to leases of ${noticeSites.slice(0, 4).join(', ')}: reserve it with --start ${when(earliestMs)}, or --earliest`}`,
     shape === null ? '' : `all ${wanted} ${now} with ${shapeText(shape)} each`
   ].filter(text => text !== '').join('; ')
 }

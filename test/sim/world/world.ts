@@ -164,10 +164,11 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
       observe({ type: 'operator', trueMs: kernel.now(), host: machine.host, action: 'withdraw', clusterId, detail: '', refused: '' })
       return
     }
-    const now = `${notice.endMs} ${notice.seq ?? 0}`
+    const now = `${notice.endMs} ${notice.seq ?? 0} ${notice.state ?? 'given'} ${notice.beneficiary ?? ''}`
     if (known === now) return
     noticed.set(key, now)
-    fault(known === undefined ? 'notice' : 'notice that stays')
+    if (known === undefined) fault('notice')
+    else if ((notice.beneficiary ?? '') === '' && !known.endsWith(' ')) fault('notice that stays')
     observe({ type: 'operator', trueMs: kernel.now(), host: machine.host, action: 'notice', clusterId, detail: now, refused: '' })
   }
   const policy = config.quota === null ? null : policyOf(config.quota, config.sites.map(({ site }) => site))

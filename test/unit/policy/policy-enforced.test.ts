@@ -170,7 +170,7 @@ t.test('a site that may not borrow so much, or for whose segment there is no id,
 t.test('a refusal for now gives notice to nobody, and says from when on by whose notice; who asks for that start gets it, with its price', async t => {
   const { gateway, ask, events, store } = await lender(null, ((_peer: string, method: string, request: HoldRequest) => Promise.resolve(method === 'hold' ? { receipts: request.items.map(one => ({ leaseId: one.leaseId, host: 'tokyo-1', token: 1 })), segmentId: 5 } : { endMs: T0 + HOUR / 2, nowMs: T0 })) as unknown as CallPeer)
   const refused: unknown = await ask('k1', T0).catch((error: unknown) => error)
-  t.match(refused, { code: 'NO_CAPACITY', hint: /all 1 from 2027-01-15T08:15:30Z, by notice to leases of kyoto: reserve it with --start 2027-01-15T08:15:30Z, or with --within/ })
+  t.match(refused, { code: 'NO_CAPACITY', hint: /all 1 from 2027-01-15T08:15:15Z, by notice to leases of kyoto: reserve it with --start 2027-01-15T08:15:15Z, or --earliest/ })
   t.notMatch(JSON.stringify(refused), /of-kyoto/, 'whose cluster it is stays here')
   t.notOk(gateway.list().some(record => record.notice !== undefined))
   t.match(await ask('k2'), { site: 'tokyo', priceMilli: 500 })

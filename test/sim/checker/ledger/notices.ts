@@ -4,6 +4,10 @@ import { type World, isLive, isOwnGateway, leaseText, numberOf, textOf, violated
 /** Nobody loses a lease within so little time of being told. */
 const SHORTEST_MS = 60_000
 
+/** Once there are no faults any more: by then a gateway has seen that nobody needs what would come free. */
+const SEEN_WITHIN_MS = 45_000
+
+interface Pending { gateway: string, clusterId: string, beneficiary: string, neededMs: number }
 interface Word { method: string, seq: number, endMs: number }
 
 /**
@@ -16,6 +20,10 @@ export function notices (world: World): Invariant {
   const words = new Map<string, Word[]>()
   /** notices on disks of gateways: gateway, cluster, end and number */
   const onDisk = new Set<string>()
+
+  /** notices that stand, for somebody */
+  const pending = new Map<string, Pending>()
+  let next = Number.POSITIVE_INFINITY
 
   const isAsked = (host: string, clusterId: string, word: Word): boolean =>
     (words.get(`${host} ${clusterId}`) ?? []).some(one => one.method === word.method && one.seq === word.seq && (word.method === 'hostRestore' || one.endMs === word.endMs))
@@ -32,7 +40,27 @@ export function notices (world: World): Invariant {
       words.set(key, [...words.get(key) ?? [], word])
     },
     operator ({ action, host, clusterId, detail }) {
-      if (action === 'notice') onDisk.add(`${host} ${clusterId} ${detail}`)
+      if (action !== 'notice' && action !== 'withdraw') return
+      const key = `${host} ${clusterId}`
+      const [endMs = '', seq = '', state = '', beneficiary = ''] = detail.split(' ')
+      if (action === 'notice') onDisk.add(`${key} ${endMs} ${seq}`)
+      if (action === 'withdraw' || state === 'withdrawing' || beneficiary === '') pending.delete(key)
+      else pending.set(key, { gateway: host, clusterId, beneficiary, neededMs: world.nowMs })
+      next = pending.size === 0 ? Number.POSITIVE_INFINITY : world.nowMs + SEEN_WITHIN_MS / 3
+    },
+    nextDueMs: () => next,
+    due () {
+      for (const [key, one] of pending) {
+        const gateway = world.hosts.get(one.gateway)
+        const isLiveAt = (clusterId: string): boolean => [...world.clusters.get(clusterId)?.leases ?? []].some(lease => lease.host.site === gateway?.site && lease.there && isLive(lease))
+        if (gateway === undefined || !isLiveAt(one.clusterId)) pending.delete(key)
+        else if (isLiveAt(one.beneficiary)) one.neededMs = world.nowMs
+        else {
+          const sinceMs = Math.max(one.neededMs, world.healedMs, gateway.readySinceMs)
+          if (world.nowMs - sinceMs > SEEN_WITHIN_MS) violated(world, NAME, one.gateway, `cluster ${one.clusterId.slice(0, 8)} has notice for cluster ${one.beneficiary.slice(0, 8)}, of which the site has had nothing for ${Math.round((world.nowMs - one.neededMs) / 1000)} s`)
+        }
+      }
+      next = pending.size === 0 ? Number.POSITIVE_INFINITY : world.nowMs + SEEN_WITHIN_MS / 3
     },
     lease ({ host, before, after, reread }) {
       if (before === null || after === null || before.state === 'ended' || after.state === 'ended' || reread) return
