@@ -82,12 +82,13 @@ export function giveNotice (turn: Turn, placing: Placing): boolean {
 const isUnknown = ({ error }: { error: MusubiError }): boolean => error.code === 'UNIMPLEMENTED'
 
 /** The hosts have been told, all of one cluster, or of those that make room for one. */
-export function finishCurtail (turn: Turn, clusterId: string, job: Job): void {
+export function finishCurtail (turn: Turn, clusterId: string, job: Job & { phase: { kind: 'curtail' } }): void {
   const failed = failuresOf(job)
-  if (!failed.every(isUnknown)) return // the next tick tells them again
+  // The next tick tells them again, each cluster by itself: of several nobody knows here whose host it was.
+  if (job.phase.placing === null ? !failed.every(isUnknown) : failed.length > 0) return
   for (const record of [...turn.machine.records.values()]) {
     const { notice, state } = record
-    const isMeant = record.clusterId === clusterId || (notice?.beneficiary === clusterId && clusterId !== '')
+    const isMeant = job.phase.placing === null ? record.clusterId === clusterId : notice?.beneficiary === clusterId
     if (state !== 'active' || notice?.state !== 'ordered' || !isMeant || isGrowing(record)) continue
     turn.notify(record, 'curtail')
     if (failed.length > 0) turn.note('lease.notice', `hosts of an earlier release keep the leases of cluster ${record.cluster} until it is released: ${failed.map(({ host }) => host).slice(0, 8).join(' ')}`, record.cluster)

@@ -68,7 +68,7 @@ function finish (turn: Turn, clusterId: string, job: Job): void {
     case 'activate': finishActivate(turn, clusterId, job as JobIn<'activate'>); break
     case 'extend': finishExtend(turn, clusterId, job); break
     case 'curtail': {
-      finishCurtail(turn, clusterId, job)
+      finishCurtail(turn, clusterId, job as JobIn<'curtail'>)
       if (job.phase.placing !== null) placeByNotice(turn, job.phase.placing)
       break
     }

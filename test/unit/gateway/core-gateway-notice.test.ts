@@ -145,6 +145,7 @@ t.test('a host that does not answer is told again; one of an earlier release kee
   const old = bench()
   old.fate = (peer, ask) => ask.method === 'hostCurtail' && peer === 'peer-tokyo-3' ? new MusubiError('UNIMPLEMENTED', 'not served here') : null
   const offer = old.settle(high(old), OTHER)
+  old.tick(1000)
   t.match(noticeOf(old), { state: 'given' })
   t.same(old.ends(), ['tokyo-1 3600000', 'tokyo-2 900000', 'tokyo-3 3600000'])
   commitHigh(old, offerOf(offer))

@@ -173,6 +173,12 @@ t.test('a refusal for now gives notice to nobody, and says from when on by whose
   t.match(refused, { code: 'NO_CAPACITY', hint: /all 1 from 2027-01-15T08:15:15Z, by notice to leases of kyoto: reserve it with --start 2027-01-15T08:15:15Z, or --earliest/ })
   t.notMatch(JSON.stringify(refused), /of-kyoto/, 'whose cluster it is stays here')
   t.notOk(gateway.list().some(record => record.notice !== undefined))
+  const quoted = (masterSite: string, startMs: number): ReturnType<Gateway['quote']> =>
+    gateway.quote({ request: { ...asked(masterSite, 4), startMs, endMs: startMs + HOUR } }, { peerId: `peer-${masterSite}`, site: masterSite, host: `${masterSite}-1`, gateway: true })
+  t.match(await quoted('osaka', T0 + HOUR / 2), { taken: true, reasons: [], nodes: 1 }, 'a quote says the same')
+  t.match(await quoted('osaka', T0), { taken: false, nodes: 0, earliestMs: T0 + 15 * MINUTE + NOTICE_MARGIN_MS })
+  t.match(await quoted('kobe', T0 + HOUR / 2), { taken: false, earliestMs: T0 + HOUR }, 'who comes no earlier sees no such room')
+  t.notOk(gateway.list().some(record => record.notice !== undefined), 'and costs nobody anything')
   t.match(await ask('k2'), { site: 'tokyo', priceMilli: 500 })
   t.match(gateway.list().filter(record => record.clusterId === idOf(8)), [{ notice: { endMs: T0 + HOUR / 2, reason: /preempted by the policy of tokyo/, beneficiary: asked('osaka', 1).clusterId, state: 'given' } }])
   t.match(await store.get(`offer/${idOf(8)}`), { notice: { endMs: T0 + HOUR / 2 } }, 'it is on the disk')
