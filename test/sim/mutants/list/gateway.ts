@@ -68,11 +68,6 @@ export const gatewayMutants: readonly Mutant[] = [
     why: 'hosts are told of another end than stands in the record'
   },
   {
-    name: 'extended-in-notice', file: 'protocol/core/lease/extend.ts',
-    find: '  mustNotBeCurtailed(clusterId, all, state.host)\n', replace: '',
-    why: 'a host holds a later end for what its lender needs back'
-  },
-  {
     name: 'gateway-lets-go-first', file: 'protocol/core/gateway/release.ts',
     find: 'binding && peer === record.offer.gateway.peer', replace: 'binding && peer === \'\'',
     why: 'a segment id is free before the hosts of the site have let go of it'
