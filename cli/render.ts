@@ -3,6 +3,8 @@ import { formatDuration } from '../protocol/core/duration.ts'
 import { bytes, duration, indented, mib, skewText, table, timeLeft } from './output.ts'
 
 export { historyTable, leasesTable, leaseText } from './render/lease.ts'
+import { heldLines, heldTable } from './render/plan.ts'
+
 export { searchText } from './render/search.ts'
 
 /** How each resource looks to people; pure, so that demo and CLI print the same. */
@@ -65,14 +67,16 @@ export function sitesTable (sites: SiteResource[]): string {
     sites.map(s => [s.site, s.gateway, String(s.hosts), ...free(s.free, s.total), mib(s.volumeFreeMib), s.state, s.path ?? '-', duration(s.rttMs), `${duration(s.ageMs)} ago`]))
 }
 
-/** A reservation with how long it is until it starts. */
-const clusterState = (c: ClusterResource, nowMs: number): string => c.state === 'reserved' ? `reserved, starts in ${timeLeft(Math.max(0, c.startsAt - nowMs))}` : c.state
+/** A reservation with how long it is until it starts, what is held for its user with the time until which it is. */
+const clusterState = (c: ClusterResource, nowMs: number): string =>
+  c.state === 'reserved' ? `reserved, starts in ${timeLeft(Math.max(0, c.startsAt - nowMs))}`
+  : c.heldUntil != null ? `${c.state}, held until ${new Date(c.heldUntil).toISOString()}` : c.state
 
 export function clustersTable (clusters: ClusterResource[], nowMs = Date.now()): string {
   if (clusters.length === 0) return 'No cluster. Create one with: musubi cluster create -f cluster.yaml'
   const rows = table(['name', 'state', 'nodes ready', 'sites', 'vni', 'master', 'expires'],
-    clusters.map(c => [c.name, clusterState(c, nowMs), `${c.nodes.filter(n => n.ready).length}/${c.nodes.length}`,
-      [...new Set(c.nodes.map(n => n.site))].join(','), String(c.segment.vni), c.masterSite, new Date(c.expiresAt).toISOString().slice(0, 16)]))
+    clusters.map(c => [c.name, clusterState(c, nowMs), `${c.nodes.filter(n => n.ready).length}/${c.held?.reduce((all, one) => all + one.nodes, 0) ?? c.nodes.length}`,
+      [...new Set((c.held ?? c.nodes).map(n => n.site))].join(','), String(c.segment.vni), c.masterSite, new Date(c.expiresAt).toISOString().slice(0, 16)]))
   const lost = clusters.filter(c => c.state === 'masterless').map(c => c.name)
   return lost.length === 0 ? rows : `${rows}\n\nmasterless: the gateway that was master of ${lost.join(', ')} is not heard of; this one can take over: musubi cluster adopt NAME`
 }
@@ -89,20 +93,33 @@ function lenderText ({ state, heardAgoMs, skewMs, error, priceMilli, endsAt, not
   return [heard, notice, error].filter(part => part !== undefined && part !== '').join('; ')
 }
 
-export function clusterText (c: ClusterResource, nowMs = Date.now()): string {
-  const lines = [
-    `cluster    ${c.name}  ${clusterState(c, nowMs)}   id ${c.id}   master ${c.masterSite}   ${c.state === 'reserved' ? `from ${new Date(c.startsAt).toISOString()} ` : ''}until ${new Date(c.expiresAt).toISOString()}${c.epoch > 1 ? `   epoch ${c.epoch}` : ''}`,
-    `leases     ${c.lease.holds} at ${c.lease.sites} sites, negotiated in ${duration(c.lease.negotiateMs)} at RTT ${duration(c.lease.rttMs)}`,
-    `segment    VNI ${c.segment.vni}, ${c.cidr}, in-site ids ${Object.entries(c.segment.ids).map(([site, id]) => `${site}=${id}`).join(' ')}, packets of ${c.segment.mtuInner} bytes, first ping across after ${duration(c.segment.firstPingMs)}`
+function segmentLines ({ segment, cidr }: ClusterResource): string[] {
+  const ids = (of: Record<string, number>): string => Object.entries(of).map(([site, id]) => `${site}=${id}`).join(' ')
+  const { local } = segment
+  return [
+    `segment    VNI ${segment.vni}, ${cidr}, in-site ids ${ids(segment.ids)}, packets of ${segment.mtuInner} bytes, first ping across after ${duration(segment.firstPingMs)}`,
+    ...local === undefined ? [] : [`local      VNI ${local.vni}, ${local.cidr}, inside each site, in-site ids ${ids(local.ids)}`]
   ]
-  const { local } = c.segment
-  if (local !== undefined) lines.push(`local      VNI ${local.vni}, ${local.cidr}, inside each site, in-site ids ${Object.entries(local.ids).map(([site, id]) => `${site}=${id}`).join(' ')}`)
-  if (c.frontend !== null) lines.push(`frontend   ${c.frontend.name}  ${c.frontend.ip}  on ${c.frontend.host} (${c.frontend.site})`)
-  for (const l of c.lenders) lines.push(`lender     ${l.site} (${l.gateway})  ${lenderText(l)}`)
-  for (const v of c.volumes) lines.push(`volume     ${v.name}  ${mib(v.sizeMib)}  on ${v.host} for ${v.node}  ${v.iqn}`)
+}
+
+/** What runs, who lends it, and what crossed. */
+function partsLines (c: ClusterResource): string[] {
   const saved = c.wan.bytesWithoutCache - c.wan.bytes
-  lines.push(`WAN        ${bytes(c.wan.bytes)} crossed; the far nodes received ${bytes(c.wan.bytesWithoutCache)}${c.wan.bytes > 0 && saved > 0 ? ` (${(c.wan.bytesWithoutCache / c.wan.bytes).toFixed(1)} x)` : ''}`)
-  for (const cache of c.caches) lines.push(`cache      ${cache.site}: ${cache.hits} of ${cache.requests} requests from the cache, ${bytes(cache.bytesToNodes)} to nodes, ${bytes(cache.bytesFromUpstream)} from the frontend`)
+  return [
+    ...segmentLines(c),
+    ...c.frontend === null ? [] : [`frontend   ${c.frontend.name}  ${c.frontend.ip}  on ${c.frontend.host} (${c.frontend.site})`],
+    ...c.lenders.map(l => `lender     ${l.site} (${l.gateway})  ${lenderText(l)}`),
+    ...c.volumes.map(v => `volume     ${v.name}  ${mib(v.sizeMib)}  on ${v.host} for ${v.node}  ${v.iqn}`),
+    `WAN        ${bytes(c.wan.bytes)} crossed; the far nodes received ${bytes(c.wan.bytesWithoutCache)}${c.wan.bytes > 0 && saved > 0 ? ` (${(c.wan.bytesWithoutCache / c.wan.bytes).toFixed(1)} x)` : ''}`,
+    ...c.caches.map(cache => `cache      ${cache.site}: ${cache.hits} of ${cache.requests} requests from the cache, ${bytes(cache.bytesToNodes)} to nodes, ${bytes(cache.bytesFromUpstream)} from the frontend`)
+  ]
+}
+
+export function clusterText (c: ClusterResource, nowMs = Date.now()): string {
+  const head = `cluster    ${c.name}  ${clusterState(c, nowMs)}   id ${c.id}   master ${c.masterSite}   ${c.state === 'reserved' ? `from ${new Date(c.startsAt).toISOString()} ` : ''}until ${new Date(c.expiresAt).toISOString()}${c.epoch > 1 ? `   epoch ${c.epoch}` : ''}`
+  // of what is only held nothing is there that could be told
+  if (c.held != null) return [head, '', heldTable(c.held), '', ...heldLines(c, nowMs)].join('\n')
+  const lines = [head, `leases     ${c.lease.holds} at ${c.lease.sites} sites, negotiated in ${duration(c.lease.negotiateMs)} at RTT ${duration(c.lease.rttMs)}`, ...partsLines(c)]
   if (c.cacheRetainMs !== null) lines.push(`retain     ${formatDuration(c.cacheRetainMs)}: so long the stores of its caches outlive it for other clusters of ${c.masterSite}`)
   if (c.error !== null) lines.push(`error      ${indented(c.error.message, 11)}`, ...c.error.hint === undefined ? [] : [`           ${c.error.hint}`])
   for (const p of c.problems) lines.push(`problem    ${p.host} (${p.site}) ${p.kind} ${p.name}: ${p.error}`)

@@ -49,6 +49,7 @@ const noticeNames: Record<NoticeState, Names> = {
 }
 const masterNames: Record<MasterState, Names> = {
   negotiating: { means: 'sites are being asked; nothing is decided', blazar: '`CREATING`', fabric: 'slice `Nascent`' },
+  offered: { means: 'all sites hold it for its user, who accepts it or gives it back; nothing is decided', blazar: '', fabric: '' },
   committing: { means: 'decided, on disk; sites are told to commit', blazar: '`CREATING`', fabric: 'slice `Configuring`' },
   preparing: { means: 'all have committed; the cluster document is made and copied', blazar: '`PENDING`', fabric: 'slice `Configuring`' },
   activating: { means: 'sites are told to activate, with the receipts of all', blazar: '`STARTING`', fabric: 'slice `Configuring`' },

@@ -7,12 +7,13 @@ import { call, type Endpoint } from '../cli/client.ts'
 import { waitForCluster } from '../cli/waiting.ts'
 import { bytes, duration } from '../cli/output.ts'
 import { clusterText, hostsTable, searchText } from '../cli/render.ts'
-import type { ClusterResource, EventResource, HostResource, SearchResult, SiteResource } from '../protocol/api.ts'
-import { describeError, errorCode, MusubiError } from '../protocol/core/errors.ts'
+import type { ClusterResource, EventResource, HostResource, SearchResult } from '../protocol/api.ts'
+import { describeError, errorCode } from '../protocol/core/errors.ts'
 import { HELP, parseDemoOptions, type DemoOptions } from './demo/options.ts'
 import { createProgress, type Progress } from './demo/progress.ts'
 import { emptyResult, faultsOf, fillCluster, type DemoResult } from './demo/result.ts'
 import { demoSites, NODE } from './demo/sites.ts'
+import { waitForViews } from './demo/views.ts'
 import { checkCrossSite, checkVolume, onNode } from './demo/use.ts'
 import { DEFAULT_IMAGE_STORE } from './config.ts'
 import { startLab, type Lab } from './lab.ts'
@@ -23,28 +24,12 @@ import { downLabs } from './state.ts'
 const MASTER = 'tokyo-1'
 const CREATE_TIMEOUT_MS = 280_000
 const DELETE_TIMEOUT_MS = 90_000
-const VIEW_TIMEOUT_MS = 30_000
 
 interface Demo { options: DemoOptions, progress: Progress, result: DemoResult, signal: AbortSignal }
 
 const timed = async <T>(work: () => Promise<T>): Promise<[T, number]> => {
   const started = performance.now()
   return [await work(), Math.round(performance.now() - started)]
-}
-
-/** Waits until the master's view has both sites whole and the coordinator knows them: nothing else is a fair start. */
-async function waitForViews (lab: Lab, api: Endpoint, signal: AbortSignal): Promise<void> {
-  const deadline = performance.now() + VIEW_TIMEOUT_MS
-  const coordinator = { socketPath: lab.coordinator.socket, what: 'coordinator' }
-  const want = lab.hosts.length
-  for (;;) {
-    const [mine, theirs] = await Promise.all([call<SiteResource[]>(api, 'GET', '/v1/sites'), call<SiteResource[]>(coordinator, 'GET', '/v1/sites')])
-    const counted = [mine, theirs].map(sites => sites.reduce((n, s) => n + s.hosts, 0))
-    if (counted.every(n => n === want)) return
-    if (performance.now() > deadline) throw new MusubiError('VIEW', `after ${VIEW_TIMEOUT_MS / 1000} s ${MASTER} sees ${counted[0] ?? 0} and the coordinator ${counted[1] ?? 0} of ${want} hosts`)
-    signal.throwIfAborted()
-    await sleep(100)
-  }
 }
 
 /** Prints events of the master as they come, until the signal. */
@@ -119,7 +104,7 @@ async function runDemo (demo: Demo): Promise<void> {
   const api: Endpoint = { socketPath: lab.api(MASTER), what: 'agent' }
   let keep = false
   try {
-    await waitForViews(lab, api, signal)
+    await waitForViews(lab, MASTER, sites, api, signal)
     progress.step('musubi host list')
     progress.detail(hostsTable(await call<HostResource[]>(api, 'GET', '/v1/hosts')))
     progress.step(`musubi search --nodes ${options.nodes}`)

@@ -5,7 +5,7 @@
  */
 import Type, { type Static } from 'typebox'
 import {
-  DIAGNOSE_MAX_PINGS, INVITATION_TTL_MAX_MS, MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_PRICE_MILLI, MAX_RECORDS, MAX_SEARCH_NAMES, MAX_TERM_MS, MAX_VCPUS_PER_NODE, MAX_VOLUME_MIB, MIN_TERM_MS, RPC_DEADLINE_MAX_MS
+  DIAGNOSE_MAX_PINGS, HOLD_TTL_MS, INVITATION_TTL_MAX_MS, MAX_HOLD_TTL_MS, MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_PRICE_MILLI, MAX_RECORDS, MAX_SEARCH_NAMES, MAX_TERM_MS, MAX_VCPUS_PER_NODE, MAX_VOLUME_MIB, MIN_TERM_MS, RPC_DEADLINE_MAX_MS
 } from './core/limits.ts'
 import { searchDefaults } from './core/search/query.ts'
 
@@ -146,10 +146,10 @@ export const LeaseRevokedSchema = Type.Object({ host: text('host'), clusterId: t
 export type LeaseRevoked = Static<typeof LeaseRevokedSchema>
 
 export const ClusterStateSchema = Type.Union([
-  Type.Literal('negotiating'), Type.Literal('committing'), Type.Literal('preparing'), Type.Literal('activating'), Type.Literal('building'),
+  Type.Literal('negotiating'), Type.Literal('offered'), Type.Literal('committing'), Type.Literal('preparing'), Type.Literal('activating'), Type.Literal('building'),
   Type.Literal('ready'), Type.Literal('degraded'), Type.Literal('failed'), Type.Literal('deleting'), Type.Literal('deleted'),
   Type.Literal('masterless'), Type.Literal('superseded'), Type.Literal('reserved')
-], { description: 'reserved: every lease is committed, and startsAt is to come; masterless: known from a copy, its master is not heard of; superseded: another host is its master now' })
+], { description: 'offered: sites hold it for its user, who has to accept it by heldUntil; reserved: every lease is committed, and startsAt is to come; masterless: known from a copy, its master is not heard of; superseded: another host is its master now' })
 export type ClusterState = Static<typeof ClusterStateSchema>
 
 export const PhasesSchema = Type.Object({
@@ -173,6 +173,12 @@ export const ClusterSchema = Type.Object({
   nodes: Type.Array(NodeSchema),
   volumes: Type.Array(Type.Object({ name: Type.String(), site: Type.String(), host: Type.String(), node: Type.String(), sizeMib: Type.Number(), iqn: Type.String() })),
   lease: Type.Object({ sites: count('member sites'), holds: count('leases held'), negotiateMs: count('request to last receipt'), rttMs: count('slowest ping among member gateways') }),
+  heldUntil: Type.Union([count('until when it can be accepted; what is held then is given back'), Type.Null()], { description: 'null: it is not offered' }),
+  held: Type.Union([Type.Array(Type.Object({
+    site: text('site'), nodes: count('of the cluster'), volumes: Type.Array(Type.String()), frontend: Type.Boolean(), hosts: Type.Array(Type.String(), { description: 'that hold something' }),
+    priceMilli: Type.Union([Type.Number({ minimum: 0 }), Type.Null()], { description: 'as offered, per vCPU and hour, thousandths; null: its release says none' }),
+    totalMilli: Type.Union([Type.Number({ minimum: 0 }), Type.Null()], { description: 'for its nodes over the term; null: not known' })
+  })), Type.Null()], { description: 'offered: what each site holds, at which price; null: it is not' }),
   lenders: Type.Array(Type.Object({
     site: text('site'), gateway: text('gateway host'), state: text('of its leases: held, committed, active, ended; empty: not known, or none'),
     heardAgoMs: Type.Union([Type.Number({ minimum: 0 }), Type.Null()], { description: 'since it last answered a keep-alive, ms; null: not yet' }),
@@ -198,6 +204,8 @@ export const ClusterSchema = Type.Object({
 export type ClusterResource = Static<typeof ClusterSchema>
 
 const Moment = (description: string) => Type.Integer({ minimum: 0, maximum: 8.64e15, description })
+/** Names of sites in one word of a query. */
+export const SiteNamesSchema = Type.Optional(Type.String({ minLength: 1, maxLength: 4096, description: 'only these, with commas between them, beside the own one' }))
 /** What is said of a new cluster beside its specification. */
 export const CreateQuerySchema = Type.Object({
   dryRun: Type.Optional(Type.Boolean({ description: 'say where it would go, hold nothing' })),
@@ -205,7 +213,9 @@ export const CreateQuerySchema = Type.Object({
   endMs: Type.Optional(Moment('end, instead of spec.end and spec.term')),
   forMs: Type.Optional(Type.Integer({ minimum: MIN_TERM_MS, maximum: MAX_TERM_MS, description: 'how long, instead of an end' })),
   earliest: Type.Optional(Type.Boolean({ description: 'as early as all of it fits, no sooner than the start' })),
-  withinMs: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_TERM_MS, description: 'with earliest: how long after that it starts at the latest' }))
+  withinMs: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_TERM_MS, description: 'with earliest: how long after that it starts at the latest' })),
+  holdMs: Type.Optional(Type.Integer({ minimum: HOLD_TTL_MS, maximum: MAX_HOLD_TTL_MS, description: 'sites hold it so long, and nothing is decided until it is accepted' })),
+  sites: SiteNamesSchema
 }, { additionalProperties: false })
 
 export const AdoptBodySchema = Type.Object({ force: Type.Optional(Type.Boolean({ description: 'although its master is heard of, or the anchor host does not answer' })) }, { additionalProperties: false })

@@ -1,6 +1,6 @@
 /** What a plan of a cluster looks like over REST: offers of sites side by side, and where it would go. */
 import Type, { type Static } from 'typebox'
-import { CreateQuerySchema } from './api.ts'
+import { CreateQuerySchema, SiteNamesSchema, type ClusterResource } from './api.ts'
 
 const text = (description: string) => Type.String({ description })
 const count = (description: string) => Type.Integer({ minimum: 0, description })
@@ -9,7 +9,7 @@ const orNull = (description: string) => Type.Union([Type.Integer({ minimum: 0 })
 const { startMs, endMs, forMs, earliest, withinMs } = CreateQuerySchema.properties
 export const PlanQuerySchema = Type.Object({
   startMs, endMs, forMs, earliest, withinMs,
-  sites: Type.Optional(Type.String({ minLength: 1, maxLength: 4096, description: 'only these, with commas between them, beside the own one' }))
+  sites: SiteNamesSchema
 }, { additionalProperties: false })
 
 const OfferSchema = Type.Object({
@@ -40,3 +40,8 @@ export const PlanSchema = Type.Object({
   problem: text('what is missing, first of the whole, then a line for each site; empty: it fits'), nearest: text('what would fit, and when; empty: nothing is known to')
 })
 export type PlanResource = Static<typeof PlanSchema>
+
+/** What `cluster plan --hold --json` prints: the plan, and what is held of it, which may differ. */
+export interface HeldPlan extends PlanResource {
+  held: Pick<ClusterResource, 'id' | 'name' | 'startsAt' | 'expiresAt' | 'heldUntil'> & { sites: NonNullable<ClusterResource['held']>, differs: boolean }
+}

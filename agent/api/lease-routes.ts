@@ -27,8 +27,10 @@ export function addLeaseRoutes (api: Api, view: AgentView): void {
   api.post('/v1/ledger/revocations', { schema: { summary: 'end all leases of a cluster on this host', body: LeaseRevokeBodySchema, response: { 200: LeaseRevokedSchema } } }, request => view.revoke(request.body.cluster, request.body.reason))
 }
 
-/** What changes a cluster that is there: its term, its size, its master. */
+/** What changes a cluster that is there: whether it is taken, its term, its size, its master. */
 export function addAmendmentRoutes (api: Api, master: () => Master): void {
+  api.post('/v1/clusters/:name/accept', { schema: { summary: 'take what sites hold for its user', params: ByName, response: { 202: ClusterSchema } } }, async (request, reply) =>
+    await reply.status(202).send(await master().accept(request.params.name)))
   api.post('/v1/clusters/:name/extend', { schema: { summary: 'let a cluster last longer', params: ByName, body: ExtendBodySchema, response: { 200: ClusterSchema } } }, request => master().extend(request.params.name, request.body.termMs))
   api.post('/v1/clusters/:name/scale', { schema: { summary: 'more nodes, or fewer', params: ByName, body: ScaleBodySchema, response: { 200: ClusterSchema } } }, request => master().scale(request.params.name, request.body.nodes))
   api.post('/v1/clusters/:name/retry', { schema: { summary: 'ask anew for a cluster that failed', params: ByName, response: { 202: ClusterSchema } } }, async (request, reply) =>

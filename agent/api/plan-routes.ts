@@ -3,6 +3,9 @@ import type { Planner } from '../quote/planner.ts'
 import { PlanQuerySchema, PlanSchema } from '../../protocol/plan-api.ts'
 import type { Api } from '../../protocol/rest/server.ts'
 
+/** Names with commas between them. */
+export const namesIn = (text: string): string[] => text.split(',').map(name => name.trim()).filter(name => name !== '')
+
 /** What a cluster would get, and from whom. */
 export function addPlanRoutes (api: Api, planner: () => Planner): void {
   api.post('/v1/plans', {
@@ -12,6 +15,6 @@ export function addPlanRoutes (api: Api, planner: () => Planner): void {
     }
   }, request => {
     const { sites = '', ...when } = request.query
-    return planner().plan(request.body, when, sites.split(',').map(name => name.trim()).filter(name => name !== ''))
+    return planner().plan(request.body, when, namesIn(sites))
   })
 }

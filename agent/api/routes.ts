@@ -12,13 +12,13 @@ import { addCalendarRoutes, type CalendarRouteDeps } from './calendar-routes.ts'
 import { addSegmentRoutes } from './segment-routes.ts'
 import { addSiteRoutes } from './site-routes.ts'
 import { addTunnelRoutes } from './tunnel-routes.ts'
-import { addPlanRoutes } from './plan-routes.ts'
+import { addPlanRoutes, namesIn } from './plan-routes.ts'
 import type { Diagnose } from '../diagnose/diagnose.ts'
 import type { PolicyView } from '../policy/view.ts'
 import type { Planner } from '../quote/planner.ts'
 import type { SiteIssuer } from '../site/issuer.ts'
 import type { Tunnels } from '../tunnel/tunnels.ts'
-import { MusubiError } from '../../protocol/core/errors.ts'
+import { InvalidInputError, MusubiError } from '../../protocol/core/errors.ts'
 import { searchSites } from '../../protocol/core/search.ts'
 import {
   AgentStatusSchema, ClusterSchema, ConsoleSchema, CordonBodySchema, CreateQuerySchema, CordonSchema, EventSchema, HostDetailSchema, HostSchema, type CordonResource, type SearchQuery, SearchResultSchema, SearchSchema, SegmentPlanSchema, type SiteResource, SiteSchema
@@ -91,9 +91,10 @@ export function addAgentRoutes (api: Api, deps: RouteDeps): void {
       response: { 200: Type.Object({ explanation: Type.String() }), 202: ClusterSchema }
     }
   }, async (request, reply) => {
-    const { dryRun, ...when } = request.query
+    const { dryRun, holdMs, sites = '', ...when } = request.query
+    if (dryRun === true && (holdMs !== undefined || sites !== '')) throw new InvalidInputError('a dry run holds nothing and asks no site', 'leave dryRun out, or holdMs and sites')
     if (dryRun === true) return await reply.send(await master().plan(request.body, when))
-    const cluster = await master().create(request.body, when)
+    const cluster = await master().create(request.body, when, { ...holdMs === undefined ? {} : { holdMs }, only: namesIn(sites) })
     return await reply.status(202).header('location', `/v1/clusters/${cluster.name}`).send(cluster)
   })
   api.get('/v1/clusters/:name', { schema: { summary: 'one cluster, by name or id', params: ByName, response: { 200: ClusterSchema } } }, request => master().get(request.params.name))

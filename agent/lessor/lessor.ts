@@ -11,6 +11,7 @@ import { brief, mustBeRunnable } from './acceptance.ts'
 import { createFencing } from './fencing.ts'
 import { createHostObjects, prefixOf, type TunnelTruth } from './objects.ts'
 import { createRemoval } from './removal.ts'
+import { wayReady } from './way.ts'
 import type { Ledger } from '../../store/ledger.ts'
 import type { DesiredObject } from '../../protocol/core/desired.ts'
 import { missingReceipts } from '../../protocol/core/document.ts'
@@ -146,16 +147,19 @@ export function createLessor (deps: LessorDeps): Lessor {
       return { receipts }
     },
 
-    activate: ({ clusterId, document, receipts, secrets, epoch }) => turns('activate', async () => {
-      if (document.id !== clusterId) throw new ConflictError(`the document of cluster ${document.id} cannot activate ${clusterId}`)
-      const missing = missingReceipts(document, receipts)
-      if (missing.length > 0) throw new ConflictError(`cluster ${document.name}: not every lender has committed: no receipt for ${missing.join(', ')}`)
-      mustBeRunnable({ document, secrets }, self, ledger, objects, deps.truth)
-      await ledger.activate(clusterId, receipts, { document, secrets }, epoch)
-      events.add('lease.active', `${ledger.leases(clusterId).filter(lease => lease.state === 'active').length} leases of cluster ${document.name} are active`, document.name)
-      deps.reconciler().trigger()
+    async activate ({ clusterId, document, receipts, secrets, epoch }) {
+      await turns('activate', async () => {
+        if (document.id !== clusterId) throw new ConflictError(`the document of cluster ${document.id} cannot activate ${clusterId}`)
+        const missing = missingReceipts(document, receipts)
+        if (missing.length > 0) throw new ConflictError(`cluster ${document.name}: not every lender has committed: no receipt for ${missing.join(', ')}`)
+        mustBeRunnable({ document, secrets }, self, ledger, objects, deps.truth)
+        await ledger.activate(clusterId, receipts, { document, secrets }, epoch)
+        events.add('lease.active', `${ledger.leases(clusterId).filter(lease => lease.state === 'active').length} leases of cluster ${document.name} are active`, document.name)
+        deps.reconciler().trigger()
+      })
+      await wayReady({ site, host, shown: id => objects.shown(id), monotonic: deps.monotonic, sleep: deps.sleep }, document)
       return { site }
-    }),
+    },
 
     async release (request) {
       mustBe(releaseProblem(request), `release of cluster ${brief(request.clusterId)}`)

@@ -15,8 +15,8 @@ import { clusterView } from './view.ts'
 import { createWatcher } from './watch.ts'
 import type { ClusterResource } from '../../protocol/api.ts'
 import type { BudgetChange } from '../../protocol/core/cache-budget.ts'
-import { ConflictError, describeError, NoCapacityError, NotFoundError } from '../../protocol/core/errors.ts'
-import { MAX_CLUSTERS, MAX_SITES_PER_CLUSTER } from '../../protocol/core/limits.ts'
+import { ConflictError, describeError, InvalidInputError, NoCapacityError, NotFoundError } from '../../protocol/core/errors.ts'
+import { MAX_CLUSTERS, MAX_HELD_CLUSTERS, MAX_SITES_PER_CLUSTER } from '../../protocol/core/limits.ts'
 import { vnisOf } from '../../protocol/core/local.ts'
 import type { KnownSite } from '../../protocol/core/master/events.ts'
 import type { MasterRecord } from '../../protocol/core/master/record.ts'
@@ -48,9 +48,19 @@ export interface MasterDeps {
   jitterMs?: AdoptionDeps['jitterMs']
 }
 
+/** Whether, and how, a new cluster waits for its user when all sites hold it. */
+export interface HeldFor {
+  /** sites hold it so long, and it is accepted or lapses; absent: it is decided by itself */
+  holdMs?: number
+  /** names of sites, beside the own one; empty: all */
+  only?: readonly string[]
+}
+
 export interface Master {
-  /** @throws InvalidInputError for a specification or a time that cannot be */
-  create (spec: unknown, when?: When): Promise<ClusterResource>
+  /** @throws InvalidInputError for a specification, a time or a hold that cannot be; NoCapacityError when this master has enough of them */
+  create (spec: unknown, when?: When, held?: HeldFor): Promise<ClusterResource>
+  /** Takes what sites hold for its user; what was taken already is so. @throws MusubiError HOLD_LAPSED; ConflictError when nothing is held for its user */
+  accept (nameOrId: string): Promise<ClusterResource>
   /** Where, and when, it would go; holds nothing. @throws NoCapacityError with what would fit instead */
   plan (spec: unknown, when?: When): Promise<{ explanation: string }>
   /** What sites in view have free in the whole of [startMs, endMs), as their calendars say; one that does not answer is left out. */
@@ -158,13 +168,26 @@ export function createMaster (deps: MasterDeps): Master {
     throw new NotFoundError(`there is no cluster "${nameOrId}" here`, 'see: musubi cluster list; a cluster is shown at the site that is its master')
   }
 
-  async function ask (spec: ClusterSpec, when: When): Promise<ClusterResource> {
-    termOf(spec, when, deps.now()) // before an image is read from end to end
+  /** Nodes go to these sites only, as far as its specification lets them. @throws InvalidInputError when no site is left */
+  function among (spec: ClusterSpec, only: readonly string[]): ClusterSpec {
+    if (only.length === 0) return spec
+    const named = [...new Set([deps.site, ...only])].sort()
+    const onlySites = spec.placement?.onlySites?.filter(site => named.includes(site)) ?? named
+    if (onlySites.length === 0) throw new InvalidInputError(`cluster ${spec.name}: none of ${only.slice(0, MAX_SITES_PER_CLUSTER).join(', ')} is among the sites that its specification allows`, 'see spec.placement.onlySites')
+    return { ...spec, placement: { ...spec.placement, onlySites } }
+  }
+
+  async function ask (asked: ClusterSpec, when: When, { holdMs, only = [] }: HeldFor = {}): Promise<ClusterResource> {
+    const spec = among(asked, only)
+    const term = termOf(spec, when, deps.now()) // before an image is read from end to end
+    if (holdMs !== undefined && holdMs >= term.endMs - term.startMs) throw new InvalidInputError(`cluster ${spec.name}: it is to be held for ${holdMs / 1000} s and to last ${(term.endMs - term.startMs) / 1000} s`, 'a hold is shorter than the term')
     const imageDigest = await builder.imageFor(spec)
     const alive = negotiator.records().filter(r => !isEnded(shownState(r, 'building', deps.now())))
     const same = alive.find(r => r.name === spec.name)
     if (same !== undefined) throw new ConflictError(`cluster ${spec.name} exists already (${shown(same).state})`, `choose another name, or: musubi cluster delete ${spec.name}`)
     if (alive.length >= MAX_CLUSTERS) throw new NoCapacityError(`this master looks after ${alive.length} clusters and takes no more`, 'delete one: musubi cluster list; or ask at another gateway')
+    const held = alive.filter(r => r.hold !== undefined && (r.state === 'negotiating' || r.state === 'offered'))
+    if (holdMs !== undefined && held.length >= MAX_HELD_CLUSTERS) throw new NoCapacityError(`this master holds ${held.length} clusters for its users, and no more at a time`, `accept one, or give one back: musubi cluster delete ${held[0]?.name ?? 'NAME'}`)
     const id = deps.newId()
     const { startMs, endMs, earliest } = termOf(spec, when, deps.now())
     const vni = builder.vniFor(id, new Set(negotiator.records().flatMap(r => vnisOf({ vni: r.vni, ...(r.spec.localCidr === undefined ? {} : { localCidr: r.spec.localCidr }) }))))
@@ -172,7 +195,7 @@ export function createMaster (deps: MasterDeps): Master {
     const lasting: ClusterSpec = { ...spec, termMs: endMs - startMs }
     delete lasting.startMs
     delete lasting.endMs
-    const record = await negotiator.create({ id, spec: lasting, vni, imageDigest, startMs, endMs, ...earliest === undefined ? {} : { earliest } })
+    const record = await negotiator.create({ id, spec: lasting, vni, imageDigest, startMs, endMs, ...earliest === undefined ? {} : { earliest }, ...holdMs === undefined ? {} : { holdMs } })
     return view(record)
   }
 
@@ -200,7 +223,12 @@ export function createMaster (deps: MasterDeps): Master {
   }
 
   return {
-    create: async (input, when = {}) => await ask(parseClusterSpec(input), when),
+    create: async (input, when = {}, held = {}) => await ask(parseClusterSpec(input), when, held),
+    async accept (nameOrId) {
+      const record = own(nameOrId)
+      await negotiator.accept(record.id)
+      return view(current(record))
+    },
     async plan (input, when = {}) {
       const spec = parseClusterSpec(input)
       const { placed, noStart, nearest, startMs } = await outlookOf(sight, deps.site, spec, when, deps.now())

@@ -48,6 +48,8 @@ export interface Negotiator {
   get (id: string): MasterRecord | undefined
   /** Resolves when the deletion is on the disk. */
   remove (id: string, reason: string): Promise<void>
+  /** Takes what is held for its user; resolves when the decision is on the disk. @throws MusubiError HOLD_LAPSED; ConflictError when nothing is held for its user */
+  accept (id: string): Promise<void>
   /** Resolves when every lender has committed. @throws MusubiError with every refusal and its site */
   extend (id: string, endMs: number): Promise<void>
   /** To so many nodes in all; resolves when every site has activated. @throws MusubiError */
@@ -60,7 +62,7 @@ export interface Negotiator {
   adopt (record: MasterRecord): Promise<void>
   /** Time passes: call it every half second or so. */
   tick (): Promise<void>
-  /** Waits until it leaves `negotiating`, `committing`, `preparing` and `activating`. @throws NotFoundError */
+  /** Waits until it is held for its user, or leaves `negotiating`, `committing`, `preparing` and `activating`. @throws NotFoundError */
   settled (id: string): Promise<MasterRecord>
   /** What the last keep-alives told, by site. */
   contacts (id: string): ReadonlyMap<string, Contact>
@@ -273,6 +275,7 @@ export function createNegotiator (deps: NegotiatorDeps): Negotiator {
     records: () => [...machine.records.values()],
     get: id => machine.records.get(id),
     remove: (id, reason) => submitNow({ type: 'delete', clusterId: id, reason }),
+    accept: clusterId => amend(clusterId, id => ({ type: 'accept', clusterId, id })),
     extend: (clusterId, endMs) => amend(clusterId, id => ({ type: 'extend', clusterId, endMs, id })),
     grow: (clusterId, count) => amend(clusterId, id => ({ type: 'grow', clusterId, count, id })),
     shrink: (clusterId, nodes) => amend(clusterId, id => ({ type: 'shrink', clusterId, nodes, id })),

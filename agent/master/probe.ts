@@ -7,6 +7,8 @@ export type Probe = (record: MasterRecord, notes: ClusterNotes, now: () => numbe
 
 /** Inner packet sizes to try, largest first: Ethernet, VXLAN over Ethernet, over WireGuard, the IPv6 minimum. */
 const SIZES = [1500, 1450, 1370, 1280]
+/** A single packet may be lost, and what is found is kept. */
+const TRIES = 3
 
 /** Asks somebody on a segment for an answer; `size`: bytes of the inner IP packet, which must not be broken up. */
 export type SegmentPing = (vni: number, address: string, size?: number) => Promise<{ ok: boolean, why: string }>
@@ -29,8 +31,12 @@ export function createProbe (segmentPing: SegmentPing, log: { debug: (data: obje
     const answers = await Promise.all(targets.map(t => ping(record, t)))
     if (!answers.every(Boolean)) return false
     notes.firstPingMs ??= Math.round(now() - record.createdMs)
+    const passes = async (target: string, size: number): Promise<boolean> => {
+      for (let i = 0; i < TRIES; i++) if (await ping(record, target, size)) return true
+      return false
+    }
     for (const size of SIZES) {
-      const passed = await Promise.all(targets.map(t => ping(record, t, size)))
+      const passed = await Promise.all(targets.map(t => passes(t, size)))
       if (passed.every(Boolean)) { notes.mtuInner = size; break }
     }
     return true

@@ -4,9 +4,10 @@ import type { ClusterNotes, ClusterRecord } from './record.ts'
 import { noPhases } from './record.ts'
 import { PHASES, type ClusterResource, type NodeResource, type Phases } from '../../protocol/api.ts'
 import type { Contact } from '../../protocol/core/master/machine.ts'
-import type { MasterRecord } from '../../protocol/core/master/record.ts'
+import { acceptUntilMs, type MasterRecord } from '../../protocol/core/master/record.ts'
 import { localOf, localVniOf } from '../../protocol/core/local.ts'
 import type { ClusterNode } from '../../protocol/core/messages.ts'
+import { priceOf } from '../../protocol/core/quote/quote.ts'
 
 /** Nodes and other sites write these texts. */
 const short = (text: string): string => text.slice(0, 200)
@@ -77,6 +78,23 @@ function lendersOf (record: ClusterRecord, { contacts, now }: KeepAlives): Clust
   })
 }
 
+/** What is held for its user, and until when it can be accepted. */
+function heldOf ({ state, hold, offers, endMs, startMs, masterSite, spec }: ClusterRecord): Pick<ClusterResource, 'heldUntil' | 'held'> {
+  if (state !== 'offered' || hold === undefined) return { heldUntil: null, held: null }
+  return {
+    heldUntil: acceptUntilMs(hold),
+    held: offers.map(({ site, held, priceMilli }) => {
+      const nodes = held.filter(one => one.kind === 'node')
+      const asks = site === masterSite ? 0 : priceMilli
+      const names = (kind: string): string[] => held.filter(one => one.kind === kind).map(one => one.name)
+      return {
+        site, nodes: nodes.length, volumes: names('volume'), frontend: names('frontend').length > 0, hosts: [...new Set(held.map(one => one.host))].sort(),
+        priceMilli: asks ?? null, totalMilli: asks === undefined ? null : priceOf(nodes.map(() => ({ vcpus: spec.nodes.vcpus })), asks, endMs - startMs)
+      }
+    })
+  }
+}
+
 /** The resource that API and CLI show: record plus the last status of the member hosts. */
 export function clusterView (record: ClusterRecord, statuses: readonly HostStatus[], keepAlives: KeepAlives = { contacts: new Map(), now: 0 }): ClusterResource {
   const document = record.document
@@ -104,6 +122,7 @@ export function clusterView (record: ClusterRecord, statuses: readonly HostStatu
     nodes,
     volumes: (document?.volumes ?? []).map(v => ({ name: v.name, site: v.site, host: v.host, node: v.node, sizeMib: v.sizeMib, iqn: v.iqn })),
     lease: { sites: record.offers.length, holds: record.offers.reduce((n, o) => n + o.held.length, 0), negotiateMs: record.negotiateMs, rttMs: record.rttMs },
+    ...heldOf(record),
     lenders: lendersOf(record, keepAlives),
     segment: { vni: record.vni, ids: Object.fromEntries(record.offers.map(o => [o.site, o.segmentId])), mtuInner: record.mtuInner, firstPingMs: record.firstPingMs, ...local },
     wan: {

@@ -8,8 +8,25 @@ import { clusterPath, follow, timeoutOf } from '../waiting.ts'
 import type { ClusterResource } from '../../protocol/api.ts'
 import { InvalidInputError } from '../../protocol/core/errors.ts'
 
-/** What changes a cluster that is there: its term, its size, its master. */
+/** What changes a cluster that is there: whether it is taken, its term, its size, its master. */
 export function addAmendments (cluster: Command): void {
+  cluster.command('accept <name>').description('have a cluster built that sites hold since cluster plan --hold')
+    .option('--no-wait', 'return once it is decided')
+    .option('--timeout <seconds>', 'how long to wait for all nodes', '1800')
+    .addHelpText('after', `
+It is decided now, and goes on as cluster create does, with what sites hold and at the prices that they
+offered. It can be said again while it is built. What was not accepted in time is given back:
+HOLD_LAPSED; then ask again.
+
+Examples:
+  musubi cluster plan -f demo.yaml --hold && musubi cluster accept demo
+  musubi cluster accept demo --no-wait --json`)
+    .action(async (name: string, o: { wait: boolean, timeout: string }, command: Command) => {
+      const timeoutMs = timeoutOf(o.timeout)
+      const accepted = await call<ClusterResource>(agentEndpoint(command), 'POST', `${clusterPath(name)}/accept`)
+      show(o.wait ? await follow(command, accepted, ['ready', 'degraded', 'reserved'], timeoutMs) : accepted, wantsJson(command), clusterText)
+    })
+
   cluster.command('extend <name>').description('let a cluster last longer')
     .requiredOption('--term <time>', 'how long from now, a reservation from its start, such as 2h or 1d12h')
     .addHelpText('after', `

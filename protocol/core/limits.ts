@@ -138,6 +138,14 @@ export const MAX_FEATURES = 64
 // --- leases ---------------------------------------------------------------
 /** Time to live of a hold (T_hold). */
 export const HOLD_TTL_MS = 30_000
+/** Longest time to live of a hold that a host or a gateway agrees to: time for people to look at what they are offered. */
+export const MAX_HOLD_TTL_MS = 10 * HOLD_TTL_MS
+/** For how long a plan is held whose user says nothing of it. */
+export const PLAN_HOLD_MS = 120_000
+/** Offers to one site that a gateway has held for longer than HOLD_TTL_MS: further ones are held for that long, and say so. */
+export const MAX_LONG_HOLDS_PER_SITE = 16
+/** Clusters that one master has held for its users at once: what they hold, nobody else gets. */
+export const MAX_HELD_CLUSTERS = 8
 /** A committed lease that nobody activates ends after this (T_activate). */
 export const ACTIVATE_TTL_MS = 120_000
 /** Stated bound on the rate error of a host's monotonic clock (500 ppm). */
@@ -222,6 +230,8 @@ export const PROBE_MS = 300_000
 export const HOLD_DEADLINE_MS = 5_000
 /** Commit, activation, extension and keep-alive at a host. */
 export const HOST_DEADLINE_MS = 8_000
+/** How long a gateway's activation waits for the segment and the cache of its site, before other hosts start nodes. */
+export const WAY_READY_MS = 5_000
 export const HOST_STATUS_DEADLINE_MS = 3_000
 /** A host confirms a release when its objects are gone, not before. */
 export const HOST_RELEASE_DEADLINE_MS = 90_000

@@ -26,6 +26,7 @@ export interface Request {
   nodes: WantedNode[]
   volumes: WantedVolume[]
   frontend: boolean
+  /** 0: the default; a new cluster may be held for longer, until its user has decided */
   holdTtlMs: number
   /** of the site's WAN; 0: what is left over */
   bandwidthMbit: number

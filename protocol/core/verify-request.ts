@@ -201,6 +201,6 @@ export function holdProblem (request: HoldRequest): string | null {
   ) ?? items.map(sizeProblem).find(problem => problem !== null) ?? null
 }
 
-/** How long a lender's hold counts for the master, ms; null when it is no time at all. */
-export const holdTimeOf = (offer: { ttlMs: number }): number | null =>
-  Number.isFinite(offer.ttlMs) && offer.ttlMs > 0 ? Math.min(offer.ttlMs, HOLD_TTL_MS) : null
+/** How long a lender's hold counts for the master, ms; null when it is no time at all. @param askedMs what it was asked for */
+export const holdTimeOf = (offer: { ttlMs: number }, askedMs = HOLD_TTL_MS): number | null =>
+  Number.isFinite(offer.ttlMs) && offer.ttlMs > 0 ? Math.min(offer.ttlMs, askedMs) : null

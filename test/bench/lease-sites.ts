@@ -38,7 +38,7 @@ function calm (count: number): Config {
     rates: { kill: 0, power: 0, partition: 0, diskError: 0, clockJump: 0, malice: 0 },
     operators: { delete: 0, extend: 0, grow: 0, shrink: 0, revoke: 0, adopt: 0, cordon: 0 },
     creates: [{
-      atMs: 2_000, host: 's01a', startInMs: 0,
+      atMs: 2_000, host: 's01a', startInMs: 0, holdMs: 0,
       spec: { name: 'wide', cidr: '10.42.0.0/16', antiSpoof: true, frontend: { mode: 'builtin' }, image: 'default', nodes: { count: count * NODES_PER_SITE, vcpus: 1, memoryMiB: 512 }, volumes: [], termMs: 3_600_000 }
     }],
     faultMs: 60_000, faultEvents: 0, faultMsMax: 60_000

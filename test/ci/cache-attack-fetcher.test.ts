@@ -159,7 +159,7 @@ t.test('an index that is gone, or can no longer be read, is believed no more, al
   // its minute is a second here
   for (const file of ['main.pl', 'Ahead.pm', 'Clock.pm', 'Http.pm', 'Indexes.pm', 'Orders.pm', 'index.pl']) {
     const text = await readFile(join(FETCHER, file), 'utf8')
-    await writeFile(join(dir, 'fetcher', file), text.replace('AGAIN_SECONDS => 60', 'AGAIN_SECONDS => 0.5').replace('RETRY_SECONDS => 5', 'RETRY_SECONDS => 0.5'))
+    await writeFile(join(dir, 'fetcher', file), text.replace('AGAIN_SECONDS => 60', 'AGAIN_SECONDS => 0.5').replace('RETRY_SECONDS => 1', 'RETRY_SECONDS => 0.5').replace('BUSY_SECONDS => 5', 'BUSY_SECONDS => 0.5'))
   }
   // two seconds after it begins a day is taken back from what tells the time of day
   await writeFile(join(dir, 'fetcher', 'Jump.pm'), `package Jump; use strict; use warnings; require Time::HiRes; my $real = \\&Time::HiRes::time; my $begun = $real->();

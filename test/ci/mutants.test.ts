@@ -13,7 +13,7 @@ const PLANTED = [
   'active-when-some-are', 'keep-alive-revives', 'never-quite-full', 'keep-alive-not-repeated', 'activated-before-copies', 'gone-without-revocation', 'commit-before-decision', 'asked-forgotten',
   'hold-too-short', 'extension-done-when-some', 'epoch-in-memory', 'jump-accepted', 'starts-at-once', 'clock-stands-still', 'ends-early-by-own-clock', 'activated-before-start',
   'document-without-lease', 'offer-of-some-hosts', 'gateway-obeys-old-master', 'gateway-obeys-anyone', 'answer-before-write', 'calendar-ignores-end', 'quota-ignored', 'release-does-not-wait',
-  'replay-applied-twice', 'hosts-before-gateway', 'skew-ignored', 'gone-as-soon-as-ended'
+  'replay-applied-twice', 'hosts-before-gateway', 'skew-ignored', 'gone-as-soon-as-ended', 'offered-decides-late'
 ]
 
 t.test('planted bugs are noticed, and the product as it is has none of them', async t => {

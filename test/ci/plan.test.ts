@@ -1,4 +1,4 @@
-/** A plan among real agents over libp2p: one site full, one that denies, one that is free. Nothing is held by it, anywhere. */
+/** A plan among real agents over libp2p: one site full, one that denies, one that is free. Nothing is held by it, anywhere, unless that is asked for. */
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
@@ -7,6 +7,7 @@ import { digestHex, encodeManifest, manifestDigest } from '../../agent/images/ma
 import { makeFederation, until, type HostPlan, type SitePlan } from '../agents/federation.ts'
 import { LEASED, show, spec } from '../agents/load.ts'
 import { call } from '../../cli/client.ts'
+import { errorCode } from '../../protocol/core/errors.ts'
 import type { PlanResource } from '../../protocol/plan-api.ts'
 
 t.setTimeout(200_000)
@@ -65,10 +66,55 @@ t.test('offers side by side, and what create would do', { timeout: 190_000 }, as
   t.match(tooMuch, { exitCode: 1, stderr: '', stdout: /It does not fit: [\s\S]*Nearest: 10 of 12 nodes/ })
   t.match(JSON.parse((await musubi(12, '--json', '--sites', 'nara')).stdout), { fits: false, offers: [{ site: 'tokyo' }, { site: 'nara', nodes: 8 }] })
   t.match(await musubi(1, '--sites', 'edo'), { exitCode: 1, stderr: /no site "edo" is known here/ })
-  t.match(await musubi(1, '--hold'), { exitCode: 2, stderr: /unknown option '--hold'/ })
+  t.match(await musubi(1, '--hold', '10s'), { exitCode: 2, stderr: /--hold must be from 30s to 5m/ })
+  t.match(await musubi(12, '--hold'), { exitCode: 1, stdout: /nothing is held$/m })
 
   t.same(await ledgers(), before, 'nothing is held, and nothing was')
 
+  const nara = f.agent('nara-1')
+  const heldBy = async (agent: typeof tokyo): Promise<string[]> => (await agent.leases()).filter(({ state }) => state === 'held').map(({ cluster, kind }) => `${cluster} ${kind}`)
+  const state = async (agent: typeof tokyo, name: string): Promise<string> => (await show(agent, name))?.state ?? ''
+  const offered = async (agent: typeof tokyo, name: string, count: number): Promise<void> => {
+    await agent.post('/v1/clusters?holdMs=30000', spec(name, count))
+    await until(`${name} is offered`, async () => await state(agent, name) === 'offered')
+  }
+
+  // taken
+  const held = await musubi(8, '--hold', '1m')
+  t.comment(held.stdout)
+  t.match(held, { exitCode: 0, stderr: /demo: offered/, stdout: /tokyo +2 +- +yes +free +free +tokyo-1\nnara +6 +- +- +0\.25 +1\.500 +nara-1\n[^]*musubi cluster accept demo/ })
+  t.equal((await heldBy(nara)).filter(one => one === 'demo node').length, 6)
+  t.same((await heldBy(tokyo)).sort(), ['demo frontend', 'demo node', 'demo node', 'demo segment'])
+  await tokyo.post('/v1/clusters', spec('second', 1))
+  await until('a second one has no room at tokyo', async () => await state(tokyo, 'second') === 'failed')
+  t.match((await show(tokyo, 'second'))?.error, { code: 'NO_CAPACITY' })
+  await nara.post('/v1/clusters', spec('rival', 4))
+  await until('the same room is not lent twice', async () => await state(nara, 'rival') === 'failed' || LEASED.has(await state(nara, 'rival')))
+  t.match(await show(nara, 'rival'), { state: 'building', nodes: [{ site: 'nara' }, { site: 'osaka' }, { site: 'osaka' }, { site: 'osaka' }] })
+  await call(nara.endpoint, 'DELETE', '/v1/clusters/rival')
+  await tokyo.post('/v1/clusters/demo/accept')
+  await until('what was held is leased', async () => LEASED.has(await state(tokyo, 'demo')))
+  const taken = await show(tokyo, 'demo')
+  t.same(['tokyo', 'nara'].map(site => taken?.nodes.filter(node => node.site === site).length), [2, 6])
+  t.equal(taken?.lenders.find(({ site }) => site === 'nara')?.priceMilli, 250, 'at the price that was offered')
+  t.same([...await heldBy(tokyo), ...await heldBy(nara)], [])
+  await call(tokyo.endpoint, 'DELETE', '/v1/clusters/demo')
+  await until('there is room again', async () => (await Promise.all([[tokyo, 'demo'], [nara, 'rival']].map(async ([agent, name]) => await state(agent as typeof tokyo, name as string)))).every(one => one === 'deleted'))
+
+  // not taken, while another master is killed that holds something elsewhere
+  await offered(tokyo, 'late', 2)
+  await offered(nara, 'crash', 9)
+  t.ok((await heldBy(osaka)).length > 0)
+  await nara.end('SIGKILL')
+  await nara.start()
+  await until('what the killed one held is given back', async () => (await heldBy(osaka)).length + (await heldBy(nara)).length === 0)
+  t.match(await show(nara, 'crash'), { state: 'failed', error: { code: 'MASTER_RESTARTED', message: /was held for its user/ } })
+  await until('what nobody takes lapses', async () => await state(tokyo, 'late') === 'failed')
+  t.match(await show(tokyo, 'late'), { error: { code: 'HOLD_LAPSED' } })
+  await until('it is given back', async () => (await heldBy(tokyo)).length === 0)
+  t.same(await Promise.all(['late', 'nobody'].map(async name => await tokyo.post(`/v1/clusters/${name}/accept`).catch(errorCode))), ['HOLD_LAPSED', 'NOT_FOUND'])
+
+  await until('tokyo has heard that nara is free', async () => (await tokyo.get<Array<{ site: string, state: string, free: { vcpus: number } }>>('/v1/sites')).some(one => one.site === 'nara' && one.state === 'alive' && one.free.vcpus === 8))
   await tokyo.post('/v1/clusters', spec('demo', 8))
   await until('the cluster of tokyo is leased', async () => LEASED.has((await show(tokyo, 'demo'))?.state ?? ''))
   const nodes = (await show(tokyo, 'demo'))?.nodes ?? []

@@ -109,7 +109,7 @@ t.test('help, usage and completion need nobody', async t => {
   t.match(stdout, /complete .*musubi/)
   t.match(await run('bash', ['-n'], { input: stdout }), { exitCode: 0, stderr: '' })
   const words = await run('bash', ['-c', `${stdout}\nCOMP_WORDS=(musubi cluster ""); COMP_CWORD=2; _musubi; echo "\${COMPREPLY[*]}"`])
-  t.match(words.stdout, /create list show delete plan extend scale retry adopt ssh/)
+  t.match(words.stdout, /create list show delete plan accept extend scale retry adopt ssh/)
 })
 
 t.test('nobody answers: 4, with the place and the next step; what is wrong already here: 2', async t => {

@@ -57,7 +57,8 @@ async function contract (t: Test): Promise<void> {
   await makeSegment(spec)
   await makeSegment(second)
   await driverContract(t, {
-    make: () => createCacheDriver({ stateDir: `${DIR}/cache`, services: createPidfileServices({ dir: `${DIR}/services` }) }),
+    // there is no frontend whose lists could be waited for
+    make: () => createCacheDriver({ stateDir: `${DIR}/cache`, listMs: 300, services: createPidfileServices({ dir: `${DIR}/services` }) }),
     specs: { name: 'c1', spec, changed, second: { name: 'c2', spec: second } },
     identity: async () => `${(await Promise.all(Object.values(serviceNames(spec.vni)).map(async name => String((await services.status(name)).pid)))).join(' ')} ${(await run('nft', ['-a', 'list', 'table', 'ip', 'mz_cache'], { netns: NETNS })).stdout}`,
     breaks: {
@@ -88,7 +89,7 @@ async function contract (t: Test): Promise<void> {
   })
 
   await t.test('looking changes no order; applying mends it', async t => {
-    const driver = createCacheDriver({ stateDir: `${DIR}/cache`, services })
+    const driver = createCacheDriver({ stateDir: `${DIR}/cache`, services, listMs: 300 })
     await driver.apply('c1', spec, AbortSignal.timeout(30_000))
     await putOrder(ORDERS, 'manual', 'object\t80\t/a\t-\t-\n')
     const text = async (): Promise<string> => await readFile(`${ORDERS}/manual.tsv`, 'utf8')
@@ -102,7 +103,7 @@ async function contract (t: Test): Promise<void> {
   })
 
   await t.test('a frontend that does not answer is not asked at each change', async t => {
-    const driver = createCacheDriver({ stateDir: `${DIR}/cache`, services })
+    const driver = createCacheDriver({ stateDir: `${DIR}/cache`, services, listMs: 300 })
     const known = async (): Promise<unknown> => (await readRecord(`${DIR}/cache/c1`))?.linkAsked
     await driver.apply('c1', spec, AbortSignal.timeout(30_000))
     const first = await known()
@@ -113,7 +114,7 @@ async function contract (t: Test): Promise<void> {
   })
 
   await t.test('services whose files were deleted are seen, and can be removed', async t => {
-    const driver = createCacheDriver({ stateDir: `${DIR}/cache`, services })
+    const driver = createCacheDriver({ stateDir: `${DIR}/cache`, services, listMs: 300 })
     await driver.apply('c1', spec, AbortSignal.timeout(30_000))
     await rm(`${DIR}/cache/c1`, { recursive: true })
     const [seen] = await driver.observe(AbortSignal.timeout(30_000))
@@ -124,7 +125,7 @@ async function contract (t: Test): Promise<void> {
   })
 
   await t.test('remove works when the segment went first', async t => {
-    const driver = createCacheDriver({ stateDir: `${DIR}/cache`, services })
+    const driver = createCacheDriver({ stateDir: `${DIR}/cache`, services, listMs: 300 })
     await driver.apply('c1', spec, AbortSignal.timeout(30_000))
     await run('ip', ['netns', 'del', NETNS])
     t.match(await driver.observe(AbortSignal.timeout(30_000)), [{ name: 'c1', healthy: false }])

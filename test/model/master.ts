@@ -279,10 +279,11 @@ export class World {
     }
   }
 
-  create (part: Partial<ClusterSpec> = {}, startMs = this.now): void {
+  /** @param holdMs absent: it is decided by itself */
+  create (part: Partial<ClusterSpec> = {}, startMs = this.now, holdMs?: number): void {
     const wanted = spec({ ...part })
     this.formerEndMs = startMs + wanted.termMs
-    this.submit({ type: 'create', cluster: { id: ID, spec: wanted, vni: 7, imageDigest: 'd', startMs, endMs: startMs + wanted.termMs } })
+    this.submit({ type: 'create', cluster: { id: ID, spec: wanted, vni: 7, imageDigest: 'd', startMs, endMs: startMs + wanted.termMs, ...holdMs === undefined ? {} : { holdMs } } })
   }
 
   /** The process dies: what was sent may arrive all the same; then it starts again from its disk. */

@@ -176,7 +176,7 @@ export type Observation =
   | { type: 'clock-jump', trueMs: number, host: string, byMs: number }
   | { type: 'partition', trueMs: number, what: string }
   /** operators act on one host; `refused`: the code it got, '' when it was done */
-  | { type: 'operator', trueMs: number, host: string, action: 'create' | 'delete' | 'extend' | 'grow' | 'shrink' | 'revoke' | 'adopt' | 'force-adopt' | 'cordon' | 'uncordon' | 'confirm-gone' | 'notice' | 'withdraw', clusterId: string, detail: string, refused: string }
+  | { type: 'operator', trueMs: number, host: string, action: 'create' | 'accept' | 'delete' | 'extend' | 'grow' | 'shrink' | 'revoke' | 'adopt' | 'force-adopt' | 'cordon' | 'uncordon' | 'confirm-gone' | 'notice' | 'withdraw', clusterId: string, detail: string, refused: string }
   /** faults have stopped: from here on everything must converge within `bounds.convergeMs` */
   | { type: 'heal', trueMs: number }
 

@@ -23,7 +23,7 @@ import { OWN_ORDER, coveringOrders, oddOrders, orderNames, putOrder, renderOrder
 import type { OrdersWanted, PreheatOrder } from './fetcher/orders.ts'
 import { planCache, serviceNames, vniOfService } from './plan.ts'
 import type { CachePlan } from './plan.ts'
-import { readProgress } from './fetcher/progress.ts'
+import { isListing, readProgress } from './fetcher/progress.ts'
 import type { FetchProgress } from './fetcher/progress.ts'
 import { createRetained } from './retained/retained.ts'
 import type { Retained, RetainedOptions } from './retained/retained.ts'
@@ -73,11 +73,14 @@ export interface CacheDriverOptions extends Pick<RetainedOptions, 'limits' | 'no
   /** folder of this driver alone: configuration, stored objects, logs */
   stateDir: string
   services: ServiceManager
+  /** how long a new cache may take to read the indexes of its frontend, ms; default 3,000: what is asked for before may be fetched twice */
+  listMs?: number
 }
 
 /** How long a started engine may take to answer, and a live one to be seen by the prober. */
 const ANSWER_MS = 8_000
 const POLL_MS = 100
+const LIST_MS = 3_000
 /** Objects that only their services tell of go by such names. */
 const ORPHAN = 'orphan-'
 
@@ -193,6 +196,13 @@ export function createCacheDriver ({ services, ...options }: CacheDriverOptions)
     }
   }
 
+  /** Waits until the fetcher has read an index, or has an answer that is none: nodes are served in any case. */
+  async function listsObjects ({ spec, paths }: CachePlan, signal: AbortSignal): Promise<void> {
+    if ((spec.profile?.indexes ?? []).length === 0 && spec.preheat === undefined) return
+    const deadline = performance.now() + (options.listMs ?? LIST_MS)
+    while (performance.now() < deadline && !isListing(await readProgress(join(paths.engine, 'progress.json')))) await delay(POLL_MS, undefined, { signal })
+  }
+
   /** Without the list of digests: an engine does not start with one that is damaged, and the fetcher makes it again. */
   async function startAnew (plan: CachePlan, config: string, signal: AbortSignal): Promise<void> {
     await rm(plan.paths.listed, { force: true }).catch(() => undefined)
@@ -277,6 +287,7 @@ export function createCacheDriver ({ services, ...options }: CacheDriverOptions)
       if (before?.applied !== fingerprint(spec)) await writeRecord(folder, name, spec, false, way)
       await retained.handOver(name, spec, signal)
       await build(plan, signal)
+      if (before === undefined) await listsObjects(plan, signal)
       await writeRecord(folder, name, spec, true, way)
     },
 

@@ -52,7 +52,7 @@ export function mustBeInTime (site: string, what: string, sentMs: number, arrive
   throw new MusubiError('CLOCK_SKEW', `${what}: the clock of site ${site} and that of the master are ${Math.round(Math.abs(skewMs) / 1000)} s apart, more than ${MAX_CLOCK_SKEW_MS / 1000} s`, { retryable: true, hint: 'set the clocks by NTP on both sides' })
 }
 
-export const holdTtlMs = (asked: number): number => asked === 0 ? HOLD_TTL_MS : Math.min(asked, HOLD_TTL_MS)
+export const holdTtlMs = (asked: number, mostMs = HOLD_TTL_MS): number => asked === 0 ? HOLD_TTL_MS : Math.min(asked, mostMs)
 
 /** What a request alone can have wrong beside its form. @throws InvalidInputError, MusubiError FORBIDDEN */
 export function checkRequest (request: Request, caller: Asker, now: number): void {

@@ -4,7 +4,7 @@
  * what it was given for is gone. Its master is told with every keep-alive, and at the end it is released.
  */
 import { describeError, MusubiError } from '../errors.ts'
-import { HOLD_TTL_MS, MAX_NOTICED_PER_REQUEST, MAX_NOTICES_PER_SITE, MIN_TERM_MS } from '../limits.ts'
+import { HOLD_TTL_MS, MAX_HOLD_TTL_MS, MAX_NOTICED_PER_REQUEST, MAX_NOTICES_PER_SITE, MIN_TERM_MS } from '../limits.ts'
 import { type HostCall, type Job, type Placing, type Turn, failuresOf } from './machine.ts'
 import { type GatewayRecord, allHeld, hostsOf } from './record.ts'
 
@@ -124,8 +124,8 @@ function takeBack (turn: Turn, record: GatewayRecord): boolean {
   return true
 }
 
-/** What was asked for last may still be held by hosts that a release has not reached: so long that is no reason. */
-const LAPSED_MS = 2 * HOLD_TTL_MS
+/** What was asked for last may still be held by hosts that a release has not reached: as long as any hold lasts that is no reason. */
+const LAPSED_MS = MAX_HOLD_TTL_MS + HOLD_TTL_MS
 const PROMISED = new Set(['NO_CAPACITY', 'QUOTA_EXCEEDED'])
 
 /** Everywhere, or nowhere: a cluster that goes on at some of its hosts only is of no use. */

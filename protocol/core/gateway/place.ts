@@ -1,7 +1,7 @@
 /** A request, or growth, on its way through the hosts of a site: placed, held everywhere or nowhere, offered. */
 import { type Resources, add, sum, zero } from '../capacity.ts'
 import { ConflictError, describeError, MusubiError, NoCapacityError } from '../errors.ts'
-import { MAX_GATEWAY_RECORDS, MAX_PLACEMENTS, MAX_VNI } from '../limits.ts'
+import { HOLD_TTL_MS, MAX_GATEWAY_RECORDS, MAX_HOLD_TTL_MS, MAX_LONG_HOLDS_PER_SITE, MAX_PLACEMENTS, MAX_VNI } from '../limits.ts'
 import { isLocal, LOCAL } from '../local.ts'
 import type { Held, HoldItem, HoldRequest, Offer, Receipt, Request } from '../messages.ts'
 import { type Assignment, FRONTEND_RESOURCES, nodeResources, nodesByHost, placeAtSite, volumeResources } from '../placement/at-site.ts'
@@ -145,6 +145,19 @@ export function ownParts (view: Pick<SiteView, 'quota'>, request: Request, grow:
 }
 
 /** Places what is asked for and asks the hosts to hold it; or says why it cannot be placed. */
+/**
+ * Whether its user may have time to decide. Not about what changes a cluster that runs, which its
+ * master does; nor when others of the same site have enough of what nobody else can get.
+ */
+function mayThink (turn: Turn, request: Request): boolean {
+  if (request.grow || request.holdTtlMs <= HOLD_TTL_MS) return false
+  let long = 0
+  for (const { clusterId, masterSite, state, offer } of turn.machine.records.values()) {
+    if (masterSite === request.masterSite && clusterId !== request.clusterId && (state === 'asking' || state === 'offered') && offer.ttlMs > HOLD_TTL_MS && turn.now < offer.nowMs + offer.ttlMs) long++
+  }
+  return long < MAX_LONG_HOLDS_PER_SITE
+}
+
 function tryPlacement (turn: Turn, placing: Placing): MusubiError | null {
   const { entry: { askId, caller, ask: { request, view } }, attempt, refusals } = placing
   const record = turn.record(request.clusterId)
@@ -166,7 +179,7 @@ function tryPlacement (turn: Turn, placing: Placing): MusubiError | null {
       .map(part => ({ ...part, host: gateway.host, peer: gateway.peer, underlayAddress: gateway.underlayAddress }))
   ]
   const held = parts.map((part, i): Held => ({ leaseId: `${offerId}-${i + 1}`, kind: part.kind, name: part.name, host: part.host, peer: part.peer, underlayAddress: part.underlayAddress, resources: part.resources, token: 0 }))
-  const ttlMs = holdTtlMs(request.holdTtlMs)
+  const ttlMs = holdTtlMs(request.holdTtlMs, mayThink(turn, request) ? MAX_HOLD_TTL_MS : HOLD_TTL_MS)
   // Known before the first hold leaves: after a crash nothing is held that nobody remembers.
   if (grown !== null) {
     const amendment = { kind: 'grow', key: request.key, digest: requestDigest(request), offerId, held, endMs: request.endMs, formerEndMs: grown.endMs, ttlMs, nowMs: turn.now } as const

@@ -3,7 +3,7 @@ import { type Resources, clampToZero, describeShortfall, fits, isValid, sum } fr
 import { ConflictError, InvalidInputError, MusubiError, NoCapacityError } from '../errors.ts'
 import { allocateId, inSlice, isFree } from '../ids.ts'
 import {
-  HOLD_TTL_MS, MAX_HOLDS_PER_PEER, MAX_LEASES_PER_HOST, MAX_LEASES_PER_PEER, MAX_PAST_START_MS, MAX_TERM_MS, MIN_TERM_MS
+  HOLD_TTL_MS, MAX_HOLD_TTL_MS, MAX_HOLDS_PER_PEER, MAX_LEASES_PER_HOST, MAX_LEASES_PER_PEER, MAX_PAST_START_MS, MAX_TERM_MS, MIN_TERM_MS
 } from '../limits.ts'
 import { isLocal } from '../local.ts'
 import type { HoldRequest, LeaseKind } from '../messages.ts'
@@ -16,8 +16,6 @@ import type { Turn } from './turn.ts'
 
 /** A start this near counts as now: clocks of master and host differ. */
 export const START_IS_NOW_MS = 60_000
-/** Longest time to live of a hold that a host agrees to. */
-export const MAX_HOLD_TTL_MS = 10 * HOLD_TTL_MS
 /** Ids and keys are parts of keys in the store, and of messages: not longer than this. */
 const MAX_ID = 256
 const KINDS: ReadonlySet<string> = new Set<LeaseKind>(['node', 'volume', 'frontend', 'segment', 'quota'])

@@ -12,7 +12,6 @@ import { activate, commit, release, restart, revoke, vacate } from './term.ts'
 import { Turn } from './turn.ts'
 
 export type { Effect, LeaseEvent, Outcome } from './events.ts'
-export { MAX_HOLD_TTL_MS } from './hold.ts'
 export { MAX_ENDED_KEPT } from './sweep.ts'
 
 function handle (event: LeaseEvent, turn: Turn): Answer {

@@ -186,7 +186,7 @@ export function amendOn (turn: Turn, record: MasterRecord, amendment: ClusterAme
       if (turn.now >= amendment.commitByMs) work.problems.set(site, { code: 'UNREACHABLE', text: 'its hold ran out before it had committed', hint: '' })
       else if (amendment.kind === 'grow' || work.amendReady) attempt(turn, record, 'amend-commit', { site, peer }, offerId, () => commitFor(record, offerId), commitDeadlineMs(turn.now, amendment.commitByMs))
     }
-    if (work.problems.size > 0 && !isBusy(work, 'amend-commit')) reject(turn, record, notCommitted(record.name, work.problems))
+    if (work.problems.size > 0 && !isBusy(work, 'amend-commit')) reject(turn, record, notCommitted({ name: record.name }, work.problems))
   } else if (amendment.state === 'activating' && amendment.document !== null && work.amendReady) {
     const untilMs = activateUntilMs(turn, record, amendment)
     const ownIsLeft = !work.amendActivated.has(record.masterSite)

@@ -21,7 +21,7 @@ export function commitAll (turn: Turn, record: MasterRecord): void {
     if (turn.now >= record.commitByMs) work.problems.set(offer.site, ranOut)
     else attempt(turn, record, 'commit', { site: offer.site, peer: offer.gateway.peer }, offer.offerId, () => commitFor(record, offer.offerId), commitDeadlineMs(turn.now, record.commitByMs))
   }
-  if (work.problems.size > 0 && !isBusy(work, 'commit')) fail(turn, record, notCommitted(record.name, work.problems))
+  if (work.problems.size > 0 && !isBusy(work, 'commit')) fail(turn, record, notCommitted(record, work.problems))
 }
 
 export const commitDeadlineMs = (now: number, untilMs: number): number => Math.min(COMMIT_DEADLINE_MS, Math.max(LAST_TRY_MS, Math.ceil(untilMs - now)))

@@ -19,8 +19,8 @@ export type LenderAsk =
   | { method: 'release', request: ReleaseRequest }
   | { method: 'keepAlive', request: KeepAliveRequest }
 
-/** `earliest`: `startMs` is not yet known, the term is that of the spec */
-export interface NewCluster { id: string, spec: ClusterSpec, vni: number, imageDigest: string, startMs: number, endMs: number, earliest?: Earliest }
+/** `earliest`: `startMs` is not yet known, the term is that of the spec; `holdMs`: sites are to hold it so long, and its user decides */
+export interface NewCluster { id: string, spec: ClusterSpec, vni: number, imageDigest: string, startMs: number, endMs: number, earliest?: Earliest, holdMs?: number }
 
 /** Sites in view, as they are in the time that a cluster is wanted for. */
 export interface Looked {
@@ -44,6 +44,8 @@ export type MasterEvent =
   /** answer to `copy`: how many other agents of the site keep `record`, which is the one of the effect */
   | { type: 'copied', clusterId: string, record: MasterRecord, copies: number }
   | { type: 'delete', clusterId: string, reason: string }
+  /** its user takes what is held for it */
+  | { type: 'accept', clusterId: string, id: string }
   | { type: 'extend', clusterId: string, endMs: number, id: string }
   | { type: 'grow', clusterId: string, count: number, id: string }
   /** ends the leases of these nodes; never refused by a lender */
@@ -68,5 +70,5 @@ export type MasterEffect =
   /** asks other agents of the site to keep the record */
   | { effect: 'copy', record: MasterRecord }
   | { effect: 'note', type: string, message: string, cluster: string }
-  /** an amendment has been decided: error null when it is part of the cluster now */
+  /** an amendment has been decided: error null when it is part of the cluster now; of `accept`: it is decided */
   | { effect: 'amended', clusterId: string, id: string, error: MusubiError | null }

@@ -5,7 +5,7 @@ import { KEEP_ALIVE_MS, MAX_ENDED_KEPT, MAX_TERM_MS } from '../limits.ts'
 import { keepAliveFor, releaseFor } from './say.ts'
 import { dropAmendment } from './amend.ts'
 import { type Call, type Contact, type Turn, membersOf, nextMasterState, taskKey, attempt } from './machine.ts'
-import { ADOPTED_PATIENCE_MS, ASK_OWN_MS, GIVE_UP_DEADLINE_MS, KEEP_ALIVE_DEADLINE_MS, KEEP_ENDED_MS, NEVER_ACTIVE_MS, RELEASE_DEADLINE_MS } from './pace.ts'
+import { ADOPTED_PATIENCE_MS, ASK_OWN_MS, GIVE_UP_DEADLINE_MS, KEEP_ALIVE_DEADLINE_MS, KEEP_ENDED_MS, NEVER_ACTIVE_MS, RELEASE_DEADLINE_MS, REQUEST_DEADLINE_MS } from './pace.ts'
 import { type Asked, type MasterRecord, isOver } from './record.ts'
 
 /** Who does not hear from the master shows the cluster as masterless; a start in the future is confirmed by it. */
@@ -67,7 +67,7 @@ export const isExpired = (turn: Turn, record: MasterRecord): boolean => turn.now
 /** Until when somebody may still run something. */
 function mayRunUntilMs (turn: Turn, record: MasterRecord): number {
   const endMs = Math.max(record.endMs, ...record.dropped.map(one => one.endMs))
-  return record.document === null ? Math.min(endMs, turn.work(record.id).sinceMs + NEVER_ACTIVE_MS) : endMs + END_GUARD_MS + patienceMs(turn, record)
+  return record.document === null ? Math.min(endMs, turn.work(record.id).sinceMs + Math.max(NEVER_ACTIVE_MS, (record.hold?.ttlMs ?? 0) + REQUEST_DEADLINE_MS)) : endMs + END_GUARD_MS + patienceMs(turn, record)
 }
 
 function releaseReason (turn: Turn, record: MasterRecord): string {

@@ -10,12 +10,13 @@ import { type Refused, allRefused, errorOf, heldTooShort, noStart, placeError, r
 import type { Looked, NewCluster } from './events.ts'
 import { type Call, type Round, type Turn } from './machine.ts'
 import { GIVE_UP_DEADLINE_MS, REQUEST_DEADLINE_MS, ROUNDS } from './pace.ts'
-import type { Asked, MasterRecord } from './record.ts'
+import { type Asked, type MasterRecord, acceptUntilMs } from './record.ts'
 
 /** The record of a cluster that nobody has been asked for. */
-export function newRecord ({ id, spec, vni, imageDigest, startMs, endMs, earliest }: NewCluster, masterSite: string, now: number): MasterRecord {
+export function newRecord ({ id, spec, vni, imageDigest, startMs, endMs, earliest, holdMs }: NewCluster, masterSite: string, now: number): MasterRecord {
   return {
-    id, name: spec.name, state: 'negotiating', spec, vni, createdMs: now, startMs, endMs, ...earliest === undefined ? {} : { earliest }, epoch: 1, grant: null, masterSite, error: null,
+    id, name: spec.name, state: 'negotiating', spec, vni, createdMs: now, startMs, endMs, ...earliest === undefined ? {} : { earliest }, ...holdMs === undefined ? {} : { hold: { ttlMs: holdMs, endsMs: 0 } },
+    epoch: 1, grant: null, masterSite, error: null,
     asked: [], offers: [], receipts: [], document: null, secrets: [], imageDigest, amendment: null, dropped: [], behind: [], decidedMs: 0, commitByMs: 0, negotiateMs: 0, endedMs: 0
   }
 }
@@ -114,7 +115,8 @@ export function takeOffer (record: MasterRecord, round: Round, call: Call, offer
     takeRefusal(round, call, new MusubiError('NO_LOCAL_SEGMENT', `site ${call.site} offered no site-local segment`, { hint: 'its gateway is of a release without them: have it upgraded, or leave spec.network.local out' }))
     return
   }
-  const ttlMs = holdTimeOf(offer)
+  // What is added to a cluster later is held as long as anything else.
+  const ttlMs = holdTimeOf(offer, asked.grow ? undefined : record.hold?.ttlMs)
   const crowded = crowdedHost(record, offer)
   if (crowded !== null) {
     takeRefusal(round, call, new MusubiError('ANTI_AFFINITY', crowded, { hint: 'its gateway is of a release that knows no limit, or of another view: leave the site out (notSites), or spec.placement.maxNodesPerHost' }))
@@ -134,7 +136,7 @@ export function takeOffer (record: MasterRecord, round: Round, call: Call, offer
 }
 
 /** Counted from when the request was sent, less what both clocks may be off by (lease-protocol.md). */
-export const validUntil = (sentMs: number, ttlMs: number): number => sentMs + ttlMs * (1 - HOLD_MARGIN)
+export const validUntil = (sentMs: number, ttlMs: number): number => Math.floor(sentMs + ttlMs * (1 - HOLD_MARGIN))
 
 export function takeRefusal (round: Round, call: Call, error: MusubiError): void {
   const asked = round.parts.get(call.site)
@@ -160,11 +162,17 @@ function decide (turn: Turn, record: MasterRecord, round: Round): void {
   const stale = staleHolds(round, turn.now)
   if (stale.length > 0) { fail(turn, record, heldTooShort(stale)); return }
   const offers = [...round.parts.keys()].flatMap(site => round.held.get(site)?.offer ?? [])
+  // Who was asked in vain and never answered has a hold at most, which ends by itself: a deletion must not wait for it.
+  const asked = offers.map(offer => ({ site: offer.site, peer: offer.gateway.peer }))
+  const { hold } = record
+  if (hold !== undefined) {
+    const held = { ...hold, endsMs: Math.min(firstEnd(round), record.endMs) }
+    turn.move(record, 'negotiating', 'offer', { offers, asked, hold: held }, `${offers.length} sites hold everything, to be accepted until ${new Date(acceptUntilMs(held)).toISOString()}`)
+    return
+  }
   turn.work(record.id).round = null
   turn.move(record, 'negotiating', 'decide', {
-    offers, decidedMs: turn.now, commitByMs: firstEnd(round),
-    // Who was asked in vain and never answered has a hold at most, which ends by itself: a deletion must not wait for it.
-    asked: offers.map(offer => ({ site: offer.site, peer: offer.gateway.peer }))
+    offers, asked, decidedMs: turn.now, commitByMs: firstEnd(round)
   }, `${offers.length} sites hold everything`)
 }
 

@@ -10,6 +10,8 @@ export const KEEP_ALIVE_DEADLINE_MS = 10_000
 export const ASK_OWN_MS = 1_000
 /** A release is confirmed when nothing runs any more: guests are stopped, links and volumes gone. */
 export const RELEASE_DEADLINE_MS = 100_000
+/** What is held for a user is taken no later than this before the first hold ends: as long as a commit may take. */
+export const ACCEPT_MARGIN_MS = 10_000
 /** Nothing runs yet: a site that does not answer at once is not waited for, its holds end by themselves. */
 export const GIVE_UP_DEADLINE_MS = 5_000
 /** A gateway that restarts is back by then; committed leases live twice as long. */
@@ -19,7 +21,7 @@ export const ROUNDS = 3
 /** An answer that can only come later than this before the end of a hold is not waited for. */
 export const LAST_TRY_MS = 1_000
 /** Without a document nothing was ever activated: what a site still holds ends by itself within T_activate, and a message under way. */
-export const NEVER_ACTIVE_MS = ACTIVATE_TTL_MS + 15_000
+export const NEVER_ACTIVE_MS = ACTIVATE_TTL_MS + REQUEST_DEADLINE_MS
 /** Leases of an adopted cluster may run longer than its copy says: lenders that were never heard are waited for, this long beyond its end. */
 export const ADOPTED_PATIENCE_MS = 10 * 60_000
 /** Ended clusters are kept for people to look at, this long. */

@@ -1,9 +1,10 @@
 /** What the master knows of one cluster: the decision record and the states that it goes through. */
 import type { ClusterDocument, Grant, Offer, Receipt, Secret } from '../messages.ts'
 import type { ClusterSpec } from '../spec.ts'
+import { ACCEPT_MARGIN_MS } from './pace.ts'
 
-export type MasterState = 'negotiating' | 'committing' | 'preparing' | 'activating' | 'active' | 'releasing' | 'failed' | 'ended' | 'superseded'
-export type MasterTrigger = 'create' | 'decide' | 'committed' | 'prepared' | 'activated' | 'fail' | 'delete' | 'expire' | 'released' | 'supersede' | 'adopt'
+export type MasterState = 'negotiating' | 'offered' | 'committing' | 'preparing' | 'activating' | 'active' | 'releasing' | 'failed' | 'ended' | 'superseded'
+export type MasterTrigger = 'create' | 'offer' | 'accept' | 'decide' | 'committed' | 'prepared' | 'activated' | 'fail' | 'delete' | 'expire' | 'released' | 'supersede' | 'adopt'
 
 export interface MasterTransition { from: MasterState | null, trigger: MasterTrigger, to: MasterState, when: string }
 
@@ -16,6 +17,10 @@ export const masterTransitions: readonly MasterTransition[] = [
   { from: 'negotiating', trigger: 'decide', to: 'committing', when: 'every site asked has offered, and all holds are valid' },
   { from: 'negotiating', trigger: 'fail', to: 'failed', when: 'sites refused and no other placement is left, or the master restarted' },
   { from: 'negotiating', trigger: 'delete', to: 'releasing', when: 'the user deletes it' },
+  { from: 'negotiating', trigger: 'offer', to: 'offered', when: 'every site asked has offered, all holds are valid, and its user is to decide' },
+  { from: 'offered', trigger: 'accept', to: 'committing', when: 'its user takes it, in time for all holds to be committed' },
+  { from: 'offered', trigger: 'fail', to: 'failed', when: 'its user has not taken it in time, or the master restarted' },
+  { from: 'offered', trigger: 'delete', to: 'releasing', when: 'the user gives it back' },
   { from: 'committing', trigger: 'committed', to: 'preparing', when: 'the receipts of all leases are there' },
   { from: 'committing', trigger: 'fail', to: 'failed', when: 'a site could not commit' },
   { from: 'committing', trigger: 'delete', to: 'releasing', when: 'the user deletes it' },
@@ -37,6 +42,14 @@ export const masterTransitions: readonly MasterTransition[] = [
 
 /** A cluster that begins as early as it can: no sooner than `fromMs`, and no later than `latestMs`. */
 export interface Earliest { fromMs: number, latestMs: number }
+
+/** Of a cluster whose user wants to look at what is held before it is decided. */
+export interface Hold {
+  /** what sites are asked to hold it for */
+  ttlMs: number
+  /** the first hold counts until then, master's clock; 0 until all sites have offered */
+  endsMs: number
+}
 
 /** A gateway that was asked; it is told to release until it has confirmed. */
 export interface Asked { site: string, peer: string }
@@ -75,7 +88,7 @@ export interface Dropped {
 
 /**
  * Never changed in place. `offers` with state `committing` or later is the decision record: it is
- * synced before the first commit leaves (lease-protocol.md).
+ * synced before the first commit leaves (lease-protocol.md). With state `offered` nothing is decided.
  */
 export interface MasterRecord {
   readonly id: string
@@ -89,6 +102,8 @@ export interface MasterRecord {
   readonly endMs: number
   /** of one that has not found its start yet, or had to look for it; absent: the user said when */
   readonly earliest?: Earliest
+  /** absent: it is decided as soon as every site has offered */
+  readonly hold?: Hold
   /** of this master, as granted by the anchor; a new cluster begins with 1 */
   readonly epoch: number
   /** proof of `epoch`, sent with keep-alives until every site has taken it; null for the first master */
@@ -110,10 +125,13 @@ export interface MasterRecord {
   readonly decidedMs: number
   /** the first hold counts until then: commits are sent no later; 0 before the decision */
   readonly commitByMs: number
-  /** from the first request to the last receipt */
+  /** from the first request to the last receipt, without the time that its user took */
   readonly negotiateMs: number
   /** when it came to `failed` or `ended`; 0 before */
   readonly endedMs: number
 }
+
+/** When its user can last take what is held, master's clock: a commit takes some time. */
+export const acceptUntilMs = ({ endsMs }: Pick<Hold, 'endsMs'>): number => endsMs - ACCEPT_MARGIN_MS
 
 export const isOver = (state: MasterState): boolean => state === 'failed' || state === 'ended' || state === 'superseded'

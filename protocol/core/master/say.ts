@@ -11,7 +11,7 @@ export const requestFor = (record: MasterRecord, part: SitePart, id: string, now
   method: 'request',
   request: {
     key: id, clusterId: record.id, cluster: record.name, vni: record.vni, masterSite: record.masterSite, startMs, endMs: record.endMs,
-    nodes: part.nodes, volumes: part.volumes, frontend: part.frontend, holdTtlMs: HOLD_TTL_MS, bandwidthMbit: part.bandwidthMbit ?? 0, epoch: record.epoch, sentMs: nowMs, grow,
+    nodes: part.nodes, volumes: part.volumes, frontend: part.frontend, holdTtlMs: grow ? HOLD_TTL_MS : record.hold?.ttlMs ?? HOLD_TTL_MS, bandwidthMbit: part.bandwidthMbit ?? 0, epoch: record.epoch, sentMs: nowMs, grow,
     ...(record.spec.localCidr === undefined ? {} : { local: true }),
     ...(record.spec.placement?.spread === true ? { spread: true } : {}),
     ...(record.spec.placement?.maxNodesPerHost === undefined ? {} : { maxNodesPerHost: record.spec.placement.maxNodesPerHost })
@@ -66,8 +66,8 @@ export const allRefused = (name: string, refusals: readonly string[], nearest = 
 export const noStart = (name: string, untilMs: number, placing: string, nearest: string): MusubiError =>
   new NoCapacityError(`cluster ${name}: no start until ${new Date(untilMs).toISOString()} is known at which all of it would fit; as things are then: ${placing}`, nearest === '' ? 'ask for less, or allow a later start: --within' : `${nearest}; allow a later start: --within`)
 
-export const notCommitted = (name: string, problems: ReadonlyMap<string, Refused>): MusubiError =>
-  new UnreachableError(`cluster ${name}: not every site could commit, so none keeps anything:\n  ${lines([...problems].map(([site, p]) => `${site}: ${p.text}`))}`, 'holds end by themselves within 30 s; then try again')
+export const notCommitted = ({ name, hold }: Pick<MasterRecord, 'name' | 'hold'>, problems: ReadonlyMap<string, Refused>): MusubiError =>
+  new UnreachableError(`cluster ${name}: not every site could commit, so none keeps anything:\n  ${lines([...problems].map(([site, p]) => `${site}: ${p.text}`))}`, `holds end by themselves within ${Math.ceil((hold?.ttlMs ?? HOLD_TTL_MS) / 1000)} s; then try again`)
 
 export function notActivated (problems: ReadonlyMap<string, Refused>): MusubiError {
   const [first] = problems.values()
@@ -80,6 +80,13 @@ export const heldTooShort = (sites: readonly string[]): MusubiError =>
 
 export const restarted = (name: string): MusubiError =>
   new MusubiError('MASTER_RESTARTED', `the master restarted while ${name} was being negotiated; nothing is kept`, { retryable: true, hint: 'ask again' })
+
+export const restartedWhileHeld = (name: string): MusubiError =>
+  new MusubiError('MASTER_RESTARTED', `the master restarted while ${name} was held for its user; what was held is given back`, { retryable: true, hint: 'ask again: musubi cluster plan --hold' })
+
+/** @param untilMs when it could last be taken */
+export const lapsed = (name: string, untilMs: number): MusubiError =>
+  new MusubiError('HOLD_LAPSED', `cluster ${name} was held for its user until ${new Date(untilMs).toISOString()}, and not accepted by then; what was held is given back`, { hint: 'ask again: musubi cluster plan --hold, or musubi cluster create' })
 
 /** An error as a record keeps it. */
 export const errorOf = (error: MusubiError): NonNullable<MasterRecord['error']> =>

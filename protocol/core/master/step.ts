@@ -4,6 +4,7 @@
  */
 import { MusubiError } from '../errors.ts'
 import type { SiteAnswer } from '../gateway/events.ts'
+import { accept, waitForUser } from './accept.ts'
 import * as amend from './amend.ts'
 import { setCacheBudget } from './budget.ts'
 import * as carry from './carry.ts'
@@ -12,7 +13,7 @@ import * as live from './live.ts'
 import { type Call, type MasterMachine, Turn, taskKey } from './machine.ts'
 import * as negotiate from './negotiate.ts'
 import { pauseMs } from './pace.ts'
-import { restarted } from './say.ts'
+import { restarted, restartedWhileHeld } from './say.ts'
 import { type MasterRecord, isOver } from './record.ts'
 
 /** A reservation: its master shows that it is there, which confirms it; nothing of it exists before its start. */
@@ -25,6 +26,7 @@ function reserve (turn: Turn, record: MasterRecord): void {
 /** What the state of a record asks for at this moment; also what time has made of it. */
 function carryOn (turn: Turn, record: MasterRecord): void {
   switch (record.state) {
+    case 'offered': waitForUser(turn, record); break
     case 'committing': carry.commitAll(turn, record); break
     case 'preparing': carry.waitForDocument(turn, record); break
     case 'activating':
@@ -152,6 +154,7 @@ function start (turn: Turn): void {
     const { amendment } = record
     if (record.state === 'negotiating') negotiate.fail(turn, record, restarted(record.name))
     else if (record.state === 'preparing') carry.prepareAgain(turn, record)
+    else if (record.state === 'offered') negotiate.fail(turn, record, restartedWhileHeld(record.name))
     else if (isAmendable(record) && amendment?.state === 'asking') amend.reject(turn, record, restarted(record.name))
     else if (isAmendable(record) && amendment?.state === 'committing') amend.copyExtension(turn, record.id)
     else if (record.state === 'active' && amendment?.state === 'activating') turn.effects.push({ effect: amendment.document === null ? 'prepare' : 'copy', record })
@@ -183,6 +186,7 @@ function handle (turn: Turn, event: MasterEvent): string | null {
       else if (record.amendment !== null && amend.isCopied(record.amendment, event.record.amendment)) turn.work(record.id).amendReady = true
     })
     case 'delete': return of(event.clusterId, record => { live.remove(turn, record, event.reason) })
+    case 'accept': accept(turn, event.clusterId, event.id); return event.clusterId
     case 'extend': amend.extend(turn, event.clusterId, event.endMs, event.id); return event.clusterId
     case 'grow': amend.grow(turn, event.clusterId, event.count, event.id); return event.clusterId
     case 'shrink': amend.shrink(turn, event.clusterId, event.nodes, event.id); return event.clusterId

@@ -30,7 +30,8 @@ export interface FaultRates {
 
 export interface OperatorRates { delete: number, extend: number, grow: number, shrink: number, revoke: number, adopt: number, cordon: number }
 
-export interface CreatePlan { atMs: number, host: string, spec: ClusterSpec, startInMs: number }
+/** `holdMs`: sites hold it so long for a user who has to accept it; 0: it is decided by itself */
+export interface CreatePlan { atMs: number, host: string, spec: ClusterSpec, startInMs: number, holdMs: number }
 
 export interface Config {
   seed: number
@@ -108,6 +109,9 @@ function planSites (chance: Prng): SitePlan[] {
   return sites
 }
 
+/** Some users look at what they would get first. */
+const holdMs = (chance: Prng): number => chance.chance(0.15) ? Math.round(chance.between(30_000, 120_000)) : 0
+
 /** Clusters for as long as somebody wants them: the first two at about the same time, more when those are over. */
 function planCreates (chance: Prng, sites: readonly SitePlan[]): CreatePlan[] {
   const masters = sites.filter(site => !site.malicious).flatMap(site => site.hosts.filter(host => host.gateway))
@@ -125,7 +129,7 @@ function planCreates (chance: Prng, sites: readonly SitePlan[]): CreatePlan[] {
     const nodes = Math.max(2, Math.round(vcpus * chance.between(0.3, 0.6) * (isRoomy ? 0.5 : 1)))
     const volumes = chance.chance(0.3) ? 1 : 0
     const plan: CreatePlan = {
-      atMs, host: chance.pick(masters).host, startInMs: chance.chance(0.1) ? laterMs() : 0,
+      atMs, host: chance.pick(masters).host, startInMs: chance.chance(0.1) ? laterMs() : 0, holdMs: holdMs(chance.fork(`hold ${i}`)),
       spec: {
         name: `c${i + 1}`, cidr: '10.42.0.0/16', ...(chance.fork(`local ${i}`).chance(0.3) ? { localCidr: '10.43.0.0/16' } : {}), antiSpoof: true, frontend: { mode: 'builtin' }, image: 'default',
         nodes: { count: nodes, vcpus: 1, memoryMiB: 512 },

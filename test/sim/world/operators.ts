@@ -16,6 +16,7 @@ interface Led { machine: Machine, life: Life, record: MasterRecord }
 
 export function startOperators (kernel: Kernel, chance: Prng, config: Config, around: Surroundings, machines: readonly Machine[]): void {
   const masters = machines.filter(machine => machine.gateway)
+  const users = chance.fork('users')
 
   function tell (machine: Machine, action: Action, clusterId: string, detail: string, work: Promise<unknown>): void {
     around.activity()
@@ -36,6 +37,29 @@ export function startOperators (kernel: Kernel, chance: Prng, config: Config, ar
   }
   const one = (states: readonly string[]): Led | null => { const list = led(states); return list.length === 0 ? null : chance.pick(list) }
 
+  /** What a user does with what is held for it: mostly takes it, in time or too late, now and then twice; or says nothing. */
+  function consider (machine: Machine, id: string): void {
+    const record = machine.life?.ready === true ? machine.life.negotiator?.get(id) : undefined
+    if (record?.state === 'negotiating') kernel.after(1_000, () => { consider(machine, id) })
+    if (record?.state !== 'offered' || record.hold === undefined || machine.life === null) return
+    const wish = users.unit()
+    const leftMs = Math.max(0, record.hold.endsMs - machine.life.ledger.now())
+    const act = (): void => {
+      const { life } = machine
+      if (life?.ready !== true || life.negotiator === null) return
+      if (wish < 0.15) {
+        around.observe({ type: 'operator', trueMs: kernel.now(), host: machine.host, action: 'delete', clusterId: id, detail: 'begins', refused: 'UNDER_WAY' })
+        tell(machine, 'delete', id, 'offered', life.negotiator.remove(id, 'too dear'))
+      } else {
+        around.observe({ type: 'operator', trueMs: kernel.now(), host: machine.host, action: 'accept', clusterId: id, detail: 'begins', refused: 'UNDER_WAY' })
+        tell(machine, 'accept', id, life.negotiator.get(id)?.state ?? '', life.negotiator.accept(id))
+      }
+    }
+    const afterMs = users.chance(0.6) ? users.between(0, Math.min(leftMs, 10_000)) : leftMs * users.between(0, 1.1)
+    if (wish < 0.85) kernel.after(afterMs, act)
+    if (wish >= 0.15 && wish < 0.25) kernel.after(afterMs + users.between(0, 2_000), act)
+  }
+
   function create (plan: CreatePlan): void {
     const machine = machines.find(one => one.host === plan.host)
     const { life } = machine ?? {}
@@ -45,11 +69,12 @@ export function startOperators (kernel: Kernel, chance: Prng, config: Config, ar
     }
     const id = around.uuid()
     const startMs = life.ledger.now() + Math.round(plan.startInMs)
-    const cluster = { id, spec: plan.spec, vni: 1 + (Number.parseInt(id.slice(0, 6), 16) % 0xfffffe), imageDigest: `sha256:${'0'.repeat(64)}`, startMs, endMs: startMs + plan.spec.termMs }
-    tell(machine, 'create', id, `${plan.spec.name}, ${plan.spec.nodes.count} nodes${plan.startInMs > 0 ? `, in ${Math.round(plan.startInMs / 1000)} s` : ''}`, life.negotiator.create(cluster))
+    const cluster = { id, spec: plan.spec, vni: 1 + (Number.parseInt(id.slice(0, 6), 16) % 0xfffffe), imageDigest: `sha256:${'0'.repeat(64)}`, startMs, endMs: startMs + plan.spec.termMs, ...plan.holdMs > 0 ? { holdMs: plan.holdMs } : {} }
+    tell(machine, 'create', id, `${plan.spec.name}, ${plan.spec.nodes.count} nodes${plan.startInMs > 0 ? `, in ${Math.round(plan.startInMs / 1000)} s` : ''}${plan.holdMs > 0 ? `, held for ${Math.round(plan.holdMs / 1000)} s` : ''}`, life.negotiator.create(cluster))
+    if (plan.holdMs > 0) kernel.after(500, () => { consider(machine, id) })
   }
 
-  const all = ['negotiating', 'committing', 'preparing', 'activating', 'active', 'releasing', 'failed']
+  const all = ['negotiating', 'offered', 'committing', 'preparing', 'activating', 'active', 'releasing', 'failed']
   const actions: Record<keyof OperatorRates, () => void> = {
     delete () {
       const found = one(all)
@@ -111,7 +136,7 @@ export function startOperators (kernel: Kernel, chance: Prng, config: Config, ar
   const next = (): void => {
     const plan = plans[0]
     if (plan === undefined || around.healed()) return
-    if (config.creates.length - plans.length < 2 || led(['negotiating', 'committing', 'preparing', 'activating', 'active']).length < 2) {
+    if (config.creates.length - plans.length < 2 || led(['negotiating', 'offered', 'committing', 'preparing', 'activating', 'active']).length < 2) {
       plans.shift()
       create(plan)
       kernel.after(Math.max(20, (plans[0]?.atMs ?? 0) - plan.atMs), next)

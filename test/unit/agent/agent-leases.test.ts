@@ -135,6 +135,7 @@ t.test('amendments over REST: checked, passed on, refused with the code of whoev
   const asked: unknown[] = []
   const refuse = (error: MusubiError, ...words: unknown[]): Promise<never> => { asked.push(words); return Promise.reject(error) }
   const server = await api(t, {}, {
+    accept: name => refuse(new MusubiError('HOLD_LAPSED', 'too late'), 'accept', name),
     extend: (name, termMs) => refuse(new NoCapacityError('refused by\n  osaka: full'), 'extend', name, termMs),
     scale: (name, count) => refuse(new MusubiError('POLICY_DENIED', 'no'), 'scale', name, count),
     retry: name => refuse(new MusubiError('CONFLICT', 'it runs'), 'retry', name),
@@ -146,17 +147,18 @@ t.test('amendments over REST: checked, passed on, refused with the code of whoev
     ['adopt', { force: 'yes' }], ['adopt', { power: true }]
   ] as const) t.match(await post(path, body), { status: 400, code: 'INVALID_INPUT' }, `${path} ${JSON.stringify(body)}`)
   t.same(asked, [], 'nothing reached the master')
+  t.match(await post('accept'), { status: 409, code: 'HOLD_LAPSED', detail: 'too late' })
   t.match(await post('extend', { termMs: 7_200_000 }), { status: 409, code: 'NO_CAPACITY', detail: /osaka: full/ })
   t.match(await post('scale', { nodes: 3 }), { status: 403, code: 'POLICY_DENIED' })
   t.match(await post('retry'), { status: 409, code: 'CONFLICT' })
   t.match(await post('adopt', {}), { status: 409, code: 'MASTER_ALIVE', hint: 'wait' })
   t.match(await post('adopt', { force: true }), { status: 409 })
-  t.same(asked, [['extend', 'demo', 7_200_000], ['scale', 'demo', 3], ['retry', 'demo'], ['adopt', 'demo', { force: false }], ['adopt', 'demo', { force: true }]])
+  t.same(asked, [['accept', 'demo'], ['extend', 'demo', 7_200_000], ['scale', 'demo', 3], ['retry', 'demo'], ['adopt', 'demo', { force: false }], ['adopt', 'demo', { force: true }]])
 })
 
 t.test('a host that is no gateway sends people to one that is', async t => {
   const server = await api(t, {})
-  for (const [path, payload] of [['extend', { termMs: 7_200_000 }], ['scale', { nodes: 2 }], ['retry', undefined], ['adopt', {}]] as const) {
+  for (const [path, payload] of [['extend', { termMs: 7_200_000 }], ['scale', { nodes: 2 }], ['retry', undefined], ['accept', undefined], ['adopt', {}]] as const) {
     t.match((await server.inject({ method: 'POST', url: `/v1/clusters/demo/${path}`, ...payload === undefined ? {} : { payload } })).json(), { status: 409, code: 'NOT_A_GATEWAY', hint: /tokyo-1/ }, path)
   }
 })

@@ -11,12 +11,13 @@ import type { AgentView } from '../../../agent/api/view.ts'
 import { addAgentRoutes, type RouteDeps } from '../../../agent/api/routes.ts'
 import { createEventLog } from '../../../agent/events.ts'
 import { call, events as follow } from '../../../cli/client.ts'
-import { ClusterSchema, type EventResource, type InvitationResource, type RotationResource } from '../../../protocol/api.ts'
+import { ClusterSchema, type ClusterResource, type EventResource, type InvitationResource, type RotationResource } from '../../../protocol/api.ts'
 import type { PolicyResource } from '../../../protocol/policy-api.ts'
 import { ConflictError, MusubiError, NoCapacityError, NotFoundError, UnreachableError } from '../../../protocol/core/errors.ts'
+import { HOLD_MARGIN, MAX_HELD_CLUSTERS } from '../../../protocol/core/limits.ts'
 import { parseClusterSpec } from '../../../protocol/core/spec.ts'
 import { createApi, listenTcp, listenUnix, problemOf, type Api } from '../../../protocol/rest/server.ts'
-import { host, startFederation, wanted } from '../../model/federation.ts'
+import { eventually, host, startFederation, wanted } from '../../model/federation.ts'
 
 const log = pino({ level: 'silent' })
 const nothing = (): never => { throw new Error('not asked for in this test') }
@@ -125,6 +126,42 @@ t.test('a cluster over REST: accepted, shown, refused, deleted', async t => {
   t.match((await server.inject('/v1/clusters/other')).json(), { status: 404, code: 'NOT_FOUND', hint: /cluster list/ })
   t.equal((await server.inject({ method: 'DELETE', url: '/v1/clusters/demo' })).statusCode, 202)
   t.equal((await server.inject({ method: 'DELETE', url: '/v1/clusters/other' })).statusCode, 404)
+})
+
+t.test('a cluster that is held for its user over REST: shown, accepted, taken twice, bounded', async t => {
+  const model = await startFederation([host('tokyo', 1, 'gateway compute', 64), host('osaka', 1, 'gateway compute', 4)])
+  t.teardown(() => model.stop())
+  const server = await api(t, { master: model.master('tokyo-1') })
+  const post = async (path: string, payload?: object): Promise<Awaited<ReturnType<typeof server.inject>>> => await server.inject({ method: 'POST', url: `/v1/clusters${path}`, ...payload === undefined ? {} : { payload } })
+  const shown = async (name: string, state: string): Promise<ClusterResource> => {
+    let found: ClusterResource | undefined
+    await eventually(`${name} is ${state}`, async () => { found = (await server.inject(`/v1/clusters/${name}`)).json<ClusterResource>(); return found.state === state })
+    return found as ClusterResource
+  }
+  for (const query of ['holdMs=29999', 'holdMs=300001', 'holdMs=soon', 'dryRun=true&holdMs=30000', 'sites=', 'dryRun=true&sites=osaka']) t.match((await post(`?${query}`, wanted('demo', 1))).json(), { status: 400, code: 'INVALID_INPUT' }, query)
+  t.match((await post('?holdMs=60000&forMs=60000', wanted('demo', 1))).json(), { status: 400, detail: /held for 60 s and to last 60 s/ })
+  t.equal((await post('?holdMs=60000&sites=tokyo', wanted('demo', 1))).statusCode, 202)
+  const held = await shown('demo', 'offered')
+  t.same(Object.keys(ClusterSchema.properties).sort(), Object.keys(held).sort(), 'every field of the schema, no other')
+  t.match(held, { held: [{ site: 'tokyo', nodes: 1, frontend: true, hosts: ['tokyo-1'] }], error: null })
+  t.ok(Math.abs((held.heldUntil ?? 0) - held.createdAt - (60_000 * (1 - HOLD_MARGIN) - 10_000)) < 5_000, 'from the request on, less what a commit needs')
+  t.ok(model.leases().length > 0 && model.leases().every(line => line.endsWith(' held')))
+  t.match((await post('/other/accept')).json(), { status: 404, code: 'NOT_FOUND' })
+  t.equal((await post('/demo/accept')).statusCode, 202)
+  t.equal((await post('/demo/accept')).statusCode, 202)
+  t.match(await shown('demo', 'building'), { heldUntil: null, held: null })
+
+  for (let i = 1; i <= MAX_HELD_CLUSTERS; i++) {
+    t.equal((await post('?holdMs=60000', wanted(`held${i}`, 1))).statusCode, 202)
+    await shown(`held${i}`, 'offered')
+  }
+  t.match((await post('?holdMs=60000', wanted('more', 1))).json(), { status: 409, code: 'NO_CAPACITY', detail: /holds 8 clusters for its users/, hint: /delete held1/ })
+  t.equal((await post('', wanted('more', 1))).statusCode, 202, 'what is decided by itself is not bounded by it')
+  await model.pass(60_000)
+  t.match((await shown('held1', 'failed')).error, { code: 'HOLD_LAPSED' })
+  t.match((await post('/held1/accept')).json(), { status: 409, code: 'HOLD_LAPSED', hint: /plan --hold/ })
+  t.match((await post('/more/accept')).json(), { status: 409, code: 'CONFLICT', detail: /without --hold/ })
+  await eventually('nothing is held', () => model.leases().every(line => !line.endsWith(' held')))
 })
 
 t.test('what gateways do for their site is refused elsewhere, with the way there', async t => {

@@ -28,7 +28,7 @@ const node: ClusterResource['nodes'][number] = {
 }
 const cluster: ClusterResource = {
   id: 'c1', name: 'demo', state: 'ready', error: null, createdAt: 0, startsAt: 0, expiresAt: 7_200_000, masterSite: 'tokyo', epoch: 1, lenders: [], cidr: '10.42.0.0/16', domain: 'demo.internal', frontend: null, nodes: [node], volumes: [],
-  lease: { sites: 1, holds: 1, negotiateMs: 5, rttMs: 1 }, segment: { vni: 7, ids: {}, mtuInner: 1500, firstPingMs: null }, wan: { bytes: 0, bytesWithoutCache: 0 }, caches: [], cacheRetainMs: null, timings: { createMs: null, deleteMs: null }, problems: []
+  lease: { sites: 1, holds: 1, negotiateMs: 5, rttMs: 1 }, segment: { vni: 7, ids: {}, mtuInner: 1500, firstPingMs: null }, wan: { bytes: 0, bytesWithoutCache: 0 }, caches: [], heldUntil: null, held: null, cacheRetainMs: null, timings: { createMs: null, deleteMs: null }, problems: []
 }
 
 type Master = NonNullable<RouteDeps['master']>
@@ -91,13 +91,14 @@ t.test('a revocation needs a reason, and somebody who means it', async t => {
   t.same(asked, [['demo', 'power off'], ['twin', 'power off']])
 })
 
-t.test('a cluster is extended, scaled, retried and adopted', async t => {
+t.test('a cluster is accepted, extended, scaled, retried and adopted', async t => {
   const asked: unknown[] = []
   const answer = (...words: unknown[]): Promise<ClusterResource> => { asked.push(words); return Promise.resolve(cluster) }
   const musubi = await agent(t, {}, {
     get: () => ({ ...cluster, nodes: [node, { ...node, name: 'demo-tokyo-002' }] }),
-    extend: (name, termMs) => answer('extend', name, termMs), scale: (name, count) => answer('scale', name, count), retry: name => answer('retry', name), adopt: (name, options) => answer('adopt', name, options)
+    accept: name => answer('accept', name), extend: (name, termMs) => answer('extend', name, termMs), scale: (name, count) => answer('scale', name, count), retry: name => answer('retry', name), adopt: (name, options) => answer('adopt', name, options)
   })
+  t.match(await musubi('cluster', 'accept', 'demo'), { exitCode: 0, stdout: /demo +ready/ })
   t.match(await musubi('cluster', 'extend', 'demo', '--term', '1d12h'), { exitCode: 0, stdout: /demo: until 1970-01-01T02:00/ })
   t.match(await musubi('cluster', 'scale', 'demo', '--nodes', '2'), { exitCode: 0, stdout: /demo-tokyo-002/ }, 'waits until all are there')
   t.match(await musubi('cluster', 'scale', 'demo', '--nodes', '3', '--no-wait', '--json'), { exitCode: 0, stdout: /"name": "demo"/ })
@@ -105,7 +106,7 @@ t.test('a cluster is extended, scaled, retried and adopted', async t => {
   t.match(await musubi('cluster', 'adopt', 'demo'), { exitCode: 0 })
   t.match(await musubi('cluster', 'adopt', 'demo', '--force'), { exitCode: 2, stderr: /even if that is alive[^]*--yes/ })
   t.match(await musubi('cluster', 'adopt', 'demo', '--force', '--yes'), { exitCode: 0 })
-  t.same(asked, [['extend', 'demo', 129_600_000], ['scale', 'demo', 2], ['scale', 'demo', 3], ['retry', 'demo'], ['adopt', 'demo', { force: false }], ['adopt', 'demo', { force: true }]])
+  t.same(asked, [['accept', 'demo'], ['extend', 'demo', 129_600_000], ['scale', 'demo', 2], ['scale', 'demo', 3], ['retry', 'demo'], ['adopt', 'demo', { force: false }], ['adopt', 'demo', { force: true }]])
 })
 
 t.test('a cluster is asked for when it is wanted, and is reserved then', async t => {

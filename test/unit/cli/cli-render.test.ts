@@ -18,7 +18,7 @@ const cluster: ClusterResource = {
   nodes: [node('demo-tokyo-001'), node('demo-tsukuba-002', { site: 'tsukuba', ready: true, state: 'ready', phases: { leased: 12, defined: 900, dhcp: 1500, boot: 20_000, image: 40_000, ready: 125_000 } })],
   volumes: [{ name: 'data', site: 'tokyo', host: 'tokyo-2', node: 'demo-tokyo-001', sizeMib: 64, iqn: 'iqn.x' }],
   lease: { sites: 2, holds: 7, negotiateMs: 61, rttMs: 20.1 }, segment: { vni: 77, ids: { tokyo: 1000, tsukuba: 2000 }, mtuInner: 1500, firstPingMs: null },
-  wan: { bytes: 1_000_000, bytesWithoutCache: 3_500_000 }, caches: [{ site: 'tsukuba', requests: 10, hits: 7, bytesToNodes: 3_500_000, bytesFromUpstream: 900_000 }], cacheRetainMs: 604_800_000,
+  wan: { bytes: 1_000_000, bytesWithoutCache: 3_500_000 }, caches: [{ site: 'tsukuba', requests: 10, hits: 7, bytesToNodes: 3_500_000, bytesFromUpstream: 900_000 }], heldUntil: null, held: null, cacheRetainMs: 604_800_000,
   timings: { createMs: null, deleteMs: null }, problems: [{ site: 'tsukuba', host: 'tsukuba-2', kind: 'domain', name: 'abc.n', error: 'libvirtd is down' }]
 }
 

@@ -34,7 +34,7 @@ t.test('every command says what it does and shows an example', t => {
   for (const wanted of [
     'agent join', 'agent run', 'agent status', 'agent doctor', 'site init', 'site key', 'site invite', 'site invitations', 'site withdraw', 'site revoke', 'site policy get', 'site policy set', 'site policy check', 'site policy diff',
     'host list', 'host show', 'host cordon', 'host uncordon', 'coordinator init', 'coordinator run', 'coordinator status', 'coordinator invite', 'coordinator sites', 'coordinator revoke', 'coordinator export', 'coordinator import', 'search',
-    'host drain', 'lease list', 'lease calendar', 'lease show', 'lease history', 'lease revoke', 'lease fsck', 'cluster extend', 'cluster scale', 'cluster retry', 'cluster adopt', 'segment list', 'segment ping', 'segment doctor', 'segment capture',
+    'host drain', 'lease list', 'lease calendar', 'lease show', 'lease history', 'lease revoke', 'lease fsck', 'cluster plan', 'cluster accept', 'cluster extend', 'cluster scale', 'cluster retry', 'cluster adopt', 'segment list', 'segment ping', 'segment doctor', 'segment capture',
     'cache status', 'cache preheat', 'cache budget', 'cache list', 'cache purge', 'cache export', 'cache retained purge'
   ]) t.ok(all.some(({ path }) => path === wanted), `there is musubi ${wanted}`)
   for (const { path, command } of all) {
@@ -60,6 +60,8 @@ t.test('completion follows the tree, at every depth', async t => {
   t.same(await complete('host', 'cordon', 'tokyo-2', '--'), ['--reason'])
   t.same(await complete('lease', ''), ['list', 'calendar', 'show', 'history', 'revoke', 'fsck'])
   t.same(await complete('lease', 'revoke', 'demo', '--'), ['--reason', '--yes'])
+  t.same(await complete('cluster', 'plan', '--h'), ['--hold'])
+  t.same(await complete('cluster', 'ac'), ['accept'])
   t.same(await complete('segment', ''), ['list', 'plan', 'ping', 'doctor', 'capture'])
   t.same(await complete('segment', 'ping', 'a', 'b', '--p'), ['--path'])
   t.same(await complete('cache', ''), ['status', 'preheat', 'budget', 'retained', 'list', 'purge', 'export'])

@@ -1,10 +1,10 @@
 import t from 'tap'
-import { type LeaseEvent, MAX_ENDED_KEPT, MAX_HOLD_TTL_MS, advance, step } from '../../../protocol/core/lease/step.ts'
+import { type LeaseEvent, MAX_ENDED_KEPT, advance, step } from '../../../protocol/core/lease/step.ts'
 import {
   type Answer, END_GUARD_MS, ID_QUARANTINE_MS, type LedgerState, clusterState, emptyLedger, freeOf, transitions
 } from '../../../protocol/core/lease/lease.ts'
 import { epochTransitions, extensionTransitions } from '../../../protocol/core/lease/tables.ts'
-import { ACTIVATE_TTL_MS, CONFIRM_MS, MAX_HOLDS_PER_PEER, MAX_LEASES_PER_HOST, MAX_TERM_MS, REPLAY_KEEP_MS } from '../../../protocol/core/limits.ts'
+import { ACTIVATE_TTL_MS, CONFIRM_MS, MAX_HOLD_TTL_MS, MAX_HOLDS_PER_PEER, MAX_LEASES_PER_HOST, MAX_TERM_MS, REPLAY_KEEP_MS } from '../../../protocol/core/limits.ts'
 import type { HoldRequest } from '../../../protocol/core/messages.ts'
 import { HOUR, essence, holdRequest, item } from '../../model/fixtures.ts'
 

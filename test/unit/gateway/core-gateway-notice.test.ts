@@ -2,7 +2,7 @@
 import t from 'tap'
 import { MusubiError } from '../../../protocol/core/errors.ts'
 import type { SiteAsk } from '../../../protocol/core/gateway/events.ts'
-import { HOLD_TTL_MS, MAX_NOTICES_PER_SITE } from '../../../protocol/core/limits.ts'
+import { HOLD_TTL_MS, MAX_HOLD_TTL_MS, MAX_NOTICES_PER_SITE } from '../../../protocol/core/limits.ts'
 import { CLUSTER, Crash, GatewayBench, HOUR, OTHER } from '../../model/gateway-bench.ts'
 
 const MINUTE = 60_000
@@ -121,7 +121,9 @@ t.test('what somebody else has been promised since stays with them: the notice s
   b.fate = (peer, ask) => ask.method === 'hostRestore' && peer === 'peer-tokyo-2' ? new MusubiError('NO_CAPACITY', 'needs 2 vCPU, 0 free') : null
   b.tick(1000)
   t.match(noticeOf(b), { state: 'withdrawing' }, 'a hold that nobody released may be what is in the way')
-  b.tick(2 * HOLD_TTL_MS)
+  b.tick(MAX_HOLD_TTL_MS)
+  t.match(noticeOf(b), { state: 'withdrawing' }, 'for as long as any hold lasts')
+  b.tick(HOLD_TTL_MS)
   b.tick(1000)
   b.tick(1000)
   t.match(noticeOf(b), { state: 'given', beneficiary: '', endMs: T0 + 15 * MINUTE, reason: /promised to others/ })

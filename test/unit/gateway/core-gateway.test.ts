@@ -3,7 +3,7 @@ import t from 'tap'
 import { MusubiError } from '../../../protocol/core/errors.ts'
 import type { GatewayEffect } from '../../../protocol/core/gateway/events.ts'
 import { emptyGateway, step } from '../../../protocol/core/gateway/step.ts'
-import { HOLD_TTL_MS, MASTERLESS_MS, MAX_WAITING_PER_CLUSTER } from '../../../protocol/core/limits.ts'
+import { HOLD_TTL_MS, MASTERLESS_MS, MAX_HOLD_TTL_MS, MAX_LONG_HOLDS_PER_SITE, MAX_WAITING_PER_CLUSTER } from '../../../protocol/core/limits.ts'
 import type { Request } from '../../../protocol/core/messages.ts'
 import { CLUSTER, GatewayBench, HOUR, MASTER, OTHER, SECOND } from '../../model/gateway-bench.ts'
 
@@ -64,6 +64,30 @@ t.test('what is wrong with a request is said by name, and nothing changes', t =>
     t.match(b.outcomes.get(askId), { code, message }, `${code} ${String(message)}`)
     t.same([b.calls, b.disk.size, b.machine.records.size, b.machine.jobs.size], [[], 0, 0, 0])
   }
+  t.end()
+})
+
+t.test('a new cluster is held for as long as its master asks, within the bound; without a word for the default', t => {
+  for (const [askedMs, heldMs] of [[0, HOLD_TTL_MS], [10_000, 10_000], [120_000, 120_000], [MAX_HOLD_TTL_MS, MAX_HOLD_TTL_MS], [4_000_000_000, MAX_HOLD_TTL_MS]] as const) {
+    const b = new GatewayBench()
+    t.match(b.settle(b.asking({ holdTtlMs: askedMs })), { reply: { ttlMs: heldMs } }, `the offer for ${askedMs}`)
+    t.same(b.asked.flatMap(({ ask }) => ask.method === 'hold' ? [ask.request.ttlMs] : []), [heldMs, heldMs, heldMs], `its hosts for ${askedMs}`)
+  }
+  t.end()
+})
+
+t.test('one site has a bounded number of offers held for long; further ones are held as long as any, and say so', t => {
+  const b = new GatewayBench()
+  const ttlOf = (n: number, part: Partial<Request> = {}): unknown => {
+    const clusterId = `${String(n).padStart(8, '0')}-89ab-4cde-8f01-23456789abcd`
+    const answer = b.settle(b.asking({ clusterId, key: `k${n}`, cluster: `demo${n}`, nodes: [{ name: `demo${n}-tokyo-001`, vcpus: 1, memoryMib: 16 }], holdTtlMs: MAX_HOLD_TTL_MS, ...part }))
+    return answer.method === 'request' ? answer.reply.ttlMs : null
+  }
+  for (let n = 1; n <= MAX_LONG_HOLDS_PER_SITE; n++) t.equal(ttlOf(n), MAX_HOLD_TTL_MS)
+  t.equal(ttlOf(90), HOLD_TTL_MS)
+  t.equal(ttlOf(1, { key: 'again' }), MAX_HOLD_TTL_MS, 'one that is asked for anew is none more')
+  b.tick(MAX_HOLD_TTL_MS)
+  t.equal(ttlOf(91, { sentMs: b.now }), MAX_HOLD_TTL_MS, 'when those are over')
   t.end()
 })
 

@@ -107,9 +107,25 @@ t.test('before there is a document the view is whole, only empty', t => {
   t.end()
 })
 
+t.test('what is held for its user is shown by site, with its price and until when it can be accepted', t => {
+  const r = record()
+  const held = { ...r, document: null, state: 'offered' as const, hold: { ttlMs: 120_000, endsMs: CREATED + 119_760 }, offers: r.offers.map(offer => offer.site === 'tokyo' ? offer : { ...offer, priceMilli: 250 }) }
+  t.match(clusterView(held, []), {
+    state: 'offered', heldUntil: CREATED + 109_760, nodes: [],
+    held: [
+      { site: 'tokyo', nodes: 2, volumes: [], frontend: true, hosts: ['tokyo-1'], priceMilli: 0, totalMilli: 0 },
+      { site: 'tsukuba', nodes: 2, volumes: [], frontend: false, hosts: ['tsukuba-1'], priceMilli: 250, totalMilli: 1000 }
+    ]
+  })
+  t.match(clusterView({ ...held, offers: r.offers }, []).held?.[1], { priceMilli: null, totalMilli: null }, 'a site of an older release says no price')
+  for (const state of ['committing', 'building', 'failed'] as const) t.match(clusterView({ ...held, state }, []), { heldUntil: null, held: null })
+  t.match(clusterView(r, []), { heldUntil: null, held: null })
+  t.end()
+})
+
 t.test('the states of the protocol are told in people\'s words', t => {
-  t.same((['negotiating', 'committing', 'preparing', 'activating', 'active', 'releasing', 'failed', 'ended', 'superseded'] as const).map(state => shownState({ state, startMs: 0 }, 'ready', 1)),
-    ['negotiating', 'committing', 'preparing', 'activating', 'ready', 'deleting', 'failed', 'deleted', 'superseded'])
+  t.same((['negotiating', 'offered', 'committing', 'preparing', 'activating', 'active', 'releasing', 'failed', 'ended', 'superseded'] as const).map(state => shownState({ state, startMs: 0 }, 'ready', 1)),
+    ['negotiating', 'offered', 'committing', 'preparing', 'activating', 'ready', 'deleting', 'failed', 'deleted', 'superseded'])
   t.end()
 })
 

@@ -8,7 +8,8 @@ use Clock;
 
 use constant WNOHANG => 1; # of wait(2); all of POSIX would be 2 MB of memory
 use constant AGAIN_SECONDS => 60;
-use constant RETRY_SECONDS => 5; # doubled up to the above
+use constant RETRY_SECONDS => 1; # doubled up to the above; the tunnel may come a moment later, and nodes are on their way
+use constant BUSY_SECONDS => 5;
 use constant LIST_SECONDS_MAX => 600; # a list that nobody has confirmed for so long is none
 use constant MEMORY_BYTES_MAX => 1_073_741_824; # of what reads an index
 use constant LATER => 10; # nice: nodes wait for the engine
@@ -197,7 +198,7 @@ sub compose {
     $self->{composing} = 0;
     return warn "the list of digests cannot be made\n" if $bad;
     # the engine takes no other list now: as soon as one of its processes has ended it does
-    if (!$self->{changed}->($new)) { @$self{qw(dirty after)} = (1, time + RETRY_SECONDS); return }
+    if (!$self->{changed}->($new)) { @$self{qw(dirty after)} = (1, time + BUSY_SECONDS); return }
     $self->{known} = time + RELOAD_SECONDS;
   });
 }

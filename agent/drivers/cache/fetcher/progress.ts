@@ -35,3 +35,8 @@ export async function readProgress (file: string): Promise<FetchProgress | null>
     return null
   }
 }
+
+/** Whether the fetcher has read what its frontend lists, or knows that it cannot: an order without a list is no reason to wait. */
+export const isListing = (progress: FetchProgress | null): boolean =>
+  progress !== null && (progress.listed > 0 || Object.values(progress.orders).some(({ indexErrors }) => indexErrors.some(({ error }) => ANSWERED.test(error))))
+const ANSWERED = /^the frontend answers \d/

@@ -108,7 +108,7 @@ export function convergence (world: World, known: Decisions): Invariant {
       if (record === null || host === undefined || host.malicious || host.readySinceMs > world.healedMs + STARTS_WITHIN_MS || !isOver()) continue
       const state = textOf(record, 'state')
       const fail: (why: string) => never = why => violated(world, NAME, name, `cluster ${clusterId.slice(0, 8)} (${state}) after ${Math.round((world.nowMs - world.healedMs) / 1000)} s without faults: ${why}`)
-      if (state === 'negotiating' || state === 'committing' || state === 'preparing') fail('its master has come to no end')
+      if (state === 'negotiating' || state === 'offered' || state === 'committing' || state === 'preparing') fail('its master has come to no end')
       // What a former master has decided is settled by what lenders say; those never heard are waited for longer.
       if (state === 'active' && field(record, 'amendment') !== null && !(numberOf(record, 'epoch') > 1 && numberOf(field(record, 'amendment'), 'commitByMs') === 0)) fail('a change of it has come to no end')
       if (state === 'active' && !ledgersLost && listOf(record, 'dropped').some(one => isHonest(textOf(one, 'peer')))) fail('what it has given up was never released')

@@ -2,7 +2,7 @@ import type { Invariant } from '../invariant.ts'
 import { type CallMade, type ClusterModel, type World, clusterOf, field, leaseText, listOf, numberOf, textOf, violated } from '../model.ts'
 
 /** Own order of a master's states: it never goes back in it, but for a higher epoch. */
-const RANKS: Record<string, number> = { negotiating: 0, committing: 1, preparing: 2, activating: 3, active: 4, releasing: 5, failed: 5, ended: 6, superseded: 6 }
+const RANKS: Record<string, number> = { negotiating: 0, offered: 0.5, committing: 1, preparing: 2, activating: 3, active: 4, releasing: 5, failed: 5, ended: 6, superseded: 6 }
 const COMMITS = new Set(['committing', 'preparing', 'activating', 'active'])
 
 /** What one decision commits together: every lease of it, or none, may ever start. */
@@ -41,6 +41,7 @@ export function decisions (world: World, known: Decisions): Invariant {
   const writtenMs = new Map<string, number>()
   const deleted = new Set<string>()
   const insisted = new Set<string>()
+  const accepted = new Set<string>()
 
   const fromHonest = (call: CallMade): boolean => !call.forged && world.hosts.get(call.from)?.malicious === false
 
@@ -78,6 +79,7 @@ export function decisions (world: World, known: Decisions): Invariant {
     if ((before === undefined || before === null || textOf(before, 'state') === 'superseded') && ['active', 'activating', 'releasing'].includes(state)) mustBeMine(where, clusterId, numberOf(record, 'epoch'))
     if (state === 'superseded' && before !== undefined && before !== null && textOf(before, 'state') !== 'superseded') mustBeSucceeded(where, clusterId, record)
     if (state === 'committing' && textOf(before, 'state') !== 'committing') mustBeAll(where, clusterId, listOf(record, 'offers'), numberOf(field(field(record, 'spec'), 'nodes'), 'count'))
+    if (state === 'committing' && field(record, 'hold') !== undefined && !accepted.has(clusterId)) violated(world, 'decided-by-its-user', where, `it decides on cluster ${clusterId.slice(0, 8)}, which is held for its user, who has not accepted it`)
     if (textOf(amendment, 'kind') === 'grow' && amended === 'committing' && textOf(field(before, 'amendment'), 'state') !== 'committing') mustBeAll(where, clusterId, [...listOf(record, 'offers'), ...listOf(amendment, 'offers')], numberOf(amendment, 'count'))
     if (state === 'committing' && textOf(before, 'state') !== 'committing') mustCount(where, clusterId, numberOf(record, 'commitByMs'), listOf(record, 'offers').map(offer => textOf(offer, 'offerId')))
     if (amended === 'committing' && textOf(field(before, 'amendment'), 'state') !== 'committing') mustCount(where, clusterId, numberOf(amendment, 'commitByMs'), amendmentOffers(record, amendment))
@@ -230,6 +232,7 @@ export function decisions (world: World, known: Decisions): Invariant {
     },
     operator ({ host, action, clusterId }) {
       if (action === 'delete') deleted.add(clusterId)
+      if (action === 'accept') accepted.add(clusterId)
       if (action === 'force-adopt') insisted.add(`${host} ${clusterId}`)
     },
     call (call) {

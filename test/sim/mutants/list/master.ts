@@ -4,7 +4,7 @@ import type { Mutant } from '../mutant.ts'
 export const masterMutants: readonly Mutant[] = [
   {
     name: 'asked-forgotten', file: 'protocol/core/master/negotiate.ts',
-    find: 'asked: offers.map(offer => ({ site: offer.site, peer: offer.gateway.peer }))\n', replace: 'asked: offers.slice(1).map(offer => ({ site: offer.site, peer: offer.gateway.peer }))\n',
+    find: 'const asked = offers.map(offer => ({ site: offer.site, peer: offer.gateway.peer }))\n', replace: 'const asked = offers.slice(1).map(offer => ({ site: offer.site, peer: offer.gateway.peer }))\n',
     why: 'a site is never told that the cluster is over'
   },
   {
@@ -24,7 +24,7 @@ export const masterMutants: readonly Mutant[] = [
   },
   {
     name: 'hold-from-decision', file: 'protocol/core/master/negotiate.ts',
-    find: 'decidedMs: turn.now, commitByMs: firstEnd(round),', replace: 'decidedMs: turn.now, commitByMs: turn.now + 30_000,',
+    find: 'decidedMs: turn.now, commitByMs: firstEnd(round)', replace: 'decidedMs: turn.now, commitByMs: turn.now + 30_000',
     why: 'the time of the holds is counted from the decision'
   },
   {

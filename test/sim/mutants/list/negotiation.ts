@@ -18,8 +18,23 @@ export const negotiationMutants: readonly Mutant[] = [
     why: 'a master counts on holds for longer than they are held'
   },
   {
+    name: 'offered-decides-late', file: 'protocol/core/master/negotiate.ts',
+    find: 'endsMs: Math.floor(Math.min(firstEnd(round), record.endMs)) }', replace: 'endsMs: Math.floor(Math.min(firstEnd(round), record.endMs)) + 60_000 }',
+    why: 'what is held for a user is decided after its holds have ended'
+  },
+  {
+    name: 'offered-never-lapses', file: 'protocol/core/master/accept.ts',
+    find: '  if (turn.now < untilMs) return false\n', replace: '  if (untilMs > 0) return false\n',
+    why: 'what nobody accepts waits for ever'
+  },
+  {
+    name: 'offered-decides-unasked', file: 'protocol/core/master/negotiate.ts',
+    find: '  if (hold !== undefined) {\n', replace: '  if (hold !== undefined && hold.ttlMs < 0) {\n',
+    why: 'what a user wanted to look at first is decided at once'
+  },
+  {
     name: 'failed-commit-forgiven', file: 'protocol/core/master/carry.ts',
-    find: "if (work.problems.size > 0 && !isBusy(work, 'commit')) fail(turn, record, notCommitted(record.name, work.problems))", replace: "if (work.problems.size > 0 && !isBusy(work, 'commit') && work.receipts.size > 0) turn.move(record, 'committing', 'committed', { receipts: record.offers.flatMap(one => one.held.map(held => ({ leaseId: held.leaseId, host: held.host, token: work.receipts.get(one.site)?.find(receipt => receipt.leaseId === held.leaseId)?.token ?? held.token }))) }, '')",
+    find: "if (work.problems.size > 0 && !isBusy(work, 'commit')) fail(turn, record, notCommitted(record, work.problems))", replace: "if (work.problems.size > 0 && !isBusy(work, 'commit') && work.receipts.size > 0) turn.move(record, 'committing', 'committed', { receipts: record.offers.flatMap(one => one.held.map(held => ({ leaseId: held.leaseId, host: held.host, token: work.receipts.get(one.site)?.find(receipt => receipt.leaseId === held.leaseId)?.token ?? held.token }))) }, '')",
     why: 'a cluster goes on with the receipts of some'
   },
   {
