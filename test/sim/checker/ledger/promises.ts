@@ -125,6 +125,8 @@ export function promises (world: World): Invariant {
         return
       }
       if (rankOf(after.state) < lease.promised) violated(world, NAME, host.name, `${leaseText(after)} was answered as ${['', 'held', 'committed', 'active'][lease.promised] ?? ''} before`)
+      // What was answered while a notice was being written has its end too.
+      if (after.formerEndMs !== undefined) lease.promisedEndMs = Math.min(lease.promisedEndMs, after.endMs)
       if (after.state !== 'ended' && after.endMs < lease.promisedEndMs) violated(world, NAME, host.name, `${leaseText(after)} ends at ${after.endMs}, the end ${lease.promisedEndMs} was promised`)
       if (after.state !== 'ended' && released.has(lease)) violated(world, NAME, host.name, `${leaseText(after)} is back, its release was answered`)
     },
