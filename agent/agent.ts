@@ -60,7 +60,7 @@ import { chainFromText, chainToText } from '../protocol/mesh/trust/base64.ts'
 import { readGrant, signGrant } from '../protocol/mesh/trust/grant.ts'
 import type { Trust } from '../protocol/mesh/trust/trust.ts'
 import { lendingOf } from '../protocol/policy/lending.ts'
-import { roomByNotice } from '../protocol/policy/preempt.ts'
+import { createPreempt } from '../protocol/policy/preempt.ts'
 import { priceOf, quotasOf, ruleFor } from '../protocol/policy/rules.ts'
 import { createApi, listenUnix } from '../protocol/rest/server.ts'
 import { VERSION } from '../protocol/version.ts'
@@ -181,7 +181,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
       site: config.site, call, store, events, log, now: ledgerNow, newId: randomUUID, calendar, cordon: availability, policy, quota: masterSite => masterSite !== config.site,
       shares: createQuotaShares({ ledger: () => ledger.state(), now: ledgerNow, call, gateways: () => directory.siteHosts().filter(({ peer, roles }) => peer !== mesh.peerId && roles.includes('gateway')).map(({ host: name, peer, underlayAddress }) => ({ host: name, peer, underlayAddress })) }),
       priceMilli, quotes: { ledger: () => ledger.state(), priceMilli },
-      preempt: (request, records, hosts) => roomByNotice(policy.get().document, config.site, request, records, hosts, ledgerNow()),
+      preempt: createPreempt(() => policy.get().document, config.site, ledgerNow),
       siteHosts: () => directory.siteHosts(),
       facts: async () => ({
         host: config.name, peer: mesh.peerId, underlayAddress: config.underlayAddress, tunnelPublicKey: await keyForOffers(),
@@ -220,7 +220,7 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   }
 
   const siteCaches = createSiteCaches({ site: config.site, helper, masterSite: id => gateway?.list().find(record => record.clusterId === id)?.masterSite ?? null })
-  serveAgent(mesh, { lessor, gateway, calendar, ...gateway === null ? {} : { caches: siteCaches, told: createTold({ site: config.site, now: ledgerNow, calendar, retained: () => retained?.figures() ?? [], lending: masterSite => lendingOf(policy.get().document, config.site, masterSite, ledgerNow()) }) }, copies, cordon, site: config.site, callerOf: ctx => callerOf(ctx), sites: () => directory.siteAds() })
+  serveAgent(mesh, { lessor, gateway, calendar, ...gateway === null ? {} : { caches: siteCaches, told: createTold({ site: config.site, now: ledgerNow, calendar, noticed: masterSite => gateway.noticed(masterSite), retained: () => retained?.figures() ?? [], lending: masterSite => lendingOf(policy.get().document, config.site, masterSite, ledgerNow()) }) }, copies, cordon, site: config.site, callerOf: ctx => callerOf(ctx), sites: () => directory.siteAds() })
   const problems: string[] = []
   const view = makeView({ config, mesh, directory, ledger, reconciler, events, gateway, builder, epoch, total, started, issuer, cordon, problems: () => [...helpless(helper.problem(), availability.blind()), ...unkept(ledger), ...membership.problems(), ...issuer.problems(), ...shutOut(mesh), ...tunnels?.problems() ?? [], ...problems] })
   const api = await createApi({ title: 'Musubi agent', description: `agent of host ${config.name} at site ${config.site}`, logger: log })

@@ -95,6 +95,8 @@ export function serveAgent (mesh: Mesh, { site, lessor, gateway, calendar, told,
   mesh.serve('hold', (r, c) => lessor.hold(filled(r, 'hold'), fromOwnGateway(c).host))
   mesh.serve('hostCommit', (r, c) => { fromOwnGateway(c); return lessor.commit(r) })
   mesh.serve('hostExtend', (r, c) => { fromOwnGateway(c); return lessor.extend(r) })
+  mesh.serve('hostCurtail', (r, c) => { fromOwnGateway(c); return lessor.curtail(r) })
+  mesh.serve('hostRestore', (r, c) => { fromOwnGateway(c); return lessor.restore(r) })
   mesh.serve('hostKeepAlive', (r, c) => { fromOwnGateway(c); return lessor.keepAlive(r) })
   mesh.serve('hostActivate', (r, c) => { fromOwnGateway(c); return lessor.activate(filled(r, 'activate')) })
   mesh.serve('hostRelease', (r, c) => { fromOwnGateway(c); return lessor.release(r) })

@@ -88,9 +88,9 @@ export function nodesTable (cluster: ClusterResource): string {
     cluster.nodes.map(n => [n.name, n.site, n.host, n.ip, n.mac, ...local ? [n.local?.ip ?? '-'] : [], ...PHASES.map(p => duration(n.phases[p])), n.state]))
 }
 
-function lenderText ({ state, heardAgoMs, skewMs, error, priceMilli, endsAt }: ClusterResource['lenders'][number]): string {
+function lenderText ({ state, heardAgoMs, skewMs, error, priceMilli, endsAt, notice }: ClusterResource['lenders'][number]): string {
   const heard = heardAgoMs === null ? 'not heard of yet' : `${state === '' ? 'has no leases any more' : state}, heard of ${timeLeft(heardAgoMs)} ago, clock ${skewText(skewMs)}${endsAt === undefined ? '' : `, by its policy until ${new Date(endsAt).toISOString()} only`}${priceMilli === undefined ? '' : `, ${priceMilli / 1000} per vCPU and hour`}`
-  return error === '' ? heard : `${heard}; ${error}`
+  return [heard, notice, error].filter(part => part !== undefined && part !== '').join('; ')
 }
 
 function segmentLines ({ segment, cidr }: ClusterResource): string[] {

@@ -6,7 +6,7 @@ import { readFile, writeFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { fenceTransitions, type FenceState } from '../protocol/core/fence/fence.ts'
-import { gatewayTransitions, type GatewayState } from '../protocol/core/gateway/record.ts'
+import { gatewayTransitions, noticeTransitions, type GatewayState, type NoticeState } from '../protocol/core/gateway/record.ts'
 import {
   epochTransitions, extensionTransitions, transitions as leaseTransitions, type EpochState, type ExtensionState, type LeaseState
 } from '../protocol/core/lease/tables.ts'
@@ -42,6 +42,11 @@ const gatewayNames: Record<GatewayState, Names> = {
   active: { means: 'all hosts have activated', blazar: '', fabric: '`Active`' },
   releasing: { means: 'hosts are told to let go until each has confirmed', blazar: '', fabric: '`CloseWait`' }
 }
+const noticeNames: Record<NoticeState, Names> = {
+  ordered: { means: 'its hosts are being told of the earlier end', blazar: '', fabric: '' },
+  given: { means: 'its leases end earlier, and what comes free can be booked', blazar: 'preemptible instances: terminated when a lease begins', fabric: '' },
+  withdrawing: { means: 'its hosts are being told of the former end again', blazar: '', fabric: '' }
+}
 const masterNames: Record<MasterState, Names> = {
   negotiating: { means: 'sites are being asked; nothing is decided', blazar: '`CREATING`', fabric: 'slice `Nascent`' },
   offered: { means: 'all sites hold it for its user, who accepts it or gives it back; nothing is decided', blazar: '', fabric: '' },
@@ -76,6 +81,10 @@ const machines: readonly Machine[] = [
   {
     title: 'Cluster at a site, in its gateway', source: 'protocol/core/gateway/record.ts', rows: gatewayTransitions, names: gatewayNames,
     words: 'A view on what the hosts have promised, kept so that commit, activation and release find the hosts. Blazar has one manager for one site, so nothing in it corresponds; in FABRIC this is the side of the broker.'
+  },
+  {
+    title: 'Notice of a running cluster, in its gateway', source: 'protocol/core/gateway/record.ts', rows: noticeTransitions, names: noticeNames,
+    words: 'Its leases end earlier for a cluster of a higher priority. It is over with the cluster, which is released when its time has come.'
   },
   {
     title: 'Cluster, at its master', source: 'protocol/core/master/record.ts', rows: masterTransitions, names: masterNames,

@@ -111,7 +111,7 @@ export const LeaseSchema = Type.Object({
   leaseId: text('lease'), clusterId: text('cluster'), cluster: text('cluster name'), host: text('host'),
   kind: text('node, volume, frontend, segment or quota'), name: text('what it is for'), state: text('held, committed, active or ended'),
   resources: ResourcesSchema, segmentId: count('in-site id of a segment; 0: it is about none'),
-  startMs: count('start'), endMs: count('end'), remainsMs: count('until it ends by itself, ms: of a hold its time to live, of a committed lease the time to be activated in'),
+  startMs: count('start'), endMs: count('end'), formerEndMs: count('end before its lender gave notice; 0: it has none'), remainsMs: count('until it ends by itself, ms: of a hold its time to live, of a committed lease the time to be activated in'),
   token: count('fencing token'), masterSite: text('who asked'), epoch: count('highest epoch of a master that was heard of'),
   masterless: Type.Boolean({ description: 'its master has not been heard of for a while; it goes on to its end, and may be adopted' }),
   heardAgoMs: Type.Union([Type.Number({ minimum: 0 }), Type.Null()], { description: 'since its master was last heard of, ms; null: not since the start of this agent' }),
@@ -185,6 +185,7 @@ export const ClusterSchema = Type.Object({
     skewMs: Type.Union([Type.Number(), Type.Null()], { description: 'its clock less that of the master, ms, give or take half the round trip' }),
     error: text('why it does not answer; empty: it does'),
     endsAt: Type.Optional(count('when its leases end before those of the cluster: preempted by its policy')),
+    notice: Type.Optional(text('for whom they end earlier, or that a notice was withdrawn; as the lender says it')),
     priceMilli: Type.Optional(count('what it asks of this site per vCPU and hour, thousandths of the unit of the federation'))
   })),
   segment: Type.Object({

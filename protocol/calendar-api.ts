@@ -7,7 +7,7 @@ const count = (description: string) => Type.Number({ description, minimum: 0 })
 
 const PromisedSchema = Type.Object({
   clusterId: text('cluster'), cluster: text('cluster name'), masterSite: text('who asked'), kind: text('node, volume, frontend, segment or quota'), name: text('what it is for'),
-  state: text('held, committed or active'), startMs: count('start'), endMs: count('end'), masterless: Type.Boolean({ description: 'its master is not heard of' })
+  state: text('held, committed or active'), startMs: count('start'), endMs: count('end'), formerEndMs: Type.Optional(count('end before its lender gave notice; absent: it has none')), masterless: Type.Boolean({ description: 'its master is not heard of' })
 })
 const DrainLeaseSchema = Type.Object({
   ...PromisedSchema.properties, movable: Type.Boolean({ description: 'whether it can be moved to another host while it runs; not yet in this release' }), advice: text('what can be done about it')

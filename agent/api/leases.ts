@@ -61,7 +61,7 @@ export function createLeaseView ({ host, ledger, events, skewMs }: LeaseViewDeps
     const behindMs = skewMs(l.clusterId)
     return {
       leaseId: l.id, clusterId: l.clusterId, cluster: l.cluster, host, kind: l.kind, name: l.name, state: l.state,
-      resources: l.resources, segmentId: l.segmentId, startMs: l.startMs, endMs: l.endMs, remainsMs: isLive(l) ? Math.max(0, endsMs(l) - now()) : 0,
+      resources: l.resources, segmentId: l.segmentId, startMs: l.startMs, endMs: l.endMs, formerEndMs: l.formerEndMs ?? 0, remainsMs: isLive(l) ? Math.max(0, endsMs(l) - now()) : 0,
       token: l.token, masterSite: l.masterSite, epoch: ledger.epochOf(l.clusterId)?.epoch ?? 0,
       masterless: isMasterless(l, ledger), heardAgoMs: heardMs === null ? null : Math.max(0, now() - heardMs), skewMs: behindMs === null ? null : 0 - behindMs // people compare others with the clock that they see
     }

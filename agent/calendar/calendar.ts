@@ -36,8 +36,8 @@ export interface Calendar {
   hosts (leases: boolean): Promise<HostAnswer[]>
   /** What the site has free over time, of hosts that take leases; `host` is the name. Questions at the same time share one look. */
   site (): Promise<SiteCalendar>
-  /** The same for other sites: without names, and not longer than a message. */
-  told (): Promise<Pick<Methods['calendar']['reply'], 'site' | 'nowMs' | 'hosts'>>
+  /** The same for other sites: without names, and not longer than a message. @param noticed what the asking one could have beside it; see `Preempt` */
+  told (noticed?: (hosts: readonly HostCalendar[]) => HostCalendar[]): Promise<Pick<Methods['calendar']['reply'], 'site' | 'nowMs' | 'hosts'>>
 }
 
 /** @returns the calendar of a host, and at a gateway that of its site */
@@ -55,7 +55,7 @@ export function createCalendar ({ site, peer, ledger, hosts, refusal, call, lend
       nowMs, takesLeases: why === null, why: why ?? '', steps: steps.map(({ atMs, free }) => ({ atMs, free: clampToZero(free) })),
       leases: live.slice(0, MAX_CALENDAR_LEASES).map(lease => ({
         clusterId: lease.clusterId, cluster: lease.cluster, masterSite: lease.masterSite, kind: lease.kind, name: lease.name, state: lease.state,
-        startMs: lease.startMs, endMs: lease.endMs, masterless: isMasterless(lease, ledger)
+        startMs: lease.startMs, endMs: lease.endMs, masterless: isMasterless(lease, ledger), ...lease.formerEndMs === undefined ? {} : { formerEndMs: lease.formerEndMs }
       })),
       leftOut: Math.max(0, live.length - MAX_CALENDAR_LEASES),
       quota: quotaOf === '' || lends !== true ? [] : toldSteps(state, quotaOf, nowMs)
@@ -84,12 +84,14 @@ export function createCalendar ({ site, peer, ledger, hosts, refusal, call, lend
     own,
     hosts: askAll,
     site: lookAtSite,
-    told () {
-      // made coarser once for all who ask meanwhile: a peer may ask for hundreds at once
-      telling ??= lookAtSite().then(all => {
+    told (noticed) {
+      const tell = (all: SiteCalendar): Awaited<ReturnType<Calendar['told']>> => {
         const most = Math.max(3, Math.floor(MAX_CALENDAR_STEPS / Math.max(1, all.hosts.length)))
         return { site, nowMs: ledger.now(), hosts: all.hosts.map(({ roles, steps }) => ({ roles: [...roles], steps: coarser(steps, most) })) }
-      }).finally(() => { telling = null })
+      }
+      if (noticed !== undefined) return lookAtSite().then(all => tell({ ...all, hosts: noticed(all.hosts) }))
+      // made coarser once for all who ask meanwhile: a peer may ask for hundreds at once
+      telling ??= lookAtSite().then(tell).finally(() => { telling = null })
       return telling
     }
   }

@@ -5,11 +5,11 @@ import { createRate } from './rate.ts'
 import type { Calendar } from '../calendar/calendar.ts'
 import type { Cordon } from '../cordon.ts'
 import type { Policy } from '../policy/policy.ts'
-import { type QuoteFacts, createQuotes } from '../quote/quotes.ts'
+import { type QuoteFacts, type Quotes, createQuotes } from '../quote/quotes.ts'
 import { type QuotaShares, shareFor } from '../policy/shares.ts'
-import { leastIn } from '../../protocol/core/calendar/together.ts'
+import { type HostCalendar, leastIn } from '../../protocol/core/calendar/together.ts'
 import { type Resources, zero } from '../../protocol/core/capacity.ts'
-import { ConflictError, describeError, errorCode, MusubiError, NoCapacityError } from '../../protocol/core/errors.ts'
+import { ConflictError, describeError, errorCode, MusubiError } from '../../protocol/core/errors.ts'
 import { checkForm, checkRequest } from '../../protocol/core/gateway/checks.ts'
 import type { GatewayEffect, GatewayEvent, HostAnswer, HostAsk, SiteAnswer, SiteAsk, SiteHost, SiteView } from '../../protocol/core/gateway/events.ts'
 import { type GatewayRecord, allHeld, hostsOf } from '../../protocol/core/gateway/record.ts'
@@ -18,7 +18,7 @@ import { advance, emptyGateway, loadGateway } from '../../protocol/core/gateway/
 import { START_IS_NOW_MS } from '../../protocol/core/lease/hold.ts'
 import { HOST_STATUS_DEADLINE_MS, MAX_LOOKS } from '../../protocol/core/limits.ts'
 import type { ExtendRequest, GatewayFacts, Grant, KeepAliveRequest, Offer, Receipt, ReleaseRequest, Request } from '../../protocol/core/messages.ts'
-import type { RoomByNotice } from '../../protocol/policy/preempt.ts'
+import type { Preempt } from '../../protocol/policy/preempt.ts'
 import { createRunner } from '../../store/runner.ts'
 import type { Store } from '../../store/store.ts'
 
@@ -47,8 +47,8 @@ export interface GatewayDeps {
   shares?: QuotaShares
   /** what a site is to pay per vCPU and hour, thousandths */
   priceMilli?: (masterSite: string) => number
-  /** what makes room for a site of a higher priority; see `roomByNotice`; absent: nothing ever does */
-  preempt?: (request: Request, records: Iterable<GatewayRecord>, hosts: readonly SiteHost[]) => RoomByNotice | null
+  /** what makes room for a site of a higher priority; absent: nothing ever does */
+  preempt?: Preempt
   /** what quotes say beside what requests are judged by; absent: no price, no bound */
   quotes?: QuoteFacts
   /**
@@ -71,7 +71,7 @@ export interface Gateway {
   commit (request: Methods['commit']['request'], caller: Caller): Promise<{ site: string, receipts: Receipt[] }>
   activate (request: Activate, caller: Caller): Promise<{ site: string }>
   release (request: ReleaseRequest, caller: Caller): Promise<{ site: string, ended: number }>
-  keepAlive (request: KeepAliveRequest, caller: Caller): Promise<{ site: string, state: string, endMs: number, epoch: number, nowMs: number }>
+  keepAlive (request: KeepAliveRequest, caller: Caller): Promise<{ site: string, state: string, endMs: number, epoch: number, nowMs: number, notice?: string }>
   /** What hosts say now; those that do not answer are named as unreachable. */
   status (request: { clusterId: string }, caller: Caller): Promise<{ hosts: HostStatus[] }>
   /**
@@ -81,6 +81,8 @@ export interface Gateway {
   tick (): Promise<void>
   /** Waits for the calls to hosts that ticks have started. */
   swept (): Promise<void>
+  /** What a site has free over time as another one may count on it: with what that one could have by notice. Absent: no more than there is. */
+  noticed (masterSite: string): ((hosts: readonly HostCalendar[]) => HostCalendar[]) | undefined
   list (): GatewayRecord[]
   /** When the master of a cluster was heard of, ledger clock; null when there is no record, or it has not called yet. */
   heardMs (clusterId: string): number | null
@@ -102,6 +104,8 @@ async function askHost (call: CallPeer, peer: string, ask: HostAsk, deadlineMs: 
   switch (ask.method) {
     case 'hold': return { method: ask.method, reply: await call(peer, ask.method, ask.request, options) }
     case 'hostExtend': return { method: ask.method, reply: await call(peer, ask.method, ask.request, options) }
+    case 'hostCurtail': return { method: ask.method, reply: await call(peer, ask.method, ask.request, options) }
+    case 'hostRestore': return { method: ask.method, reply: await call(peer, ask.method, ask.request, options) }
     case 'hostCommit': return { method: ask.method, reply: await call(peer, ask.method, ask.request, options) }
     case 'hostActivate': return { method: ask.method, reply: await call(peer, ask.method, ask.request, options) }
     case 'hostRelease': return { method: ask.method, reply: await call(peer, ask.method, ask.request, options) }
@@ -226,26 +230,29 @@ export function createGateway (deps: GatewayDeps): Gateway {
    * Hosts with what they have free in the whole time that is wanted. What they advertise is of this moment: only where
    * nothing begins in that time they need not be asked.
    */
-  async function hostsFor ({ startMs, endMs }: Request): Promise<SiteHost[]> {
+  async function hostsFor ({ startMs, endMs }: Request): Promise<{ hosts: SiteHost[], calendars: readonly HostCalendar[] | null }> {
     const hosts = deps.siteHosts()
     const isNow = startMs <= deps.now() + START_IS_NOW_MS && hosts.every(({ nextStartMs }) => nextStartMs === undefined || nextStartMs >= endMs)
-    if (isNow || deps.calendar === undefined) return hosts
-    const calendars = new Map((await deps.calendar.site()).hosts.map(({ host, steps }) => [host, steps]))
+    if (isNow || deps.calendar === undefined) return { hosts, calendars: null }
+    const { hosts: calendars } = await deps.calendar.site()
+    const byName = new Map(calendars.map(({ host, steps }) => [host, steps]))
     const free = ({ host }: SiteHost): Resources => {
-      const steps = calendars.get(host)
+      const steps = byName.get(host)
       // a host that does not answer could not hold it either
       return steps === undefined ? zero() : leastIn(steps, Math.max(startMs, deps.now()), endMs)
     }
-    return hosts.map(host => ({ ...host, free: free(host) }))
+    return { hosts: hosts.map(host => ({ ...host, free: free(host) })), calendars }
   }
 
   const refusalFor = (request: Request): MusubiError | null => refusalOf(() => deps.cordon?.check(), () => deps.policy?.check(request))
 
   async function viewFor (request: Request): Promise<SiteView> {
     const counts = deps.quota?.(request.masterSite) ?? false
-    const [facts, hosts, share] = await Promise.all([deps.facts(), hostsFor(request), counts ? shareFor(deps.shares, request, deps.now()) : null])
+    const [facts, { hosts, calendars }, share] = await Promise.all([deps.facts(), hostsFor(request), counts ? shareFor(deps.shares, request, deps.now()) : null])
+    // who may not have it in any case must not cost others theirs
+    const byNotice = calendars !== null && quotes.lacksOnlyRoom(request, share ?? undefined) ? deps.preempt?.room(request, [...machine.records.values()], hosts, calendars) ?? null : null
     return {
-      hosts, facts, id: deps.newId(), quota: counts, ...share === null ? {} : { share }, ...deps.priceMilli === undefined ? {} : { priceMilli: deps.priceMilli(request.masterSite) },
+      hosts, facts, ...byNotice === null ? {} : { byNotice }, id: deps.newId(), quota: counts, ...share === null ? {} : { share }, ...deps.priceMilli === undefined ? {} : { priceMilli: deps.priceMilli(request.masterSite) },
       refusal: refusalFor(request)
     }
   }
@@ -263,16 +270,6 @@ export function createGateway (deps: GatewayDeps): Gateway {
     }
   }
 
-  /** Gives notice to who makes room, and says when there is some; whose leases they are is told to the own site alone. */
-  async function withNotice (error: NoCapacityError, request: Request, { hosts, share }: SiteView): Promise<MusubiError> {
-    // who may not have it in any case must not cost others theirs
-    const room = !quotes.lacksOnlyRoom(request, share) ? null : deps.preempt?.(request, machine.records.values(), hosts) ?? null
-    if (room === null) return error
-    const reason = `preempted by the policy of ${site}, for a site of a higher priority`
-    for (const { clusterId, noticeMs } of room.clusters) if (noticeMs > 0) await tell({ type: 'notice', clusterId, noticeMs, reason })
-    return new NoCapacityError(error.message, `leases of lower priority have notice: ask again at ${new Date(room.earliestMs).toISOString()}${error.hint === undefined ? '' : `; ${error.hint}`}`)
-  }
-
   /** Goes on after a failure of the disk: what was in doubt is what the disk says. */
   async function recover (): Promise<void> {
     await runner.idle()
@@ -287,7 +284,8 @@ export function createGateway (deps: GatewayDeps): Gateway {
     log.info({ clusters: records.length }, 'the gateway goes on with the records on its disk')
   }
 
-  const quotes = createQuotes({ site, now: deps.now, view: viewFor, refusal: refusalFor, ...deps.calendar === undefined ? {} : { calendar: deps.calendar }, ...deps.quotes === undefined ? {} : { facts: deps.quotes }, ...deps.shares === undefined ? {} : { shares: deps.shares } })
+  const quotes: Quotes = createQuotes({ site, now: deps.now, view: viewFor, refusal: refusalFor, ...deps.calendar === undefined ? {} : { calendar: deps.calendar }, ...deps.quotes === undefined ? {} : { facts: deps.quotes }, ...deps.shares === undefined ? {} : { shares: deps.shares },
+    ...deps.preempt === undefined ? {} : { preempt: { room: (request, hosts, calendars) => deps.preempt?.room(request, [...machine.records.values()], hosts, calendars) ?? null, noticed: masterSite => deps.preempt?.noticed(masterSite, [...machine.records.values()]) } } })
 
   async function lookAt (record: GatewayRecord): Promise<{ hosts: HostStatus[] }> {
     const hosts = await Promise.all(hostsOf(allHeld(record).filter(held => !isLent(held, record.offer.gateway))).map(async (h): Promise<HostStatus> => {
@@ -326,8 +324,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
       try {
         return await ask(caller, { method: 'request', request, view })
       } catch (error) {
-        const explained = await quotes.explained(error, request, view)
-        throw explained instanceof NoCapacityError ? await withNotice(explained, request, view) : explained
+        throw await quotes.explained(error, request, view)
       }
     },
 
@@ -380,6 +377,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
     },
 
     swept: () => ofTicks.size === 0 ? Promise.resolve() : sweeping.promise,
+    noticed: masterSite => deps.preempt?.noticed(masterSite, [...machine.records.values()]),
     list: () => [...machine.records.values()],
     heardMs: clusterId => machine.heard.get(clusterId)?.ms ?? null,
     skewMs: clusterId => machine.heard.get(clusterId)?.skewMs ?? null,

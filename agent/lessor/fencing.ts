@@ -13,6 +13,12 @@ export interface Fencing {
    * @throws MusubiError when the fence could not keep it
    */
   off (clusterIds: readonly string[]): Promise<void>
+  /**
+   * The leases of a cluster end earlier than the fence knows: what runs by them is not to run on, should the agent be gone by then.
+   *
+   * @throws MusubiError when the fence could not keep it
+   */
+  shortened (clusterId: string): Promise<void>
   /** What the fence does not yet know to be gone of what was fenced off. */
   left (clusterId: string): string[]
 }
@@ -40,6 +46,15 @@ export function createFencing (fence: Fence | undefined, ledger: Ledger, objects
         return record === undefined || (record.clusterId === clusterId && record.state === 'granted')
       })
       await Promise.all(open.map(([resource, clusterId]) => fence.revoke(resource, clusterId, counter)))
+    },
+
+    async shortened (clusterId) {
+      if (fence === undefined) return
+      const { counter, clusters } = objects.tenancy()
+      const claim = clusters.get(clusterOf(prefixOf(clusterId)))
+      if (claim?.clusterId !== clusterId) return
+      const longer = fence.records().filter(record => record.clusterId === clusterId && record.state === 'granted' && record.endMs > claim.endMs)
+      await Promise.all(longer.map(({ resource }) => fence.grant(resource, { ...claim, counter })))
     },
 
     left (clusterId) {

@@ -21,7 +21,7 @@ import { MAX_CLOCK_SKEW_MS } from '../../protocol/core/limits.ts'
 import type { EpochGrant, Grant, HoldRequest, ReleaseRequest } from '../../protocol/core/messages.ts'
 import { OWN_SHARE } from '../../protocol/core/gateway/shares.ts'
 import type { HostTruth } from '../../protocol/core/verify.ts'
-import { claimProblem, hostCommitProblem, hostExtendProblem, hostKeepAliveProblem, holdProblem, releaseProblem } from '../../protocol/core/verify-request.ts'
+import { claimProblem, hostCommitProblem, hostCurtailProblem, hostExtendProblem, hostKeepAliveProblem, hostRestoreProblem, holdProblem, releaseProblem } from '../../protocol/core/verify-request.ts'
 
 export interface LessorDeps {
   site: string
@@ -61,6 +61,10 @@ export interface Lessor {
   commit (request: Methods['hostCommit']['request']): Promise<Methods['hostCommit']['reply']>
   activate (request: Activate): Promise<Methods['hostActivate']['reply']>
   release (request: ReleaseRequest): Promise<Methods['hostRelease']['reply']>
+  /** The leases of a cluster end earlier, by a notice of this site's gateway. @throws as the ledger: TOO_SOON, STALE_NOTICE */
+  curtail (request: Methods['hostCurtail']['request']): Promise<Methods['hostCurtail']['reply']>
+  /** Takes that back. @throws as the ledger: NoCapacityError, QUOTA_EXCEEDED, STALE_NOTICE */
+  restore (request: Methods['hostRestore']['request']): Promise<Methods['hostRestore']['reply']>
   keepAlive (request: Methods['hostKeepAlive']['request']): Promise<Methods['hostKeepAlive']['reply']>
   /**
    * Makes the caller master of a cluster whose frontend is leased here, and says so with a signature.
@@ -110,6 +114,7 @@ export function createLessor (deps: LessorDeps): Lessor {
   })
 
   const isOver = (clusterId: string): boolean => ['ended', ''].includes(ledger.usageState(clusterId))
+  const clusterName = (clusterId: string): string => ledger.leases(clusterId).find(isLive)?.cluster ?? clusterId
   /** Refuses by name what is not a question at all. */
   const mustBe = (problem: string | null, what: string): void => {
     if (problem !== null) throw new InvalidInputError(`${what} on ${host}: ${problem}`)
@@ -184,6 +189,23 @@ export function createLessor (deps: LessorDeps): Lessor {
       if (ended > 0) events.add('lease.ended', `${ended} leases of cluster ${clusterId} ended: ${reason}`)
       if (ran || objects.left(clusterId).length > 0) await removal.finished(clusterId)
       return { site, ended }
+    },
+
+    async curtail (request) {
+      mustBe(hostCurtailProblem(request, deps.now()), `notice of cluster ${brief(request.clusterId)}`)
+      const { endMs } = await ledger.curtail(request)
+      if (endMs > 0) events.add('lease.curtailed', `the leases of cluster ${clusterName(request.clusterId)} end at ${new Date(endMs).toISOString()}: ${request.reason}`, clusterName(request.clusterId))
+      await fencing.shortened(request.clusterId)
+      deps.reconciler().trigger()
+      return { endMs, nowMs: deps.now() }
+    },
+
+    async restore (request) {
+      mustBe(hostRestoreProblem(request), `notice of cluster ${brief(request.clusterId)}`)
+      const { endMs } = await ledger.restore(request)
+      if (endMs > 0) events.add('lease.restored', `the leases of cluster ${clusterName(request.clusterId)} end at ${new Date(endMs).toISOString()} again`, clusterName(request.clusterId))
+      deps.reconciler().trigger()
+      return { endMs, nowMs: deps.now() }
     },
 
     async keepAlive (request) {

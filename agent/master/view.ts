@@ -74,7 +74,7 @@ function lendersOf (record: ClusterRecord, { contacts, now }: KeepAlives): Clust
   return record.offers.map(({ site, gateway, priceMilli = 0 }) => {
     const contact = contacts.get(site)
     const heard = contact !== undefined && contact.heardMs > 0
-    return { site, gateway: gateway.host, state: contact?.state ?? '', heardAgoMs: heard ? Math.max(0, now - contact.heardMs) : null, skewMs: heard ? contact.skewMs : null, error: short(contact?.error ?? ''), ...endsEarly(contact, record) ? { endsAt: contact.endMs } : {}, ...priceMilli === 0 ? {} : { priceMilli } }
+    return { site, gateway: gateway.host, state: contact?.state ?? '', heardAgoMs: heard ? Math.max(0, now - contact.heardMs) : null, skewMs: heard ? contact.skewMs : null, error: short(contact?.error ?? ''), ...endsEarly(contact, record) ? { endsAt: contact.endMs } : {}, ...contact?.notice === undefined ? {} : { notice: contact.notice }, ...priceMilli === 0 ? {} : { priceMilli } }
   })
 }
 

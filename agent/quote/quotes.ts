@@ -5,7 +5,7 @@ import type { HostCalendar } from '../../protocol/core/calendar/together.ts'
 import { InvalidInputError, MusubiError, NoCapacityError } from '../../protocol/core/errors.ts'
 import { clampToZero, fits } from '../../protocol/core/capacity.ts'
 import { brief, checkRequest, mustBeInTime } from '../../protocol/core/gateway/checks.ts'
-import type { SiteView } from '../../protocol/core/gateway/events.ts'
+import type { RoomByNotice, SiteHost, SiteView } from '../../protocol/core/gateway/events.ts'
 import { freeQuotaOf, idUses } from '../../protocol/core/lease/lease.ts'
 import { borrowedBy, ownParts, wantedOf } from '../../protocol/core/gateway/place.ts'
 import { lentInAll, type ShareView } from '../../protocol/core/gateway/shares.ts'
@@ -38,6 +38,11 @@ export interface QuotesDeps {
   facts?: QuoteFacts
   /** what other gateways of the site lend of a quota; absent: nothing */
   shares?: QuotaShares
+  /** what could be had by notice to others; absent: nothing */
+  preempt?: {
+    room: (request: Request, hosts: readonly SiteHost[], calendars: readonly HostCalendar[]) => RoomByNotice | null
+    noticed: (masterSite: string) => ((hosts: readonly HostCalendar[]) => HostCalendar[]) | undefined
+  }
 }
 
 /** What would be answered to requests. Nothing is held, kept or written. */
@@ -64,7 +69,7 @@ function freeIds (state: ReadonlyLedgerState, now: number): number {
   return free
 }
 
-export function createQuotes ({ site, now, view: viewFor, refusal, calendar, facts, shares }: QuotesDeps): Quotes {
+export function createQuotes ({ site, now, view: viewFor, refusal, calendar, facts, shares, preempt }: QuotesDeps): Quotes {
   let running = 0
   /** quotes of each site in the minute that began at `sinceMs` */
   let sinceMs = 0
@@ -96,6 +101,13 @@ export function createQuotes ({ site, now, view: viewFor, refusal, calendar, fac
     }
   }
 
+  /** With what the site has free over time. */
+  function overTime (request: Request, view: QuoteView, calendars: readonly HostCalendar[] | null): QuoteView {
+    const noticed = calendars === null ? undefined : preempt?.noticed(request.masterSite)
+    if (calendars === null || noticed === undefined) return { ...view, calendars }
+    return { ...view, calendars, byNotice: { calendars: noticed(calendars), room: asked => preempt?.room(asked, view.hosts, calendars) ?? null } }
+  }
+
   /** @param waitMs how long is waited for it; what hosts say then is missing from the quote, not from the truth; null: to its end */
   async function within<T> (look: Promise<T>, waitMs: number | null, otherwise: T): Promise<T> {
     if (waitMs === null) return await look
@@ -114,7 +126,7 @@ export function createQuotes ({ site, now, view: viewFor, refusal, calendar, fac
   async function wholeView (request: Request, view: SiteView, waitMs: number | null): Promise<QuoteView> {
     const look = calendar === undefined ? null : calendar.site().then(({ hosts }) => hosts)
     const [calendars, lent] = await Promise.all([look === null ? null : within<readonly HostCalendar[] | null>(look, waitMs, null), others(request, view, waitMs)])
-    return { ...quoteView(request, view, lent), calendars }
+    return overTime(request, quoteView(request, view, lent), calendars)
   }
 
   return {

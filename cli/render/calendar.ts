@@ -33,7 +33,8 @@ function lanesOf ({ leases }: CalendarHostResource): Lane[] {
     const nodes = own.filter(lease => lease.kind === 'node').length
     const others = [...new Set(own.filter(lease => lease.kind !== 'node').map(lease => lease.kind))]
     const what = [...nodes === 0 ? [] : [`${nodes} node${nodes === 1 ? '' : 's'}`], ...others].join(', ')
-    return { label: `  ${first?.cluster ?? ''} (${first?.masterSite ?? ''}) ${what}`, leases: own }
+    const preempted = own.some(lease => lease.formerEndMs !== undefined) ? ', preempted' : ''
+    return { label: `  ${first?.cluster ?? ''} (${first?.masterSite ?? ''}) ${what}${preempted}`, leases: own }
   })
 }
 

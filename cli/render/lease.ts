@@ -15,7 +15,7 @@ export function promiseText (l: Pick<LeaseResource, 'resources' | 'segmentId'>):
   return parts.length === 0 ? '-' : parts.join(', ')
 }
 
-const stateText = (l: LeaseResource): string => l.masterless ? `${l.state}, masterless` : l.state
+const stateText = (l: LeaseResource): string => [l.state, ...l.masterless ? ['masterless'] : [], ...l.formerEndMs > 0 && l.state !== 'ended' ? ['preempted'] : []].join(', ')
 
 /** Masterless ones are marked; what they mean is said once, below. */
 export function leasesTable (leases: LeaseResource[]): string {
@@ -44,6 +44,7 @@ export function leaseText (l: LeaseDetail): string {
     `for        ${l.kind} ${l.name}`,
     `promises   ${promiseText(l)} of ${l.host}`,
     `term       ${second(l.startMs)} to ${second(l.endMs)} UTC${l.endedMs > 0 ? `, ended ${second(l.endedMs)}` : `, ${timeLeft(l.remainsMs)} left`}`,
+    ...l.formerEndMs > 0 ? [`notice     its end was ${second(l.formerEndMs)} UTC, before this site needed the room for one of a higher priority`] : [],
     ...l.deadlineMs > 0 && l.endedMs === 0 ? [`deadline   ${second(l.deadlineMs)} UTC: ends then unless it is ${l.state === 'held' ? 'committed' : 'activated'}`] : [],
     ...l.confirmByMs > 0 && l.endedMs === 0 ? [`confirm    by ${second(l.confirmByMs)} UTC its master must be heard of, or it ends`] : [],
     ...l.endReason === '' ? [] : [`why        ${l.endReason}${l.vacated ? '' : '; what ran may still be there'}`],

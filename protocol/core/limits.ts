@@ -251,6 +251,14 @@ export const MAX_LEASES_PER_HOST = 1024
 /** Live leases on one host for one peer: its largest cluster nearly twice, and half of the host stays for others. */
 export const MAX_LEASES_PER_PEER = MAX_LEASES_PER_HOST / 2
 export const MIN_TERM_MS = 60_000
+/** Running clusters that get notice for one request at most; beyond it there is no such room. */
+export const MAX_NOTICED_PER_REQUEST = 16
+/** Notices that wait for their end at one gateway, for all that one site has asked for. */
+export const MAX_NOTICES_PER_SITE = 32
+/** What could be had by notice is told from so long after it on: a master has to look, to ask and to be answered. */
+export const NOTICE_MARGIN_MS = 15_000
+/** No notice is shorter than the shortest lease and this: the clock of a host may be ahead of its gateway's, and refuses less. */
+export const NOTICE_SLACK_MS = 10_000
 export const MAX_TERM_MS = 366 * 24 * 3_600_000
 /** A start so far in the past is a mistake, not a slow network or a second attempt. */
 export const MAX_PAST_START_MS = 3_600_000

@@ -120,6 +120,13 @@ const isBytes = (bytes: Uint8Array): boolean => bytes.length >= 1 && bytes.lengt
 export const hostKeepAliveProblem = (request: { clusterId: string, epoch: number, holder: string }): string | null =>
   firstOf(cluster(request.clusterId), masterEpoch(request.epoch), [isKey(request.holder, 128), 'its holder is not named'])
 
+export const hostCurtailProblem = (request: { clusterId: string, seq: number, endMs: number, reason: string }, nowMs: number): string | null => firstOf(
+  cluster(request.clusterId), noticeSeq(request.seq), [request.reason.length <= MAX_REASON, `its reason is longer than ${MAX_REASON} characters`]
+) ?? endProblem(request.endMs, nowMs)
+
+export const hostRestoreProblem = (request: { clusterId: string, seq: number }): string | null => firstOf(cluster(request.clusterId), noticeSeq(request.seq))
+const noticeSeq = (seq: number): Part => [Number.isSafeInteger(seq) && seq >= 1, `the number ${seq} of its notice is none`]
+
 /** A take-over raises the epoch, and the first master had 1. */
 export const claimProblem = (request: { clusterId: string, epoch: number }): string | null =>
   firstOf(cluster(request.clusterId), masterEpoch(request.epoch), [request.epoch > 1, 'epoch 1 is that of the first master'])

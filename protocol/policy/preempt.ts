@@ -1,69 +1,113 @@
 /** Whose leases make room for a site of a higher priority, by what the policy has agreed with theirs. */
+import { freedBy as calendarWithout } from '../core/calendar/freed.ts'
+import type { Booking } from '../core/calendar/free.ts'
+import { type HostCalendar, leastIn } from '../core/calendar/together.ts'
 import { add, zero } from '../core/capacity.ts'
-import type { SiteHost } from '../core/gateway/events.ts'
+import type { RoomByNotice, SiteHost } from '../core/gateway/events.ts'
+import { noticesLeft } from '../core/gateway/notice.ts'
 import { freedBy, lacksLocal } from '../core/gateway/place.ts'
-import { type GatewayRecord, allHeld } from '../core/gateway/record.ts'
-import type { Request } from '../core/messages.ts'
-import { nodesByHost, placeAtSite } from '../core/placement/at-site.ts'
+import type { GatewayRecord } from '../core/gateway/record.ts'
+import { MIN_TERM_MS, NOTICE_MARGIN_MS, NOTICE_SLACK_MS } from '../core/limits.ts'
+import type { Held, Request } from '../core/messages.ts'
+import { placeAtSite } from '../core/placement/at-site.ts'
 import type { PolicyDocument } from '../policy-api.ts'
 import { noticeOf, priorityOf, ruleFor } from './rules.ts'
 
-/** As few clusters as make the request fit, the lowest priority first. */
-export interface RoomByNotice {
-  /** `endMs`: when their notice is over, Unix ms; `noticeMs`: what they are to be given, 0: they have one already */
-  clusters: Array<{ clusterId: string, cluster: string, site: string, priority: number, endMs: number, noticeMs: number }>
-  /** when there is room, Unix ms */
-  earliestMs: number
+/** A running cluster that would end earlier for somebody else. */
+interface Victim {
+  clusterId: string
+  cluster: string
+  site: string
+  priority: number
+  /** at least; hosts whose clocks are ahead must still see the shortest of leases before them */
+  noticeMs: number
+  /** its end */
+  untilMs: number
+  held: readonly Held[]
 }
 
-/** A start so near is now. */
-const NOW_MS = 60_000
 /** Placements that are tried to spare clusters whose notice would not help: each may take tens of ms. */
 const MAX_SPARED = 64
+/** A notice is no shorter, whatever was agreed. */
+const SHORTEST_MS = MIN_TERM_MS + NOTICE_SLACK_MS
 
 /**
- * The clusters that would make room for a request that was refused for want of it: running ones of lower priority, whose sites have
- * agreed to a notice that is over before their end. Those that have a notice already come first.
+ * Running clusters of lower priority whose sites have agreed to a notice, the lowest priority first. Who has notice already is not
+ * among them: what comes free by that is in the ledgers.
  *
  * @param own the site that lends; its clusters are nobody's to preempt
- * @param hosts of the site, with what is free now: the request is placed on them as it would be then
- * @returns null when it would not fit even then, or is for a later time: what is free then is not known here
  */
-export function roomByNotice (document: PolicyDocument, own: string, request: Request, records: Iterable<GatewayRecord>, hosts: readonly SiteHost[], nowMs: number): RoomByNotice | null {
-  if (request.startMs > nowMs + NOW_MS) return null
-  const priority = priorityOf(document, own, request.masterSite)
-  const all = [...records]
-  const candidates = all.flatMap(record => {
-    const { clusterId, cluster, masterSite: site, notice } = record
-    const noticeMs = notice === undefined ? noticeOf(ruleFor(document, site)) : 0
+function victimsFor (document: PolicyDocument, own: string, masterSite: string, records: readonly GatewayRecord[]): Victim[] {
+  const priority = priorityOf(document, own, masterSite)
+  return records.flatMap(({ clusterId, cluster, masterSite: site, state, notice, endMs: untilMs, offer, shrinking }): Victim[] => {
+    const agreed = noticeOf(ruleFor(document, site))
     const its = priorityOf(document, own, site)
-    if (site === own || clusterId === request.clusterId || record.state !== 'active' || its >= priority || noticeMs === null) return []
-    const endMs = notice?.endMs ?? nowMs + noticeMs
-    if (endMs >= record.endMs) return []
-    return [{ clusterId, cluster, site, priority: its, endMs, noticeMs, held: allHeld(record).filter(part => part.kind !== 'quota') }]
-  }).sort((a, b) => Number(a.noticeMs > 0) - Number(b.noticeMs > 0) || a.priority - b.priority || a.endMs - b.endMs || (a.clusterId < b.clusterId ? -1 : 1))
-  const mine = all.find(record => record.clusterId === request.clusterId)
-  const taken = mine?.state === 'active' ? nodesByHost(mine.offer.held) : new Map<string, number>()
-  const fitting = (chosen: typeof candidates): boolean => {
-    const freed = new Map(freedBy(mine))
-    for (const { host, resources } of chosen.flatMap(one => one.held)) freed.set(host, add(freed.get(host) ?? zero(), resources))
-    const then = hosts.map(host => ({ ...host, free: lacksLocal(request, host) ? zero() : add(host.free, freed.get(host.host) ?? zero()) }))
-    return !('refusal' in placeAtSite(request, then, taken))
-  }
+    if (site === own || state !== 'active' || notice !== undefined || its >= priority || agreed === null) return []
+    return [{ clusterId, cluster, site, priority: its, noticeMs: Math.max(agreed, SHORTEST_MS), untilMs, held: offer.held.filter(part => part.kind !== 'quota' && !shrinking.includes(part.leaseId)) }]
+  }).sort((a, b) => a.priority - b.priority || a.noticeMs - b.noticeMs || (a.clusterId < b.clusterId ? -1 : 1))
+}
+
+/** What some clusters would set free at a host, each from a moment on. */
+const bookingsAt = (host: string, victims: readonly Victim[], fromMs: (victim: Victim) => number): Booking[] =>
+  victims.flatMap(victim => victim.held.filter(part => part.host === host).map(({ resources }) => ({ resources, fromMs: fromMs(victim), untilMs: victim.untilMs })))
+
+/**
+ * As few clusters as make room for a request that has none at its start: the lowest priority first, by the placement that
+ * would be held, on what the hosts have free then.
+ *
+ * @param hosts of the site; `calendars`: what they have free over time
+ * @returns null where there is room already, or none even then, or more clusters would be concerned than may be
+ */
+export function roomByNotice (document: PolicyDocument, own: string, request: Request, records: readonly GatewayRecord[], hosts: readonly SiteHost[], calendars: readonly HostCalendar[], nowMs: number): RoomByNotice | null {
+  const { startMs, endMs } = request
+  const most = noticesLeft(records, request.masterSite)
+  const victims = victimsFor(document, own, request.masterSite, records).filter(({ clusterId, noticeMs, untilMs }) => clusterId !== request.clusterId && startMs >= nowMs + noticeMs && startMs < untilMs)
+  if (request.grow || most === 0 || victims.length === 0) return null
+  const stepsOf = new Map(calendars.map(({ host, steps }) => [host, steps]))
+  // what its own master would give up for it
+  const mine = freedBy(records.find(record => record.clusterId === request.clusterId))
+  const then = (chosen: readonly Victim[]): SiteHost[] => hosts.map(host => {
+    const steps = stepsOf.get(host.host)
+    if (steps === undefined || lacksLocal(request, host)) return { ...host, free: zero() }
+    return { ...host, free: leastIn(calendarWithout(steps, bookingsAt(host.host, chosen, () => startMs)), startMs, endMs) }
+  })
+  const fitting = (chosen: readonly Victim[]): boolean =>
+    !('refusal' in placeAtSite(request, then(chosen).map(host => ({ ...host, free: add(host.free, mine.get(host.host) ?? zero()) })), new Map()))
   // Where it fits already something else is missing, which no notice mends; and most requests do not fit whoever goes.
-  if (candidates.length === 0 || fitting([]) || !fitting(candidates)) return null
+  if (fitting([]) || !fitting(victims)) return null
   let least = 1
-  let most = candidates.length
-  while (least < most) {
-    const middle = (least + most) >> 1
-    if (fitting(candidates.slice(0, middle))) most = middle
+  let enough = victims.length
+  while (least < enough) {
+    const middle = (least + enough) >> 1
+    if (fitting(victims.slice(0, middle))) enough = middle
     else least = middle + 1
   }
-  let chosen = candidates.slice(0, most)
+  let chosen = victims.slice(0, enough)
   // Who has its leases where they are of no use keeps them, the highest priority first.
   for (const one of chosen.slice(0, -1).reverse().slice(0, MAX_SPARED)) {
     const others = chosen.filter(other => other !== one)
     if (fitting(others)) chosen = others
   }
-  return { clusters: chosen.map(({ clusterId, cluster, site, priority, endMs, noticeMs }) => ({ clusterId, cluster, site, priority, endMs, noticeMs })), earliestMs: Math.max(...chosen.map(one => one.endMs)) }
+  if (chosen.length > most) return null
+  return { clusters: chosen.map(({ clusterId, cluster, site, priority, noticeMs }) => ({ clusterId, cluster, site, priority, noticeMs })), hosts: then(chosen) }
 }
+
+/** What the policy of a site says of room by notice. */
+export interface Preempt {
+  /** As `roomByNotice`. */
+  room (request: Request, records: readonly GatewayRecord[], hosts: readonly SiteHost[], calendars: readonly HostCalendar[]): RoomByNotice | null
+  /** What a site could have beside what is free, as calendars; undefined: nothing more. A hint, as calendars are. */
+  noticed (masterSite: string, records: readonly GatewayRecord[]): ((hosts: readonly HostCalendar[]) => HostCalendar[]) | undefined
+}
+
+/** @param now ledger clock, Unix ms */
+export const createPreempt = (document: () => PolicyDocument, own: string, now: () => number): Preempt => ({
+  room: (request, records, hosts, calendars) => roomByNotice(document(), own, request, records, hosts, calendars, now()),
+  noticed (masterSite, records) {
+    // no more than may get notice together: a start that is found is one that is given
+    const victims = victimsFor(document(), own, masterSite, records).slice(0, noticesLeft(records, masterSite))
+    if (victims.length === 0) return undefined
+    const fromMs = ({ noticeMs }: Victim): number => now() + noticeMs + NOTICE_MARGIN_MS
+    return hosts => hosts.map(calendar => ({ ...calendar, steps: calendarWithout(calendar.steps, bookingsAt(calendar.host, victims, fromMs).filter(one => one.fromMs < one.untilMs)) }))
+  }
+})

@@ -176,6 +176,9 @@ export async function openLedger (options: LedgerOptions): Promise<Ledger> {
     return kept
   }
 
+  /** of the live leases of a cluster; 0 without any */
+  const latestEnd = (clusterId: string): number => leasesOf(settled, clusterId).filter(isLive).reduce((latest, lease) => Math.max(latest, lease.endMs), 0)
+
   const ledger: Ledger = {
     async hold (request, requester = request.masterPeer) {
       mustNotBeFrozen(request.key)
@@ -212,11 +215,20 @@ export async function openLedger (options: LedgerOptions): Promise<Ledger> {
     revoke: (clusterId, reason) => submit({ type: 'revoke', clusterId, reason }),
     async keepAlive (request): Promise<KeepAliveAnswer> {
       await submit({ type: 'keepAlive', ...request })
-      const live = leasesOf(settled, request.clusterId).filter(isLive)
       return {
-        state: clusterState(settled, request.clusterId), endMs: live.reduce((latest, lease) => Math.max(latest, lease.endMs), 0),
+        state: clusterState(settled, request.clusterId), endMs: latestEnd(request.clusterId),
         epoch: settled.epochs.get(request.clusterId)?.epoch ?? 0, nowMs: clock.now()
       }
+    },
+    async curtail (request) {
+      mustNotBeFrozen('')
+      await submit({ type: 'curtail', ...request })
+      return { endMs: latestEnd(request.clusterId) }
+    },
+    async restore (request) {
+      mustNotBeFrozen('')
+      await submit({ type: 'restore', ...request })
+      return { endMs: latestEnd(request.clusterId) }
     },
     async claim (request) {
       await submit({ type: 'claim', ...request })

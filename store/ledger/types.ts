@@ -114,6 +114,19 @@ export interface Ledger {
   /** The lender's operator ends all leases of a cluster. */
   revoke (clusterId: string, reason: string): Promise<Answer>
   /**
+   * The leases of a cluster end by `endMs`, as its gateway has given it notice under the number `seq`.
+   *
+   * @returns the latest end of its live leases, Unix ms; 0: there are none
+   * @throws TOO_SOON, STALE_NOTICE, FROZEN
+   */
+  curtail (request: { clusterId: string, seq: number, endMs: number, reason: string }): Promise<{ endMs: number }>
+  /**
+   * Takes a notice back: the leases have their former ends again.
+   *
+   * @throws NoCapacityError and QUOTA_EXCEEDED when those are promised to somebody else by now; STALE_NOTICE, FROZEN
+   */
+  restore (request: { clusterId: string, seq: number }): Promise<{ endMs: number }>
+  /**
    * The master is there; `holder` is who that is, as the gateway has verified it, '' when it does not
    * say. Confirms advance reservations whose start is near.
    *

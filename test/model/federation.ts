@@ -107,7 +107,7 @@ export interface FederationModel {
 type Handler = (request: unknown, caller: Caller) => Promise<unknown>
 /** What a host is called by its gateway, and the lessor's word for it. */
 const HOST_METHODS: Partial<Record<MethodName, string>> = {
-  hold: 'hold', hostExtend: 'extend', hostCommit: 'commit', hostActivate: 'activate', hostRelease: 'release', hostKeepAlive: 'keepAlive', hostStatus: 'status', claim: 'claim'
+  hold: 'hold', hostExtend: 'extend', hostCurtail: 'curtail', hostRestore: 'restore', hostCommit: 'commit', hostActivate: 'activate', hostRelease: 'release', hostKeepAlive: 'keepAlive', hostStatus: 'status', claim: 'claim'
 }
 
 const never = <T>(): Promise<T> => new Promise<T>(() => undefined)

@@ -16,7 +16,7 @@ export const MASTER: Asker = { peerId: 'peer-tsukuba-1', site: 'tsukuba', host: 
 export const SECOND: Asker = { peerId: 'peer-tsukuba-2', site: 'tsukuba', host: 'tsukuba-2', gateway: true }
 export const OTHER: Asker = { peerId: 'peer-osaka-1', site: 'osaka', host: 'osaka-1', gateway: true }
 
-interface FakeLease { leaseId: string, offerId: string, state: 'held' | 'committed' | 'active' | 'ended', kind: string, endMs: number }
+interface FakeLease { leaseId: string, offerId: string, state: 'held' | 'committed' | 'active' | 'ended', kind: string, endMs: number, clusterId: string, formerEndMs?: number, seq?: number }
 export interface FakeHost { peer: string, leases: Map<string, FakeLease>, holds: Map<string, Receipt[]>, extensions: Map<string, { endMs: number, formerMs: Map<string, number>, committed: boolean }>, epoch: number, holder: string, tokens: number }
 export interface OpenCall { callId: number, peer: string, ask: HostAsk }
 type Ask<M extends SiteAsk['method']> = Extract<SiteAsk, { method: M }>
@@ -41,6 +41,8 @@ export class GatewayBench {
   /** says what a host answers instead; null: as usual */
   fate: (peer: string, ask: HostAsk) => MusubiError | null = () => null
   quota = false
+  /** by whose notice there would be room */
+  byNotice: SiteView['byNotice']
   /** what the gateway's ledger gives out for a segment that does not leave the site */
   localId = 2000
   refusal: MusubiError | null = null
@@ -58,7 +60,7 @@ export class GatewayBench {
 
   view (): SiteView {
     const hosts = [...this.hosts.keys()].map((peer, i) => ({ host: peer.slice(5), peer, underlayAddress: `192.0.2.${i + 1}`, roles: i === 0 ? ['gateway'] : ['compute', 'storage'], free: { vcpus: 4, memoryMib: 4096, diskMib: 500, volumes: 8, bandwidthMbit: 0 } }))
-    return { hosts, facts: facts('tokyo', 0), id: `${String(++this.ids).padStart(8, '0')}-0000-4000-8000-000000000000`, refusal: this.refusal, quota: this.quota }
+    return { hosts, facts: facts('tokyo', 0), id: `${String(++this.ids).padStart(8, '0')}-0000-4000-8000-000000000000`, refusal: this.refusal, quota: this.quota, ...this.byNotice === undefined ? {} : { byNotice: this.byNotice } }
   }
 
   private idsOf ({ items }: HoldRequest): { segmentId: number, localSegmentId?: number } {
@@ -201,7 +203,7 @@ export class GatewayBench {
         const { request } = ask
         const known = host.holds.get(request.key)
         if (known !== undefined) return { method: 'hold', reply: { receipts: known, ...this.idsOf(request) } }
-        for (const item of request.items) host.leases.set(item.leaseId, { leaseId: item.leaseId, offerId: request.offerId, state: 'held', kind: item.kind, endMs: request.endMs })
+        for (const item of request.items) host.leases.set(item.leaseId, { leaseId: item.leaseId, offerId: request.offerId, state: 'held', kind: item.kind, endMs: request.endMs, clusterId: request.clusterId })
         const receipts = request.items.map(item => receipt(item.leaseId))
         host.holds.set(request.key, receipts)
         return written({ method: 'hold', reply: { receipts, ...this.idsOf(request) } })
@@ -219,10 +221,10 @@ export class GatewayBench {
         return written({ method: 'hostCommit', reply: { receipts: leases.map(l => receipt(l.leaseId)) } })
       }
       case 'hostActivate': {
-        const leases = [...host.leases.values()].filter(l => l.state === 'committed')
+        const leases = [...host.leases.values()].filter(l => l.clusterId === ask.request.clusterId && l.state === 'committed')
         const proved = new Set(ask.request.receipts.map(r => r.leaseId))
         if (leases.some(l => !proved.has(l.leaseId))) throw new MusubiError('CONFLICT', `${name}: a receipt is missing`)
-        if (leases.length === 0 && ![...host.leases.values()].some(l => l.state === 'active')) throw new MusubiError('CONFLICT', `${name}: nothing is committed`)
+        if (leases.length === 0 && ![...host.leases.values()].some(l => l.clusterId === ask.request.clusterId && l.state === 'active')) throw new MusubiError('CONFLICT', `${name}: nothing is committed`)
         for (const lease of leases) lease.state = 'active'
         return written({ method: 'hostActivate', reply: { site: 'tokyo' } })
       }
@@ -234,7 +236,7 @@ export class GatewayBench {
           host.extensions.delete(offerId)
           return written({ method: 'hostRelease', reply: { ended: 0 } })
         }
-        const leases = [...host.leases.values()].filter(l => l.state !== 'ended' && (offerId === '' || l.offerId === offerId) && (leaseIds.length === 0 || leaseIds.includes(l.leaseId)))
+        const leases = [...host.leases.values()].filter(l => l.clusterId === ask.request.clusterId && l.state !== 'ended' && (offerId === '' || l.offerId === offerId) && (leaseIds.length === 0 || leaseIds.includes(l.leaseId)))
         for (const lease of leases) lease.state = 'ended'
         return written({ method: 'hostRelease', reply: { ended: leases.length } })
       }
@@ -242,25 +244,50 @@ export class GatewayBench {
         const { offerId, endMs, leaseIds } = ask.request
         const leases = leaseIds.map(id => host.leases.get(id)).filter(l => l !== undefined)
         if (leases.length !== leaseIds.length || leases.some(l => l.state === 'ended' || l.state === 'held')) throw new MusubiError('CONFLICT', `${name}: nothing to extend`)
+        if (leases.some(l => l.formerEndMs !== undefined)) throw new MusubiError('POLICY_PREEMPTED', `${name}: they have notice`)
         host.extensions.set(offerId, { endMs, committed: false, formerMs: new Map(leases.map(l => [l.leaseId, l.endMs])) })
         return written({ method: 'hostExtend', reply: { receipts: leaseIds.map(receipt) } })
       }
+      case 'hostCurtail':
+      case 'hostRestore': {
+        const { clusterId, seq } = ask.request
+        const leases = [...host.leases.values()].filter(l => l.clusterId === clusterId && l.state !== 'ended')
+        if (leases.some(l => (l.seq ?? 0) > seq || (ask.method === 'hostCurtail' && l.seq === seq && l.formerEndMs === undefined))) throw new MusubiError('STALE_NOTICE', `${name}: ${seq} is over`)
+        for (const [offerId, extension] of host.extensions) if (!extension.committed && leases.some(l => extension.formerMs.has(l.leaseId))) host.extensions.delete(offerId)
+        for (const lease of leases) {
+          if (ask.method === 'hostRestore') {
+            lease.endMs = lease.formerEndMs ?? lease.endMs
+            delete lease.formerEndMs
+            lease.seq = seq
+          } else if (lease.endMs > ask.request.endMs) {
+            lease.formerEndMs ??= lease.endMs
+            lease.endMs = ask.request.endMs
+            lease.seq = seq
+          } else if (lease.formerEndMs !== undefined) lease.seq = seq
+        }
+        return written({ method: ask.method, reply: { endMs: Math.max(0, ...leases.map(l => l.endMs)) } })
+      }
       case 'hostKeepAlive':
         host.holder = ask.request.holder
-        return written({ method: 'hostKeepAlive', reply: { state: this.furthest(host), endMs: 0, epoch: host.epoch, nowMs: this.now } })
+        return written({ method: 'hostKeepAlive', reply: { state: this.furthest(host, ask.request.clusterId), endMs: 0, epoch: host.epoch, nowMs: this.now } })
       case 'hostStatus':
-        return { method: 'hostStatus', reply: { leaseState: this.furthest(host), objects: [] } }
+        return { method: 'hostStatus', reply: { leaseState: this.furthest(host, ask.request.clusterId), objects: [] } }
     }
   }
 
-  private furthest (host: FakeHost): string {
-    const states = new Set([...host.leases.values()].map(l => l.state))
+  private furthest (host: FakeHost, clusterId: string): string {
+    const states = new Set([...host.leases.values()].filter(l => l.clusterId === clusterId).map(l => l.state))
     return (['active', 'committed', 'held', 'ended'] as const).find(state => states.has(state)) ?? ''
   }
 
   /** Live leases everywhere: `host kind state`, in order. */
   leases (): string[] {
     return [...this.hosts.values()].flatMap(h => [...h.leases.values()].filter(l => l.state !== 'ended').map(l => `${h.peer.slice(5)} ${l.kind} ${l.state}`)).sort()
+  }
+
+  /** Ends of the live leases of a cluster, each once, by host: `host end`, as ms after the beginning. */
+  ends (clusterId = CLUSTER): string[] {
+    return [...new Set([...this.hosts.values()].flatMap(h => [...h.leases.values()].filter(l => l.clusterId === clusterId && l.state !== 'ended').map(l => `${h.peer.slice(5)} ${l.endMs - 1_800_000_000_000}`)))].sort()
   }
 
   // --- the usual questions

@@ -44,6 +44,8 @@ function questionText (method: string, request: unknown): string {
     case 'request': return `${list(request, 'nodes').length} nodes ${list(request, 'volumes').length} volumes${field(request, 'frontend') === true ? ' frontend' : ''}${field(request, 'grow') === true ? ' more' : ''} key ${short(text(request, 'key'))} ${common}`
     case 'hold': return `${list(request, 'items').map(item => `${text(item, 'name')} [${resources(field(item, 'resources'))}]`).join(', ')} ${common}`
     case 'extend':
+    case 'hostCurtail': return `until ${text(request, 'endMs')} notice ${text(request, 'seq')}`
+    case 'hostRestore': return `notice ${text(request, 'seq')}`
     case 'hostExtend': return `until ${text(request, 'endMs')} ${common}`
     case 'activate':
     case 'hostActivate': return `${list(request, 'receipts').length} receipts, document ${text(field(request, 'document'), 'version')} ${common}`

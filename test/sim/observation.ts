@@ -86,6 +86,8 @@ export interface LeaseFacts {
   token: number, heldToken: number, commitToken: number
   activatedMs: number, endedMs: number, endReason: string
   vacated: boolean
+  /** the end before a notice of its lender, and the number of that */
+  formerEndMs?: number, noticeSeq?: number
 }
 
 /** A later end for leases of one cluster, as the ledger keeps it. */
@@ -174,7 +176,7 @@ export type Observation =
   | { type: 'clock-jump', trueMs: number, host: string, byMs: number }
   | { type: 'partition', trueMs: number, what: string }
   /** operators act on one host; `refused`: the code it got, '' when it was done */
-  | { type: 'operator', trueMs: number, host: string, action: 'create' | 'accept' | 'delete' | 'extend' | 'grow' | 'shrink' | 'revoke' | 'adopt' | 'force-adopt' | 'cordon' | 'uncordon' | 'confirm-gone' | 'notice', clusterId: string, detail: string, refused: string }
+  | { type: 'operator', trueMs: number, host: string, action: 'create' | 'accept' | 'delete' | 'extend' | 'grow' | 'shrink' | 'revoke' | 'adopt' | 'force-adopt' | 'cordon' | 'uncordon' | 'confirm-gone' | 'notice' | 'withdraw', clusterId: string, detail: string, refused: string }
   /** faults have stopped: from here on everything must converge within `bounds.convergeMs` */
   | { type: 'heal', trueMs: number }
 

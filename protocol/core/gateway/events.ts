@@ -20,6 +20,13 @@ export interface SiteHost extends HostCapacity {
   lacksLocal?: boolean
 }
 
+/** Clusters whose leases would end at the start of a request, and its hosts as they would be from then on. */
+export interface RoomByNotice {
+  /** `noticeMs`: what they are to be given at least */
+  clusters: ReadonlyArray<{ clusterId: string, cluster: string, site: string, priority: number, noticeMs: number }>
+  hosts: readonly SiteHost[]
+}
+
 /** What the gateway knows of its site at the moment of a request. */
 export interface SiteView {
   hosts: readonly SiteHost[]
@@ -32,6 +39,8 @@ export interface SiteView {
   quota: boolean
   /** what may still be lent to the master's site; absent: its ledger alone decides, or there is no bound */
   share?: ShareView
+  /** what there would be room on if some running clusters of lower priority got notice; absent: nothing more, or that is not needed */
+  byNotice?: RoomByNotice
   /** what the master's site is to pay per vCPU and hour, thousandths; absent: nothing */
   priceMilli?: number
 }
@@ -53,6 +62,8 @@ export interface HostExtendRequest { key: string, clusterId: string, offerId: st
 export type HostAsk =
   | { method: 'hold', request: HoldRequest }
   | { method: 'hostExtend', request: HostExtendRequest }
+  | { method: 'hostCurtail', request: { clusterId: string, seq: number, endMs: number, reason: string } }
+  | { method: 'hostRestore', request: { clusterId: string, seq: number } }
   | { method: 'hostCommit', request: { clusterId: string, offerId: string, epoch: number } }
   | { method: 'hostActivate', request: ActivateRequest }
   | { method: 'hostRelease', request: ReleaseRequest }
@@ -64,6 +75,8 @@ export type HostAsk =
 export type HostAnswer =
   | { method: 'hold', reply: { receipts: Receipt[], segmentId: number, localSegmentId?: number } }
   | { method: 'hostExtend', reply: { receipts: Receipt[] } }
+  | { method: 'hostCurtail', reply: { endMs: number } }
+  | { method: 'hostRestore', reply: { endMs: number } }
   | { method: 'hostCommit', reply: { receipts: Receipt[] } }
   | { method: 'hostActivate', reply: { site: string } }
   | { method: 'hostRelease', reply: { ended: number } }
@@ -76,7 +89,7 @@ export type SiteAnswer =
   | { method: 'commit', reply: { site: string, receipts: Receipt[] } }
   | { method: 'activate', reply: { site: string } }
   | { method: 'release', reply: { site: string, ended: number } }
-  | { method: 'keepAlive', reply: { site: string, state: string, endMs: number, epoch: number, nowMs: number } }
+  | { method: 'keepAlive', reply: { site: string, state: string, endMs: number, epoch: number, nowMs: number, notice?: string } }
 
 export type GatewayEvent =
   /** `askId` comes back in the answer; it is not an idempotency key */
@@ -84,8 +97,6 @@ export type GatewayEvent =
   /** every call gets exactly one of these two, within its deadline */
   | { type: 'reply', callId: number, answer: HostAnswer }
   | { type: 'failed', callId: number, error: MusubiError }
-  /** the lender ends the leases of a running cluster after `noticeMs`, by its policy; see `notice.ts` */
-  | { type: 'notice', clusterId: string, noticeMs: number, reason: string }
   /** the process has started: records are as on the disk, no call is under way */
   | { type: 'start' }
   /** time passes: releases that were not confirmed are tried again, records that no host backs are dropped */

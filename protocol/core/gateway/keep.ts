@@ -4,7 +4,7 @@ import { ACTIVATE_TTL_MS, MASTERLESS_MS, MAX_HOST_CALLS, MAX_TIDIED, PROBE_MS } 
 import { brief, mustOwn } from './checks.ts'
 import { type HostCall, type Job, type Turn, type WaitingFor, answersOf, failuresOf } from './machine.ts'
 import { type GatewayRecord, allHeld, backedUntilMs, hostsOf, overSinceMs } from './record.ts'
-import { isNoticeOver, toldEndMs } from './notice.ts'
+import { isNoticeOver, noticeText, tendNotice, toldEndMs } from './notice.ts'
 import { rehold } from './place.ts'
 import { releaseAgain } from './release.ts'
 
@@ -33,7 +33,7 @@ export function keepAlive (turn: Turn, { askId, caller, ask: { request, holder }
   mustOwn(turn.site, record, caller, request.epoch)
   hear(turn, record, turn.now - request.sentMs)
   const { state, epoch, masterPeer } = record
-  turn.answer([askId], { method: 'keepAlive', reply: { site: turn.site, state: shownState(turn, record), endMs: toldEndMs(record), epoch, nowMs: turn.now } })
+  turn.answer([askId], { method: 'keepAlive', reply: { site: turn.site, state: shownState(turn, record), endMs: toldEndMs(record), epoch, nowMs: turn.now, ...noticeText(record) === '' ? {} : { notice: noticeText(record) } } })
   // While it asks no host has said that it lends to this master: the cluster may be another's there.
   if (state === 'asking' || state === 'releasing' || turn.machine.calls.size >= MAX_HOST_CALLS) return
   const busy = new Set([...turn.machine.calls.values()].filter(call => call.clusterId === clusterId && call.method === 'hostKeepAlive').map(call => call.peer))
@@ -92,6 +92,7 @@ function tidy (turn: Turn, record: GatewayRecord, lastMs: number): boolean {
     return false
   }
   if (releaseAgain(turn, isNoticeOver(record, turn.now) ? turn.move(record, 'release', { reason: record.notice?.reason ?? '' }) : record)) return true
+  if (tendNotice(turn, record)) return true
   if (record.state === 'asking') {
     if (turn.now <= Math.max(record.offer.nowMs, turn.machine.startedMs) + record.offer.ttlMs) rehold(turn, record, null)
     else releaseAgain(turn, turn.move(record, 'restart', { reason: 'the gateway was restarted' }))

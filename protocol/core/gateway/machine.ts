@@ -4,7 +4,7 @@ import { MusubiError } from '../errors.ts'
 import { HOST_DEADLINE_MS, HOST_RELEASE_DEADLINE_MS, HOST_STATUS_DEADLINE_MS, HOLD_DEADLINE_MS, MAX_HOST_CALLS, MAX_WAITING, MAX_WAITING_PER_CLUSTER } from '../limits.ts'
 import type { Receipt } from '../messages.ts'
 import type { Asker, GatewayEffect, GatewayEvent, HostAnswer, HostAsk, SiteAnswer, SiteAsk } from './events.ts'
-import { type Amendment, type AmendmentTrigger, type GatewayRecord, type GatewayTrigger, type HostPeer, nextAmendmentState, nextGatewayState } from './record.ts'
+import { type Amendment, type AmendmentTrigger, type GatewayRecord, type GatewayTrigger, type HostPeer, type Notice, type NoticeTrigger, nextAmendmentState, nextGatewayState, nextNoticeState } from './record.ts'
 
 /** A master's question that waits for its turn. */
 export interface Waiting {
@@ -32,6 +32,8 @@ export interface Placing {
   /** gateways that have lent all of their share */
   readonly dry: readonly string[]
   readonly refusals: readonly string[]
+  /** notice has been given for it: hosts are seen as they are by that */
+  readonly byNotice?: boolean
 }
 
 /** What of a cluster is released. */
@@ -53,6 +55,10 @@ export type Phase =
   | { readonly kind: 'activate', readonly growth: boolean, readonly then: readonly HostCall[] }
   | { readonly kind: 'extend' }
   | { readonly kind: 'release', readonly scope: Scope, readonly reason: string }
+  /** clusters with notice end earlier; then `placing` goes on, of a request that there is room for by that */
+  | { readonly kind: 'curtail', readonly placing: Placing | null }
+  /** a notice is withdrawn: the gateway's own host first */
+  | { readonly kind: 'restore' }
   /** looks whether hosts still have anything */
   | { readonly kind: 'probe' }
 
@@ -96,7 +102,7 @@ export interface GatewayMachine {
 }
 
 const DEADLINES_MS: Readonly<Record<HostAsk['method'], number>> = {
-  hold: HOLD_DEADLINE_MS, hostExtend: HOLD_DEADLINE_MS, hostCommit: HOST_DEADLINE_MS, hostActivate: HOST_DEADLINE_MS,
+  hold: HOLD_DEADLINE_MS, hostExtend: HOLD_DEADLINE_MS, hostCurtail: HOLD_DEADLINE_MS, hostRestore: HOLD_DEADLINE_MS, hostCommit: HOST_DEADLINE_MS, hostActivate: HOST_DEADLINE_MS,
   hostKeepAlive: HOST_DEADLINE_MS, hostRelease: HOST_RELEASE_DEADLINE_MS, hostStatus: HOST_STATUS_DEADLINE_MS
 }
 
@@ -156,6 +162,14 @@ export class Turn {
     if (to === undefined) throw new MusubiError('INTERNAL', `the amendment of cluster ${record.clusterId} at site ${this.site} is ${record.amendment?.state ?? 'none'}: ${trigger} is not possible`)
     const base = fresh ?? record.amendment
     return this.save({ ...record, ...change, amendment: to === null || base === null ? null : { ...base, state: to } }, true)
+  }
+
+  /** Moves the notice of a record along its table; always synced, as hosts are told what it says. `fresh`: of a notice that begins or changes; `null` it is over */
+  notify (record: GatewayRecord, trigger: NoticeTrigger, fresh: Partial<Notice> = {}, change: Partial<GatewayRecord> = {}): GatewayRecord {
+    const to = nextNoticeState(record.notice === undefined ? null : record.notice.state ?? 'given', trigger)
+    if (to === undefined) throw new MusubiError('INTERNAL', `the notice of cluster ${record.clusterId} at site ${this.site} is ${record.notice?.state ?? 'none'}: ${trigger} is not possible`)
+    const { notice, ...rest } = record
+    return this.save({ ...rest, ...change, ...to === null ? {} : { notice: { endMs: record.endMs, reason: '', ...notice, ...fresh, state: to } } }, true)
   }
 
   answer (askIds: readonly number[], answer: SiteAnswer): void {
@@ -229,6 +243,7 @@ export interface Replies {
   hostExtend: { receipts: Receipt[] }
   hostCommit: { receipts: Receipt[] }
   hostStatus: { leaseState: string, objects: readonly unknown[] }
+  hostCurtail: { endMs: number }
 }
 
 /** What hosts answered to one method, with who did. */

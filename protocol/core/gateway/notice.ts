@@ -1,30 +1,150 @@
-/** A running cluster whose lender needs its own again: its master is told with every keep-alive, and at the end of the notice it is released. */
-import { MusubiError } from '../errors.ts'
-import { MIN_TERM_MS } from '../limits.ts'
-import type { EventOf, Turn } from './machine.ts'
-import type { GatewayRecord } from './record.ts'
-
 /**
- * Takes a notice down, once: it is never made shorter, nor longer than the term. One that is shorter than the shortest lease
- * is none.
+ * Running clusters that end earlier for one of a higher priority. Notice is given when that one asks for a time after it and
+ * has no room otherwise; the ledgers of its hosts get the earlier end, so that the room can be held; and it is withdrawn when
+ * what it was given for is gone. Its master is told with every keep-alive, and at the end it is released.
  */
-export function giveNotice (turn: Turn, { clusterId, noticeMs, reason }: EventOf<'notice'>): void {
-  const record = turn.record(clusterId)
-  const endMs = turn.now + noticeMs
-  if (record?.state !== 'active' || record.notice !== undefined || !Number.isSafeInteger(endMs) || endMs >= record.endMs || noticeMs < MIN_TERM_MS) return
-  // On the disk before anybody is told: a notice that a crash forgets would begin anew, and be longer.
-  turn.save({ ...record, notice: { endMs, reason: reason.slice(0, 200) } }, true)
-  turn.note('lease.notice', `the leases of cluster ${record.cluster} of ${record.masterSite} end at ${new Date(endMs).toISOString()}: ${reason}`, record.cluster)
-}
+import { describeError, MusubiError } from '../errors.ts'
+import { HOLD_TTL_MS, MAX_HOLD_TTL_MS, MAX_NOTICED_PER_REQUEST, MAX_NOTICES_PER_SITE, MIN_TERM_MS } from '../limits.ts'
+import { type HostCall, type Job, type Placing, type Turn, failuresOf } from './machine.ts'
+import { type GatewayRecord, allHeld, hostsOf } from './record.ts'
+
+const at = (ms: number): string => new Date(ms).toISOString()
 
 /** When a cluster ends here, as its master is told. */
 export const toldEndMs = ({ endMs, notice }: GatewayRecord): number => Math.min(endMs, notice?.endMs ?? endMs)
 
+/** Why it ends before its term, or that it does not any more, as its master is told; '' for neither. */
+export const noticeText = ({ notice, withdrawn }: GatewayRecord): string =>
+  notice !== undefined ? notice.reason : withdrawn === undefined ? '' : `the notice was withdrawn at ${at(withdrawn.atMs)}`
+
 /** Whether the time of its notice is over. */
 export const isNoticeOver = ({ state, notice }: GatewayRecord, now: number): boolean => state === 'active' && notice !== undefined && notice.endMs <= now
 
-/** What ends early is not made longer, nor larger. @throws MusubiError POLICY_PREEMPTED */
-export function mustHaveNoNotice (site: string, { cluster, notice }: GatewayRecord): void {
-  if (notice === undefined) return
-  throw new MusubiError('POLICY_PREEMPTED', `the leases of cluster ${cluster} at site ${site} end at ${new Date(notice.endMs).toISOString()}: ${notice.reason}`, { hint: 'what is needed beyond that time must be asked of other sites' })
+/** What ends early is not made longer, nor larger; null: it has no notice. */
+export const noticeRefusal = (site: string, { cluster, notice }: GatewayRecord): MusubiError | null => notice === undefined ? null
+  : new MusubiError('POLICY_PREEMPTED', `the leases of cluster ${cluster} at site ${site} end at ${at(notice.endMs)}: ${notice.reason}`, { hint: 'what is needed beyond that time must be asked of other sites' })
+
+/** @throws MusubiError POLICY_PREEMPTED */
+export function mustHaveNoNotice (site: string, record: GatewayRecord): void {
+  const refusal = noticeRefusal(site, record)
+  if (refusal !== null) throw refusal
+}
+
+/** Notices that wait for their end for clusters of one site. */
+export const pendingNotices = (records: Iterable<GatewayRecord>, site: string): number =>
+  [...records].filter(record => record.state === 'active' && record.notice?.site === site).length
+
+/** How many clusters may get notice for a request of a site beside those that have it. */
+export const noticesLeft = (records: Iterable<GatewayRecord>, site: string): number =>
+  Math.max(0, Math.min(MAX_NOTICED_PER_REQUEST, MAX_NOTICES_PER_SITE - pendingNotices(records, site)))
+
+/** Growth that hosts may be told of after they were told of a notice. */
+const isGrowing = ({ amendment }: GatewayRecord): boolean => amendment?.kind === 'grow' && ['asking', 'offered', 'committed'].includes(amendment.state)
+
+/**
+ * What tells hosts of a notice. The gateway's own host comes last, and not while the cluster grows: its ledger gives out the
+ * segment id, which must not come free before the leases of all other hosts have ended.
+ */
+function curtailCalls (record: GatewayRecord): { first: HostCall[], last: HostCall[] } {
+  const { clusterId, notice, offer } = record
+  if (notice?.seq === undefined) return { first: [], last: [] }
+  const request = { clusterId, seq: notice.seq, endMs: notice.endMs, reason: notice.reason }
+  const calls = hostsOf(allHeld(record)).map(({ host, peer }): HostCall => ({ host, peer, ask: { method: 'hostCurtail', request } }))
+  return { first: calls.filter(({ peer }) => peer !== offer.gateway.peer), last: isGrowing(record) ? [] : calls.filter(({ peer }) => peer === offer.gateway.peer) }
+}
+
+/**
+ * Gives notice to those that make room for a request, and tells their hosts; when those have answered the request is placed.
+ *
+ * @returns false when there is nobody to give it to any more: then nothing has changed
+ */
+export function giveNotice (turn: Turn, placing: Placing): boolean {
+  const { askId, ask: { request, view: { byNotice } } } = placing.entry
+  if (byNotice === undefined || request.grow || byNotice.clusters.length > noticesLeft(turn.machine.records.values(), request.masterSite)) return false
+  const chosen = byNotice.clusters.flatMap(({ clusterId, noticeMs }) => {
+    const record = turn.record(clusterId)
+    const agreed = record?.state === 'active' && record.notice === undefined && request.startMs >= turn.now + Math.max(noticeMs, MIN_TERM_MS) && request.startMs < record.endMs
+    return agreed ? [record] : []
+  })
+  if (chosen.length < byNotice.clusters.length) return false
+  const reason = `preempted by the policy of ${turn.site}, for site ${request.masterSite}, which has a higher priority`
+  const calls = chosen.map(record => {
+    // On the disk before any host is told: whatever happens, the next tick knows what must be taken back.
+    const next = turn.notify(record, 'notice', { endMs: request.startMs, reason, seq: Math.max(turn.now, (record.withdrawn?.seq ?? 0) + 1), beneficiary: request.clusterId, site: request.masterSite })
+    turn.note('lease.notice', `the leases of cluster ${record.cluster} of ${record.masterSite} end at ${at(request.startMs)}: ${reason}`, record.cluster)
+    return curtailCalls(next)
+  })
+  turn.start(request.clusterId, { kind: 'curtail', placing }, [askId], calls.flatMap(({ first }) => first), calls.flatMap(({ last }) => last))
+  return true
+}
+
+/** What hosts cannot do is not asked of them again: an earlier release does not know it. */
+const isUnknown = ({ error }: { error: MusubiError }): boolean => error.code === 'UNIMPLEMENTED'
+
+/** The hosts have been told, all of one cluster, or of those that make room for one. */
+export function finishCurtail (turn: Turn, clusterId: string, job: Job & { phase: { kind: 'curtail' } }): void {
+  const failed = failuresOf(job)
+  // The next tick tells them again, each cluster by itself: of several nobody knows here whose host it was.
+  if (job.phase.placing === null ? !failed.every(isUnknown) : failed.length > 0) return
+  for (const record of [...turn.machine.records.values()]) {
+    const { notice, state } = record
+    const isMeant = job.phase.placing === null ? record.clusterId === clusterId : notice?.beneficiary === clusterId
+    if (state !== 'active' || notice?.state !== 'ordered' || !isMeant || isGrowing(record)) continue
+    turn.notify(record, 'curtail')
+    if (failed.length > 0) turn.note('lease.notice', `hosts of an earlier release keep the leases of cluster ${record.cluster} until it is released: ${failed.map(({ host }) => host).slice(0, 8).join(' ')}`, record.cluster)
+  }
+}
+
+/** Whether somebody still has, or is being asked for, what a notice was given for. */
+function isWanted (turn: Turn, beneficiary: string): boolean {
+  const phase = turn.machine.jobs.get(beneficiary)?.phase.kind
+  const state = turn.record(beneficiary)?.state
+  return (state !== undefined && state !== 'releasing') || phase === 'curtail' || phase === 'clear'
+}
+
+/** Looks after a notice. @returns whether hosts are asked something */
+export function tendNotice (turn: Turn, record: GatewayRecord): boolean {
+  const { notice } = record
+  if (record.state !== 'active' || notice?.seq === undefined) return false
+  const { beneficiary = '', state } = notice
+  if (state === 'withdrawing') return takeBack(turn, record)
+  if (beneficiary !== '' && !isWanted(turn, beneficiary)) return takeBack(turn, turn.notify(record, 'withdraw', { withdrawnMs: turn.now }))
+  if (state !== 'ordered' || turn.machine.jobs.get(beneficiary)?.phase.kind === 'curtail') return false
+  const { first, last } = curtailCalls(record)
+  turn.start(record.clusterId, { kind: 'curtail', placing: null }, [], first, last)
+  return true
+}
+
+/** The gateway's own host first: the segment must not end before what uses it. */
+function takeBack (turn: Turn, record: GatewayRecord): boolean {
+  const { clusterId, notice, offer } = record
+  const request = { clusterId, seq: notice?.seq ?? 0 }
+  const calls = hostsOf(allHeld(record)).map(({ host, peer }): HostCall => ({ host, peer, ask: { method: 'hostRestore', request } }))
+  turn.start(clusterId, { kind: 'restore' }, [], calls.filter(({ peer }) => peer === offer.gateway.peer), calls.filter(({ peer }) => peer !== offer.gateway.peer))
+  return true
+}
+
+/** What was asked for last may still be held by hosts that a release has not reached: as long as any hold lasts that is no reason. */
+const LAPSED_MS = MAX_HOLD_TTL_MS + HOLD_TTL_MS
+const PROMISED = new Set(['NO_CAPACITY', 'QUOTA_EXCEEDED'])
+
+/** Everywhere, or nowhere: a cluster that goes on at some of its hosts only is of no use. */
+export function finishRestore (turn: Turn, clusterId: string, job: Job): void {
+  const record = turn.record(clusterId)
+  const { notice } = record ?? {}
+  if (record?.state !== 'active' || notice?.state !== 'withdrawing') return
+  const failed = failuresOf(job).filter(one => !isUnknown(one))
+  const seq = notice.seq ?? 0
+  if (failed.length === 0) {
+    turn.notify(record, 'restore', {}, { withdrawn: { atMs: turn.now, seq, reason: notice.reason } })
+    turn.note('lease.notice-withdrawn', `the leases of cluster ${record.cluster} of ${record.masterSite} end at ${at(record.endMs)} again: nobody needs what would have come free`, record.cluster)
+    return
+  }
+  const promised = failed.find(({ error }) => PROMISED.has(error.code))
+  const isGone = turn.record(notice.beneficiary ?? '') === undefined && turn.now > (notice.withdrawnMs ?? 0) + LAPSED_MS
+  if (promised === undefined || !isGone) return
+  // With a number of its own: hosts that have given the former end back are told once more.
+  const reason = `preempted by the policy of ${turn.site}; what comes free has been promised to others since`
+  turn.notify(record, 'promised', { seq: seq + 1, beneficiary: '', reason })
+  turn.note('lease.notice', `the leases of cluster ${record.cluster} of ${record.masterSite} still end at ${at(notice.endMs)}: ${promised.host}: ${describeError(promised.error)}`, record.cluster)
 }

@@ -8,7 +8,7 @@ import { type Assignment, FRONTEND_RESOURCES, nodeResources, nodesByHost, placeA
 import { checkGrowth, checkRequest, holdTtlMs, mustBeInTime, mustOwn } from './checks.ts'
 import type { SiteHost, SiteView } from './events.ts'
 import { type HostCall, type Job, type Placing, type Turn, type WaitingFor, answersOf, failuresOf } from './machine.ts'
-import { mustHaveNoNotice } from './notice.ts'
+import { giveNotice, mustHaveNoNotice, noticeRefusal } from './notice.ts'
 import { type Amendment, type GatewayRecord, allHeld, digestOf, heldUnder, hostsOf } from './record.ts'
 import { releaseAllCalls, releaseCalls, released } from './release.ts'
 import { divideShare, noShare, OWN_SHARE, type ShareView, sharesByHost, toldOffer } from './shares.ts'
@@ -70,7 +70,15 @@ export function beginRequest (turn: Turn, entry: WaitingFor<'request'>): void {
   if (record !== undefined && !mayAskAnew(turn, record, entry)) return
   if (record === undefined && turn.machine.records.size >= MAX_GATEWAY_RECORDS) throw new NoCapacityError(`the gateway of site ${turn.site} takes part in ${turn.machine.records.size} clusters, no more than ${MAX_GATEWAY_RECORDS} at a time`)
   turn.mustHaveRoom()
-  const outcome = tryPlacement(turn, { entry, attempt: 0, full: entry.avoid, dry: [], refusals: [] })
+  const placing = { entry, attempt: 0, full: entry.avoid, dry: [], refusals: [] }
+  const outcome = tryPlacement(turn, placing)
+  if (outcome !== null && !giveNotice(turn, placing)) throw outcome
+}
+
+/** Goes on with a request for which clusters of lower priority have got notice. @throws MusubiError for the asker; what was given is withdrawn by the next tick */
+export function placeByNotice (turn: Turn, placing: Placing): void {
+  turn.mustHaveRoom()
+  const outcome = tryPlacement(turn, { ...placing, byNotice: true })
   if (outcome !== null) throw outcome
 }
 
@@ -121,7 +129,7 @@ export const lacksLocal = (request: Request, host: SiteHost): boolean => request
 /** @param taken nodes that the cluster has here already, by host */
 function placed (placing: Placing, taken: ReadonlyMap<string, number>): { assignments: Assignment[], hosts: readonly SiteHost[] } | { refusal: string } {
   const { entry, full } = placing
-  const hosts = (freed: ReadonlyMap<string, Resources>): SiteHost[] => entry.ask.view.hosts.map(host =>
+  const hosts = (freed: ReadonlyMap<string, Resources>): SiteHost[] => ((placing.byNotice === true ? entry.ask.view.byNotice : undefined) ?? entry.ask.view).hosts.map(host =>
     lacksLocal(entry.ask.request, host) ? { ...host, free: { ...host.free, vcpus: 0, memoryMib: 0 } } : full.includes(host.host) ? { ...host, free: zero() } : { ...host, free: add(host.free, freed.get(host.host) ?? zero()) })
   for (const view of [hosts(new Map()), hosts(entry.freed)]) {
     const outcome = placeAtSite(entry.ask.request, view, taken)
@@ -190,6 +198,8 @@ function tryPlacement (turn: Turn, placing: Placing): MusubiError | null {
   const { entry: { askId, caller, ask: { request, view } }, attempt, refusals } = placing
   const record = turn.record(request.clusterId)
   const grown = record?.state === 'active' ? record : null
+  // It may have come while other hosts were asked: where the cluster has nothing yet its hosts were not told.
+  if (grown?.notice !== undefined) return noticeRefusal(turn.site, grown)
   const outcome = placed(placing, grown === null ? new Map() : nodesByHost(grown.offer.held))
   if ('refusal' in outcome) {
     const old = view.hosts.filter(host => lacksLocal(request, host)).map(host => host.host)

@@ -57,6 +57,38 @@ export const amendmentTransitions: readonly AmendmentTransition[] = [
 export const nextAmendmentState = (from: AmendmentState | null, trigger: AmendmentTrigger): AmendmentState | null | undefined =>
   amendmentTransitions.find(row => row.from === from && row.trigger === trigger)?.to
 
+export type NoticeState = 'ordered' | 'given' | 'withdrawing'
+export type NoticeTrigger = 'notice' | 'curtail' | 'withdraw' | 'restore' | 'promised'
+export interface NoticeTransition { from: NoticeState | null, trigger: NoticeTrigger, to: NoticeState | null, when: string }
+
+/** What a notice goes through that a running cluster gets for one of a higher priority. */
+export const noticeTransitions: readonly NoticeTransition[] = [
+  { from: null, trigger: 'notice', to: 'ordered', when: 'somebody of a higher priority asks for a time at which there is no room otherwise' },
+  { from: 'ordered', trigger: 'curtail', to: 'given', when: 'the ledgers of all its hosts have the earlier end, but for those of a release that has none' },
+  { from: 'ordered', trigger: 'withdraw', to: 'withdrawing', when: 'who it was given for is gone' },
+  { from: 'given', trigger: 'withdraw', to: 'withdrawing', when: 'who it was given for is gone' },
+  { from: 'withdrawing', trigger: 'restore', to: null, when: 'all its hosts have the former end again' },
+  { from: 'withdrawing', trigger: 'promised', to: 'ordered', when: 'a host has promised to others by now what came free: it stays, for nobody in particular' }
+]
+
+export const nextNoticeState = (from: NoticeState | null, trigger: NoticeTrigger): NoticeState | null | undefined =>
+  noticeTransitions.find(row => row.from === from && row.trigger === trigger)?.to
+
+/** What a lender has told the master of a running cluster: when its leases end here. Never changed in place. */
+export interface Notice {
+  readonly endMs: number
+  readonly reason: string
+  /** grows with every notice of the cluster, and when one that could not be withdrawn is ordered again; absent: an earlier release gave it, in the record alone */
+  readonly seq?: number
+  /** cluster that it was given for; '' : nobody any more, it stays */
+  readonly beneficiary?: string
+  /** site of that cluster */
+  readonly site?: string
+  readonly state?: NoticeState
+  /** when it began to be withdrawn, the gateway's clock */
+  readonly withdrawnMs?: number
+}
+
 /** A change to live leases that is being negotiated: more of them, or a later end. One at a time. */
 export interface Amendment {
   readonly kind: 'grow' | 'extend'
@@ -104,7 +136,9 @@ export interface GatewayRecord {
   /** host of the master's site whose ledger decides who is master; '' until an activation was sent to hosts */
   readonly anchor: string
   /** absent: its lender has given no notice; else when its leases end before their term, and why */
-  readonly notice?: { readonly endMs: number, readonly reason: string }
+  readonly notice?: Notice
+  /** the latest notice that was withdrawn, and when; absent: none was */
+  readonly withdrawn?: { readonly atMs: number, readonly seq: number, readonly reason: string }
 }
 
 export interface HostPeer { host: string, peer: string }

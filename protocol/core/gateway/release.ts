@@ -93,7 +93,17 @@ export function beginRelease (turn: Turn, entry: WaitingFor<'release'>): void {
   const { askId, caller, ask: { request } } = entry
   const record = turn.record(request.clusterId)
   const nothing = (): void => { turn.answer([askId], { method: 'release', reply: { site: turn.site, ended: 0 } }) }
-  if (record === undefined) { nothing(); return }
+  if (record === undefined) {
+    const asking = turn.machine.jobs.get(request.clusterId)
+    // Given up while others get notice for it: nothing is held yet, and nothing will be.
+    if (asking?.phase.kind === 'curtail' && asking.phase.placing?.entry.caller.peerId === caller.peerId) {
+      turn.machine.jobs.delete(request.clusterId)
+      turn.refuse(asking.askers, new ConflictError(`cluster ${brief(request.clusterId)} was released at site ${turn.site} meanwhile: ${brief(request.reason)}`, 'ask for it again'))
+      turn.touched.add(request.clusterId)
+    }
+    nothing()
+    return
+  }
   mustOwn(turn.site, record, caller, request.epoch)
   const part = scopeOf(turn.site, record, request)
   if (part === null) { nothing(); return }

@@ -4,8 +4,8 @@ import { checkForm, mustOwn } from './checks.ts'
 import type { GatewayEffect, GatewayEvent, SiteAsk } from './events.ts'
 import { afterKeepAlive, finishProbe, hear, keepAlive, start, tick } from './keep.ts'
 import { type EventOf, type GatewayMachine, type HostResult, type Job, type Phase, type Waiting, type WaitingFor, Turn } from './machine.ts'
-import { giveNotice } from './notice.ts'
-import { beginRequest, finishClear, finishHold, finishRehold, finishUndo, freedBy, freedShares } from './place.ts'
+import { finishCurtail, finishRestore } from './notice.ts'
+import { beginRequest, finishClear, finishHold, finishRehold, finishUndo, freedBy, freedShares, placeByNotice } from './place.ts'
 import type { GatewayRecord } from './record.ts'
 import { beginRelease, finishRelease } from './release.ts'
 import { beginActivate, beginCommit, beginExtend, finishActivate, finishCommit, finishExtend, finishLenders } from './settle.ts'
@@ -68,6 +68,12 @@ function finish (turn: Turn, clusterId: string, job: Job): void {
     case 'lenders': finishLenders(turn, clusterId, job as JobIn<'lenders'>); break
     case 'activate': finishActivate(turn, clusterId, job as JobIn<'activate'>); break
     case 'extend': finishExtend(turn, clusterId, job); break
+    case 'curtail': {
+      finishCurtail(turn, clusterId, job as JobIn<'curtail'>)
+      if (job.phase.placing !== null) placeByNotice(turn, job.phase.placing)
+      break
+    }
+    case 'restore': finishRestore(turn, clusterId, job); break
     case 'release': finishRelease(turn, clusterId, job as JobIn<'release'>); break
     case 'probe': finishProbe(turn, clusterId, job); break
   }
@@ -139,7 +145,6 @@ export function advance (machine: GatewayMachine, event: GatewayEvent, now: numb
       break
     case 'reply': settle(turn, event.callId, { answer: event.answer, error: null }); break
     case 'failed': settle(turn, event.callId, { answer: null, error: event.error }); break
-    case 'notice': giveNotice(turn, event); break
     case 'start': start(turn); break
     case 'tick': tick(turn); break
   }

@@ -17,6 +17,10 @@ export type LeaseEvent =
   | { type: 'release', clusterId: string, reason: string, offerId?: string, leaseIds?: readonly string[], epoch?: number }
   /** the lender's operator ends everything of a cluster */
   | { type: 'revoke', clusterId: string, reason: string }
+  /** the lender has given a cluster notice: its leases end by `endMs`. `seq` grows with every notice of it and every one that is withdrawn for good */
+  | { type: 'curtail', clusterId: string, seq: number, endMs: number, reason: string }
+  /** the notice `seq` is withdrawn: the former ends again, if they are still free */
+  | { type: 'restore', clusterId: string, seq: number }
   /** `holder`: who is master in this epoch, as the gateway has verified it; '' when it does not say */
   | { type: 'keepAlive', clusterId: string, epoch: number, holder: string }
   /** a new master asks the anchor host for a higher epoch */

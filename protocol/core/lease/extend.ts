@@ -4,7 +4,7 @@ import { MAX_TERM_MS } from '../limits.ts'
 import { checkEpoch, hear, isEpoch } from './epoch.ts'
 import { type EventOf, answerWith } from './events.ts'
 import { checkRoom, isId, ttlOf } from './hold.ts'
-import { type Answer, type Extension, type Lease, isLive, leasesOf } from './lease.ts'
+import { type Answer, type Extension, type Lease, isLive, leasesOf, mustNotBeCurtailed, unnoticed } from './lease.ts'
 import type { Turn } from './turn.ts'
 
 const canonical = ({ request: r }: EventOf<'extend'>): string => JSON.stringify([r.clusterId, r.offerId, r.endMs, r.ttlMs, r.leaseIds])
@@ -31,6 +31,7 @@ function meant ({ request }: EventOf<'extend'>, { state }: Turn): Lease[] {
   })
   const held = all.find(lease => lease.state === 'held')
   if (held !== undefined) throw new ConflictError(`lease ${held.id} of cluster ${clusterId} on ${state.host} is held, not committed: it cannot be extended yet`)
+  mustNotBeCurtailed(clusterId, all, state.host)
   return all
 }
 
@@ -102,8 +103,14 @@ export function releaseExtension (extension: Extension, reason: string, turn: Tu
   const receipts = []
   for (const { id, formerEndMs } of extension.leases) {
     const lease = turn.state.leases.get(id)
-    if (lease === undefined || !isLive(lease) || lease.endMs !== extension.endMs) continue
-    const shorter = turn.move(lease, 'shorten', { endMs: formerEndMs })
+    if (lease === undefined || !isLive(lease)) continue
+    // What has notice ends earlier: only the end that it would get back is another.
+    if (lease.formerEndMs === extension.endMs && formerEndMs > lease.endMs) {
+      receipts.push(turn.receipt(turn.move(lease, 'shorten', { formerEndMs })))
+      continue
+    }
+    if (lease.endMs !== extension.endMs && lease.formerEndMs !== extension.endMs) continue
+    const shorter = turn.move(unnoticed(lease), 'shorten', { endMs: formerEndMs })
     receipts.push(turn.receipt(formerEndMs > turn.now ? shorter : turn.end(shorter, 'release', reason)))
     if (formerEndMs <= turn.now) ended++
   }

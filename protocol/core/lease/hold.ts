@@ -9,7 +9,7 @@ import { isLocal } from '../local.ts'
 import type { HoldRequest, LeaseKind } from '../messages.ts'
 import { checkEpoch, hear, isEpoch } from './epoch.ts'
 import { type EventOf, answerWith } from './events.ts'
-import { type Answer, freeOf, freeQuotaOf, idUses, isLive, isQuota, leasesOf } from './lease.ts'
+import { type Answer, freeOf, freeQuotaOf, idUses, isLive, isQuota, leasesOf, mustNotBeCurtailed } from './lease.ts'
 import { prefixOf } from './state.ts'
 import { boundEnded } from './sweep.ts'
 import type { Turn } from './turn.ts'
@@ -152,6 +152,7 @@ export function hold (event: EventOf<'hold'>, turn: Turn): Answer {
   if (known !== null) return known
   const { startMs, ttlMs } = checkHold(event, turn)
   checkBounds(event, turn)
+  mustNotBeCurtailed(request.clusterId, leasesOf(turn.state, request.clusterId), turn.state.host)
   checkRoom(turn, request.items, request.masterSite, startMs, request.endMs)
   const segmentId = segmentIdFor(request, turn, false, 0)
   const localSegmentId = segmentIdFor(request, turn, true, segmentId)

@@ -4,6 +4,7 @@
  */
 import { type Booking, freeDuring } from '../calendar/free.ts'
 import { type Resources, subtract, zero } from '../capacity.ts'
+import { MusubiError } from '../errors.ts'
 import type { IdUse } from '../ids.ts'
 import type { Receipt } from '../messages.ts'
 import { type ReadonlyLedgerState, quotaFor } from './state.ts'
@@ -49,6 +50,10 @@ export interface Lease {
   readonly endReason: string
   /** false only for an ended lease that ran and is not yet known to be gone from the host */
   readonly vacated: boolean
+  /** the end before its lender gave notice; absent: it has none, or an earlier release wrote this */
+  readonly formerEndMs?: number
+  /** number of the latest notice that changed its end; absent: none ever did */
+  readonly noticeSeq?: number
 }
 
 /** A later end for leases of one cluster. Held it occupies the calendar; committed it is their end. Never changed in place. */
@@ -112,6 +117,20 @@ export const END_GUARD_MS = 60_000
 export const ID_QUARANTINE_MS = 120_000
 
 export const isLive = (lease: Lease): boolean => lease.state !== 'ended'
+
+/** A lease as it is without the notice that it has: with its present end, and none to go back to. */
+export function unnoticed (lease: Lease): Lease {
+  const plain: Lease & { formerEndMs?: number } = { ...lease }
+  delete plain.formerEndMs
+  return plain
+}
+
+/** What ends early gets nothing beside it, nor a later end. @throws MusubiError POLICY_PREEMPTED */
+export function mustNotBeCurtailed (clusterId: string, leases: readonly Lease[], host: string): void {
+  const lease = leases.find(one => isLive(one) && one.formerEndMs !== undefined)
+  if (lease === undefined) return
+  throw new MusubiError('POLICY_PREEMPTED', `the leases of cluster ${clusterId} on ${host} end at ${new Date(lease.endMs).toISOString()}: their lender has given notice`, { hint: 'what is needed beyond that time must be asked of other sites' })
+}
 
 /** The leases of a cluster on this host, in the order in which they were held. */
 export const leasesOf = (state: ReadonlyLedgerState, clusterId: string): Lease[] => [...state.byCluster.get(clusterId)?.values() ?? []]

@@ -1,5 +1,6 @@
 /** What events do to the leases of one host. See `tables.ts` for the state machines. */
 import { MusubiError } from '../errors.ts'
+import { curtail, restore } from './curtail.ts'
 import { claim, keepAlive } from './epoch.ts'
 import { type LeaseEvent, type Outcome, answerWith } from './events.ts'
 import { extend } from './extend.ts'
@@ -21,6 +22,8 @@ function handle (event: LeaseEvent, turn: Turn): Answer {
     case 'activate': return activate(event, turn)
     case 'release': return release(event, turn)
     case 'revoke': return revoke(event, turn)
+    case 'curtail': return curtail(event, turn)
+    case 'restore': return restore(event, turn)
     case 'keepAlive': return keepAlive(event, turn)
     case 'claim': return claim(event, turn)
     case 'vacate': return vacate(event, turn)

@@ -2,7 +2,7 @@
 
 export type LeaseState = 'held' | 'committed' | 'active' | 'ended'
 export type LeaseTrigger =
-  | 'hold' | 'commit' | 'confirm' | 'activate' | 'extend' | 'shorten' | 'restart' | 'expire' | 'release' | 'revoke' | 'vacate' | 'forget'
+  | 'hold' | 'commit' | 'confirm' | 'activate' | 'extend' | 'shorten' | 'curtail' | 'restore' | 'restart' | 'expire' | 'release' | 'revoke' | 'vacate' | 'forget'
 
 /** One row of a state machine; null is "does not exist". */
 export interface Transition { from: LeaseState | null, trigger: LeaseTrigger, to: LeaseState | null, when: string }
@@ -11,6 +11,8 @@ export interface Transition { from: LeaseState | null, trigger: LeaseTrigger, to
 export const transitions: readonly Transition[] = [
   { from: null, trigger: 'hold', to: 'held', when: 'everything asked for is free for the whole interval' },
   { from: 'held', trigger: 'commit', to: 'committed', when: 'the master has written its decision' },
+  { from: 'held', trigger: 'curtail', to: 'held', when: 'its cluster has notice: growth ends with the rest' },
+  { from: 'held', trigger: 'restore', to: 'held', when: 'the notice is withdrawn, and the former end is still free' },
   { from: 'held', trigger: 'restart', to: 'held', when: 'the host has booted: the time to live begins anew' },
   { from: 'held', trigger: 'expire', to: 'ended', when: 'the time to live of the hold has passed' },
   { from: 'held', trigger: 'release', to: 'ended', when: 'the master or the gateway gives it up' },
@@ -19,12 +21,16 @@ export const transitions: readonly Transition[] = [
   { from: 'committed', trigger: 'confirm', to: 'committed', when: 'the master was heard of shortly before the start of an advance reservation' },
   { from: 'committed', trigger: 'extend', to: 'committed', when: 'an extension of it is committed' },
   { from: 'committed', trigger: 'shorten', to: 'committed', when: 'a committed extension of it is given up' },
+  { from: 'committed', trigger: 'curtail', to: 'committed', when: 'its lender has given notice: it ends earlier, and remembers its end' },
+  { from: 'committed', trigger: 'restore', to: 'committed', when: 'the notice is withdrawn, and the former end is still free' },
   { from: 'committed', trigger: 'restart', to: 'committed', when: 'the host has booted: the time to activate begins anew' },
   { from: 'committed', trigger: 'expire', to: 'ended', when: 'nobody activated it in time, or its master did not confirm it before its start' },
   { from: 'committed', trigger: 'release', to: 'ended', when: 'the master gives it up' },
   { from: 'committed', trigger: 'revoke', to: 'ended', when: 'the operator of the lender ends it' },
   { from: 'active', trigger: 'extend', to: 'active', when: 'an extension of it is committed' },
   { from: 'active', trigger: 'shorten', to: 'active', when: 'a committed extension of it is given up' },
+  { from: 'active', trigger: 'curtail', to: 'active', when: 'its lender has given notice: it ends earlier, and remembers its end' },
+  { from: 'active', trigger: 'restore', to: 'active', when: 'the notice is withdrawn, and the former end is still free' },
   { from: 'active', trigger: 'expire', to: 'ended', when: 'its end has come' },
   { from: 'active', trigger: 'release', to: 'ended', when: 'the master gives it up, or the cluster shrinks' },
   { from: 'active', trigger: 'revoke', to: 'ended', when: 'the operator of the lender ends it' },

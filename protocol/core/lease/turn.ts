@@ -68,6 +68,8 @@ export class Turn {
     if (lease.kind !== 'segment' || lease.state === 'held') return {}
     const restedMs = this.now + ID_QUARANTINE_MS
     if (trigger === 'release' || lease.activatedMs === 0) return { deadlineMs: restedMs }
+    // The gateway's own host is curtailed last, and restored first: no other host has it plugged in for longer.
+    if (lease.formerEndMs !== undefined) return { deadlineMs: Math.max(restedMs, lease.endMs + END_GUARD_MS) }
     const ends = [...this.state.extensionsOf.get(lease.clusterId)?.values() ?? []].filter(one => one.state !== 'ended').map(one => one.endMs)
     return { deadlineMs: Math.max(restedMs, Math.max(lease.endMs, ...ends) + END_GUARD_MS) }
   }

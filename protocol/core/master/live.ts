@@ -18,18 +18,23 @@ const contactOf = (turn: Turn, call: Call): Contact =>
 
 /** A word, and some hosts: another site writes it. */
 const MAX_STATE = 64
+const MAX_NOTICE = 200
+/** What moves a cursor, or hides: not in a line for people. */
+const lineOf = (text: string): string => text.slice(0, MAX_NOTICE).toWellFormed().replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]+/gu, ' ')
 
-export function heard (turn: Turn, record: MasterRecord, call: Call, { nowMs, endMs, ...reply }: { state: string, endMs: number, nowMs: number }): void {
+export function heard (turn: Turn, record: MasterRecord, call: Call, { nowMs, endMs, ...reply }: { state: string, endMs: number, nowMs: number, notice?: string }): void {
   const state = reply.state.slice(0, MAX_STATE)
+  const notice = lineOf(reply.notice ?? '')
   const work = turn.work(record.id)
   const before = contactOf(turn, call)
   work.tasks.set(taskKey('keep-alive', call.site, ''), { busy: false, tries: 0, dueMs: call.sentMs + KEEP_ALIVE_MS })
   // Half the round trip is the best guess of when the other side looked at its clock.
-  work.contacts.set(call.site, { heardMs: turn.now, state, endMs, skewMs: Math.round(nowMs - (call.sentMs + turn.now) / 2), error: '' })
+  work.contacts.set(call.site, { heardMs: turn.now, state, endMs, skewMs: Math.round(nowMs - (call.sentMs + turn.now) / 2), error: '', ...notice === '' ? {} : { notice } })
   // The copy may be from before an extension: a cluster is not called over while leases of it run. What
   // was said before the last change was decided counts for nothing.
   const mayTell = record.epoch > 1 && record.amendment === null && record.dropped.length === 0 && call.sentMs > work.amendedMs
   if (mayTell && Number.isSafeInteger(endMs) && endMs > record.endMs && endMs - record.startMs <= MAX_TERM_MS) turn.save({ ...record, endMs })
+  if (notice !== '' && notice !== before.notice) turn.progress(record, `${call.site}: ${notice}`)
   if (before.heardMs > 0 && before.state !== state) turn.progress(record, `${call.site}: its leases are ${state === '' ? 'gone' : state}`)
 }
 

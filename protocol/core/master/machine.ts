@@ -40,6 +40,8 @@ export interface Contact {
   /** their clock minus ours, give or take half the round trip */
   skewMs: number
   error: string
+  /** why its leases end before their term, or that they do not any more; absent: neither was said */
+  notice?: string
 }
 
 export interface Work {

@@ -24,8 +24,8 @@ const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]+/gu
 
 const within = (value: number, least: number, most: number): boolean => Number.isSafeInteger(value) && value >= least && value <= most
 
-export const toMessage = (site: string, nowMs: number, { earliestMs, shape, ...quote }: Quote): QuoteMessage =>
-  ({ site, nowMs, ...quote, earliestMs: earliestMs ?? 0, vcpus: shape?.vcpus ?? 0, memoryMib: shape?.memoryMib ?? 0 })
+export const toMessage = (site: string, nowMs: number, { earliestMs, shape, taken, reasons, priceMilli, totalMilli, nodes, wanMbit }: Quote): QuoteMessage =>
+  ({ site, nowMs, taken, reasons, priceMilli, totalMilli, nodes, wanMbit, earliestMs: earliestMs ?? 0, vcpus: shape?.vcpus ?? 0, memoryMib: shape?.memoryMib ?? 0 })
 
 function problemOf (reply: QuoteMessage, asked: { site: string, nodes: number, startMs: number }): string | null {
   const { taken, reasons, nodes, earliestMs, vcpus, memoryMib } = reply

@@ -5,7 +5,7 @@
 import { type Resources, clampToZero, describeShortfall, fits, subtract, sum, timesFitting, zero } from '../capacity.ts'
 import { type HostCalendar, type SiteCalendar, earliestTogether, leastIn } from '../calendar/together.ts'
 import type { MusubiError } from '../errors.ts'
-import type { SiteHost } from '../gateway/events.ts'
+import type { RoomByNotice, SiteHost } from '../gateway/events.ts'
 import { lacksLocal, ownParts, wantedOf } from '../gateway/place.ts'
 import { MAX_QUOTE_REASONS, MAX_QUOTE_TEXT, MAX_QUOTE_TRIES, MAX_TERM_MS } from '../limits.ts'
 import type { Request } from '../messages.ts'
@@ -29,6 +29,8 @@ export interface Quote {
   nodes: number
   /** all of it would be taken from then on, Unix ms; null: no such start is known */
   earliestMs: number | null
+  /** sites of which clusters would get notice for that start; absent: there is room then without */
+  noticeSites?: readonly string[]
   /** all of its nodes would be taken in this shape, which is smaller; null: in none that would do */
   shape: Shape | null
   /** what the gateway's WAN has free, Mbit/s; 0: not known */
@@ -60,6 +62,13 @@ export interface QuoteView {
   refusal: (startMs: number, endMs: number) => MusubiError | null
   /** of hosts that take leases, for a later start; null: it is not looked for */
   calendars: readonly HostCalendar[] | null
+  /** what the asking site could have by notice to others; absent: nothing */
+  byNotice?: {
+    /** `calendars` with it */
+    calendars: readonly HostCalendar[]
+    /** for a request, at its start: as a request would be placed */
+    room: (request: Request) => RoomByNotice | null
+  }
   priceMilli: number
   nowMs: number
 }
@@ -112,6 +121,12 @@ const atTime = (request: Request, view: QuoteView, calendars: readonly HostCalen
     refusal: view.refusal(startMs, endMs),
     quota: quotaIn(view, startMs, endMs)
   }
+}
+
+/** By whose notice a request would be taken that would not be otherwise; null: not even so. */
+function roomBeside (request: Request, moment: Moment, view: QuoteView): RoomByNotice | null {
+  const room = moment.refusal === null ? view.byNotice?.room(request) ?? null : null
+  return room !== null && judge(request, { ...moment, hosts: room.hosts }, view).length === 0 ? room : null
 }
 
 /** The first so many nodes, with the volumes of those. */
@@ -174,15 +189,19 @@ function largestShape (request: Request, { hosts, quota }: Moment, fitting: (req
   return best !== null && fitting({ ...request, nodes: request.nodes.map(node => ({ ...node, ...best })) }) ? best : null
 }
 
+type Earliest = Pick<Quote, 'earliestMs' | 'noticeSites'>
+
 /** The first moment at which all of it would be taken, looked for where something that is missing comes free. */
-function earliest (request: Request, view: QuoteView, calendars: readonly HostCalendar[]): number | null {
+function earliest (request: Request, view: QuoteView, calendars: readonly HostCalendar[]): Earliest {
   const durationMs = request.endMs - request.startMs
   const fromMs = Math.max(request.startMs, view.nowMs)
   const smallest: Shape = { vcpus: Math.min(...request.nodes.map(node => node.vcpus)), memoryMib: Math.min(...request.nodes.map(node => node.memoryMib)) }
   const need = nodeResources(request.nodes.length === 0 ? { vcpus: 0, memoryMib: 0 } : smallest)
   const cost = sum(request.nodes.map(nodeResources))
   const shares: SiteCalendar[] = view.counted && view.quota !== null ? [{ site: 'quota', hosts: view.quota.map((steps, i) => ({ host: `quota ${i}`, roles: ['quota'], steps })) }] : []
-  return earliestTogether([{ site: 'site', hosts: calendars }, ...shares], {
+  const from = (startMs: number): Request => ({ ...request, startMs, endMs: startMs + durationMs })
+  let noticeSites: string[] = []
+  const earliestMs = earliestTogether([{ site: 'site', hosts: view.byNotice?.calendars ?? calendars }, ...shares], {
     fromMs, latestMs: view.nowMs + MAX_TERM_MS, durationMs, nodes: request.nodes.length, nodesIn: free => Math.min(request.nodes.length, mostOnHost(request), timesFitting(need, free)), tries: MAX_QUOTE_TRIES,
     watch: [
       { role: 'gateway', figure: free => Number(fits(FRONTEND_RESOURCES, free)) },
@@ -195,8 +214,16 @@ function earliest (request: Request, view: QuoteView, calendars: readonly HostCa
       { role: 'quota', figure: free => Math.min(free.bandwidthMbit - request.bandwidthMbit, 0) },
       { role: 'quota', figure: free => Math.min((free.nodes ?? 0) - request.nodes.length, 0) }
     ],
-    fits: startMs => judge(request, atTime(request, view, calendars, startMs), view).length === 0
+    fits (startMs) {
+      const then = atTime(request, view, calendars, startMs)
+      noticeSites = []
+      if (judge(request, then, view).length === 0) return true
+      const room = roomBeside(from(startMs), then, view)
+      noticeSites = [...new Set(room?.clusters.map(({ site }) => site))].sort()
+      return room !== null
+    }
   })
+  return { earliestMs, ...earliestMs === null || noticeSites.length === 0 ? {} : { noticeSites } }
 }
 
 /** Of some nodes for a term, thousandths, rounded up; never more than a number can hold. */
@@ -217,7 +244,8 @@ export const isTaken = (request: Request, view: QuoteView): boolean => judge(req
  */
 export function quoteFor (request: Request, view: QuoteView): Quote {
   const now = asAsked(request, view)
-  const reasons = judge(request, now, view)
+  const lacking = judge(request, now, view)
+  const reasons = lacking.length > 0 && roomBeside(request, now, view) !== null ? [] : lacking
   const taken = reasons.length === 0
   const fitting = (asked: Request): boolean => judge(asked, now, view).length === 0
   const instead = !taken && now.refusal === null && request.nodes.length > 0
@@ -225,7 +253,7 @@ export function quoteFor (request: Request, view: QuoteView): Quote {
     taken, reasons,
     priceMilli: view.priceMilli, totalMilli: priceOf(request.nodes, view.priceMilli, request.endMs - request.startMs),
     nodes: taken ? request.nodes.length : instead ? mostNodes(request, fitting) : 0,
-    earliestMs: taken ? Math.max(request.startMs, view.nowMs) : view.calendars === null ? null : earliest(request, view, view.calendars),
+    ...taken ? { earliestMs: Math.max(request.startMs, view.nowMs) } : view.calendars === null ? { earliestMs: null } : earliest(request, view, view.calendars),
     shape: instead ? largestShape(request, now, fitting) : null,
     wanMbit: clampToZero(view.hosts.find(host => host.host === view.gateway)?.free ?? zero()).bandwidthMbit
   }

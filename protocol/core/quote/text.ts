@@ -10,11 +10,11 @@ export const shapeText = ({ vcpus, memoryMib }: Shape): string => `${vcpus} vCPU
  * @param now how the time that was asked for is called
  * @returns '' when it takes all of it, or knows of nothing else
  */
-export function counterText ({ taken, nodes, earliestMs, shape }: Pick<Quote, 'taken' | 'nodes' | 'earliestMs' | 'shape'>, wanted: number, now = 'now'): string {
+export function counterText ({ taken, nodes, earliestMs, shape, noticeSites = [] }: Pick<Quote, 'taken' | 'nodes' | 'earliestMs' | 'shape' | 'noticeSites'>, wanted: number, now = 'now'): string {
   if (taken) return ''
   return [
     nodes === 0 ? '' : `${nodes} of ${wanted} nodes fit ${now}`,
-    earliestMs === null ? '' : `all ${wanted} from ${when(earliestMs)}`,
+    earliestMs === null ? '' : `all ${wanted} from ${when(earliestMs)}${noticeSites.length === 0 ? '' : `, by notice to leases of ${noticeSites.slice(0, 4).join(', ')}: reserve it with --start ${when(earliestMs)}, or --earliest`}`,
     shape === null ? '' : `all ${wanted} ${now} with ${shapeText(shape)} each`
   ].filter(text => text !== '').join('; ')
 }

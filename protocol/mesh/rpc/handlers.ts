@@ -22,7 +22,7 @@ type Requests = { [M in MethodName]: Methods[M]['request'] | null }
 /** A Call or Reply with no member set. */
 const nothing = (): { [M in MethodName]: null } => ({
   sync: null, request: null, commit: null, activate: null, release: null, status: null, search: null, revocations: null, renew: null,
-  hold: null, hostCommit: null, hostActivate: null, hostRelease: null, hostStatus: null, hostCordon: null, extend: null, keepAlive: null, claim: null, copy: null, hostExtend: null, hostKeepAlive: null, cache: null, calendar: null, hostCalendar: null, quote: null
+  hold: null, hostCommit: null, hostActivate: null, hostRelease: null, hostStatus: null, hostCordon: null, extend: null, keepAlive: null, claim: null, copy: null, hostExtend: null, hostKeepAlive: null, cache: null, calendar: null, hostCalendar: null, quote: null, hostCurtail: null, hostRestore: null
 })
 
 /** @returns the frame of a call, encoded. @throws InvalidInputError when the request does not fit */

@@ -77,6 +77,10 @@ export declare const musubi: {
     HostExtendReply: StaticCodec
     HostKeepAliveRequest: StaticCodec
     HostKeepAliveReply: StaticCodec
+    HostCurtailRequest: StaticCodec
+    HostCurtailReply: StaticCodec
+    HostRestoreRequest: StaticCodec
+    HostRestoreReply: StaticCodec
     HostCommitRequest: StaticCodec
     HostCommitReply: StaticCodec
     CalendarStep: StaticCodec

@@ -5398,6 +5398,15 @@ export const musubi = $root.musubi = (() => {
             KeepAliveReply.prototype.endMs = 0;
             KeepAliveReply.prototype.epoch = 0;
             KeepAliveReply.prototype.nowMs = 0;
+            KeepAliveReply.prototype.notice = null;
+
+            let $oneOfFields;
+
+            // Virtual OneOf for proto3 optional field
+            $Object.defineProperty(KeepAliveReply.prototype, "_notice", {
+                get: $util.oneOfGetter($oneOfFields = ["notice"]),
+                set: $util.oneOfSetter($oneOfFields)
+            });
 
             KeepAliveReply.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -5416,6 +5425,8 @@ export const musubi = $root.musubi = (() => {
                     writer.uint32(32).uint32(message.epoch);
                 if (message.nowMs != null && $Object.hasOwnProperty.call(message, "nowMs") && (typeof message.nowMs === "object" ? message.nowMs.low || message.nowMs.high : message.nowMs !== 0))
                     writer.uint32(40).uint64(message.nowMs);
+                if (message.notice != null && $Object.hasOwnProperty.call(message, "notice"))
+                    writer.uint32(50).string(message.notice);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -5492,6 +5503,13 @@ export const musubi = $root.musubi = (() => {
                                 message.nowMs = value;
                             else
                                 delete message.nowMs;
+                            continue;
+                        }
+                    case 6: {
+                            if (wireType !== 2)
+                                break;
+                            message.notice = reader.stringVerify();
+                            message._notice = "notice";
                             continue;
                         }
                     }
@@ -8844,6 +8862,406 @@ export const musubi = $root.musubi = (() => {
             return HostKeepAliveReply;
         })();
 
+        v1.HostCurtailRequest = (function() {
+
+            const HostCurtailRequest = function (properties) {
+                if (properties)
+                    for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                        if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                            this[keys[i]] = properties[keys[i]];
+            };
+
+            HostCurtailRequest.prototype.clusterId = "";
+            HostCurtailRequest.prototype.seq = 0;
+            HostCurtailRequest.prototype.endMs = 0;
+            HostCurtailRequest.prototype.reason = "";
+
+            HostCurtailRequest.encode = function (message, writer, _depth) {
+                if (!writer)
+                    writer = $Writer.create();
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $util.recursionLimit)
+                    throw $Error("max depth exceeded");
+                if (message.clusterId != null && $Object.hasOwnProperty.call(message, "clusterId") && message.clusterId !== "")
+                    writer.uint32(10).string(message.clusterId);
+                if (message.seq != null && $Object.hasOwnProperty.call(message, "seq") && (typeof message.seq === "object" ? message.seq.low || message.seq.high : message.seq !== 0))
+                    writer.uint32(16).uint64(message.seq);
+                if (message.endMs != null && $Object.hasOwnProperty.call(message, "endMs") && (typeof message.endMs === "object" ? message.endMs.low || message.endMs.high : message.endMs !== 0))
+                    writer.uint32(24).uint64(message.endMs);
+                if (message.reason != null && $Object.hasOwnProperty.call(message, "reason") && message.reason !== "")
+                    writer.uint32(34).string(message.reason);
+                if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                    for (let i = 0; i < message.$unknowns.length; ++i)
+                        writer.raw(message.$unknowns[i]);
+                return writer;
+            };
+
+            HostCurtailRequest.decode = function (reader, length, _end, _depth, _target) {
+                if (!(reader instanceof $Reader))
+                    reader = $Reader.create(reader);
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $Reader.recursionLimit)
+                    throw $Error("max depth exceeded");
+                let end, message, value;
+                if (length === $undefined)
+                    end = reader.len;
+                else {
+                    end = reader.pos + length;
+                    if (end > reader.len)
+                        throw $RangeError("index out of range");
+                    length = reader.len;
+                    reader.len = end;
+                }
+                message = _target || new $root.musubi.v1.HostCurtailRequest();
+                while (reader.pos < end) {
+                    let start = reader.pos;
+                    let tag = reader.tag();
+                    if (tag === _end) {
+                        _end = $undefined;
+                        break;
+                    }
+                    let wireType = tag & 7;
+                    switch (tag >>>= 3) {
+                    case 1: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.clusterId = value;
+                            else
+                                delete message.clusterId;
+                            continue;
+                        }
+                    case 2: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.seq = value;
+                            else
+                                delete message.seq;
+                            continue;
+                        }
+                    case 3: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.endMs = value;
+                            else
+                                delete message.endMs;
+                            continue;
+                        }
+                    case 4: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.reason = value;
+                            else
+                                delete message.reason;
+                            continue;
+                        }
+                    }
+                    reader.skipType(wireType, _depth, tag);
+                    if (!reader.discardUnknown) {
+                        $util.makeProp(message, "$unknowns", false);
+                        (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                    }
+                }
+                if (length !== $undefined) {
+                    if (reader.pos !== end)
+                        throw $RangeError("index out of range");
+                    reader.len = length;
+                }
+                if (_end !== $undefined)
+                    throw $Error("missing end group");
+                return message;
+            };
+
+            return HostCurtailRequest;
+        })();
+
+        v1.HostCurtailReply = (function() {
+
+            const HostCurtailReply = function (properties) {
+                if (properties)
+                    for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                        if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                            this[keys[i]] = properties[keys[i]];
+            };
+
+            HostCurtailReply.prototype.endMs = 0;
+            HostCurtailReply.prototype.nowMs = 0;
+
+            HostCurtailReply.encode = function (message, writer, _depth) {
+                if (!writer)
+                    writer = $Writer.create();
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $util.recursionLimit)
+                    throw $Error("max depth exceeded");
+                if (message.endMs != null && $Object.hasOwnProperty.call(message, "endMs") && (typeof message.endMs === "object" ? message.endMs.low || message.endMs.high : message.endMs !== 0))
+                    writer.uint32(8).uint64(message.endMs);
+                if (message.nowMs != null && $Object.hasOwnProperty.call(message, "nowMs") && (typeof message.nowMs === "object" ? message.nowMs.low || message.nowMs.high : message.nowMs !== 0))
+                    writer.uint32(16).uint64(message.nowMs);
+                if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                    for (let i = 0; i < message.$unknowns.length; ++i)
+                        writer.raw(message.$unknowns[i]);
+                return writer;
+            };
+
+            HostCurtailReply.decode = function (reader, length, _end, _depth, _target) {
+                if (!(reader instanceof $Reader))
+                    reader = $Reader.create(reader);
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $Reader.recursionLimit)
+                    throw $Error("max depth exceeded");
+                let end, message, value;
+                if (length === $undefined)
+                    end = reader.len;
+                else {
+                    end = reader.pos + length;
+                    if (end > reader.len)
+                        throw $RangeError("index out of range");
+                    length = reader.len;
+                    reader.len = end;
+                }
+                message = _target || new $root.musubi.v1.HostCurtailReply();
+                while (reader.pos < end) {
+                    let start = reader.pos;
+                    let tag = reader.tag();
+                    if (tag === _end) {
+                        _end = $undefined;
+                        break;
+                    }
+                    let wireType = tag & 7;
+                    switch (tag >>>= 3) {
+                    case 1: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.endMs = value;
+                            else
+                                delete message.endMs;
+                            continue;
+                        }
+                    case 2: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.nowMs = value;
+                            else
+                                delete message.nowMs;
+                            continue;
+                        }
+                    }
+                    reader.skipType(wireType, _depth, tag);
+                    if (!reader.discardUnknown) {
+                        $util.makeProp(message, "$unknowns", false);
+                        (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                    }
+                }
+                if (length !== $undefined) {
+                    if (reader.pos !== end)
+                        throw $RangeError("index out of range");
+                    reader.len = length;
+                }
+                if (_end !== $undefined)
+                    throw $Error("missing end group");
+                return message;
+            };
+
+            return HostCurtailReply;
+        })();
+
+        v1.HostRestoreRequest = (function() {
+
+            const HostRestoreRequest = function (properties) {
+                if (properties)
+                    for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                        if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                            this[keys[i]] = properties[keys[i]];
+            };
+
+            HostRestoreRequest.prototype.clusterId = "";
+            HostRestoreRequest.prototype.seq = 0;
+
+            HostRestoreRequest.encode = function (message, writer, _depth) {
+                if (!writer)
+                    writer = $Writer.create();
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $util.recursionLimit)
+                    throw $Error("max depth exceeded");
+                if (message.clusterId != null && $Object.hasOwnProperty.call(message, "clusterId") && message.clusterId !== "")
+                    writer.uint32(10).string(message.clusterId);
+                if (message.seq != null && $Object.hasOwnProperty.call(message, "seq") && (typeof message.seq === "object" ? message.seq.low || message.seq.high : message.seq !== 0))
+                    writer.uint32(16).uint64(message.seq);
+                if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                    for (let i = 0; i < message.$unknowns.length; ++i)
+                        writer.raw(message.$unknowns[i]);
+                return writer;
+            };
+
+            HostRestoreRequest.decode = function (reader, length, _end, _depth, _target) {
+                if (!(reader instanceof $Reader))
+                    reader = $Reader.create(reader);
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $Reader.recursionLimit)
+                    throw $Error("max depth exceeded");
+                let end, message, value;
+                if (length === $undefined)
+                    end = reader.len;
+                else {
+                    end = reader.pos + length;
+                    if (end > reader.len)
+                        throw $RangeError("index out of range");
+                    length = reader.len;
+                    reader.len = end;
+                }
+                message = _target || new $root.musubi.v1.HostRestoreRequest();
+                while (reader.pos < end) {
+                    let start = reader.pos;
+                    let tag = reader.tag();
+                    if (tag === _end) {
+                        _end = $undefined;
+                        break;
+                    }
+                    let wireType = tag & 7;
+                    switch (tag >>>= 3) {
+                    case 1: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.clusterId = value;
+                            else
+                                delete message.clusterId;
+                            continue;
+                        }
+                    case 2: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.seq = value;
+                            else
+                                delete message.seq;
+                            continue;
+                        }
+                    }
+                    reader.skipType(wireType, _depth, tag);
+                    if (!reader.discardUnknown) {
+                        $util.makeProp(message, "$unknowns", false);
+                        (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                    }
+                }
+                if (length !== $undefined) {
+                    if (reader.pos !== end)
+                        throw $RangeError("index out of range");
+                    reader.len = length;
+                }
+                if (_end !== $undefined)
+                    throw $Error("missing end group");
+                return message;
+            };
+
+            return HostRestoreRequest;
+        })();
+
+        v1.HostRestoreReply = (function() {
+
+            const HostRestoreReply = function (properties) {
+                if (properties)
+                    for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                        if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                            this[keys[i]] = properties[keys[i]];
+            };
+
+            HostRestoreReply.prototype.endMs = 0;
+            HostRestoreReply.prototype.nowMs = 0;
+
+            HostRestoreReply.encode = function (message, writer, _depth) {
+                if (!writer)
+                    writer = $Writer.create();
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $util.recursionLimit)
+                    throw $Error("max depth exceeded");
+                if (message.endMs != null && $Object.hasOwnProperty.call(message, "endMs") && (typeof message.endMs === "object" ? message.endMs.low || message.endMs.high : message.endMs !== 0))
+                    writer.uint32(8).uint64(message.endMs);
+                if (message.nowMs != null && $Object.hasOwnProperty.call(message, "nowMs") && (typeof message.nowMs === "object" ? message.nowMs.low || message.nowMs.high : message.nowMs !== 0))
+                    writer.uint32(16).uint64(message.nowMs);
+                if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                    for (let i = 0; i < message.$unknowns.length; ++i)
+                        writer.raw(message.$unknowns[i]);
+                return writer;
+            };
+
+            HostRestoreReply.decode = function (reader, length, _end, _depth, _target) {
+                if (!(reader instanceof $Reader))
+                    reader = $Reader.create(reader);
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $Reader.recursionLimit)
+                    throw $Error("max depth exceeded");
+                let end, message, value;
+                if (length === $undefined)
+                    end = reader.len;
+                else {
+                    end = reader.pos + length;
+                    if (end > reader.len)
+                        throw $RangeError("index out of range");
+                    length = reader.len;
+                    reader.len = end;
+                }
+                message = _target || new $root.musubi.v1.HostRestoreReply();
+                while (reader.pos < end) {
+                    let start = reader.pos;
+                    let tag = reader.tag();
+                    if (tag === _end) {
+                        _end = $undefined;
+                        break;
+                    }
+                    let wireType = tag & 7;
+                    switch (tag >>>= 3) {
+                    case 1: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.endMs = value;
+                            else
+                                delete message.endMs;
+                            continue;
+                        }
+                    case 2: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.nowMs = value;
+                            else
+                                delete message.nowMs;
+                            continue;
+                        }
+                    }
+                    reader.skipType(wireType, _depth, tag);
+                    if (!reader.discardUnknown) {
+                        $util.makeProp(message, "$unknowns", false);
+                        (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                    }
+                }
+                if (length !== $undefined) {
+                    if (reader.pos !== end)
+                        throw $RangeError("index out of range");
+                    reader.len = length;
+                }
+                if (_end !== $undefined)
+                    throw $Error("missing end group");
+                return message;
+            };
+
+            return HostRestoreReply;
+        })();
+
         v1.HostCommitRequest = (function() {
 
             const HostCommitRequest = function (properties) {
@@ -9236,6 +9654,15 @@ export const musubi = $root.musubi = (() => {
             CalendarLease.prototype.startMs = 0;
             CalendarLease.prototype.endMs = 0;
             CalendarLease.prototype.masterless = false;
+            CalendarLease.prototype.formerEndMs = null;
+
+            let $oneOfFields;
+
+            // Virtual OneOf for proto3 optional field
+            $Object.defineProperty(CalendarLease.prototype, "_formerEndMs", {
+                get: $util.oneOfGetter($oneOfFields = ["formerEndMs"]),
+                set: $util.oneOfSetter($oneOfFields)
+            });
 
             CalendarLease.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -9262,6 +9689,8 @@ export const musubi = $root.musubi = (() => {
                     writer.uint32(64).uint64(message.endMs);
                 if (message.masterless != null && $Object.hasOwnProperty.call(message, "masterless") && message.masterless !== false)
                     writer.uint32(72).bool(message.masterless);
+                if (message.formerEndMs != null && $Object.hasOwnProperty.call(message, "formerEndMs"))
+                    writer.uint32(80).uint64(message.formerEndMs);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -9374,6 +9803,13 @@ export const musubi = $root.musubi = (() => {
                                 message.masterless = value;
                             else
                                 delete message.masterless;
+                            continue;
+                        }
+                    case 10: {
+                            if (wireType !== 0)
+                                break;
+                            message.formerEndMs = reader.uint64();
+                            message._formerEndMs = "formerEndMs";
                             continue;
                         }
                     }
@@ -12227,6 +12663,8 @@ export const musubi = $root.musubi = (() => {
             Call.prototype.calendar = null;
             Call.prototype.hostCalendar = null;
             Call.prototype.quote = null;
+            Call.prototype.hostCurtail = null;
+            Call.prototype.hostRestore = null;
             Call.prototype.hold = null;
             Call.prototype.hostCommit = null;
             Call.prototype.hostActivate = null;
@@ -12236,7 +12674,7 @@ export const musubi = $root.musubi = (() => {
             let $oneOfFields;
 
             $Object.defineProperty(Call.prototype, "method", {
-                get: $util.oneOfGetter($oneOfFields = ["sync", "request", "commit", "activate", "release", "status", "search", "revocations", "renew", "hostCordon", "extend", "keepAlive", "claim", "copy", "hostExtend", "hostKeepAlive", "cache", "calendar", "hostCalendar", "quote", "hold", "hostCommit", "hostActivate", "hostRelease", "hostStatus"]),
+                get: $util.oneOfGetter($oneOfFields = ["sync", "request", "commit", "activate", "release", "status", "search", "revocations", "renew", "hostCordon", "extend", "keepAlive", "claim", "copy", "hostExtend", "hostKeepAlive", "cache", "calendar", "hostCalendar", "quote", "hostCurtail", "hostRestore", "hold", "hostCommit", "hostActivate", "hostRelease", "hostStatus"]),
                 set: $util.oneOfSetter($oneOfFields)
             });
 
@@ -12301,6 +12739,10 @@ export const musubi = $root.musubi = (() => {
                     $root.musubi.v1.HostCalendarRequest.encode(message.hostCalendar, writer.uint32(274).fork(), _depth + 1).ldelim();
                 if (message.quote != null && $Object.hasOwnProperty.call(message, "quote"))
                     $root.musubi.v1.QuoteRequest.encode(message.quote, writer.uint32(282).fork(), _depth + 1).ldelim();
+                if (message.hostCurtail != null && $Object.hasOwnProperty.call(message, "hostCurtail"))
+                    $root.musubi.v1.HostCurtailRequest.encode(message.hostCurtail, writer.uint32(306).fork(), _depth + 1).ldelim();
+                if (message.hostRestore != null && $Object.hasOwnProperty.call(message, "hostRestore"))
+                    $root.musubi.v1.HostRestoreRequest.encode(message.hostRestore, writer.uint32(314).fork(), _depth + 1).ldelim();
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -12492,6 +12934,20 @@ export const musubi = $root.musubi = (() => {
                             message.method = "quote";
                             continue;
                         }
+                    case 38: {
+                            if (wireType !== 2)
+                                break;
+                            message.hostCurtail = $root.musubi.v1.HostCurtailRequest.decode(reader, reader.size(), $undefined, _depth + 1, message.hostCurtail);
+                            message.method = "hostCurtail";
+                            continue;
+                        }
+                    case 39: {
+                            if (wireType !== 2)
+                                break;
+                            message.hostRestore = $root.musubi.v1.HostRestoreRequest.decode(reader, reader.size(), $undefined, _depth + 1, message.hostRestore);
+                            message.method = "hostRestore";
+                            continue;
+                        }
                     case 20: {
                             if (wireType !== 2)
                                 break;
@@ -12578,6 +13034,8 @@ export const musubi = $root.musubi = (() => {
             Reply.prototype.calendar = null;
             Reply.prototype.hostCalendar = null;
             Reply.prototype.quote = null;
+            Reply.prototype.hostCurtail = null;
+            Reply.prototype.hostRestore = null;
             Reply.prototype.hold = null;
             Reply.prototype.hostCommit = null;
             Reply.prototype.hostActivate = null;
@@ -12587,7 +13045,7 @@ export const musubi = $root.musubi = (() => {
             let $oneOfFields;
 
             $Object.defineProperty(Reply.prototype, "result", {
-                get: $util.oneOfGetter($oneOfFields = ["failure", "sync", "request", "commit", "activate", "release", "status", "search", "revocations", "renew", "hostCordon", "extend", "keepAlive", "claim", "copy", "hostExtend", "hostKeepAlive", "cache", "calendar", "hostCalendar", "quote", "hold", "hostCommit", "hostActivate", "hostRelease", "hostStatus"]),
+                get: $util.oneOfGetter($oneOfFields = ["failure", "sync", "request", "commit", "activate", "release", "status", "search", "revocations", "renew", "hostCordon", "extend", "keepAlive", "claim", "copy", "hostExtend", "hostKeepAlive", "cache", "calendar", "hostCalendar", "quote", "hostCurtail", "hostRestore", "hold", "hostCommit", "hostActivate", "hostRelease", "hostStatus"]),
                 set: $util.oneOfSetter($oneOfFields)
             });
 
@@ -12652,6 +13110,10 @@ export const musubi = $root.musubi = (() => {
                     $root.musubi.v1.HostCalendarReply.encode(message.hostCalendar, writer.uint32(274).fork(), _depth + 1).ldelim();
                 if (message.quote != null && $Object.hasOwnProperty.call(message, "quote"))
                     $root.musubi.v1.QuoteReply.encode(message.quote, writer.uint32(282).fork(), _depth + 1).ldelim();
+                if (message.hostCurtail != null && $Object.hasOwnProperty.call(message, "hostCurtail"))
+                    $root.musubi.v1.HostCurtailReply.encode(message.hostCurtail, writer.uint32(306).fork(), _depth + 1).ldelim();
+                if (message.hostRestore != null && $Object.hasOwnProperty.call(message, "hostRestore"))
+                    $root.musubi.v1.HostRestoreReply.encode(message.hostRestore, writer.uint32(314).fork(), _depth + 1).ldelim();
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -12839,6 +13301,20 @@ export const musubi = $root.musubi = (() => {
                                 break;
                             message.quote = $root.musubi.v1.QuoteReply.decode(reader, reader.size(), $undefined, _depth + 1, message.quote);
                             message.result = "quote";
+                            continue;
+                        }
+                    case 38: {
+                            if (wireType !== 2)
+                                break;
+                            message.hostCurtail = $root.musubi.v1.HostCurtailReply.decode(reader, reader.size(), $undefined, _depth + 1, message.hostCurtail);
+                            message.result = "hostCurtail";
+                            continue;
+                        }
+                    case 39: {
+                            if (wireType !== 2)
+                                break;
+                            message.hostRestore = $root.musubi.v1.HostRestoreReply.decode(reader, reader.size(), $undefined, _depth + 1, message.hostRestore);
+                            message.result = "hostRestore";
                             continue;
                         }
                     case 20: {

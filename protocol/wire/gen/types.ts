@@ -341,6 +341,7 @@ export interface KeepAliveReply {
   endMs: number
   epoch: number
   nowMs: number
+  notice?: string
 }
 
 export interface EpochGrant {
@@ -540,6 +541,28 @@ export interface HostKeepAliveReply {
   nowMs: number
 }
 
+export interface HostCurtailRequest {
+  clusterId: string
+  seq: number
+  endMs: number
+  reason: string
+}
+
+export interface HostCurtailReply {
+  endMs: number
+  nowMs: number
+}
+
+export interface HostRestoreRequest {
+  clusterId: string
+  seq: number
+}
+
+export interface HostRestoreReply {
+  endMs: number
+  nowMs: number
+}
+
 export interface HostCommitRequest {
   clusterId: string
   offerId: string
@@ -570,6 +593,7 @@ export interface CalendarLease {
   startMs: number
   endMs: number
   masterless: boolean
+  formerEndMs?: number
 }
 
 export interface HostCalendarReply {
@@ -768,6 +792,8 @@ export interface Call {
   calendar: CalendarRequest | null
   hostCalendar: HostCalendarRequest | null
   quote: QuoteRequest | null
+  hostCurtail: HostCurtailRequest | null
+  hostRestore: HostRestoreRequest | null
   hold: HoldRequest | null
   hostCommit: HostCommitRequest | null
   hostActivate: ActivateRequest | null
@@ -798,6 +824,8 @@ export interface Reply {
   calendar: CalendarReply | null
   hostCalendar: HostCalendarReply | null
   quote: QuoteReply | null
+  hostCurtail: HostCurtailReply | null
+  hostRestore: HostRestoreReply | null
   hold: HoldReply | null
   hostCommit: HostCommitReply | null
   hostActivate: ActivateReply | null
@@ -879,6 +907,10 @@ export interface Messages {
   HostExtendReply: HostExtendReply
   HostKeepAliveRequest: HostKeepAliveRequest
   HostKeepAliveReply: HostKeepAliveReply
+  HostCurtailRequest: HostCurtailRequest
+  HostCurtailReply: HostCurtailReply
+  HostRestoreRequest: HostRestoreRequest
+  HostRestoreReply: HostRestoreReply
   HostCommitRequest: HostCommitRequest
   HostCommitReply: HostCommitReply
   CalendarStep: CalendarStep
@@ -930,6 +962,8 @@ export interface Methods {
   calendar: { request: CalendarRequest, reply: CalendarReply }
   hostCalendar: { request: HostCalendarRequest, reply: HostCalendarReply }
   quote: { request: QuoteRequest, reply: QuoteReply }
+  hostCurtail: { request: HostCurtailRequest, reply: HostCurtailReply }
+  hostRestore: { request: HostRestoreRequest, reply: HostRestoreReply }
   hold: { request: HoldRequest, reply: HoldReply }
   hostCommit: { request: HostCommitRequest, reply: HostCommitReply }
   hostActivate: { request: ActivateRequest, reply: ActivateReply }
@@ -939,7 +973,7 @@ export interface Methods {
 
 export interface Field { readonly name: string, readonly id: number, readonly type: string, readonly repeated: boolean, readonly oneof?: string, readonly optional?: true }
 
-export const METHODS: readonly (keyof Methods)[] = ['sync', 'request', 'commit', 'activate', 'release', 'status', 'search', 'revocations', 'renew', 'hostCordon', 'extend', 'keepAlive', 'claim', 'copy', 'hostExtend', 'hostKeepAlive', 'cache', 'calendar', 'hostCalendar', 'quote', 'hold', 'hostCommit', 'hostActivate', 'hostRelease', 'hostStatus']
+export const METHODS: readonly (keyof Methods)[] = ['sync', 'request', 'commit', 'activate', 'release', 'status', 'search', 'revocations', 'renew', 'hostCordon', 'extend', 'keepAlive', 'claim', 'copy', 'hostExtend', 'hostKeepAlive', 'cache', 'calendar', 'hostCalendar', 'quote', 'hostCurtail', 'hostRestore', 'hold', 'hostCommit', 'hostActivate', 'hostRelease', 'hostStatus']
 
 export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
   Resources: [
@@ -1242,7 +1276,8 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'state', id: 2, type: 'string', repeated: false },
     { name: 'endMs', id: 3, type: 'uint64', repeated: false },
     { name: 'epoch', id: 4, type: 'uint32', repeated: false },
-    { name: 'nowMs', id: 5, type: 'uint64', repeated: false }
+    { name: 'nowMs', id: 5, type: 'uint64', repeated: false },
+    { name: 'notice', id: 6, type: 'string', repeated: false, optional: true }
   ],
   EpochGrant: [
     { name: 'clusterId', id: 1, type: 'string', repeated: false },
@@ -1413,6 +1448,24 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'epoch', id: 3, type: 'uint32', repeated: false },
     { name: 'nowMs', id: 4, type: 'uint64', repeated: false }
   ],
+  HostCurtailRequest: [
+    { name: 'clusterId', id: 1, type: 'string', repeated: false },
+    { name: 'seq', id: 2, type: 'uint64', repeated: false },
+    { name: 'endMs', id: 3, type: 'uint64', repeated: false },
+    { name: 'reason', id: 4, type: 'string', repeated: false }
+  ],
+  HostCurtailReply: [
+    { name: 'endMs', id: 1, type: 'uint64', repeated: false },
+    { name: 'nowMs', id: 2, type: 'uint64', repeated: false }
+  ],
+  HostRestoreRequest: [
+    { name: 'clusterId', id: 1, type: 'string', repeated: false },
+    { name: 'seq', id: 2, type: 'uint64', repeated: false }
+  ],
+  HostRestoreReply: [
+    { name: 'endMs', id: 1, type: 'uint64', repeated: false },
+    { name: 'nowMs', id: 2, type: 'uint64', repeated: false }
+  ],
   HostCommitRequest: [
     { name: 'clusterId', id: 1, type: 'string', repeated: false },
     { name: 'offerId', id: 2, type: 'string', repeated: false },
@@ -1438,7 +1491,8 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'state', id: 6, type: 'string', repeated: false },
     { name: 'startMs', id: 7, type: 'uint64', repeated: false },
     { name: 'endMs', id: 8, type: 'uint64', repeated: false },
-    { name: 'masterless', id: 9, type: 'bool', repeated: false }
+    { name: 'masterless', id: 9, type: 'bool', repeated: false },
+    { name: 'formerEndMs', id: 10, type: 'uint64', repeated: false, optional: true }
   ],
   HostCalendarReply: [
     { name: 'nowMs', id: 1, type: 'uint64', repeated: false },
@@ -1616,6 +1670,8 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'calendar', id: 33, type: 'CalendarRequest', repeated: false, oneof: 'method' },
     { name: 'hostCalendar', id: 34, type: 'HostCalendarRequest', repeated: false, oneof: 'method' },
     { name: 'quote', id: 35, type: 'QuoteRequest', repeated: false, oneof: 'method' },
+    { name: 'hostCurtail', id: 38, type: 'HostCurtailRequest', repeated: false, oneof: 'method' },
+    { name: 'hostRestore', id: 39, type: 'HostRestoreRequest', repeated: false, oneof: 'method' },
     { name: 'hold', id: 20, type: 'HoldRequest', repeated: false, oneof: 'method' },
     { name: 'hostCommit', id: 21, type: 'HostCommitRequest', repeated: false, oneof: 'method' },
     { name: 'hostActivate', id: 22, type: 'ActivateRequest', repeated: false, oneof: 'method' },
@@ -1645,6 +1701,8 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
     { name: 'calendar', id: 33, type: 'CalendarReply', repeated: false, oneof: 'result' },
     { name: 'hostCalendar', id: 34, type: 'HostCalendarReply', repeated: false, oneof: 'result' },
     { name: 'quote', id: 35, type: 'QuoteReply', repeated: false, oneof: 'result' },
+    { name: 'hostCurtail', id: 38, type: 'HostCurtailReply', repeated: false, oneof: 'result' },
+    { name: 'hostRestore', id: 39, type: 'HostRestoreReply', repeated: false, oneof: 'result' },
     { name: 'hold', id: 20, type: 'HoldReply', repeated: false, oneof: 'result' },
     { name: 'hostCommit', id: 21, type: 'HostCommitReply', repeated: false, oneof: 'result' },
     { name: 'hostActivate', id: 22, type: 'ActivateReply', repeated: false, oneof: 'result' },

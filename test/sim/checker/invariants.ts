@@ -8,6 +8,7 @@ import { clocks } from './ledger/clocks.ts'
 import { cordons } from './ledger/cordons.ts'
 import { counters } from './ledger/counters.ts'
 import { ends } from './ledger/ends.ts'
+import { notices } from './ledger/notices.ts'
 import { promises } from './ledger/promises.ts'
 import { segments } from './ledger/segments.ts'
 import { shares } from './ledger/shares.ts'
@@ -25,7 +26,7 @@ import type { World } from './model.ts'
 export function invariantsOf (world: World): Invariant[] {
   const known = createDecisions()
   return [
-    counters(world), leaseTable(world), clocks(world), causes(world), ends(world), promises(world), calendar(world), shares(world), conserved(world), segments(world), answers(world), cordons(world),
+    counters(world), leaseTable(world), clocks(world), causes(world), ends(world), promises(world), calendar(world), notices(world), shares(world), conserved(world), segments(world), answers(world), cordons(world),
     decisions(world, known), allOrNothing(world, known), epochs(world, known), releases(world, known), offers(world, known), copies(world),
     fence(world), running(world), convergence(world, known)
   ]

@@ -57,6 +57,8 @@ export interface Config {
   staleViews: boolean
   /** a site lends each other site at most this much, its gateways together; null: no quotas */
   quota: Required<ResourceFacts> | null
+  /** whether hosts are asked for their calendars, so that there are notices; only with quotas, as policies have both */
+  notices: boolean
   /** faults end when so much time has passed and so much has happened, and at `faultMsMax` at the latest */
   faultMs: number
   faultEvents: number
@@ -167,7 +169,26 @@ function lasting (creates: CreatePlan[], chance: Prng, sites: readonly SitePlan[
   }))
 }
 
+/** Clusters that run for long, and others that want their room some time later: who has the higher priority gets it by notice. */
+function withNotices (config: Config, chance: Prng): Config {
+  const [first = [], ...others] = config.sites.filter(site => !site.malicious).map(({ hosts }) => hosts.filter(host => host.gateway).map(({ host }) => host))
+  const high = others.length === 0 ? first : others.flat()
+  const termMs = (i: number): number => i % 2 === 0 ? chance.between(200_000, 300_000) : chance.between(61_000, 120_000)
+  return {
+    ...config, notices: true, staleViews: true, quota: quotaOfSite(8), faultMs: chance.between(60_000, 200_000), faultEvents: 260, loseMasterMs: 0,
+    // what is reserved is given up as often as not
+    operators: { ...config.operators, delete: chance.between(2, 8) },
+    creates: config.creates.map((plan, i) => ({ ...plan, atMs: i * 10_000, host: chance.pick(i % 2 === 0 ? first : high), startInMs: i % 2 === 0 ? 0 : chance.between(92_000, 130_000), spec: { ...plan.spec, termMs: Math.round(termMs(i)) } }))
+  }
+}
+
 export function planOf (seed: number): Config {
+  const config = plainPlanOf(seed)
+  const chance = createPrng(seed).fork('notices')
+  return chance.chance(0.08) ? withNotices(config, chance) : config
+}
+
+function plainPlanOf (seed: number): Config {
   const chance = createPrng(seed)
   const until = faultsUntil(chance.fork('until'))
   const isLong = until.faultMs > LONG_FAULTS_MS
@@ -207,6 +228,7 @@ export function planOf (seed: number): Config {
     tickMs: chance.fork('tick').pick([0, 1_000, 1_000, 2_000]),
     staleViews: chance.chance(0.5),
     quota: chance.chance(0.25) ? quotaOfSite(chance.int(1, 3)) : null,
+    notices: false,
     ...until,
     faultMsMax: 400_000,
     loseMasterMs: isLong && chance.fork('lost').chance(0.6) ? chance.fork('lost at').between(8_000, 25_000) : 0,

@@ -2,7 +2,7 @@
  * One host of the world: clocks, disks, helper and engine, which outlive its agent, and the lives of
  * the agent, which is the product's own code from the ledger to the master.
  */
-import { roomByNotice } from '../../../protocol/policy/preempt.ts'
+import { createPreempt } from '../../../protocol/policy/preempt.ts'
 import { createCalendar, type Calendar } from '../../../agent/calendar/calendar.ts'
 import { createGateway, type Gateway } from '../../../agent/gateway/gateway.ts'
 import { createQuotaShares } from '../../../agent/policy/shares.ts'
@@ -219,7 +219,7 @@ export function createMachine ({ kernel, chance, plan, around, crashAtWrite }: M
           site, call, facts: () => Promise.resolve(gatewayFacts(plan)), siteHosts: () => around.siteHosts(site), newId, now, store: life.store, events, log, cordon,
           quota: masterSite => config.quota !== null && masterSite !== site,
           shares: createQuotaShares({ ledger: () => life.ledger.state(), now, call, gateways: () => [...around.plans.values()].filter(one => one.site === site && one.gateway && one !== plan) }),
-          preempt: (request, records, hosts) => around.policy === null ? null : roomByNotice(around.policy, site, request, records, hosts, now()), holderOf: (grant, about) => holderOf(around, grant, about)
+          ...around.policy === null || !config.notices ? {} : { preempt: createPreempt(() => around.policy ?? {}, site, now), calendar: { site: () => Promise.resolve(around.calendarOf(site)) } }, holderOf: (grant, about) => holderOf(around, grant, about)
         })
         life.negotiator = createNegotiator({
           site, call, sites: () => around.knownSites(plan), store: life.store, now, newId,
@@ -396,6 +396,8 @@ type HostMethod = (lessor: Lessor, request: never, caller: Caller) => Promise<un
 const hostMethods = Object.assign(Object.create(null) as Record<string, HostMethod | undefined>, {
   hold: (lessor: Lessor, request: never, caller: Caller) => lessor.hold(request, caller.host),
   hostExtend: (lessor: Lessor, request: never) => lessor.extend(request),
+  hostCurtail: (lessor: Lessor, request: never) => lessor.curtail(request),
+  hostRestore: (lessor: Lessor, request: never) => lessor.restore(request),
   hostCommit: (lessor: Lessor, request: never) => lessor.commit(request),
   hostActivate: (lessor: Lessor, request: Activate) => lessor.activate(request),
   hostRelease: (lessor: Lessor, request: never) => lessor.release(request),

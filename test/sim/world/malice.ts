@@ -30,7 +30,7 @@ export interface Malice {
 
 const MAX_HEARD = 60
 const MAX_SAID = 12
-const OF_HOSTS = new Set(['hold', 'hostCommit', 'hostActivate', 'hostExtend'])
+const OF_HOSTS = new Set(['hold', 'hostCommit', 'hostActivate', 'hostExtend', 'hostCurtail', 'hostRestore'])
 const ASKED_OF_GATEWAYS = new Set(['request', 'extend', 'commit', 'activate', 'release', 'keepAlive', 'status'])
 const nowMs = (kernel: Kernel): number => EPOCH_MS + Math.floor(kernel.now())
 
@@ -138,7 +138,7 @@ export function createMalice ({ kernel, chance, config, around, endpoints }: { k
       const host = chance.chance(0.5) ? plan.host : chance.pick(honest).host
       send(one.to, 'keepAlive', { clusterId, epoch, sentMs: nowMs(kernel), grant: signGrant(plan, { clusterId, epoch, holder: plan.peer, site, host, grantedMs: nowMs(kernel) }) })
     },
-    () => { const one = some('hold'); if (one !== null) send(one.to, chance.pick(['hold', 'claim', 'hostKeepAlive', 'copy', 'hostExtend']), { ...one.request, force: true, holder: chance.pick(evil).peer, epoch: chance.int(1, 9) }) },
+    () => { const one = some('hold'); if (one !== null) send(one.to, chance.pick(['hold', 'claim', 'hostKeepAlive', 'copy', 'hostExtend', 'hostCurtail', 'hostRestore']), { ...one.request, seq: nowMs(kernel), force: true, holder: chance.pick(evil).peer, epoch: chance.int(1, 9) }) },
     // a later end for others' leases
     () => { const one = some('keepAlive'); if (one !== null) send(one.to, 'extend', { key: around.uuid(), clusterId: one.request.clusterId, offerId: around.uuid(), endMs: nowMs(kernel) + 3_600_000, ttlMs: 30_000, epoch: 1, sentMs: nowMs(kernel) }) },
     // of its own, never to be used; or out of all bounds; or in the name of others

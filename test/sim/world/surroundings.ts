@@ -7,6 +7,7 @@ import type { MasterRecord } from '../../../protocol/core/master/record.ts'
 import type { PolicyDocument } from '../../../protocol/policy-api.ts'
 import type { Quotas } from '../../../protocol/core/lease/state.ts'
 import type { ClusterDocument, EpochGrant, GatewayFacts, Grant, Secret } from '../../../protocol/core/messages.ts'
+import type { SiteCalendar } from '../../../protocol/core/calendar/together.ts'
 import type { SiteHost } from '../../../protocol/core/gateway/events.ts'
 import type { GatewayTruth, HostTruth } from '../../../protocol/core/verify.ts'
 import type { EventLog } from '../../../agent/events.ts'
@@ -27,6 +28,8 @@ export interface Surroundings {
   uuid (): string
   /** what a gateway believes of its hosts */
   siteHosts (site: string): SiteHost[]
+  /** what hosts that answer have free over time */
+  calendarOf (site: string): SiteCalendar
   /** what a master believes of all sites */
   knownSites (viewer: HostPlan): KnownSite[]
   quotasOf (plan: HostPlan): Quotas

@@ -3,6 +3,9 @@ import type { KnownSite } from '../../../protocol/core/master/events.ts'
 import { allHeld, type GatewayRecord } from '../../../protocol/core/gateway/record.ts'
 import { isLent } from '../../../protocol/core/gateway/shares.ts'
 import type { SiteHost } from '../../../protocol/core/gateway/events.ts'
+import { Timeline } from '../../../protocol/core/calendar/timeline.ts'
+import { clampToZero } from '../../../protocol/core/capacity.ts'
+import { hostBookings } from '../../../protocol/core/lease/lease.ts'
 import { resourceOf } from '../../../agent/helper/permits.ts'
 import { siteCapacityOf } from '../../../protocol/core/placement/site-capacity.ts'
 import { fromStored, type StoredRecord } from '../../../agent/master/stored.ts'
@@ -150,13 +153,24 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
     }
   })
   const netChance = root.fork('latency')
-  const noticed = new Set<string>()
+  const noticed = new Map<string, string>()
   /** A notice is on the disk: from then on the checker knows why a gateway will release what nobody has given up. */
   function tellNotice (machine: Machine, { clusterId, notice }: GatewayRecord): void {
-    if (notice === undefined || noticed.has(`${machine.host} ${clusterId} ${notice.endMs}`)) return
-    noticed.add(`${machine.host} ${clusterId} ${notice.endMs}`)
-    fault('notice')
-    observe({ type: 'operator', trueMs: kernel.now(), host: machine.host, action: 'notice', clusterId, detail: String(notice.endMs), refused: '' })
+    const key = `${machine.host} ${clusterId}`
+    const known = noticed.get(key)
+    if (notice === undefined) {
+      if (known === undefined) return
+      noticed.delete(key)
+      fault('notice withdrawn')
+      observe({ type: 'operator', trueMs: kernel.now(), host: machine.host, action: 'withdraw', clusterId, detail: '', refused: '' })
+      return
+    }
+    const now = `${notice.endMs} ${notice.seq ?? 0} ${notice.state ?? 'given'} ${notice.beneficiary ?? ''}`
+    if (known === now) return
+    noticed.set(key, now)
+    if (known === undefined) fault('notice')
+    else if ((notice.beneficiary ?? '') === '' && !known.endsWith(' ')) fault('notice that stays')
+    observe({ type: 'operator', trueMs: kernel.now(), host: machine.host, action: 'notice', clusterId, detail: now, refused: '' })
   }
   const lending = new Set<string>()
   /** No fault, but counted with them: whether schedules come to it is seen. */
@@ -182,6 +196,10 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
     log: NO_LOG as never,
     uuid: () => ids.uuid(),
     siteHosts,
+    calendarOf: site => ({
+      site, hosts: [...machines.values()].filter(machine => machine.site === site).flatMap(({ plan, life, cordoned }) => life?.ready !== true || cordoned ? []
+        : [{ host: plan.host, roles: plan.roles, steps: new Timeline(plan.capacity, hostBookings(life.ledger.state())).steps(life.ledger.now()).map(({ atMs, free }) => ({ atMs, free: clampToZero(free) })) }])
+    }),
     knownSites (viewer) {
       return config.sites.flatMap(({ site, hosts }): KnownSite[] => {
         const gateways = hosts.filter(host => host.gateway)

@@ -32,11 +32,11 @@ const FORBIDDEN = { code: 'FORBIDDEN' }
 
 t.test('who is master, and copies of decisions, are between gateways of one site', async t => {
   const agent = bench(false)
-  for (const method of ['claim', 'copy', 'hostExtend', 'hostKeepAlive', 'hostCommit', 'hostRelease']) {
+  for (const method of ['claim', 'copy', 'hostExtend', 'hostCurtail', 'hostRestore', 'hostKeepAlive', 'hostCommit', 'hostRelease']) {
     for (const context of [COMPUTE, FOREIGN, COORDINATOR]) await t.rejects(ask(agent, method, context), FORBIDDEN, method)
     await ask(agent, method, OWN)
   }
-  t.strictSame(agent.reached, ['lessor.claim', 'copies.keep', 'lessor.extend', 'lessor.keepAlive', 'lessor.commit', 'lessor.release'])
+  t.strictSame(agent.reached, ['lessor.claim', 'copies.keep', 'lessor.extend', 'lessor.curtail', 'lessor.restore', 'lessor.keepAlive', 'lessor.commit', 'lessor.release'])
 })
 
 t.test('masters ask gateways, whatever their site', async t => {

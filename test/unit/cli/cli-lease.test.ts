@@ -17,7 +17,7 @@ const nothing = (): never => { throw new Error('not asked for in this test') }
 
 const lease: LeaseResource = {
   leaseId: '3f2a91c4-57a9-4f0f-a8e4-6b0d2c3c7f11-1', clusterId: 'c1', cluster: 'demo', host: 'osaka-1', kind: 'node', name: 'demo-osaka-001', state: 'active', segmentId: 0,
-  resources: { vcpus: 2, memoryMib: 2048, diskMib: 0, volumes: 0, bandwidthMbit: 0 }, startMs: 60_000, endMs: 7_200_000, remainsMs: 7_140_000, token: 5, masterSite: 'tokyo', epoch: 1, masterless: true, heardAgoMs: 100_000, skewMs: -40
+  resources: { vcpus: 2, memoryMib: 2048, diskMib: 0, volumes: 0, bandwidthMbit: 0 }, startMs: 60_000, endMs: 7_200_000, formerEndMs: 0, remainsMs: 7_140_000, token: 5, masterSite: 'tokyo', epoch: 1, masterless: true, heardAgoMs: 100_000, skewMs: -40
 }
 const event: LeaseEventResource = { seq: 1, at: 1_000, what: 'lease', event: 'hold', leaseId: lease.leaseId, offerId: 'o', clusterId: 'c1', cluster: 'demo', kind: 'node', name: 'demo-osaka-001', from: null, state: 'held', endMs: 7_200_000, token: 3, reason: '' }
 const detail: LeaseDetail = {

@@ -64,7 +64,7 @@ t.test('hosts, sites, search, status', t => {
 const none = { vcpus: 0, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 }
 const lease: LeaseResource = {
   leaseId: '0123456789abcdef', clusterId: 'abc', cluster: 'demo', host: 'tokyo-1', kind: 'node', name: 'demo-tokyo-001', state: 'active', resources: { ...none, vcpus: 1, memoryMib: 768 }, segmentId: 0,
-  startMs: 60_000, endMs: 7_200_000, remainsMs: 93_784_000, token: 5, masterSite: 'tokyo', epoch: 1, masterless: false, heardAgoMs: 2_000, skewMs: 1_500
+  startMs: 60_000, endMs: 7_200_000, formerEndMs: 0, remainsMs: 93_784_000, token: 5, masterSite: 'tokyo', epoch: 1, masterless: false, heardAgoMs: 2_000, skewMs: 1_500
 }
 const hold: LeaseEventResource = { seq: 1, at: 61_000, what: 'lease', event: 'hold', leaseId: lease.leaseId, offerId: 'o', clusterId: 'abc', cluster: 'demo', kind: 'node', name: 'demo-tokyo-001', from: null, state: 'held', endMs: 7_200_000, token: 3, reason: '' }
 
@@ -80,7 +80,8 @@ t.test('leases: what each kind promises, what remains, how far the clock of the 
   t.match(of({ diskMib: 64, volumes: 3 }), /3 volumes/)
   t.match(of({ bandwidthMbit: 100 }, 1042), / id 1042, 100 Mbit\/s /)
   t.match(of({}), /active +- +1970/)
-  t.notMatch(leasesTable([lease]), /masterless/)
+  t.notMatch(leasesTable([lease]), /masterless|preempted/)
+  t.match(leasesTable([{ ...lease, formerEndMs: 10_800_000 }]), /active, preempted .* 02:00 /, 'the end that it has now')
   t.match(leasesTable([{ ...lease, masterless: true }, { ...lease, masterless: true }]), /active, masterless[^]*\n\nmasterless: the master of demo \(tokyo\) is not heard of.*musubi cluster adopt NAME$/)
   t.end()
 })
@@ -91,7 +92,8 @@ t.test('a lease in full, and its history', t => {
   }
   const text = leaseText(detail)
   for (const part of [/^lease +0123456789abcdef +active$/m, /^term +1970-01-01 00:01:00 to 1970-01-01 02:00:00 UTC, 1d02h left$/m, /epoch 1, heard of 2s ago, its clock is \+1\.5s off$/m, /^tokens +5 now, 4 at commit$/m, /hold +0123456789abc +demo +node demo-tokyo-001 +held +3/]) t.match(text, part)
-  for (const absent of [/deadline/, /confirm/, /why/, /held by/]) t.notMatch(text, absent)
+  t.match(leaseText({ ...detail, formerEndMs: 10_800_000 }), /^lease +0123456789abcdef +active, preempted\n[^]*^notice +its end was 1970-01-01 03:00:00 UTC, before this site needed the room/m)
+  for (const absent of [/deadline/, /confirm/, /why/, /held by/, /notice/]) t.notMatch(text, absent)
   t.match(leaseText({ ...detail, state: 'held', deadlineMs: 90_000 }), /deadline +1970-01-01 00:01:30 UTC: ends then unless it is committed/)
   t.match(leaseText({ ...detail, state: 'committed', deadlineMs: 90_000, confirmByMs: 80_000 }), /unless it is activated\nconfirm +by 1970-01-01 00:01:20 UTC/)
   t.match(leaseText({ ...detail, state: 'ended', endedMs: 95_000, endReason: 'power off', vacated: false, masterless: true, heardAgoMs: null, skewMs: null, commitToken: 0, epochHolder: '12D3z' }),

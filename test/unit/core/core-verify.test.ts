@@ -12,7 +12,7 @@ import { siteCapacityOf } from '../../../protocol/core/placement/site-capacity.t
 import { placeAmongSites } from '../../../protocol/core/placement/among-sites.ts'
 import { checkAgainstLeases, documentProblem, type GatewayTruth, growthProblem, type HostTruth, offeredProblem, offerProblem } from '../../../protocol/core/verify.ts'
 import {
-  claimProblem, commitProblem, copyProblem, extendProblem, holdProblem, holdTimeOf, hostCommitProblem, hostExtendProblem, hostKeepAliveProblem, isUuid, keepAliveProblem, releaseProblem, requestProblem, termProblem
+  claimProblem, commitProblem, copyProblem, extendProblem, holdProblem, holdTimeOf, hostCommitProblem, hostCurtailProblem, hostExtendProblem, hostKeepAliveProblem, hostRestoreProblem, isUuid, keepAliveProblem, releaseProblem, requestProblem, termProblem
 } from '../../../protocol/core/verify-request.ts'
 import { HOUR, facts, holdRequest, item, offerFor, spec } from '../../model/fixtures.ts'
 
@@ -362,6 +362,10 @@ t.test('what is said about live clusters has form and measure', t => {
   for (const [kind, why, part] of bad) t.match(says(kind, part), why, `${kind} ${String(why)}`)
   t.equal(says('keepAlive', { grant: null }), null)
   t.equal(says('release', { leaseIds: [] }), null)
+  const notice = { clusterId: ID, seq: 1, endMs: T0 + HOUR, reason: 'preempted' }
+  t.same([hostCurtailProblem(notice, T0), hostRestoreProblem(notice)], [null, null])
+  for (const part of [{ clusterId: 'c1' }, { seq: 0 }, { seq: 1.5 }, { seq: NaN }]) t.ok([hostCurtailProblem({ ...notice, ...part }, T0), hostRestoreProblem({ ...notice, ...part })].every(problem => problem !== null))
+  for (const part of [{ endMs: T0 }, { endMs: NaN }, { endMs: T0 + 3 * MAX_TERM_MS }, { reason: 'x'.repeat(1025) }]) t.not(hostCurtailProblem({ ...notice, ...part }, T0), null)
   t.end()
 })
 

@@ -134,6 +134,8 @@ t.test('lenders are shown with what their last keep-alive told', t => {
   const contacts = new Map([['tokyo', contact], ['tsukuba', { ...contact, heardMs: 0, state: '', error: 'x'.repeat(500) }], ['nowhere', contact]])
   const told = clusterView({ ...record(), endMs: CREATED + 9_000 }, [], { contacts: new Map([['tokyo', { ...contact, state: 'active, preempted', endMs: CREATED + 5_000 }]]), now: CREATED })
   t.equal(told.lenders.find(({ site }) => site === 'tokyo')?.endsAt, CREATED + 5_000, 'a lender that has given notice')
+  const withdrawn = clusterView(record(), [], { contacts: new Map([['tokyo', { ...contact, notice: 'the notice was withdrawn' }]]), now: CREATED })
+  t.match(withdrawn.lenders.find(({ site }) => site === 'tokyo'), { endsAt: undefined, notice: 'the notice was withdrawn' })
   const { lenders } = clusterView(record(), [], { contacts, now: CREATED + 4_000 })
   t.match(lenders, [{ site: 'tokyo', state: 'active', heardAgoMs: 3_000, skewMs: -12, error: '' }, { site: 'tsukuba', state: '', heardAgoMs: null, skewMs: null }])
   t.equal(lenders[1]?.error.length, 200, 'what others write is cut')

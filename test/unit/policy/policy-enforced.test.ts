@@ -1,13 +1,16 @@
 import t from 'tap'
 import { createEventLog } from '../../../agent/events.ts'
-import { createGateway } from '../../../agent/gateway/gateway.ts'
+import { type Gateway, createGateway } from '../../../agent/gateway/gateway.ts'
 import { createLessor } from '../../../agent/lessor/lessor.ts'
 import { tunnelAddressFor } from '../../../agent/drivers/network/address.ts'
 import type { CallPeer } from '../../../agent/peers.ts'
 import type { GatewayRecord } from '../../../protocol/core/gateway/record.ts'
 import type { HoldRequest, Request } from '../../../protocol/core/messages.ts'
-import { roomByNotice } from '../../../protocol/policy/preempt.ts'
-import { emptyLedger } from '../../../protocol/core/lease/lease.ts'
+import { createPreempt, roomByNotice } from '../../../protocol/policy/preempt.ts'
+import type { Resources } from '../../../protocol/core/capacity.ts'
+import type { HostCalendar } from '../../../protocol/core/calendar/together.ts'
+import { type LedgerState, emptyLedger } from '../../../protocol/core/lease/lease.ts'
+import { MAX_NOTICED_PER_REQUEST, MAX_NOTICES_PER_SITE, NOTICE_MARGIN_MS } from '../../../protocol/core/limits.ts'
 import { checkPolicy, quotasOf } from '../../../protocol/policy/rules.ts'
 import type { PolicyDocument } from '../../../protocol/policy-api.ts'
 import { openLedger } from '../../../store/ledger.ts'
@@ -60,40 +63,54 @@ const running = (clusterId: string, masterSite: string, vcpus: number, part: Par
   ...part
 })
 
+const MINUTE = 60_000
+const none = { vcpus: 0, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 }
+/** Each host has the same free all the time. */
+const always = (hosts: ReadonlyArray<{ host: string, roles: readonly string[], free: Resources }>): HostCalendar[] => hosts.map(({ host: name, roles, free }) => ({ host: name, roles, steps: [{ atMs: T0, free }] }))
+
 t.test('room for a higher priority: of whom it was agreed, the lowest first, and only where the request fits then', t => {
   const document: PolicyDocument = {
     default: { priority: 20, preempt: { notice: '15m' } }, sites: { osaka: { priority: 60 }, kyoto: { priority: 10, preempt: { notice: '30m' } }, nara: { priority: 0 }, kobe: { priority: 20, preempt: { notice: '2h' } } }
   }
   const records = [running('a', 'otsu', 4), running('b', 'kyoto', 4), running('c', 'nara', 50), running('d', 'kobe', 50), running('e', 'tokyo', 50), running('f', 'otsu', 50, { state: 'committed' })]
-  const hosts = [{ ...host, free: { vcpus: 1, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 } }]
-  const room = (site: string, vcpus: number, part: Partial<Request> = {}, all = records): unknown => roomByNotice(document, 'tokyo', { ...asked(site, vcpus), ...part }, all, hosts, T0)
-  t.same(room('osaka', 5), { clusters: [{ clusterId: 'b', cluster: 'of-kyoto', site: 'kyoto', priority: 10, endMs: T0 + HOUR / 2, noticeMs: HOUR / 2 }], earliestMs: T0 + HOUR / 2 })
-  t.match(room('osaka', 9), { clusters: [{ clusterId: 'b' }, { clusterId: 'a', endMs: T0 + HOUR / 4 }], earliestMs: T0 + HOUR / 2 })
+  const hosts = [{ ...host, free: { ...none, vcpus: 1 } }]
+  const startMs = T0 + HOUR / 2
+  const room = (site: string, vcpus: number, part: Partial<Request> = {}, all = records, calendars = always(hosts)): unknown => roomByNotice(document, 'tokyo', { ...asked(site, vcpus), startMs, ...part }, all, hosts, calendars, T0)
+  t.match(room('osaka', 5), { clusters: [{ clusterId: 'b', cluster: 'of-kyoto', site: 'kyoto', priority: 10, noticeMs: HOUR / 2 }], hosts: [{ host: 'tokyo-1', free: { vcpus: 5, memoryMib: 4096 } }] })
+  t.match(room('osaka', 9), { clusters: [{ clusterId: 'b' }, { clusterId: 'a' }] })
+  t.match(room('osaka', 5, { startMs: T0 + HOUR / 4 }), { clusters: [{ clusterId: 'a', noticeMs: HOUR / 4 }] }, 'kyoto is to be told earlier')
+  t.equal(room('osaka', 5, { startMs: T0 + HOUR / 4 - 1 }), null)
+  t.equal(room('osaka', 5, { startMs: T0 }), null, 'nobody goes at once')
   t.equal(room('osaka', 10), null, 'nara has agreed to none, the notice of kobe is longer than what is left, the own are not lent')
-  t.match(room('tokyo', 9), { earliestMs: T0 + HOUR / 2 }, 'the own site has the highest where nothing else is said')
+  t.match(room('tokyo', 9), { clusters: [{}, {}] }, 'the own site has the highest where nothing else is said')
   t.equal(room('kobe', 9), null, 'who has the same priority is not before others')
-  t.equal(room('osaka', 5, { startMs: T0 + HOUR }), null, 'what is free later is not known')
-  t.match(room('osaka', 5, {}, [...records, running('g', 'otsu', 4, { notice: { endMs: T0 + 60_000, reason: '' } })]), { clusters: [{ clusterId: 'g', noticeMs: 0 }], earliestMs: T0 + 60_000 }, 'asked again nobody else gets notice')
-  t.equal(roomByNotice({}, 'tokyo', asked('osaka', 1), records, hosts, T0), null, 'without a policy nobody is')
+  t.match(room('osaka', 5, {}, records.map(record => record.clusterId === 'b' ? { ...record, notice: { endMs: startMs, reason: '' } } : record)), { clusters: [{ clusterId: 'a' }] }, 'what comes free of who has notice is in the ledgers')
+  const busy = (fromMs: number): HostCalendar[] => [{ host: 'tokyo-1', roles: host.roles, steps: [{ atMs: T0, free: { ...none, vcpus: 1 } }, { atMs: T0 + HOUR, free: { ...none, vcpus: 5, memoryMib: 4096 } }, { atMs: fromMs, free: none }] }]
+  t.match(room('osaka', 5, { endMs: T0 + 2 * HOUR }, records, busy(T0 + 2 * HOUR)), { clusters: [{ clusterId: 'b' }] }, 'after their end others may be there')
+  t.equal(room('osaka', 5, { endMs: T0 + 2 * HOUR }, records, busy(T0 + 2 * HOUR - 1)), null)
+  t.equal(roomByNotice({}, 'tokyo', { ...asked('osaka', 1), startMs }, records, hosts, always(hosts), T0), null, 'without a policy nobody is')
+  t.equal(room('osaka', 1, { grow: true }), null, 'growth begins now')
   t.end()
 })
 
-t.test('nobody gets a notice that is of no use: where room is not what is missing, or not there, or not for a cluster that grows', t => {
+t.test('nobody gets a notice that is of no use: where room is not what is missing, or not there, or too many would have to go', t => {
   const document: PolicyDocument = { default: { priority: 20, preempt: { notice: '15m' } }, sites: { osaka: { priority: 60 } } }
-  const on = (record: GatewayRecord, name: string, site = record.masterSite): GatewayRecord => ({ ...record, masterSite: site, offer: { ...record.offer, held: record.offer.held.map(held => ({ ...held, host: name })) } })
-  const none = { vcpus: 0, memoryMib: 0, diskMib: 0, volumes: 0, bandwidthMbit: 0 }
+  const on = (record: GatewayRecord, name: string): GatewayRecord => ({ ...record, offer: { ...record.offer, held: record.offer.held.map(held => ({ ...held, host: name })) } })
   const [one, two] = [{ ...host, free: none }, { ...host, host: 'tokyo-2', roles: ['compute'], free: none }]
   const small = on(running('a', 'otsu', 1), 'tokyo-1')
   const large = on(running('b', 'otsu', 8), 'tokyo-2')
-  const room = (request: Request, records: GatewayRecord[], hosts = [one, two]): unknown => roomByNotice(document, 'tokyo', request, records, hosts, T0)
+  const startMs = T0 + HOUR / 2
+  const room = (request: Request, records: GatewayRecord[], hosts = [one, two]): unknown => roomByNotice(document, 'tokyo', { ...request, startMs }, records, hosts, always(hosts), T0)
   t.match(room(asked('osaka', 4), [small, large]), { clusters: [{ clusterId: 'b' }] })
   t.equal((room(asked('osaka', 4), [small, large]) as { clusters: unknown[] }).clusters.length, 1, 'the first of them would help nobody')
   t.equal(room(asked('osaka', 1), [small], [{ ...one, free: { ...none, vcpus: 2, memoryMib: 2048 } }]), null, 'there is room already: a bound on leases, or an id, is what is missing')
-  const own = on(running(asked('osaka', 1).clusterId, 'osaka', 1), 'tokyo-2', 'osaka')
-  const grown = { ...asked('osaka', 4), grow: true, maxNodesPerHost: 1 }
-  t.equal(room(grown, [own, large]), null, 'the host that would be emptied has a node of the cluster, which allows no second')
-  t.match(room(grown, [own, on(large, 'tokyo-1')]), { clusters: [{ clusterId: 'b' }] })
   t.equal(room({ ...asked('osaka', 4), local: true }, [large], [one, { ...two, lacksLocal: true } as typeof two]), null, 'a host of an earlier release does not take it empty either')
+  const few = Array.from({ length: MAX_NOTICED_PER_REQUEST + 1 }, (_, i) => on(running(`c${String(i).padStart(2, '0')}`, 'otsu', 1), 'tokyo-1'))
+  t.equal((room(asked('osaka', MAX_NOTICED_PER_REQUEST), few) as { clusters: unknown[] }).clusters.length, MAX_NOTICED_PER_REQUEST)
+  t.equal(room(asked('osaka', MAX_NOTICED_PER_REQUEST + 1), few), null)
+  const pending = Array.from({ length: MAX_NOTICES_PER_SITE }, (_, i) => running(`d${i}`, 'otsu', 1, { notice: { endMs: T0 + HOUR, reason: '', site: 'osaka' } }))
+  t.equal(room(asked('osaka', 1), [small, ...pending]), null, 'as many wait for their end as one site may cause')
+  t.match(room(asked('osaka', 1), [small, ...pending.slice(1)]), { clusters: [{ clusterId: 'a' }] })
   let placements = 0
   const watched = Array.from({ length: 20 }, (_, i) => ({ ...host, host: `h${i}`, get roles () { placements++; return ['compute'] }, free: none }))
   const many = Array.from({ length: 1000 }, (_, i) => on(running(`c${i}`, 'otsu', 1), `h${i % 20}`))
@@ -102,17 +119,40 @@ t.test('nobody gets a notice that is of no use: where room is not what is missin
   t.end()
 })
 
-t.test('a site that may not borrow so much, or for whose segment there is no id, costs nobody a notice', async t => {
-  const ledger = emptyLedger('tokyo-1', { vcpus: 8, memoryMib: 8192, diskMib: 0, volumes: 0, bandwidthMbit: 0 })
+t.test('calendars tell a site of a higher priority what it could have, from the notice on and a little, and nobody else', t => {
+  const document: PolicyDocument = { default: { priority: 20, preempt: { notice: '15m' } }, sites: { osaka: { priority: 60 } } }
+  const preempt = createPreempt(() => document, 'tokyo', () => T0)
+  const records = [running('a', 'otsu', 4)]
+  const calendars = always([{ ...host, free: { ...none, vcpus: 1 } }])
+  t.equal(preempt.noticed('kobe', records), undefined)
+  t.equal(preempt.noticed('osaka', [running('a', 'otsu', 4, { notice: { endMs: T0 + HOUR / 2, reason: '' } })]), undefined)
+  const fromMs = T0 + 15 * MINUTE + NOTICE_MARGIN_MS
+  const told = preempt.noticed('osaka', records)?.(calendars)
+  t.match(told, [{ host: 'tokyo-1', steps: [{ atMs: T0, free: { vcpus: 1 } }, { atMs: fromMs, free: { vcpus: 5 } }, { atMs: T0 + HOUR, free: { vcpus: 1 } }] }])
+  t.equal(told?.[0]?.steps.length, 3)
+  t.end()
+})
+
+/** A gateway with one full host, on which a cluster of kyoto runs. */
+async function lender (ledger: LedgerState | null, call: CallPeer): Promise<{ gateway: Gateway, ask: (key: string, startMs?: number) => Promise<unknown>, events: ReturnType<typeof createEventLog>, store: ReturnType<typeof createMemoryStore> }> {
+  const events = createEventLog(() => T0)
   const store = createMemoryStore()
   await store.put(`offer/${idOf(8)}`, running(idOf(8), 'kyoto', 4), { sync: true, version: 2 })
+  const hosts = [{ ...host, free: { ...none, memoryMib: 8192 } }]
   const gateway = createGateway({
-    site: 'tokyo', store, events: createEventLog(() => T0), log: silent, now: () => T0, newId: () => 'c2000000-0000-4000-8000-000000000000', quota: () => true, quotes: { ledger: () => ledger, priceMilli: () => 0 },
-    preempt: (request, records, hosts) => roomByNotice({ default: { priority: 10, preempt: { notice: '15m' } }, sites: { osaka: {} } }, 'tokyo', request, records, hosts, T0),
-    call: () => Promise.reject(new Error('nobody is asked')), siteHosts: () => [{ ...host, free: { vcpus: 0, memoryMib: 8192, diskMib: 0, volumes: 0, bandwidthMbit: 0 } }], facts: () => Promise.resolve(facts('tokyo', 0))
+    site: 'tokyo', store, events, log: silent, now: () => T0, newId: () => 'c2000000-0000-4000-8000-000000000000', call, siteHosts: () => hosts, facts: () => Promise.resolve(facts('tokyo', 0)),
+    calendar: { site: () => Promise.resolve({ site: 'tokyo', hosts: [{ host: 'tokyo-1', roles: host.roles, steps: [{ atMs: T0, free: { ...none, memoryMib: 8192 } }, { atMs: T0 + HOUR, free: { ...none, vcpus: 4, memoryMib: 12_288 } }] }] }) },
+    preempt: createPreempt(() => ({ default: { priority: 10, preempt: { notice: '15m' } }, sites: { osaka: {} } }), 'tokyo', () => T0),
+    ...ledger === null ? { priceMilli: site => site === 'osaka' ? 500 : 0 } : { quota: () => true, quotes: { ledger: () => ledger, priceMilli: () => 0 } }
   })
   await gateway.start()
-  const ask = (key: string): Promise<unknown> => gateway.request({ ...asked('osaka', 4), key }, { peerId: 'peer-osaka', site: 'osaka', host: 'osaka-1', gateway: true })
+  const caller = { peerId: 'peer-osaka', site: 'osaka', host: 'osaka-1', gateway: true }
+  return { gateway, events, store, ask: (key, startMs = T0 + HOUR / 2) => gateway.request({ ...asked('osaka', 4), key, startMs }, caller) }
+}
+
+t.test('a site that may not borrow so much, or for whose segment there is no id, costs nobody a notice', async t => {
+  const ledger = emptyLedger('tokyo-1', { vcpus: 8, memoryMib: 8192, diskMib: 0, volumes: 0, bandwidthMbit: 0 })
+  const { gateway, ask } = await lender(ledger, () => Promise.reject(new Error('nobody answers')))
   const noticed = (): boolean => gateway.list().some(record => record.notice !== undefined)
   ledger.slice = { from: 2, to: 9 }
   ledger.quotas = quotasOf({ sites: { osaka: { quota: { nodes: 1, vcpus: 3 } } } }, 'tokyo', 100)
@@ -123,30 +163,24 @@ t.test('a site that may not borrow so much, or for whose segment there is no id,
   await t.rejects(ask('k2'), { code: 'NO_CAPACITY' })
   t.notOk(noticed(), 'no id')
   ledger.slice = { from: 2, to: 9 }
-  await t.rejects(ask('k3'), { code: 'NO_CAPACITY' })
+  await t.rejects(ask('k3'))
   t.ok(noticed())
 })
 
-t.test('a refusal for want of room gives notice, says when there is some, and keeps to itself whose leases it takes; an offer says its price', async t => {
-  const events = createEventLog(() => T0)
-  let full = true
-  const store = createMemoryStore()
-  await store.put(`offer/${idOf(8)}`, running(idOf(8), 'kyoto', 4), { sync: true, version: 2 })
-  const gateway = createGateway({
-    site: 'tokyo', store, events, log: silent, now: () => T0, newId: () => 'c2000000-0000-4000-8000-000000000000', priceMilli: site => site === 'osaka' ? 500 : 0,
-    preempt: (request, records, hosts) => roomByNotice({ default: { priority: 10, preempt: { notice: '15m' } }, sites: { osaka: {} } }, 'tokyo', request, records, hosts, T0),
-    call: ((_peer: string, _method: string, request: HoldRequest) => Promise.resolve({ receipts: request.items.map(one => ({ leaseId: one.leaseId, host: 'tokyo-1', token: 1 })), segmentId: 5 })) as unknown as CallPeer,
-    siteHosts: () => [{ ...host, free: { vcpus: full ? 0 : 8, memoryMib: 8192, diskMib: 0, volumes: 0, bandwidthMbit: 0 } }],
-    facts: () => Promise.resolve(facts('tokyo', 0))
-  })
-  await gateway.start()
-  const caller = { peerId: 'peer-osaka', site: 'osaka', host: 'osaka-1', gateway: true }
-  const refused: unknown = await gateway.request(asked('osaka', 4), caller).catch((error: unknown) => error)
-  t.match(refused, { code: 'NO_CAPACITY', hint: /leases of lower priority have notice: ask again at 2027-01-15T08:15:00.000Z/ })
-  t.notMatch(JSON.stringify(refused), /kyoto/)
-  t.match(gateway.list(), [{ clusterId: idOf(8), notice: { endMs: T0 + HOUR / 4, reason: /preempted by the policy of tokyo/ } }])
-  t.match(await store.get(`offer/${idOf(8)}`), { notice: { endMs: T0 + HOUR / 4 } }, 'it is on the disk')
+t.test('a refusal for now gives notice to nobody, and says from when on by whose notice; who asks for that start gets it, with its price', async t => {
+  const { gateway, ask, events, store } = await lender(null, ((_peer: string, method: string, request: HoldRequest) => Promise.resolve(method === 'hold' ? { receipts: request.items.map(one => ({ leaseId: one.leaseId, host: 'tokyo-1', token: 1 })), segmentId: 5 } : { endMs: T0 + HOUR / 2, nowMs: T0 })) as unknown as CallPeer)
+  const refused: unknown = await ask('k1', T0).catch((error: unknown) => error)
+  t.match(refused, { code: 'NO_CAPACITY', hint: /all 1 from 2027-01-15T08:15:15Z, by notice to leases of kyoto: reserve it with --start 2027-01-15T08:15:15Z, or --earliest/ })
+  t.notMatch(JSON.stringify(refused), /of-kyoto/, 'whose cluster it is stays here')
+  t.notOk(gateway.list().some(record => record.notice !== undefined))
+  const quoted = (masterSite: string, startMs: number): ReturnType<Gateway['quote']> =>
+    gateway.quote({ request: { ...asked(masterSite, 4), startMs, endMs: startMs + HOUR } }, { peerId: `peer-${masterSite}`, site: masterSite, host: `${masterSite}-1`, gateway: true })
+  t.match(await quoted('osaka', T0 + HOUR / 2), { taken: true, reasons: [], nodes: 1 }, 'a quote says the same')
+  t.match(await quoted('osaka', T0), { taken: false, nodes: 0, earliestMs: T0 + 15 * MINUTE + NOTICE_MARGIN_MS })
+  t.match(await quoted('kobe', T0 + HOUR / 2), { taken: false, earliestMs: T0 + HOUR }, 'who comes no earlier sees no such room')
+  t.notOk(gateway.list().some(record => record.notice !== undefined), 'and costs nobody anything')
+  t.match(await ask('k2'), { site: 'tokyo', priceMilli: 500 })
+  t.match(gateway.list().filter(record => record.clusterId === idOf(8)), [{ notice: { endMs: T0 + HOUR / 2, reason: /preempted by the policy of tokyo/, beneficiary: asked('osaka', 1).clusterId, state: 'given' } }])
+  t.match(await store.get(`offer/${idOf(8)}`), { notice: { endMs: T0 + HOUR / 2 } }, 'it is on the disk')
   t.ok(events.list().some(({ type, message }) => type === 'lease.notice' && message.includes('of-kyoto of kyoto')))
-  full = false
-  t.match(await gateway.request({ ...asked('osaka', 4), key: 'k2', sentMs: T0 + 1 }, caller), { site: 'tokyo', priceMilli: 500 })
 })

@@ -11,7 +11,7 @@ import type { Coordinator } from '../../../coordinator/coordinator.ts'
 import { loadCoordinatorConfig } from '../../../coordinator/config.ts'
 import { NotFoundError } from '../../../protocol/core/errors.ts'
 import { fenceTransitions } from '../../../protocol/core/fence/fence.ts'
-import { gatewayTransitions } from '../../../protocol/core/gateway/record.ts'
+import { gatewayTransitions, noticeTransitions } from '../../../protocol/core/gateway/record.ts'
 import { epochTransitions, extensionTransitions, transitions } from '../../../protocol/core/lease/tables.ts'
 import { masterTransitions } from '../../../protocol/core/master/record.ts'
 import { parseClusterSpec } from '../../../protocol/core/spec.ts'
@@ -144,7 +144,7 @@ t.test('every command in the documents is one of the program', t => {
 t.test('the page of states is what the transition tables give, every row of them', async t => {
   t.ok(await isCurrent(), 'docs/lease-states.md is current: else npm run states')
   const page = statesPage()
-  const tables = [transitions, extensionTransitions, epochTransitions, gatewayTransitions, masterTransitions, fenceTransitions]
+  const tables = [transitions, extensionTransitions, epochTransitions, gatewayTransitions, noticeTransitions, masterTransitions, fenceTransitions]
   const name = (state: string | null): string => state === null ? '-' : `\`${state}\``
   for (const { from, trigger, to, when } of tables.flat()) t.ok(page.includes(`| ${name(from)} | ${trigger} | ${name(to)} | ${when} |`), `${from ?? '-'} ${trigger} ${to ?? '-'}`)
   t.equal(page.match(/^stateDiagram-v2$/gm)?.length, tables.length)

@@ -7,7 +7,7 @@ import { Book } from '../../agents/book.ts'
 
 const agent = (name: string): RealAgent => new RealAgent({ site: 'tokyo', name, peerId: name, gateway: true, address: '127.0.0.1', dir: '/nowhere', env: {} })
 const lease = (more: Partial<LeaseResource> = {}): LeaseResource => ({
-  leaseId: 'l1', clusterId: 'c1c1c1c1-1', cluster: 'k1', host: 'tokyo-1', kind: 'node', name: 'k1-tokyo-001', state: 'active', segmentId: 0, startMs: 0, endMs: 10_000, remainsMs: 1, token: 5, masterSite: 'tokyo',
+  leaseId: 'l1', clusterId: 'c1c1c1c1-1', cluster: 'k1', host: 'tokyo-1', kind: 'node', name: 'k1-tokyo-001', state: 'active', segmentId: 0, startMs: 0, endMs: 10_000, formerEndMs: 0, remainsMs: 1, token: 5, masterSite: 'tokyo',
   epoch: 1, masterless: false, heardAgoMs: null, skewMs: null, resources: { vcpus: 1, memoryMib: 512, diskMib: 0, volumes: 0, bandwidthMbit: 0 }, ...more
 })
 

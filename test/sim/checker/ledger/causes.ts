@@ -96,7 +96,8 @@ export function causes (world: World): Invariant {
           if (clock < after.startMs) violated(world, 'not-before-start', host.name, `${leaseText(after)} was activated ${after.startMs - clock} ms before its start`)
         }
       }
-      if (before !== null && after.endMs > before.endMs && !change.reread) {
+      // by the notice that is withdrawn; see `notices.ts`
+      if (before !== null && after.endMs > before.endMs && !change.reread && before.formerEndMs !== after.endMs) {
         const offerIds = [...host.extensions.values(), ...host.facts?.extensions ?? []].filter(one => one.clusterId === after.clusterId && one.endMs === after.endMs).map(one => one.offerId)
         const committed = offerIds.flatMap(offerId => byKey.has(keyOf(host, 'hostExtend', after.clusterId, offerId)) ? byKey.get(keyOf(host, 'hostCommit', after.clusterId, offerId)) ?? [] : [])
         if (committed.length === 0) violated(world, 'asked-for', host.name, `${leaseText(after)} got the end ${after.endMs}, and no extension to it was held and committed`)

@@ -132,6 +132,8 @@ export function ends (world: World): Invariant {
         const key = `${host.name}/${clusterId}/${textOf(request, 'offerId')}`
         if (!extendedAt.has(key)) extendedAt.set(key, world.nowMs)
       }
+      // a notice ends what is held on top of the present end
+      if (method === 'hostCurtail' && isOwnGateway(host, caller)) releasedOffers.add(`${host.name}/${clusterId}/`)
       if (method !== 'hostRelease' || !isOwnGateway(host, caller)) return
       const known = host.facts?.epochs.find(one => one.clusterId === clusterId)?.epoch ?? 0
       const epoch = numberOf(request, 'epoch')

@@ -65,8 +65,8 @@ export function promises (world: World): Invariant {
         if (lease !== undefined && lease.facts.state === 'ended' && arrival !== undefined && lease.endedTrueMs < arrival.atMs) violated(world, NAME, host.name, `the commit of the extension ${offerId} was answered, and ${leaseText(lease.facts)} had ended before`)
         if (lease === undefined || rankOf(lease.facts.state) === ENDED) continue
         const kept = disks.lease(host.name, id)
-        if (kept === null || kept.endMs < extension.endMs) violated(world, NAME, host.name, `the extension ${offerId} was answered, the disk has the end ${kept?.endMs ?? 0} for ${leaseText(lease.facts)}, not ${extension.endMs}`)
-        lease.promisedEndMs = Math.max(lease.promisedEndMs, extension.endMs)
+        if (kept === null || (kept.formerEndMs ?? kept.endMs) < extension.endMs) violated(world, NAME, host.name, `the extension ${offerId} was answered, the disk has the end ${kept?.endMs ?? 0} for ${leaseText(lease.facts)}, not ${extension.endMs}`)
+        lease.promisedEndMs = Math.max(lease.promisedEndMs, Math.min(kept.endMs, extension.endMs))
       }
       extended.set(`${host.name}/${clusterId}/${offerId}`, { endMs: extension.endMs, leases: extension.leases.map(one => one.id) })
     } else if (method === 'hostActivate') {
@@ -125,10 +125,17 @@ export function promises (world: World): Invariant {
         return
       }
       if (rankOf(after.state) < lease.promised) violated(world, NAME, host.name, `${leaseText(after)} was answered as ${['', 'held', 'committed', 'active'][lease.promised] ?? ''} before`)
+      // What was answered while a notice was being written has its end too.
+      if (after.formerEndMs !== undefined) lease.promisedEndMs = Math.min(lease.promisedEndMs, after.endMs)
       if (after.state !== 'ended' && after.endMs < lease.promisedEndMs) violated(world, NAME, host.name, `${leaseText(after)} ends at ${after.endMs}, the end ${lease.promisedEndMs} was promised`)
       if (after.state !== 'ended' && released.has(lease)) violated(world, NAME, host.name, `${leaseText(after)} is back, its release was answered`)
     },
     arrive (host, { call }) {
+      // By a notice they end earlier; that there was one is judged by `notices.ts`.
+      if (call.method === 'hostCurtail') {
+        const untilMs = numberOf(call.request, 'endMs')
+        for (const lease of world.clusters.get(textOf(call.request, 'clusterId'))?.leases ?? []) if (lease.host === host) lease.promisedEndMs = Math.min(lease.promisedEndMs, untilMs)
+      }
       // An extension that is given up takes its later end with it.
       if (call.method !== 'hostRelease') return
       const key = `${host.name}/${textOf(call.request, 'clusterId')}/${textOf(call.request, 'offerId')}`

@@ -31,7 +31,7 @@ export function leaseTable (world: World): Invariant {
     if (from === 'ended' && (after.endMs !== before.endMs || after.endedMs !== before.endedMs || (before.vacated && !after.vacated))) fail('changed after its end')
     if (from === to && after.commitToken !== before.commitToken) fail('has another commit token')
     if (from === 'held' && to === 'committed' && after.commitToken !== after.token) fail(`was committed with the commit token ${after.commitToken}, its token is ${after.token}`)
-    if (from === 'held' && to === 'held') fail('was written again while it was held')
+    if (from === 'held' && to === 'held' && after.noticeSeq === before.noticeSeq) fail('was written again while it was held')
     if (to === 'active' && from === 'committed' && after.endMs !== before.endMs) fail('has another end by being activated')
   }
 

@@ -139,7 +139,7 @@ export function decisions (world: World, known: Decisions): Invariant {
   function mustLast (where: string, clusterId: string, record: unknown): void {
     for (const { id, host } of heldOf(listOf(record, 'offers'))) {
       const lease = world.hosts.get(host)?.leases.get(id)
-      if (lease === undefined || lease.host.malicious || lease.lost || lease.releasedMs > 0 || lease.facts.state === 'ended' || lease.facts.endMs >= numberOf(record, 'endMs')) continue
+      if (lease === undefined || lease.host.malicious || lease.lost || lease.releasedMs > 0 || lease.facts.state === 'ended' || (lease.facts.formerEndMs ?? lease.facts.endMs) >= numberOf(record, 'endMs')) continue
       violated(world, 'extended-everywhere', where, `cluster ${clusterId.slice(0, 8)} counts as extended to ${numberOf(record, 'endMs')}, and ${leaseText(lease.facts)} on ${host} ends at ${lease.facts.endMs}`)
     }
   }

@@ -109,7 +109,8 @@ export function releases (world: World, known: Decisions): Invariant {
       if (extension?.state === 'committed' && committed.has(`${from.name} ${clusterId}/${offerId}`) && !revoked.has(clusterId) && !isSaid(words.get(`${from.name} ${clusterId}`) ?? [], offerId, '')) violated(world, NAME, from.name, `it tells ${to.name} to give up the extension ${offerId}, and no master has said so`)
     },
     operator ({ action, clusterId, host, detail }) {
-      if (action === 'notice') noticed.set(`${host} ${clusterId}`, Number(detail))
+      if (action === 'notice') noticed.set(`${host} ${clusterId}`, Number(detail.split(' ')[0]))
+      if (action === 'withdraw') noticed.delete(`${host} ${clusterId}`)
       if (action === 'revoke') revoked.add(clusterId)
     },
     diskLost () {

@@ -53,6 +53,26 @@ export const gatewayMutants: readonly Mutant[] = [
     why: 'leases end before the notice that their master was given is over'
   },
   {
+    name: 'restore-ignores-calendar', file: 'protocol/core/lease/curtail.ts',
+    find: '  checkCameFree(live.filter(lease => lease.formerEndMs !== undefined), turn)\n', replace: '',
+    why: 'what is withdrawn takes what somebody else has been promised since'
+  },
+  {
+    name: 'curtail-leaves-quota', file: 'protocol/core/lease/curtail.ts',
+    find: 'const later = live.filter(lease => lease.noticeSeq !== seq', replace: "const later = live.filter(lease => lease.kind !== 'quota' && lease.noticeSeq !== seq",
+    why: 'a site is counted for what it has to give back by a notice'
+  },
+  {
+    name: 'notice-for-nobody', file: 'protocol/core/gateway/notice.ts',
+    find: "if (beneficiary !== '' && !isWanted(turn, beneficiary)) return", replace: "if (beneficiary === 'nobody') return",
+    why: 'a notice is kept when what it was given for is gone'
+  },
+  {
+    name: 'notice-not-on-disk', file: 'protocol/core/gateway/notice.ts',
+    find: 'endMs: notice.endMs, reason: notice.reason }', replace: 'endMs: notice.endMs + 5_000, reason: notice.reason }',
+    why: 'hosts are told of another end than stands in the record'
+  },
+  {
     name: 'gateway-lets-go-first', file: 'protocol/core/gateway/release.ts',
     find: 'binding && peer === record.offer.gateway.peer', replace: 'binding && peer === \'\'',
     why: 'a segment id is free before the hosts of the site have let go of it'
