@@ -95,6 +95,8 @@ export interface GatewayMachine {
   heard: Map<string, Heard>
   /** when a cluster was last tidied up after */
   tidiedMs: Map<string, number>
+  /** clusters of which a release was tried again last: what is to be said of their notice comes first the next time */
+  triedLast: Set<string>
   /** of calls and jobs */
   lastId: number
   /** when the process started: a boot may have moved the clock, and holds have their full time again */
@@ -153,6 +155,7 @@ export class Turn {
     this.machine.records.delete(clusterId)
     this.machine.heard.delete(clusterId)
     this.machine.tidiedMs.delete(clusterId)
+    this.machine.triedLast.delete(clusterId)
     this.effects.push({ effect: 'forget', clusterId })
   }
 

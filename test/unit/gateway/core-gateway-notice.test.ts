@@ -2,7 +2,7 @@
 import t from 'tap'
 import { MusubiError } from '../../../protocol/core/errors.ts'
 import type { SiteAsk } from '../../../protocol/core/gateway/events.ts'
-import { HOLD_TTL_MS, MAX_HOLD_TTL_MS, MAX_NOTICES_PER_SITE } from '../../../protocol/core/limits.ts'
+import { HOLD_TTL_MS, HOST_DEADLINE_MS, MAX_HOLD_TTL_MS, MAX_NOTICES_PER_SITE } from '../../../protocol/core/limits.ts'
 import { CLUSTER, Crash, GatewayBench, HOUR, OTHER } from '../../model/gateway-bench.ts'
 
 const MINUTE = 60_000
@@ -175,6 +175,24 @@ t.test('an extension that was offered before the notice does not outlive it', t 
   b.settle(high(b), OTHER)
   t.throws(() => b.commit('ext-1'), { code: 'CONFLICT' }, 'the hosts have given it up')
   t.same(b.ends(), CUT)
+  t.end()
+})
+
+t.test('a later end that a host does not give up keeps nobody from having the former one again', t => {
+  const b = bench()
+  b.settle(b.extending())
+  b.fate = (peer, ask) => peer === 'peer-tokyo-3' && ask.method === 'hostRelease' && ask.request.clusterId === CLUSTER ? new MusubiError('UNREACHABLE', 'no answer', { retryable: true }) : null
+  t.throws(() => b.settle(b.releasing({ offerId: 'ext-1' })), { code: 'UNREACHABLE' })
+  t.ok(b.asked.filter(({ ask }) => ask.method === 'hostRelease').every(({ deadlineMs }) => deadlineMs <= HOST_DEADLINE_MS), 'nothing is stopped for it: it is not waited for as long as for that')
+  b.settle(high(b), OTHER)
+  t.match(noticeOf(b), { state: 'given' })
+  releaseHigh(b)
+  for (let i = 0; i < 4; i++) b.tick(5_000)
+  t.same([b.ends(), noticeOf(b), b.record()?.amendment?.state], [TERM, undefined, 'releasing'], 'both are tried')
+  b.fate = () => null
+  b.tick(5_000)
+  b.tick(5_000)
+  t.equal(b.record()?.amendment, null)
   t.end()
 })
 
