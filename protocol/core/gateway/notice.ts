@@ -6,7 +6,8 @@
 import { describeError, MusubiError } from '../errors.ts'
 import { HOLD_TTL_MS, MAX_HOLD_TTL_MS, MAX_NOTICED_PER_REQUEST, MAX_NOTICES_PER_SITE, MIN_TERM_MS } from '../limits.ts'
 import { type HostCall, type Job, type Placing, type Turn, failuresOf } from './machine.ts'
-import { type GatewayRecord, allHeld, hostsOf } from './record.ts'
+import { type GatewayRecord, type HostPeer, allHeld, hostsOf } from './record.ts'
+import { onlyLenders } from './shares.ts'
 
 const at = (ms: number): string => new Date(ms).toISOString()
 
@@ -42,6 +43,16 @@ export const noticesLeft = (records: Iterable<GatewayRecord>, site: string): num
 const isGrowing = ({ amendment }: GatewayRecord): boolean => amendment?.kind === 'grow' && ['asking', 'offered', 'committed'].includes(amendment.state)
 
 /**
+ * Hosts that hear of a notice. Not gateways that only lend a share of the quota: nothing comes free there for who the notice is for, and
+ * what runs must not depend on them. Their part is given back with the rest.
+ */
+function toldHosts (record: GatewayRecord): HostPeer[] {
+  const held = allHeld(record)
+  const lenders = onlyLenders(held, record.offer.gateway)
+  return hostsOf(held.filter(({ peer }) => !lenders.has(peer)))
+}
+
+/**
  * What tells hosts of a notice. The gateway's own host comes last, and not while the cluster grows: its ledger gives out the
  * segment id, which must not come free before the leases of all other hosts have ended.
  */
@@ -49,7 +60,7 @@ function curtailCalls (record: GatewayRecord): { first: HostCall[], last: HostCa
   const { clusterId, notice, offer } = record
   if (notice?.seq === undefined) return { first: [], last: [] }
   const request = { clusterId, seq: notice.seq, endMs: notice.endMs, reason: notice.reason }
-  const calls = hostsOf(allHeld(record)).map(({ host, peer }): HostCall => ({ host, peer, ask: { method: 'hostCurtail', request } }))
+  const calls = toldHosts(record).map(({ host, peer }): HostCall => ({ host, peer, ask: { method: 'hostCurtail', request } }))
   return { first: calls.filter(({ peer }) => peer !== offer.gateway.peer), last: isGrowing(record) ? [] : calls.filter(({ peer }) => peer === offer.gateway.peer) }
 }
 
@@ -119,7 +130,7 @@ export function tendNotice (turn: Turn, record: GatewayRecord): boolean {
 function takeBack (turn: Turn, record: GatewayRecord): boolean {
   const { clusterId, notice, offer } = record
   const request = { clusterId, seq: notice?.seq ?? 0 }
-  const calls = hostsOf(allHeld(record)).map(({ host, peer }): HostCall => ({ host, peer, ask: { method: 'hostRestore', request } }))
+  const calls = toldHosts(record).map(({ host, peer }): HostCall => ({ host, peer, ask: { method: 'hostRestore', request } }))
   turn.start(clusterId, { kind: 'restore' }, [], calls.filter(({ peer }) => peer === offer.gateway.peer), calls.filter(({ peer }) => peer !== offer.gateway.peer))
   return true
 }
