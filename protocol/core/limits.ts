@@ -259,6 +259,8 @@ export const MAX_NOTICES_PER_SITE = 32
 export const NOTICE_MARGIN_MS = 15_000
 /** No notice is shorter than the shortest lease and this: the clock of a host may be ahead of its gateway's, and refuses less. */
 export const NOTICE_SLACK_MS = 10_000
+/** What others got notice for lapses so long before its start: a gateway looks for it, and their hosts are told, by then. */
+export const NOTICE_RETURN_MS = 40_000
 export const MAX_TERM_MS = 366 * 24 * 3_600_000
 /** A start so far in the past is a mistake, not a slow network or a second attempt. */
 export const MAX_PAST_START_MS = 3_600_000

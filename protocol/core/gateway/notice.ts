@@ -4,9 +4,10 @@
  * what it was given for is gone. Its master is told with every keep-alive, and at the end it is released.
  */
 import { describeError, MusubiError } from '../errors.ts'
-import { HOLD_TTL_MS, MAX_HOLD_TTL_MS, MAX_NOTICED_PER_REQUEST, MAX_NOTICES_PER_SITE, MIN_TERM_MS } from '../limits.ts'
+import { HOLD_TTL_MS, MAX_HOLD_TTL_MS, MAX_NOTICED_PER_REQUEST, MAX_NOTICES_PER_SITE, MIN_TERM_MS, NOTICE_RETURN_MS } from '../limits.ts'
+import type { Request } from '../messages.ts'
 import { type HostCall, type Job, type Placing, type Turn, failuresOf } from './machine.ts'
-import { type GatewayRecord, type HostPeer, allHeld, hostsOf } from './record.ts'
+import { type GatewayRecord, type HostPeer, type Notice, allHeld, hostsOf } from './record.ts'
 import { onlyLenders } from './shares.ts'
 
 const at = (ms: number): string => new Date(ms).toISOString()
@@ -106,11 +107,22 @@ export function finishCurtail (turn: Turn, clusterId: string, job: Job & { phase
   }
 }
 
-/** Whether somebody still has, or is being asked for, what a notice was given for. */
-function isWanted (turn: Turn, beneficiary: string): boolean {
-  const phase = turn.machine.jobs.get(beneficiary)?.phase.kind
-  const state = turn.record(beneficiary)?.state
-  return (state !== undefined && state !== 'releasing') || phase === 'curtail' || phase === 'clear'
+/** Whether somebody still has, or is being asked for, what a notice was given for: room from its end on, and from no other time. */
+function isWanted (turn: Turn, { beneficiary = '', endMs }: Notice): boolean {
+  const record = turn.record(beneficiary)
+  if (record !== undefined && record.state !== 'releasing') return record.startMs === endMs
+  const phase = turn.machine.jobs.get(beneficiary)?.phase
+  const asked = phase?.kind === 'curtail' ? phase.placing?.entry.ask : phase?.kind === 'clear' ? phase.entry.ask : undefined
+  return asked?.method === 'request' && asked.request.startMs === endMs
+}
+
+/**
+ * How long something may be held for its user that others have got notice for: it has lapsed early enough for them to have their ends
+ * again, as they must not end for what nobody has decided.
+ */
+export function holdByNoticeMs (turn: Turn, { clusterId, startMs }: Request): number {
+  const isFor = [...turn.machine.records.values()].some(({ notice }) => notice?.beneficiary === clusterId)
+  return isFor ? Math.max(HOLD_TTL_MS, startMs - turn.now - NOTICE_RETURN_MS) : MAX_HOLD_TTL_MS
 }
 
 /** Looks after a notice. @returns whether hosts are asked something */
@@ -119,7 +131,7 @@ export function tendNotice (turn: Turn, record: GatewayRecord): boolean {
   if (record.state !== 'active' || notice?.seq === undefined) return false
   const { beneficiary = '', state } = notice
   if (state === 'withdrawing') return takeBack(turn, record)
-  if (beneficiary !== '' && !isWanted(turn, beneficiary)) return takeBack(turn, turn.notify(record, 'withdraw', { withdrawnMs: turn.now }))
+  if (beneficiary !== '' && !isWanted(turn, notice)) return takeBack(turn, turn.notify(record, 'withdraw', { withdrawnMs: turn.now }))
   if (state !== 'ordered' || turn.machine.jobs.get(beneficiary)?.phase.kind === 'curtail') return false
   const { first, last } = curtailCalls(record)
   turn.start(record.clusterId, { kind: 'curtail', placing: null }, [], first, last)
@@ -152,7 +164,8 @@ export function finishRestore (turn: Turn, clusterId: string, job: Job): void {
     return
   }
   const promised = failed.find(({ error }) => PROMISED.has(error.code))
-  const isGone = turn.record(notice.beneficiary ?? '') === undefined && turn.now > (notice.withdrawnMs ?? 0) + LAPSED_MS
+  const beneficiary = turn.record(notice.beneficiary ?? '')
+  const isGone = (beneficiary === undefined || beneficiary.startMs !== notice.endMs) && turn.now > (notice.withdrawnMs ?? 0) + LAPSED_MS
   if (promised === undefined || !isGone) return
   // With a number of its own: hosts that have given the former end back are told once more.
   const reason = `preempted by the policy of ${turn.site}; what comes free has been promised to others since`

@@ -2,7 +2,7 @@
 import t from 'tap'
 import { MusubiError } from '../../../protocol/core/errors.ts'
 import type { SiteAsk } from '../../../protocol/core/gateway/events.ts'
-import { HOLD_TTL_MS, HOST_DEADLINE_MS, MAX_HOLD_TTL_MS, MAX_NOTICES_PER_SITE } from '../../../protocol/core/limits.ts'
+import { HOLD_TTL_MS, HOST_DEADLINE_MS, MAX_HOLD_TTL_MS, MAX_NOTICES_PER_SITE, NOTICE_RETURN_MS } from '../../../protocol/core/limits.ts'
 import { CLUSTER, Crash, GatewayBench, HOUR, OTHER } from '../../model/gateway-bench.ts'
 
 const MINUTE = 60_000
@@ -193,6 +193,44 @@ t.test('a later end that a host does not give up keeps nobody from having the fo
   b.tick(5_000)
   b.tick(5_000)
   t.equal(b.record()?.amendment, null)
+  t.end()
+})
+
+t.test('who wants another time than it was given notice for gives it back', t => {
+  const again = (b: GatewayBench): void => {
+    b.settle(high(b), OTHER)
+    const asking = b.asking({ clusterId: HIGH, cluster: 'high', masterSite: 'osaka', startMs: T0 + 50 * MINUTE, endMs: T0 + 2 * HOUR, key: 'h2', sentMs: b.now })
+    t.match(b.settle(asking, OTHER), { method: 'request' })
+  }
+  const b = bench()
+  again(b)
+  b.tick(1000)
+  t.same([b.ends(), noticeOf(b), b.state(HIGH)], [TERM, undefined, 'offered'])
+
+  const taken = bench()
+  again(taken)
+  commitHigh(taken, taken.record(HIGH)?.offer.offerId ?? '')
+  taken.fate = (peer, ask) => ask.method === 'hostRestore' && peer === 'peer-tokyo-2' ? new MusubiError('NO_CAPACITY', 'needs 2 vCPU, 0 free') : null
+  taken.tick(1000)
+  taken.tick(MAX_HOLD_TTL_MS + HOLD_TTL_MS)
+  for (let i = 0; i < 3; i++) taken.tick(1000)
+  t.match(noticeOf(taken), { state: 'given', beneficiary: '', reason: /promised to others/ }, 'where it has taken the room the end stays, and says why')
+  t.end()
+})
+
+t.test('what others have notice for is not held for its user until they have gone: it lapses in time for their former end', t => {
+  for (const [startMs, ttlMs] of [[T0 + 15 * MINUTE, MAX_HOLD_TTL_MS], [T0 + 5 * MINUTE, 5 * MINUTE - NOTICE_RETURN_MS], [T0 + 70_000, HOLD_TTL_MS]] as const) {
+    const b = bench()
+    b.byNotice = { clusters: [{ clusterId: CLUSTER, cluster: 'demo', site: 'tsukuba', priority: 10, noticeMs: 60_000 }], hosts: b.view().hosts }
+    const asking = high(b, { startMs })
+    t.match(b.settle({ ...asking, request: { ...asking.request, holdTtlMs: MAX_HOLD_TTL_MS } }, OTHER), { reply: { ttlMs } })
+    // its user says nothing
+    for (b.now += ttlMs + 1; b.now < startMs - 1; b.tick(5_000)) for (const host of b.hosts.values()) for (const lease of host.leases.values()) if (lease.clusterId === HIGH) lease.state = 'ended'
+    t.same([b.state(), b.ends(), noticeOf(b)], ['active', TERM, undefined], `a start in ${(startMs - T0) / 1000} s`)
+  }
+  const b = bench()
+  const asking = b.asking({ clusterId: HIGH, cluster: 'high', masterSite: 'osaka', startMs: T0 + 70_000, endMs: T0 + HOUR, holdTtlMs: MAX_HOLD_TTL_MS, key: 'h1' })
+  t.match(b.settle(asking, OTHER), { reply: { ttlMs: MAX_HOLD_TTL_MS } }, 'where nobody has notice it may be thought about')
   t.end()
 })
 
