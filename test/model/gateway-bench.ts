@@ -256,8 +256,9 @@ export class GatewayBench {
         for (const [offerId, extension] of host.extensions) if (!extension.committed && leases.some(l => extension.formerMs.has(l.leaseId))) host.extensions.delete(offerId)
         for (const lease of leases) {
           if (ask.method === 'hostRestore') {
-            lease.endMs = lease.formerEndMs ?? lease.endMs
-            delete lease.formerEndMs
+            const { formerEndMs = lease.endMs } = lease
+            lease.endMs = (ask.request.endMs ?? 0) === 0 ? formerEndMs : Math.max(lease.endMs, Math.min(ask.request.endMs ?? 0, formerEndMs))
+            if (lease.endMs === formerEndMs) delete lease.formerEndMs
             lease.seq = seq
           } else if (lease.endMs > ask.request.endMs) {
             lease.formerEndMs ??= lease.endMs

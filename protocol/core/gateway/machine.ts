@@ -57,8 +57,8 @@ export type Phase =
   | { readonly kind: 'release', readonly scope: Scope, readonly reason: string }
   /** clusters with notice end earlier; then `placing` goes on, of a request that there is room for by that */
   | { readonly kind: 'curtail', readonly placing: Placing | null }
-  /** a notice is withdrawn: the gateway's own host first */
-  | { readonly kind: 'restore' }
+  /** a notice is withdrawn: the gateway's own host first; `under`: the one that holds again, null where none does */
+  | { readonly kind: 'restore', readonly under: Notice | null }
   /** looks whether hosts still have anything */
   | { readonly kind: 'probe' }
 
@@ -172,7 +172,9 @@ export class Turn {
     const to = nextNoticeState(record.notice === undefined ? null : record.notice.state ?? 'given', trigger)
     if (to === undefined) throw new MusubiError('INTERNAL', `the notice of cluster ${record.clusterId} at site ${this.site} is ${record.notice?.state ?? 'none'}: ${trigger} is not possible`)
     const { notice, ...rest } = record
-    return this.save({ ...rest, ...change, ...to === null ? {} : { notice: { endMs: record.endMs, reason: '', ...notice, ...fresh, state: to } } }, true)
+    // What begins, or holds again, says all of itself.
+    const base = trigger === 'notice' || trigger === 'resume' ? {} : notice
+    return this.save({ ...rest, ...change, ...to === null ? {} : { notice: { endMs: record.endMs, reason: '', ...base, ...fresh, state: to } } }, true)
   }
 
   answer (askIds: readonly number[], answer: SiteAnswer): void {

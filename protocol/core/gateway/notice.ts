@@ -4,7 +4,7 @@
  * what it was given for is gone. Its master is told with every keep-alive, and at the end it is released.
  */
 import { describeError, MusubiError } from '../errors.ts'
-import { HOLD_TTL_MS, MAX_HOLD_TTL_MS, MAX_NOTICED_PER_REQUEST, MAX_NOTICES_PER_SITE, MIN_TERM_MS, NOTICE_RETURN_MS } from '../limits.ts'
+import { HOLD_TTL_MS, MAX_HOLD_TTL_MS, MAX_NOTICED_PER_REQUEST, MAX_NOTICES_PER_CLUSTER, MAX_NOTICES_PER_SITE, MIN_TERM_MS, NOTICE_RETURN_MS } from '../limits.ts'
 import type { Request } from '../messages.ts'
 import { type HostCall, type Job, type Placing, type Turn, failuresOf } from './machine.ts'
 import { type GatewayRecord, type HostPeer, type Notice, allHeld, hostsOf } from './record.ts'
@@ -32,9 +32,26 @@ export function mustHaveNoNotice (site: string, record: GatewayRecord): void {
   if (refusal !== null) throw refusal
 }
 
+/** A notice and those that it has put off, the earliest end first. */
+function noticesOf ({ notice }: Pick<GatewayRecord, 'notice'>): Notice[] {
+  const found: Notice[] = []
+  for (let one = notice; one !== undefined; one = one.under) found.push(one)
+  return found
+}
+
 /** Notices that wait for their end for clusters of one site. */
 export const pendingNotices = (records: Iterable<GatewayRecord>, site: string): number =>
-  [...records].filter(record => record.state === 'active' && record.notice?.site === site).length
+  [...records].filter(record => record.state === 'active' && noticesOf(record).some(notice => notice.site === site)).length
+
+/**
+ * The site for which a cluster has notice, where one of higher priority could have it end earlier still; null: it has none, undefined:
+ * it cannot get another.
+ */
+export function noticedFor (record: GatewayRecord): string | null | undefined {
+  const { notice } = record
+  if (notice === undefined) return null
+  return notice.seq === undefined || notice.state === 'withdrawing' || noticesOf(record).length >= MAX_NOTICES_PER_CLUSTER ? undefined : notice.site
+}
 
 /** How many clusters may get notice for a request of a site beside those that have it. */
 export const noticesLeft = (records: Iterable<GatewayRecord>, site: string): number =>
@@ -73,16 +90,19 @@ function curtailCalls (record: GatewayRecord): { first: HostCall[], last: HostCa
 export function giveNotice (turn: Turn, placing: Placing): boolean {
   const { askId, ask: { request, view: { byNotice } } } = placing.entry
   if (byNotice === undefined || request.grow || byNotice.clusters.length > noticesLeft(turn.machine.records.values(), request.masterSite)) return false
-  const chosen = byNotice.clusters.flatMap(({ clusterId, noticeMs }) => {
+  const chosen = byNotice.clusters.flatMap(({ clusterId, noticeMs, seq }) => {
     const record = turn.record(clusterId)
-    const agreed = record?.state === 'active' && record.notice === undefined && request.startMs >= turn.now + Math.max(noticeMs, MIN_TERM_MS) && request.startMs < record.endMs
+    // a notice that has come since was not looked at
+    const isAsSeen = record !== undefined && noticedFor(record) !== undefined && (record.notice?.seq ?? 0) === seq
+    const agreed = isAsSeen && record.state === 'active' && request.startMs >= turn.now + Math.max(noticeMs, MIN_TERM_MS) && request.startMs < toldEndMs(record)
     return agreed ? [record] : []
   })
   if (chosen.length < byNotice.clusters.length) return false
   const reason = `preempted by the policy of ${turn.site}, for site ${request.masterSite}, which has a higher priority`
   const calls = chosen.map(record => {
     // On the disk before any host is told: whatever happens, the next tick knows what must be taken back.
-    const next = turn.notify(record, 'notice', { endMs: request.startMs, reason, seq: Math.max(turn.now, (record.withdrawn?.seq ?? 0) + 1), beneficiary: request.clusterId, site: request.masterSite })
+    const seq = Math.max(turn.now, (record.withdrawn?.seq ?? 0) + 1, (record.notice?.seq ?? 0) + 1)
+    const next = turn.notify(record, 'notice', { endMs: request.startMs, reason, seq, beneficiary: request.clusterId, site: request.masterSite, ...record.notice === undefined ? {} : { under: record.notice } })
     turn.note('lease.notice', `the leases of cluster ${record.cluster} of ${record.masterSite} end at ${at(request.startMs)}: ${reason}`, record.cluster)
     return curtailCalls(next)
   })
@@ -141,9 +161,11 @@ export function tendNotice (turn: Turn, record: GatewayRecord): boolean {
 /** The gateway's own host first: the segment must not end before what uses it. */
 function takeBack (turn: Turn, record: GatewayRecord): boolean {
   const { clusterId, notice, offer } = record
-  const request = { clusterId, seq: notice?.seq ?? 0 }
+  // One that nobody wants any more would be withdrawn at once.
+  const under = noticesOf(record).slice(1).find(one => one.beneficiary === '' || isWanted(turn, one)) ?? null
+  const request = { clusterId, seq: notice?.seq ?? 0, ...under === null ? {} : { endMs: under.endMs } }
   const calls = toldHosts(record).map(({ host, peer }): HostCall => ({ host, peer, ask: { method: 'hostRestore', request } }))
-  turn.start(clusterId, { kind: 'restore' }, [], calls.filter(({ peer }) => peer === offer.gateway.peer), calls.filter(({ peer }) => peer !== offer.gateway.peer))
+  turn.start(clusterId, { kind: 'restore', under }, [], calls.filter(({ peer }) => peer === offer.gateway.peer), calls.filter(({ peer }) => peer !== offer.gateway.peer))
   return true
 }
 
@@ -152,12 +174,19 @@ const LAPSED_MS = MAX_HOLD_TTL_MS + HOLD_TTL_MS
 const PROMISED = new Set(['NO_CAPACITY', 'QUOTA_EXCEEDED'])
 
 /** Everywhere, or nowhere: a cluster that goes on at some of its hosts only is of no use. */
-export function finishRestore (turn: Turn, clusterId: string, job: Job): void {
+export function finishRestore (turn: Turn, clusterId: string, job: Job & { phase: { kind: 'restore' } }): void {
   const record = turn.record(clusterId)
   const { notice } = record ?? {}
   if (record?.state !== 'active' || notice?.state !== 'withdrawing') return
   const failed = failuresOf(job).filter(one => !isUnknown(one))
   const seq = notice.seq ?? 0
+  const { under } = job.phase
+  if (failed.length === 0 && under !== null) {
+    // With a number of its own: a host may have heard of neither.
+    const next = turn.notify(record, 'resume', { ...under, seq: seq + 1 })
+    turn.note('lease.notice', `the leases of cluster ${record.cluster} end at ${at(toldEndMs(next))}, as before: ${under.reason}`, record.cluster)
+    return
+  }
   if (failed.length === 0) {
     turn.notify(record, 'restore', {}, { withdrawn: { atMs: turn.now, seq, reason: notice.reason } })
     turn.note('lease.notice-withdrawn', `the leases of cluster ${record.cluster} of ${record.masterSite} end at ${at(record.endMs)} again: nobody needs what would have come free`, record.cluster)

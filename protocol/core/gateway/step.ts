@@ -73,7 +73,7 @@ function finish (turn: Turn, clusterId: string, job: Job): void {
       if (job.phase.placing !== null) placeByNotice(turn, job.phase.placing)
       break
     }
-    case 'restore': finishRestore(turn, clusterId, job); break
+    case 'restore': finishRestore(turn, clusterId, job as JobIn<'restore'>); break
     case 'release': finishRelease(turn, clusterId, job as JobIn<'release'>); break
     case 'probe': finishProbe(turn, clusterId, job); break
   }

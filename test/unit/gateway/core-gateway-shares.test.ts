@@ -140,7 +140,7 @@ class NoticeBench extends Bench {
   constructor () {
     super()
     this.active()
-    this.byNotice = { clusters: [{ clusterId: CLUSTER, cluster: 'demo', site: 'tsukuba', priority: 10, noticeMs: 10 * MINUTE }], hosts: this.view().hosts }
+    this.byNotice = { clusters: [{ clusterId: CLUSTER, cluster: 'demo', site: 'tsukuba', priority: 10, noticeMs: 10 * MINUTE, seq: 0 }], hosts: this.view().hosts }
   }
 
   high (): { offerId: string } {
@@ -206,7 +206,7 @@ t.test('a host that lends and runs a part hears of the notice', t => {
   b.lends = { 'tokyo-3': has(9) }
   b.active()
   t.same(b.shares(), ['tokyo-1 quota 1 2', 'tokyo-3 tokyo-1 2 4'])
-  b.byNotice = { clusters: [{ clusterId: CLUSTER, cluster: 'demo', site: 'tsukuba', priority: 10, noticeMs: 10 * MINUTE }], hosts: b.view().hosts }
+  b.byNotice = { clusters: [{ clusterId: CLUSTER, cluster: 'demo', site: 'tsukuba', priority: 10, noticeMs: 10 * MINUTE, seq: 0 }], hosts: b.view().hosts }
   NoticeBench.prototype.high.call(b)
   t.same(b.ends(), ['tokyo-1 900000', 'tokyo-2 900000', 'tokyo-3 900000'], 'all that it has of the cluster')
   t.end()
