@@ -257,6 +257,9 @@ export const MAX_NOTICED_PER_REQUEST = 16
 export const MAX_NOTICES_PER_SITE = 32
 /** Notices that one cluster has at most, each with an earlier end and for a site of a higher priority than the one before. */
 export const MAX_NOTICES_PER_CLUSTER = 4
+/** Notices that one site lets a cluster have and gives back within `GIVEN_BACK_MS`: then it is left alone by that site for the rest of that time. */
+export const MAX_GIVEN_BACK = 8
+export const GIVEN_BACK_MS = 3_600_000
 /** What could be had by notice is told from so long after it on: a master has to look, to ask and to be answered. */
 export const NOTICE_MARGIN_MS = 15_000
 /** No notice is shorter than the shortest lease and this: the clock of a host may be ahead of its gateway's, and refuses less. */

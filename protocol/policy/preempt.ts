@@ -4,7 +4,7 @@ import type { Booking } from '../core/calendar/free.ts'
 import { type HostCalendar, leastIn } from '../core/calendar/together.ts'
 import { add, zero } from '../core/capacity.ts'
 import type { RoomByNotice, SiteHost } from '../core/gateway/events.ts'
-import { noticedFor, noticesLeft, toldEndMs } from '../core/gateway/notice.ts'
+import { isLeftAlone, noticedFor, noticesLeft, toldEndMs } from '../core/gateway/notice.ts'
 import { freedBy, lacksLocal } from '../core/gateway/place.ts'
 import type { GatewayRecord } from '../core/gateway/record.ts'
 import { MIN_TERM_MS, NOTICE_MARGIN_MS, NOTICE_SLACK_MS } from '../core/limits.ts'
@@ -39,7 +39,7 @@ const SHORTEST_MS = MIN_TERM_MS + NOTICE_SLACK_MS
  *
  * @param own the site that lends; its clusters are nobody's to preempt
  */
-function victimsFor (document: PolicyDocument, own: string, masterSite: string, records: readonly GatewayRecord[]): Victim[] {
+function victimsFor (document: PolicyDocument, own: string, masterSite: string, records: readonly GatewayRecord[], nowMs: number): Victim[] {
   const priority = priorityOf(document, own, masterSite)
   return records.flatMap((record): Victim[] => {
     const { clusterId, cluster, masterSite: site, state, notice, offer, shrinking } = record
@@ -47,7 +47,7 @@ function victimsFor (document: PolicyDocument, own: string, masterSite: string, 
     const its = priorityOf(document, own, site)
     const noticed = noticedFor(record)
     const isForLower = noticed === null || (noticed !== undefined && priorityOf(document, own, noticed) < priority)
-    if (site === own || state !== 'active' || !isForLower || its >= priority || agreed === null) return []
+    if (site === own || state !== 'active' || !isForLower || its >= priority || agreed === null || isLeftAlone(record, masterSite, nowMs)) return []
     return [{ clusterId, cluster, site, priority: its, noticeMs: Math.max(agreed, SHORTEST_MS), untilMs: toldEndMs(record), seq: notice?.seq ?? 0, held: offer.held.filter(part => part.kind !== 'quota' && !shrinking.includes(part.leaseId)) }]
   }).sort((a, b) => a.priority - b.priority || a.noticeMs - b.noticeMs || (a.clusterId < b.clusterId ? -1 : 1))
 }
@@ -66,7 +66,7 @@ const bookingsAt = (host: string, victims: readonly Victim[], fromMs: (victim: V
 export function roomByNotice (document: PolicyDocument, own: string, request: Request, records: readonly GatewayRecord[], hosts: readonly SiteHost[], calendars: readonly HostCalendar[], nowMs: number): RoomByNotice | null {
   const { startMs, endMs } = request
   const most = noticesLeft(records, request.masterSite)
-  const victims = victimsFor(document, own, request.masterSite, records).filter(({ clusterId, noticeMs, untilMs }) => clusterId !== request.clusterId && startMs >= nowMs + noticeMs && startMs < untilMs)
+  const victims = victimsFor(document, own, request.masterSite, records, nowMs).filter(({ clusterId, noticeMs, untilMs }) => clusterId !== request.clusterId && startMs >= nowMs + noticeMs && startMs < untilMs)
   if (request.grow || most === 0 || victims.length === 0) return null
   const stepsOf = new Map(calendars.map(({ host, steps }) => [host, steps]))
   // what its own master would give up for it
@@ -110,7 +110,7 @@ export const createPreempt = (document: () => PolicyDocument, own: string, now: 
   room: (request, records, hosts, calendars) => roomByNotice(document(), own, request, records, hosts, calendars, now()),
   noticed (masterSite, records) {
     // no more than may get notice together: a start that is found is one that is given
-    const victims = victimsFor(document(), own, masterSite, records).slice(0, noticesLeft(records, masterSite))
+    const victims = victimsFor(document(), own, masterSite, records, now()).slice(0, noticesLeft(records, masterSite))
     if (victims.length === 0) return undefined
     const fromMs = ({ noticeMs }: Victim): number => now() + noticeMs + NOTICE_MARGIN_MS
     return hosts => hosts.map(calendar => ({ ...calendar, steps: calendarWithout(calendar.steps, bookingsAt(calendar.host, victims, fromMs).filter(one => one.fromMs < one.untilMs)) }))

@@ -4,7 +4,7 @@
  * what it was given for is gone. Its master is told with every keep-alive, and at the end it is released.
  */
 import { describeError, MusubiError } from '../errors.ts'
-import { HOLD_TTL_MS, MAX_HOLD_TTL_MS, MAX_NOTICED_PER_REQUEST, MAX_NOTICES_PER_CLUSTER, MAX_NOTICES_PER_SITE, MIN_TERM_MS, NOTICE_RETURN_MS } from '../limits.ts'
+import { GIVEN_BACK_MS, HOLD_TTL_MS, MAX_GIVEN_BACK, MAX_HOLD_TTL_MS, MAX_NOTICED_PER_REQUEST, MAX_NOTICES_PER_CLUSTER, MAX_NOTICES_PER_SITE, MIN_TERM_MS, NOTICE_RETURN_MS } from '../limits.ts'
 import type { Request } from '../messages.ts'
 import { type HostCall, type Job, type Placing, type Turn, failuresOf } from './machine.ts'
 import { type GatewayRecord, type HostPeer, type Notice, allHeld, hostsOf } from './record.ts'
@@ -51,6 +51,18 @@ export function noticedFor (record: GatewayRecord): string | null | undefined {
   const { notice } = record
   if (notice === undefined) return null
   return notice.seq === undefined || notice.state === 'withdrawing' || noticesOf(record).length >= MAX_NOTICES_PER_CLUSTER ? undefined : notice.site
+}
+
+/** Whether a cluster is to be left alone by a site that has had it get notice again and again, and has taken nothing. */
+export const isLeftAlone = ({ givenBack = [] }: Pick<GatewayRecord, 'givenBack'>, site: string, now: number): boolean =>
+  givenBack.some(one => one.site === site && one.times >= MAX_GIVEN_BACK && now < one.sinceMs + GIVEN_BACK_MS)
+
+/** Counts a notice that is given back. */
+function withGivenBack ({ givenBack = [], notice }: GatewayRecord, now: number): Pick<GatewayRecord, 'givenBack'> {
+  const site = notice?.site ?? ''
+  const recent = givenBack.filter(one => now < one.sinceMs + GIVEN_BACK_MS)
+  const { sinceMs, times } = recent.find(one => one.site === site) ?? { sinceMs: now, times: 0 }
+  return { givenBack: [...recent.filter(one => one.site !== site).slice(1 - MAX_NOTICED_PER_REQUEST), { site, sinceMs, times: times + 1 }] }
 }
 
 /** How many clusters may get notice for a request of a site beside those that have it. */
@@ -151,7 +163,7 @@ export function tendNotice (turn: Turn, record: GatewayRecord): boolean {
   if (record.state !== 'active' || notice?.seq === undefined) return false
   const { beneficiary = '', state } = notice
   if (state === 'withdrawing') return takeBack(turn, record)
-  if (beneficiary !== '' && !isWanted(turn, notice)) return takeBack(turn, turn.notify(record, 'withdraw', { withdrawnMs: turn.now }))
+  if (beneficiary !== '' && !isWanted(turn, notice)) return takeBack(turn, turn.notify(record, 'withdraw', { withdrawnMs: turn.now }, withGivenBack(record, turn.now)))
   if (state !== 'ordered' || turn.machine.jobs.get(beneficiary)?.phase.kind === 'curtail') return false
   const { first, last } = curtailCalls(record)
   turn.start(record.clusterId, { kind: 'curtail', placing: null }, [], first, last)

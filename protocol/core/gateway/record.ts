@@ -144,6 +144,8 @@ export interface GatewayRecord {
   readonly notice?: Notice
   /** the latest notice that was withdrawn, and when; absent: none was */
   readonly withdrawn?: { readonly atMs: number, readonly seq: number, readonly reason: string }
+  /** how often notices for a site were withdrawn since a moment; absent: none was */
+  readonly givenBack?: ReadonlyArray<{ readonly site: string, readonly sinceMs: number, readonly times: number }>
 }
 
 export interface HostPeer { host: string, peer: string }

@@ -2,8 +2,8 @@
 import t from 'tap'
 import { MusubiError } from '../../../protocol/core/errors.ts'
 import type { SiteAsk } from '../../../protocol/core/gateway/events.ts'
-import { HOLD_TTL_MS, HOST_DEADLINE_MS, MAX_HOLD_TTL_MS, MAX_NOTICES_PER_SITE, NOTICE_RETURN_MS } from '../../../protocol/core/limits.ts'
-import { pendingNotices } from '../../../protocol/core/gateway/notice.ts'
+import { GIVEN_BACK_MS, HOLD_TTL_MS, HOST_DEADLINE_MS, MAX_GIVEN_BACK, MAX_HOLD_TTL_MS, MAX_NOTICES_PER_SITE, NOTICE_RETURN_MS } from '../../../protocol/core/limits.ts'
+import { isLeftAlone, pendingNotices } from '../../../protocol/core/gateway/notice.ts'
 import { CLUSTER, Crash, GatewayBench, HOUR, OTHER } from '../../model/gateway-bench.ts'
 
 const MINUTE = 60_000
@@ -247,6 +247,25 @@ function top (b: GatewayBench, part: { key?: string, startMs?: number } = {}, se
   return { ...asking, view: { ...asking.view, hosts: asking.view.hosts.map(host => ({ ...host, free: { ...host.free, vcpus: 0 } })) } }
 }
 const releaseTop = (b: GatewayBench): unknown => b.settle({ method: 'release', request: { clusterId: TOP, reason: 'given up', offerId: '', leaseIds: [], epoch: 1 } }, NAGOYA)
+
+t.test('how often a site gives notices back is counted, for an hour', t => {
+  const b = bench()
+  for (let i = 0; i < MAX_GIVEN_BACK; i++) {
+    b.settle(high(b, { key: `h${i}`, sentMs: b.now, startMs: b.now + 15 * MINUTE }), OTHER)
+    releaseHigh(b)
+    b.tick(1000)
+    if (i === 1) b.crash(true)
+  }
+  t.same(b.record()?.givenBack, [{ site: 'osaka', sinceMs: T0 + 1000, times: MAX_GIVEN_BACK }])
+  const record = b.record()
+  if (record === undefined) throw new Error('no record')
+  t.same([isLeftAlone(record, 'osaka', b.now), isLeftAlone(record, 'nagoya', b.now), isLeftAlone(record, 'osaka', T0 + 1000 + GIVEN_BACK_MS)], [true, false, false])
+  b.settle(top(b), NAGOYA)
+  releaseTop(b)
+  b.tick(1000)
+  t.same(b.record()?.givenBack?.map(({ site, times }) => [site, times]), [['osaka', MAX_GIVEN_BACK], ['nagoya', 1]])
+  t.end()
+})
 
 t.test('notice for one does not keep another of still higher priority from an earlier time; given back, the first one holds again', t => {
   const b = bench()
