@@ -1,5 +1,5 @@
 import type { Invariant } from '../invariant.ts'
-import { type World, isLive, isOwnGateway, leaseText, numberOf, textOf, violated } from '../model.ts'
+import { type World, isLive, isOwnGateway, leaseText, listOf, numberOf, textOf, violated } from '../model.ts'
 
 /** Nobody loses a lease within so little time of being told. */
 const SHORTEST_MS = 60_000
@@ -33,6 +33,8 @@ export function notices (world: World): Invariant {
   return {
     name: NAME,
     arrive (host, { call: { method, request, caller, forged } }) {
+      // What its master gives up has no end to go back to, however long a host takes to confirm it.
+      if (method === 'release' && !forged && textOf(request, 'offerId') === '' && listOf(request, 'leaseIds').length === 0) pending.delete(`${host.name} ${textOf(request, 'clusterId')}`)
       if ((method !== 'hostCurtail' && method !== 'hostRestore') || !isOwnGateway(host, caller)) return
       const clusterId = textOf(request, 'clusterId')
       const word = { method, seq: numberOf(request, 'seq'), endMs: numberOf(request, 'endMs') }
