@@ -8,6 +8,9 @@ import { createEventLog } from '../../../agent/events.ts'
 import { createLessor } from '../../../agent/lessor/lessor.ts'
 import type { CallPeer, Methods } from '../../../agent/peers.ts'
 import { addCalendarRoutes } from '../../../agent/api/calendar-routes.ts'
+import { type Lending, startsIn } from '../../../protocol/core/calendar/lending.ts'
+import { type HostCalendar, earliestTogether, leastIn } from '../../../protocol/core/calendar/together.ts'
+import { zero } from '../../../protocol/core/capacity.ts'
 import { UnreachableError } from '../../../protocol/core/errors.ts'
 import { MAX_CALENDAR_LEASES, MAX_HELD_OBJECTS } from '../../../protocol/core/limits.ts'
 import type { HoldItem, HoldRequest } from '../../../protocol/core/messages.ts'
@@ -144,4 +147,23 @@ t.test('who has the image of a cluster is told to the site that left it there, a
   t.match(await told.answer({ sentMs: T0, objects: [one] }, { site: 'tokyo' }), { hosts: [{ roles: ['compute'] }], held: [one] }, 'beside the calendar')
   t.same((await told.answer({ sentMs: T0, objects: [], onlyObjects: true }, { site: 'tokyo' })).hosts, [])
   for (const objects of [['x'], [one.toUpperCase().replaceAll('1', 'A')], [`${one}1`], Array.from({ length: MAX_HELD_OBJECTS + 1 }, () => one)]) await t.rejects(told.answer({ sentMs: T0, objects }, { site: 'tokyo' }), { code: 'INVALID_INPUT' })
+})
+
+t.test('a site of higher priority hears what it could have by notice and when it is lent anything, in one answer, and nobody else does', async t => {
+  const all: HostCalendar[] = [{ host: 'osaka-1', roles: ['compute'], steps: [{ atMs: T0, free: zero() }] }]
+  const lending: Lending = { open: [{ fromMs: T0 + 2 * HOUR, untilMs: T0 + 4 * HOUR }], longestMs: null, latestStartMs: null, knownUntilMs: T0 + 10 * HOUR }
+  const byNotice = (hosts: readonly HostCalendar[]): HostCalendar[] => hosts.map(host => ({ ...host, steps: [...host.steps, { atMs: T0 + HOUR, free: { ...zero(), vcpus: 4 } }] }))
+  const told = createTold({
+    site: 'osaka', now: () => T0, noticed: site => site === 'tokyo' ? byNotice : undefined, lending: site => site === 'tokyo' ? lending : null,
+    calendar: { told: noticed => Promise.resolve({ site: 'osaka', nowMs: T0, hosts: (noticed?.(all) ?? all).map(({ roles, steps }) => ({ roles: [...roles], steps: [...steps] })) }) }
+  })
+  t.match(await told.answer({ sentMs: T0, objects: [] }, { site: 'tokyo' }), { hosts: [{ steps: { length: 2 } }], lending: { open: [{ fromMs: T0 + 2 * HOUR, untilMs: T0 + 4 * HOUR }] } })
+  for (const site of ['kyoto', null]) t.match(await told.answer({ sentMs: T0, objects: [] }, { site }), { hosts: [{ steps: { length: 1 } }], lending: null })
+  const start = (hosts: readonly HostCalendar[], of: Lending | null): number | null => earliestTogether([{ site: 'osaka', hosts, ...of === null ? {} : { starts: startsIn(of, HOUR) } }], {
+    fromMs: T0, latestMs: T0 + 9 * HOUR, durationMs: HOUR, nodes: 4, nodesIn: ({ vcpus }) => vcpus, watch: [], tries: 8,
+    fits: startMs => hosts.every(({ steps }) => leastIn(steps, startMs, startMs + HOUR).vcpus >= 4)
+  })
+  t.equal(start(byNotice(all), null), T0 + HOUR, 'from the notice on')
+  t.equal(start(byNotice(all), lending), T0 + 2 * HOUR, 'not before the site lends')
+  t.equal(start(all, lending), null, 'an earlier release says nothing of notices')
 })
