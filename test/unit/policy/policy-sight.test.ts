@@ -7,6 +7,8 @@ import type { Lending } from '../../../protocol/core/calendar/lending.ts'
 import type { KnownSite } from '../../../protocol/core/master/events.ts'
 import { siteCapacityOf } from '../../../protocol/core/placement/site-capacity.ts'
 import { parseClusterSpec } from '../../../protocol/core/spec.ts'
+import type { PolicyRule } from '../../../protocol/policy-api.ts'
+import { lendingOf } from '../../../protocol/policy/lending.ts'
 import { wanted } from '../../model/federation.ts'
 
 const HOUR = 3_600_000
@@ -32,6 +34,7 @@ function sightOf (says: Record<string, (nowMs: number) => Lending | null>): { si
 
 const spec = parseClusterSpec(wanted('demo', 4, { term: '2h' }))
 const atOnce = { spec, startMs: T0, endMs: T0 + 2 * HOUR, imageDigest: '' }
+const rule = (one: PolicyRule) => (nowMs: number): Lending | null => lendingOf({ default: one }, 'osaka', 'tokyo', nowMs)
 
 t.test('a site whose times nobody can live to see keeps no other from being looked at', async t => {
   const far = (): Lending => ({ open: [{ fromMs: 1, untilMs: 2 }], knownUntilMs: Number.MAX_SAFE_INTEGER, longestMs: null, latestStartMs: null })
@@ -44,4 +47,16 @@ t.test('a site whose times nobody can live to see keeps no other from being look
     t.equal(sites.find(({ site }) => site === 'osaka')?.closed, undefined)
     t.equal((await sight.look({ ...atOnce, earliest: { fromMs: T0, latestMs: T0 + HOUR } })).startMs !== undefined, true, 'nor from being found as early as it can')
   }
+})
+
+t.test('a site that takes no reservations lends at once, however long its answer was under way', async t => {
+  const { sight, now } = sightOf({ osaka: rule({ latestStart: '0s' }) })
+  const { sites, nearest } = await sight.look(atOnce)
+  t.equal(sites.find(({ site }) => site === 'osaka')?.closed, undefined)
+  t.equal(nearest, undefined)
+  const found = await sight.look({ ...atOnce, earliest: { fromMs: T0, latestMs: T0 + HOUR } })
+  t.equal(found.startMs, now(), 'the earliest start is now')
+  t.equal((await sight.freeIn(now(), T0 + 2 * HOUR)).find(({ site }) => site === 'osaka')?.closed, undefined, 'more nodes for a cluster that runs begin at once')
+  const later = await sight.look({ ...atOnce, startMs: T0 + HOUR, endMs: T0 + 3 * HOUR })
+  t.match(later.sites.find(({ site }) => site === 'osaka')?.closed, /^it lends no later than from 2026-12-01T00:00:0\dZ on/, 'and nothing that is to come')
 })
