@@ -132,6 +132,17 @@ t.test('a cluster that runs goes on without the gateway that lends to it; its pa
   t.end()
 })
 
+t.test('a gateway that has lost what it lent is not named to the master as a host of the cluster', t => {
+  const b = new Bench()
+  b.active()
+  const lender = b.hosts.get('peer-tokyo-9')
+  t.equal([...lender?.leases.values() ?? []].filter(lease => lease.state === 'active').length, 1)
+  for (const lease of lender?.leases.values() ?? []) lease.state = 'ended'
+  b.settle(b.alive())
+  t.match(b.settle(b.alive()), { reply: { state: /^active$/ } })
+  t.end()
+})
+
 t.test('growth borrows too, and a shrink gives all shares of its offer back', t => {
   const b = new Bench()
   b.own = has(9)

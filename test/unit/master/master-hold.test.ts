@@ -188,6 +188,25 @@ t.test('a site that refuses is replaced, as always; one of an older release hold
   t.end()
 })
 
+t.test('a site that holds it for a moment only is replaced: it would leave the user no time, whatever the others do', t => {
+  const world = new World(ROOMS)
+  world.twist = (site, ask) => ask.method === 'request' && site === 'tsukuba' ? world.lender(site).answer({ ...ask, request: { ...ask.request, holdTtlMs: ACCEPT_MARGIN_MS / 2 } }) : null
+  world.create({}, T0, TTL_MS)
+  world.settle()
+  t.same([world.record().state, world.record().offers.map(offer => offer.site)], ['offered', ['tokyo', 'ueno']])
+  t.equal(world.record().hold?.endsMs, Math.floor(T0 + TTL_MS * (1 - HOLD_MARGIN)))
+  t.equal(accept(world), null)
+  world.settle()
+  t.equal(world.record().state, 'active')
+
+  const alone = new World({ tokyo: 2, tsukuba: 2 })
+  alone.twist = (site, ask) => ask.method === 'request' && site === 'tsukuba' ? alone.lender(site).answer({ ...ask, request: { ...ask.request, holdTtlMs: 5_000 } }) : null
+  alone.create({}, T0, TTL_MS)
+  alone.settle()
+  t.match(alone.record().error?.message, /tsukuba.*site tsukuba would hold it for 5000 ms, which leaves its user no time/s)
+  t.end()
+})
+
 t.test('a start to come, accepted before or after it', t => {
   const ahead = offered(TTL_MS, T0 + HOUR)
   t.equal(accept(ahead), null)
