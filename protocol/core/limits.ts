@@ -255,10 +255,17 @@ export const MIN_TERM_MS = 60_000
 export const MAX_NOTICED_PER_REQUEST = 16
 /** Notices that wait for their end at one gateway, for all that one site has asked for. */
 export const MAX_NOTICES_PER_SITE = 32
+/** Notices that one cluster has at most, each with an earlier end and for a site of a higher priority than the one before. */
+export const MAX_NOTICES_PER_CLUSTER = 4
+/** Notices that one site lets a cluster have and gives back within `GIVEN_BACK_MS`: then it is left alone by that site for the rest of that time. */
+export const MAX_GIVEN_BACK = 8
+export const GIVEN_BACK_MS = 3_600_000
 /** What could be had by notice is told from so long after it on: a master has to look, to ask and to be answered. */
 export const NOTICE_MARGIN_MS = 15_000
 /** No notice is shorter than the shortest lease and this: the clock of a host may be ahead of its gateway's, and refuses less. */
 export const NOTICE_SLACK_MS = 10_000
+/** What others got notice for lapses so long before its start: a gateway looks for it, and their hosts are told, by then. */
+export const NOTICE_RETURN_MS = 40_000
 export const MAX_TERM_MS = 366 * 24 * 3_600_000
 /** A start so far in the past is a mistake, not a slow network or a second attempt. */
 export const MAX_PAST_START_MS = 3_600_000

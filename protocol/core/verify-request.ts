@@ -124,7 +124,8 @@ export const hostCurtailProblem = (request: { clusterId: string, seq: number, en
   cluster(request.clusterId), noticeSeq(request.seq), [request.reason.length <= MAX_REASON, `its reason is longer than ${MAX_REASON} characters`]
 ) ?? endProblem(request.endMs, nowMs)
 
-export const hostRestoreProblem = (request: { clusterId: string, seq: number }): string | null => firstOf(cluster(request.clusterId), noticeSeq(request.seq))
+export const hostRestoreProblem = ({ clusterId, seq, endMs = 0 }: { clusterId: string, seq: number, endMs?: number }): string | null =>
+  firstOf(cluster(clusterId), noticeSeq(seq), [Number.isSafeInteger(endMs) && endMs >= 0, `the end ${endMs} is no time`])
 const noticeSeq = (seq: number): Part => [Number.isSafeInteger(seq) && seq >= 1, `the number ${seq} of its notice is none`]
 
 /** A take-over raises the epoch, and the first master had 1. */

@@ -4,7 +4,7 @@ import type { Booking } from '../core/calendar/free.ts'
 import { type HostCalendar, leastIn } from '../core/calendar/together.ts'
 import { add, zero } from '../core/capacity.ts'
 import type { RoomByNotice, SiteHost } from '../core/gateway/events.ts'
-import { noticesLeft } from '../core/gateway/notice.ts'
+import { isLeftAlone, noticedFor, noticesLeft, toldEndMs } from '../core/gateway/notice.ts'
 import { freedBy, lacksLocal } from '../core/gateway/place.ts'
 import type { GatewayRecord } from '../core/gateway/record.ts'
 import { MIN_TERM_MS, NOTICE_MARGIN_MS, NOTICE_SLACK_MS } from '../core/limits.ts'
@@ -21,8 +21,10 @@ interface Victim {
   priority: number
   /** at least; hosts whose clocks are ahead must still see the shortest of leases before them */
   noticeMs: number
-  /** its end */
+  /** its end, as its master was told */
   untilMs: number
+  /** number of the notice that it has; 0: none */
+  seq: number
   held: readonly Held[]
 }
 
@@ -32,18 +34,21 @@ const MAX_SPARED = 64
 const SHORTEST_MS = MIN_TERM_MS + NOTICE_SLACK_MS
 
 /**
- * Running clusters of lower priority whose sites have agreed to a notice, the lowest priority first. Who has notice already is not
- * among them: what comes free by that is in the ledgers.
+ * Running clusters of lower priority whose sites have agreed to a notice, the lowest priority first. Who has notice already is
+ * among them for an earlier end, where it was given for a site of lower priority than the asking one: what comes free by it is in the ledgers.
  *
  * @param own the site that lends; its clusters are nobody's to preempt
  */
-function victimsFor (document: PolicyDocument, own: string, masterSite: string, records: readonly GatewayRecord[]): Victim[] {
+function victimsFor (document: PolicyDocument, own: string, masterSite: string, records: readonly GatewayRecord[], nowMs: number): Victim[] {
   const priority = priorityOf(document, own, masterSite)
-  return records.flatMap(({ clusterId, cluster, masterSite: site, state, notice, endMs: untilMs, offer, shrinking }): Victim[] => {
+  return records.flatMap((record): Victim[] => {
+    const { clusterId, cluster, masterSite: site, state, notice, offer, shrinking } = record
     const agreed = noticeOf(ruleFor(document, site))
     const its = priorityOf(document, own, site)
-    if (site === own || state !== 'active' || notice !== undefined || its >= priority || agreed === null) return []
-    return [{ clusterId, cluster, site, priority: its, noticeMs: Math.max(agreed, SHORTEST_MS), untilMs, held: offer.held.filter(part => part.kind !== 'quota' && !shrinking.includes(part.leaseId)) }]
+    const noticed = noticedFor(record)
+    const isForLower = noticed === null || (noticed !== undefined && priorityOf(document, own, noticed) < priority)
+    if (site === own || state !== 'active' || !isForLower || its >= priority || agreed === null || isLeftAlone(record, masterSite, nowMs)) return []
+    return [{ clusterId, cluster, site, priority: its, noticeMs: Math.max(agreed, SHORTEST_MS), untilMs: toldEndMs(record), seq: notice?.seq ?? 0, held: offer.held.filter(part => part.kind !== 'quota' && !shrinking.includes(part.leaseId)) }]
   }).sort((a, b) => a.priority - b.priority || a.noticeMs - b.noticeMs || (a.clusterId < b.clusterId ? -1 : 1))
 }
 
@@ -61,7 +66,7 @@ const bookingsAt = (host: string, victims: readonly Victim[], fromMs: (victim: V
 export function roomByNotice (document: PolicyDocument, own: string, request: Request, records: readonly GatewayRecord[], hosts: readonly SiteHost[], calendars: readonly HostCalendar[], nowMs: number): RoomByNotice | null {
   const { startMs, endMs } = request
   const most = noticesLeft(records, request.masterSite)
-  const victims = victimsFor(document, own, request.masterSite, records).filter(({ clusterId, noticeMs, untilMs }) => clusterId !== request.clusterId && startMs >= nowMs + noticeMs && startMs < untilMs)
+  const victims = victimsFor(document, own, request.masterSite, records, nowMs).filter(({ clusterId, noticeMs, untilMs }) => clusterId !== request.clusterId && startMs >= nowMs + noticeMs && startMs < untilMs)
   if (request.grow || most === 0 || victims.length === 0) return null
   const stepsOf = new Map(calendars.map(({ host, steps }) => [host, steps]))
   // what its own master would give up for it
@@ -89,7 +94,7 @@ export function roomByNotice (document: PolicyDocument, own: string, request: Re
     if (fitting(others)) chosen = others
   }
   if (chosen.length > most) return null
-  return { clusters: chosen.map(({ clusterId, cluster, site, priority, noticeMs }) => ({ clusterId, cluster, site, priority, noticeMs })), hosts: then(chosen) }
+  return { clusters: chosen.map(({ clusterId, cluster, site, priority, noticeMs, seq }) => ({ clusterId, cluster, site, priority, noticeMs, seq })), hosts: then(chosen) }
 }
 
 /** What the policy of a site says of room by notice. */
@@ -105,7 +110,7 @@ export const createPreempt = (document: () => PolicyDocument, own: string, now: 
   room: (request, records, hosts, calendars) => roomByNotice(document(), own, request, records, hosts, calendars, now()),
   noticed (masterSite, records) {
     // no more than may get notice together: a start that is found is one that is given
-    const victims = victimsFor(document(), own, masterSite, records).slice(0, noticesLeft(records, masterSite))
+    const victims = victimsFor(document(), own, masterSite, records, now()).slice(0, noticesLeft(records, masterSite))
     if (victims.length === 0) return undefined
     const fromMs = ({ noticeMs }: Victim): number => now() + noticeMs + NOTICE_MARGIN_MS
     return hosts => hosts.map(calendar => ({ ...calendar, steps: calendarWithout(calendar.steps, bookingsAt(calendar.host, victims, fromMs).filter(one => one.fromMs < one.untilMs)) }))

@@ -125,7 +125,7 @@ export interface Ledger {
    *
    * @throws NoCapacityError and QUOTA_EXCEEDED when those are promised to somebody else by now; STALE_NOTICE, FROZEN
    */
-  restore (request: { clusterId: string, seq: number }): Promise<{ endMs: number }>
+  restore (request: { clusterId: string, seq: number, endMs?: number }): Promise<{ endMs: number }>
   /**
    * The master is there; `holder` is who that is, as the gateway has verified it, '' when it does not
    * say. Confirms advance reservations whose start is near.

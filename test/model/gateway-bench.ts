@@ -32,7 +32,7 @@ export class GatewayBench {
   hosts = new Map<string, FakeHost>(['tokyo-1', 'tokyo-2', 'tokyo-3'].map(host => [`peer-${host}`, { peer: `peer-${host}`, leases: new Map(), holds: new Map(), extensions: new Map(), epoch: 0, holder: '', tokens: 0 }]))
   calls: OpenCall[] = []
   /** everything that was ever asked of hosts */
-  asked: Array<{ peer: string, ask: HostAsk }> = []
+  asked: Array<{ peer: string, ask: HostAsk, deadlineMs: number }> = []
   outcomes = new Map<number, SiteAnswer | MusubiError>()
   notes: string[] = []
   /** a crash comes after so many effects; infinity: never */
@@ -110,7 +110,7 @@ export class GatewayBench {
       case 'forget': this.disk.delete(effect.clusterId); break
       case 'call':
         this.calls.push({ callId: effect.callId, peer: effect.peer, ask: structuredClone(effect.ask) })
-        this.asked.push({ peer: effect.peer, ask: effect.ask })
+        this.asked.push({ peer: effect.peer, ask: effect.ask, deadlineMs: effect.deadlineMs })
         break
       case 'answer': this.outcomes.set(effect.askId, effect.answer); break
       case 'refuse': this.outcomes.set(effect.askId, effect.error); break
@@ -256,8 +256,9 @@ export class GatewayBench {
         for (const [offerId, extension] of host.extensions) if (!extension.committed && leases.some(l => extension.formerMs.has(l.leaseId))) host.extensions.delete(offerId)
         for (const lease of leases) {
           if (ask.method === 'hostRestore') {
-            lease.endMs = lease.formerEndMs ?? lease.endMs
-            delete lease.formerEndMs
+            const { formerEndMs = lease.endMs } = lease
+            lease.endMs = (ask.request.endMs ?? 0) === 0 ? formerEndMs : Math.max(lease.endMs, Math.min(ask.request.endMs ?? 0, formerEndMs))
+            if (lease.endMs === formerEndMs) delete lease.formerEndMs
             lease.seq = seq
           } else if (lease.endMs > ask.request.endMs) {
             lease.formerEndMs ??= lease.endMs

@@ -22,8 +22,8 @@ export interface SiteHost extends HostCapacity {
 
 /** Clusters whose leases would end at the start of a request, and its hosts as they would be from then on. */
 export interface RoomByNotice {
-  /** `noticeMs`: what they are to be given at least */
-  clusters: ReadonlyArray<{ clusterId: string, cluster: string, site: string, priority: number, noticeMs: number }>
+  /** `noticeMs`: what they are to be given at least; `seq`: the notice that they have for a site of lower priority than the asking one; 0: none */
+  clusters: ReadonlyArray<{ clusterId: string, cluster: string, site: string, priority: number, noticeMs: number, seq: number }>
   hosts: readonly SiteHost[]
 }
 
@@ -63,7 +63,7 @@ export type HostAsk =
   | { method: 'hold', request: HoldRequest }
   | { method: 'hostExtend', request: HostExtendRequest }
   | { method: 'hostCurtail', request: { clusterId: string, seq: number, endMs: number, reason: string } }
-  | { method: 'hostRestore', request: { clusterId: string, seq: number } }
+  | { method: 'hostRestore', request: { clusterId: string, seq: number, endMs?: number } }
   | { method: 'hostCommit', request: { clusterId: string, offerId: string, epoch: number } }
   | { method: 'hostActivate', request: ActivateRequest }
   | { method: 'hostRelease', request: ReleaseRequest }

@@ -92,7 +92,13 @@ function tidy (turn: Turn, record: GatewayRecord, lastMs: number): boolean {
     turn.gone(record)
     return false
   }
-  if (releaseAgain(turn, isNoticeOver(record, turn.now) ? turn.move(record, 'release', { reason: record.notice?.reason ?? '' }) : record)) return true
+  if (isNoticeOver(record, turn.now)) return releaseAgain(turn, turn.move(record, 'release', { reason: record.notice?.reason ?? '' }))
+  // In turns: a host that does not confirm the one must not keep all others from hearing of the other.
+  if (turn.machine.triedLast.delete(clusterId) && tendNotice(turn, record)) return true
+  if (releaseAgain(turn, record)) {
+    turn.machine.triedLast.add(clusterId)
+    return true
+  }
   if (tendNotice(turn, record)) return true
   if (record.state === 'asking') {
     if (turn.now <= Math.max(record.offer.nowMs, turn.machine.startedMs) + record.offer.ttlMs) rehold(turn, record, null)

@@ -57,8 +57,8 @@ export type Phase =
   | { readonly kind: 'release', readonly scope: Scope, readonly reason: string }
   /** clusters with notice end earlier; then `placing` goes on, of a request that there is room for by that */
   | { readonly kind: 'curtail', readonly placing: Placing | null }
-  /** a notice is withdrawn: the gateway's own host first */
-  | { readonly kind: 'restore' }
+  /** a notice is withdrawn: the gateway's own host first; `under`: the one that holds again, null where none does */
+  | { readonly kind: 'restore', readonly under: Notice | null }
   /** looks whether hosts still have anything */
   | { readonly kind: 'probe' }
 
@@ -95,6 +95,8 @@ export interface GatewayMachine {
   heard: Map<string, Heard>
   /** when a cluster was last tidied up after */
   tidiedMs: Map<string, number>
+  /** clusters of which a release was tried again last: what is to be said of their notice comes first the next time */
+  triedLast: Set<string>
   /** of calls and jobs */
   lastId: number
   /** when the process started: a boot may have moved the clock, and holds have their full time again */
@@ -153,6 +155,7 @@ export class Turn {
     this.machine.records.delete(clusterId)
     this.machine.heard.delete(clusterId)
     this.machine.tidiedMs.delete(clusterId)
+    this.machine.triedLast.delete(clusterId)
     this.effects.push({ effect: 'forget', clusterId })
   }
 
@@ -169,7 +172,9 @@ export class Turn {
     const to = nextNoticeState(record.notice === undefined ? null : record.notice.state ?? 'given', trigger)
     if (to === undefined) throw new MusubiError('INTERNAL', `the notice of cluster ${record.clusterId} at site ${this.site} is ${record.notice?.state ?? 'none'}: ${trigger} is not possible`)
     const { notice, ...rest } = record
-    return this.save({ ...rest, ...change, ...to === null ? {} : { notice: { endMs: record.endMs, reason: '', ...notice, ...fresh, state: to } } }, true)
+    // What begins, or holds again, says all of itself.
+    const base = trigger === 'notice' || trigger === 'resume' ? {} : notice
+    return this.save({ ...rest, ...change, ...to === null ? {} : { notice: { endMs: record.endMs, reason: '', ...base, ...fresh, state: to } } }, true)
   }
 
   answer (askIds: readonly number[], answer: SiteAnswer): void {

@@ -8,7 +8,7 @@ import { type Assignment, FRONTEND_RESOURCES, nodeResources, nodesByHost, placeA
 import { checkGrowth, checkRequest, holdTtlMs, mustBeInTime, mustOwn } from './checks.ts'
 import type { SiteHost, SiteView } from './events.ts'
 import { type HostCall, type Job, type Placing, type Turn, type WaitingFor, answersOf, failuresOf } from './machine.ts'
-import { giveNotice, mustHaveNoNotice, noticeRefusal } from './notice.ts'
+import { giveNotice, holdByNoticeMs, mustHaveNoNotice, noticeRefusal } from './notice.ts'
 import { type Amendment, type GatewayRecord, allHeld, digestOf, heldUnder, hostsOf } from './record.ts'
 import { releaseAllCalls, releaseCalls, released } from './release.ts'
 import { divideShare, noShare, OWN_SHARE, type ShareView, sharesByHost, toldOffer } from './shares.ts'
@@ -217,7 +217,7 @@ function tryPlacement (turn: Turn, placing: Placing): MusubiError | null {
     ...own
   ]
   const held = parts.map((part, i): Held => ({ leaseId: `${offerId}-${i + 1}`, kind: part.kind, name: part.name, host: part.host, peer: part.peer, underlayAddress: part.underlayAddress, resources: part.resources, token: 0 }))
-  const ttlMs = holdTtlMs(request.holdTtlMs, mayThink(turn, request) ? MAX_HOLD_TTL_MS : HOLD_TTL_MS)
+  const ttlMs = holdTtlMs(request.holdTtlMs, mayThink(turn, request) ? Math.min(MAX_HOLD_TTL_MS, holdByNoticeMs(turn, request)) : HOLD_TTL_MS)
   // Known before the first hold leaves: after a crash nothing is held that nobody remembers.
   if (grown !== null) {
     const amendment = { kind: 'grow', key: request.key, digest: requestDigest(request), offerId, held, endMs: request.endMs, formerEndMs: grown.endMs, ttlMs, nowMs: turn.now } as const

@@ -58,16 +58,19 @@ export const nextAmendmentState = (from: AmendmentState | null, trigger: Amendme
   amendmentTransitions.find(row => row.from === from && row.trigger === trigger)?.to
 
 export type NoticeState = 'ordered' | 'given' | 'withdrawing'
-export type NoticeTrigger = 'notice' | 'curtail' | 'withdraw' | 'restore' | 'promised'
+export type NoticeTrigger = 'notice' | 'curtail' | 'withdraw' | 'restore' | 'resume' | 'promised'
 export interface NoticeTransition { from: NoticeState | null, trigger: NoticeTrigger, to: NoticeState | null, when: string }
 
 /** What a notice goes through that a running cluster gets for one of a higher priority. */
 export const noticeTransitions: readonly NoticeTransition[] = [
   { from: null, trigger: 'notice', to: 'ordered', when: 'somebody of a higher priority asks for a time at which there is no room otherwise' },
+  { from: 'ordered', trigger: 'notice', to: 'ordered', when: 'somebody of a still higher priority asks for an earlier time: the notice from before holds again when that is withdrawn' },
   { from: 'ordered', trigger: 'curtail', to: 'given', when: 'the ledgers of all its hosts have the earlier end, but for those of a release that has none' },
   { from: 'ordered', trigger: 'withdraw', to: 'withdrawing', when: 'who it was given for is gone' },
+  { from: 'given', trigger: 'notice', to: 'ordered', when: 'somebody of a still higher priority asks for an earlier time: the notice from before holds again when that is withdrawn' },
   { from: 'given', trigger: 'withdraw', to: 'withdrawing', when: 'who it was given for is gone' },
   { from: 'withdrawing', trigger: 'restore', to: null, when: 'all its hosts have the former end again' },
+  { from: 'withdrawing', trigger: 'resume', to: 'ordered', when: 'all its hosts have the end of the notice from before again' },
   { from: 'withdrawing', trigger: 'promised', to: 'ordered', when: 'a host has promised to others by now what came free: it stays, for nobody in particular' }
 ]
 
@@ -87,6 +90,8 @@ export interface Notice {
   readonly state?: NoticeState
   /** when it began to be withdrawn, the gateway's clock */
   readonly withdrawnMs?: number
+  /** the notice that it had before, with a later end, for a site of lower priority */
+  readonly under?: Notice
 }
 
 /** A change to live leases that is being negotiated: more of them, or a later end. One at a time. */
@@ -139,6 +144,8 @@ export interface GatewayRecord {
   readonly notice?: Notice
   /** the latest notice that was withdrawn, and when; absent: none was */
   readonly withdrawn?: { readonly atMs: number, readonly seq: number, readonly reason: string }
+  /** how often notices for a site were withdrawn since a moment; absent: none was */
+  readonly givenBack?: ReadonlyArray<{ readonly site: string, readonly sinceMs: number, readonly times: number }>
 }
 
 export interface HostPeer { host: string, peer: string }

@@ -1,5 +1,6 @@
 /** Releases: of a whole cluster, of one offer, of some leases; each until every host has confirmed it. */
 import { ConflictError, describeError, InvalidInputError, UnreachableError } from '../errors.ts'
+import { HOST_DEADLINE_MS } from '../limits.ts'
 import type { ReleaseRequest } from '../messages.ts'
 import { sharesGoing } from '../quota-share.ts'
 import { MAX_ITEMS } from '../verify-request.ts'
@@ -52,7 +53,9 @@ export function releaseCalls (record: GatewayRecord, scope: Scope, reason: strin
           // Of a whole cluster there may be more than fit, by many growths; hosts then end all that they have.
           leaseIds: scope.kind === 'all' && leaseIds.length > MAX_ITEMS ? [] : leaseIds
         }
-      }
+      },
+      // With a later end nothing that runs is to be stopped: whatever else is to be said of the cluster waits for this.
+      ...scope.kind === 'amendment' && amendment?.kind === 'extend' ? { deadlineMs: HOST_DEADLINE_MS } : {}
     }
   })
 }

@@ -11,7 +11,7 @@ import { beginRelease, finishRelease } from './release.ts'
 import { beginActivate, beginCommit, beginExtend, finishActivate, finishCommit, finishExtend, finishLenders } from './settle.ts'
 
 export const emptyGateway = (site: string): GatewayMachine => ({
-  site, records: new Map(), jobs: new Map(), waiting: new Map(), calls: new Map(), heard: new Map(), tidiedMs: new Map(), lastId: 0, startedMs: 0
+  site, records: new Map(), jobs: new Map(), waiting: new Map(), calls: new Map(), heard: new Map(), tidiedMs: new Map(), triedLast: new Set(), lastId: 0, startedMs: 0
 })
 
 /** A machine with the records of an earlier process; work the event `start` into it before others. */
@@ -73,7 +73,7 @@ function finish (turn: Turn, clusterId: string, job: Job): void {
       if (job.phase.placing !== null) placeByNotice(turn, job.phase.placing)
       break
     }
-    case 'restore': finishRestore(turn, clusterId, job); break
+    case 'restore': finishRestore(turn, clusterId, job as JobIn<'restore'>); break
     case 'release': finishRelease(turn, clusterId, job as JobIn<'release'>); break
     case 'probe': finishProbe(turn, clusterId, job); break
   }
@@ -156,7 +156,7 @@ export function advance (machine: GatewayMachine, event: GatewayEvent, now: numb
 export function step (machine: GatewayMachine, event: GatewayEvent, now: number): { state: GatewayMachine, effects: GatewayEffect[] } {
   const state: GatewayMachine = {
     ...machine, records: new Map(machine.records), jobs: new Map(machine.jobs), waiting: new Map(machine.waiting), calls: new Map(machine.calls),
-    heard: new Map(machine.heard), tidiedMs: new Map(machine.tidiedMs)
+    heard: new Map(machine.heard), tidiedMs: new Map(machine.tidiedMs), triedLast: new Set(machine.triedLast)
   }
   return { effects: advance(state, event, now), state }
 }

@@ -41,8 +41,7 @@ export function curtail (event: EventOf<'curtail'>, turn: Turn): Answer {
 }
 
 /** Everything that came free of the leases must be free still, of all of them together. */
-function checkCameFree (leases: readonly Lease[], turn: Turn): void {
-  const formerMs = (lease: Lease): number => lease.formerEndMs ?? lease.endMs
+function checkCameFree (leases: readonly Lease[], formerMs: (lease: Lease) => number, turn: Turn): void {
   const moments = [...new Set(leases.flatMap(lease => [lease.endMs, formerMs(lease)]))].sort((a, b) => a - b)
   for (const [i, fromMs] of moments.entries()) {
     const untilMs = moments[i + 1]
@@ -53,17 +52,19 @@ function checkCameFree (leases: readonly Lease[], turn: Turn): void {
 }
 
 /**
- * The ends from before the notice, for all leases of the cluster or for none.
+ * The ends from before the notice, for all leases of the cluster or for none; where an earlier notice still holds, that of it.
  *
  * @throws NoCapacityError, MusubiError QUOTA_EXCEEDED when somebody else has been promised what came free: then nothing changes
  */
 export function restore (event: EventOf<'restore'>, turn: Turn): Answer {
-  const { seq } = event
+  const { seq, endMs = 0 } = event
   const live = meant(event, turn)
   const before = turn.state.counter
-  checkCameFree(live.filter(lease => lease.formerEndMs !== undefined), turn)
+  const formerMs = (lease: Lease): number => lease.formerEndMs ?? lease.endMs
+  const nextMs = (lease: Lease): number => endMs === 0 ? formerMs(lease) : Math.max(lease.endMs, Math.min(endMs, formerMs(lease)))
+  checkCameFree(live.filter(lease => lease.formerEndMs !== undefined), nextMs, turn)
   // What was never curtailed takes the number too: the order that it missed may still be on its way.
-  const receipts = live.filter(lease => lease.formerEndMs !== undefined || lease.noticeSeq !== seq)
-    .map(lease => turn.receipt(turn.move(unnoticed(lease), 'restore', { endMs: lease.formerEndMs ?? lease.endMs, noticeSeq: seq })))
+  const receipts = live.filter(lease => nextMs(lease) > lease.endMs || lease.noticeSeq !== seq || (lease.formerEndMs !== undefined && formerMs(lease) === lease.endMs))
+    .map(lease => turn.receipt(turn.move(nextMs(lease) < formerMs(lease) ? lease : unnoticed(lease), 'restore', { endMs: nextMs(lease), noticeSeq: seq })))
   return answerWith({ receipts, replay: turn.state.counter === before })
 }

@@ -20,7 +20,7 @@ export type LeaseEvent =
   /** the lender has given a cluster notice: its leases end by `endMs`. `seq` grows with every notice of it and every one that is withdrawn for good */
   | { type: 'curtail', clusterId: string, seq: number, endMs: number, reason: string }
   /** the notice `seq` is withdrawn: the former ends again, if they are still free */
-  | { type: 'restore', clusterId: string, seq: number }
+  | { type: 'restore', clusterId: string, seq: number, endMs?: number }
   /** `holder`: who is master in this epoch, as the gateway has verified it; '' when it does not say */
   | { type: 'keepAlive', clusterId: string, epoch: number, holder: string }
   /** a new master asks the anchor host for a higher epoch */

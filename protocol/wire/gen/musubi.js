@@ -9085,6 +9085,15 @@ export const musubi = $root.musubi = (() => {
 
             HostRestoreRequest.prototype.clusterId = "";
             HostRestoreRequest.prototype.seq = 0;
+            HostRestoreRequest.prototype.endMs = null;
+
+            let $oneOfFields;
+
+            // Virtual OneOf for proto3 optional field
+            $Object.defineProperty(HostRestoreRequest.prototype, "_endMs", {
+                get: $util.oneOfGetter($oneOfFields = ["endMs"]),
+                set: $util.oneOfSetter($oneOfFields)
+            });
 
             HostRestoreRequest.encode = function (message, writer, _depth) {
                 if (!writer)
@@ -9097,6 +9106,8 @@ export const musubi = $root.musubi = (() => {
                     writer.uint32(10).string(message.clusterId);
                 if (message.seq != null && $Object.hasOwnProperty.call(message, "seq") && (typeof message.seq === "object" ? message.seq.low || message.seq.high : message.seq !== 0))
                     writer.uint32(16).uint64(message.seq);
+                if (message.endMs != null && $Object.hasOwnProperty.call(message, "endMs"))
+                    writer.uint32(24).uint64(message.endMs);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -9146,6 +9157,13 @@ export const musubi = $root.musubi = (() => {
                                 message.seq = value;
                             else
                                 delete message.seq;
+                            continue;
+                        }
+                    case 3: {
+                            if (wireType !== 0)
+                                break;
+                            message.endMs = reader.uint64();
+                            message._endMs = "endMs";
                             continue;
                         }
                     }

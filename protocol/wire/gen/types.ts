@@ -556,6 +556,7 @@ export interface HostCurtailReply {
 export interface HostRestoreRequest {
   clusterId: string
   seq: number
+  endMs?: number
 }
 
 export interface HostRestoreReply {
@@ -1460,7 +1461,8 @@ export const SCHEMA: { readonly [name in keyof Messages]: readonly Field[] } = {
   ],
   HostRestoreRequest: [
     { name: 'clusterId', id: 1, type: 'string', repeated: false },
-    { name: 'seq', id: 2, type: 'uint64', repeated: false }
+    { name: 'seq', id: 2, type: 'uint64', repeated: false },
+    { name: 'endMs', id: 3, type: 'uint64', repeated: false, optional: true }
   ],
   HostRestoreReply: [
     { name: 'endMs', id: 1, type: 'uint64', repeated: false },

@@ -2,7 +2,8 @@
 import t from 'tap'
 import { MusubiError } from '../../../protocol/core/errors.ts'
 import type { SiteAsk } from '../../../protocol/core/gateway/events.ts'
-import { HOLD_TTL_MS, MAX_HOLD_TTL_MS, MAX_NOTICES_PER_SITE } from '../../../protocol/core/limits.ts'
+import { GIVEN_BACK_MS, HOLD_TTL_MS, HOST_DEADLINE_MS, MAX_GIVEN_BACK, MAX_HOLD_TTL_MS, MAX_NOTICES_PER_SITE, NOTICE_RETURN_MS } from '../../../protocol/core/limits.ts'
+import { isLeftAlone, pendingNotices } from '../../../protocol/core/gateway/notice.ts'
 import { CLUSTER, Crash, GatewayBench, HOUR, OTHER } from '../../model/gateway-bench.ts'
 
 const MINUTE = 60_000
@@ -16,7 +17,7 @@ function bench (): GatewayBench {
   const b = new GatewayBench()
   b.quota = true
   b.active()
-  b.byNotice = { clusters: [{ clusterId: CLUSTER, cluster: 'demo', site: 'tsukuba', priority: 10, noticeMs: 10 * MINUTE }], hosts: b.view().hosts }
+  b.byNotice = { clusters: [{ clusterId: CLUSTER, cluster: 'demo', site: 'tsukuba', priority: 10, noticeMs: 10 * MINUTE, seq: 0 }], hosts: b.view().hosts }
   return b
 }
 
@@ -175,6 +176,163 @@ t.test('an extension that was offered before the notice does not outlive it', t 
   b.settle(high(b), OTHER)
   t.throws(() => b.commit('ext-1'), { code: 'CONFLICT' }, 'the hosts have given it up')
   t.same(b.ends(), CUT)
+  t.end()
+})
+
+t.test('a later end that a host does not give up keeps nobody from having the former one again', t => {
+  const b = bench()
+  b.settle(b.extending())
+  b.fate = (peer, ask) => peer === 'peer-tokyo-3' && ask.method === 'hostRelease' && ask.request.clusterId === CLUSTER ? new MusubiError('UNREACHABLE', 'no answer', { retryable: true }) : null
+  t.throws(() => b.settle(b.releasing({ offerId: 'ext-1' })), { code: 'UNREACHABLE' })
+  t.ok(b.asked.filter(({ ask }) => ask.method === 'hostRelease').every(({ deadlineMs }) => deadlineMs <= HOST_DEADLINE_MS), 'nothing is stopped for it: it is not waited for as long as for that')
+  b.settle(high(b), OTHER)
+  t.match(noticeOf(b), { state: 'given' })
+  releaseHigh(b)
+  for (let i = 0; i < 4; i++) b.tick(5_000)
+  t.same([b.ends(), noticeOf(b), b.record()?.amendment?.state], [TERM, undefined, 'releasing'], 'both are tried')
+  b.fate = () => null
+  b.tick(5_000)
+  b.tick(5_000)
+  t.equal(b.record()?.amendment, null)
+  t.end()
+})
+
+t.test('who wants another time than it was given notice for gives it back', t => {
+  const again = (b: GatewayBench): void => {
+    b.settle(high(b), OTHER)
+    const asking = b.asking({ clusterId: HIGH, cluster: 'high', masterSite: 'osaka', startMs: T0 + 50 * MINUTE, endMs: T0 + 2 * HOUR, key: 'h2', sentMs: b.now })
+    t.match(b.settle(asking, OTHER), { method: 'request' })
+  }
+  const b = bench()
+  again(b)
+  b.tick(1000)
+  t.same([b.ends(), noticeOf(b), b.state(HIGH)], [TERM, undefined, 'offered'])
+
+  const taken = bench()
+  again(taken)
+  commitHigh(taken, taken.record(HIGH)?.offer.offerId ?? '')
+  taken.fate = (peer, ask) => ask.method === 'hostRestore' && peer === 'peer-tokyo-2' ? new MusubiError('NO_CAPACITY', 'needs 2 vCPU, 0 free') : null
+  taken.tick(1000)
+  taken.tick(MAX_HOLD_TTL_MS + HOLD_TTL_MS)
+  for (let i = 0; i < 3; i++) taken.tick(1000)
+  t.match(noticeOf(taken), { state: 'given', beneficiary: '', reason: /promised to others/ }, 'where it has taken the room the end stays, and says why')
+  t.end()
+})
+
+t.test('what others have notice for is not held for its user until they have gone: it lapses in time for their former end', t => {
+  for (const [startMs, ttlMs] of [[T0 + 15 * MINUTE, MAX_HOLD_TTL_MS], [T0 + 5 * MINUTE, 5 * MINUTE - NOTICE_RETURN_MS], [T0 + 70_000, HOLD_TTL_MS]] as const) {
+    const b = bench()
+    b.byNotice = { clusters: [{ clusterId: CLUSTER, cluster: 'demo', site: 'tsukuba', priority: 10, noticeMs: 60_000, seq: 0 }], hosts: b.view().hosts }
+    const asking = high(b, { startMs })
+    t.match(b.settle({ ...asking, request: { ...asking.request, holdTtlMs: MAX_HOLD_TTL_MS } }, OTHER), { reply: { ttlMs } })
+    // its user says nothing
+    b.now += ttlMs + 1
+    for (const host of b.hosts.values()) for (const lease of host.leases.values()) if (lease.clusterId === HIGH) lease.state = 'ended'
+    while (b.now < startMs - 5_000) b.tick(5_000)
+    t.same([b.state(), b.ends(), noticeOf(b)], ['active', TERM, undefined], `a start in ${(startMs - T0) / 1000} s`)
+  }
+  const b = bench()
+  const asking = b.asking({ clusterId: HIGH, cluster: 'high', masterSite: 'osaka', startMs: T0 + 70_000, endMs: T0 + HOUR, holdTtlMs: MAX_HOLD_TTL_MS, key: 'h1' })
+  t.match(b.settle(asking, OTHER), { reply: { ttlMs: MAX_HOLD_TTL_MS } }, 'where nobody has notice it may be thought about')
+  t.end()
+})
+
+const TOP = 'c3000000-0000-4000-8000-000000000000'
+const NAGOYA = { peerId: 'peer-nagoya-1', site: 'nagoya', host: 'nagoya-1', gateway: true }
+const SOON = ['tokyo-1 720000', 'tokyo-2 720000', 'tokyo-3 720000']
+/** Nagoya, of a higher priority than osaka, asks for a start before that of osaka. */
+function top (b: GatewayBench, part: { key?: string, startMs?: number } = {}, seq = b.record()?.notice?.seq ?? 0): Extract<SiteAsk, { method: 'request' }> {
+  b.byNotice = { clusters: [{ clusterId: CLUSTER, cluster: 'demo', site: 'tsukuba', priority: 10, noticeMs: 10 * MINUTE, seq }], hosts: b.view().hosts }
+  const asking = b.asking({ clusterId: TOP, cluster: 'top', masterSite: 'nagoya', startMs: T0 + 12 * MINUTE, endMs: T0 + 20 * MINUTE, key: 't1', sentMs: b.now, ...part })
+  return { ...asking, view: { ...asking.view, hosts: asking.view.hosts.map(host => ({ ...host, free: { ...host.free, vcpus: 0 } })) } }
+}
+const releaseTop = (b: GatewayBench): unknown => b.settle({ method: 'release', request: { clusterId: TOP, reason: 'given up', offerId: '', leaseIds: [], epoch: 1 } }, NAGOYA)
+
+t.test('how often a site gives notices back is counted, for an hour', t => {
+  const b = bench()
+  for (let i = 0; i < MAX_GIVEN_BACK; i++) {
+    b.settle(high(b, { key: `h${i}`, sentMs: b.now, startMs: b.now + 15 * MINUTE }), OTHER)
+    releaseHigh(b)
+    b.tick(1000)
+    if (i === 1) b.crash(true)
+  }
+  t.same(b.record()?.givenBack, [{ site: 'osaka', sinceMs: T0 + 1000, times: MAX_GIVEN_BACK }])
+  const record = b.record()
+  if (record === undefined) throw new Error('no record')
+  t.same([isLeftAlone(record, 'osaka', b.now), isLeftAlone(record, 'nagoya', b.now), isLeftAlone(record, 'osaka', T0 + 1000 + GIVEN_BACK_MS)], [true, false, false])
+  b.settle(top(b), NAGOYA)
+  releaseTop(b)
+  b.tick(1000)
+  t.same(b.record()?.givenBack?.map(({ site, times }) => [site, times]), [['osaka', MAX_GIVEN_BACK], ['nagoya', 1]])
+  t.end()
+})
+
+t.test('notice for one does not keep another of still higher priority from an earlier time; given back, the first one holds again', t => {
+  const b = bench()
+  b.settle(high(b), OTHER)
+  t.throws(() => b.settle(top(b, { startMs: T0 + 15 * MINUTE }), NAGOYA), { code: 'NO_CAPACITY' }, 'later than its end nothing comes free')
+  t.throws(() => b.settle(top(b, {}, 1), NAGOYA), { code: 'NO_CAPACITY' }, 'what has changed since was not looked at')
+  t.match(b.settle(top(b), NAGOYA), { method: 'request' })
+  t.same([b.ends(), pendingNotices(b.machine.records.values(), 'osaka'), pendingNotices(b.machine.records.values(), 'nagoya')], [SOON, 1, 1])
+  t.match(noticeOf(b), { state: 'given', beneficiary: TOP, site: 'nagoya', under: { beneficiary: HIGH, endMs: T0 + 15 * MINUTE } })
+  releaseTop(b)
+  b.tick(1000)
+  b.tick(1000)
+  t.same([b.ends(), b.state(HIGH)], [CUT, 'offered'])
+  t.match(noticeOf(b), { state: 'given', beneficiary: HIGH, site: 'osaka', under: undefined })
+  t.match(b.settle(b.alive()), { reply: { endMs: T0 + 15 * MINUTE, notice: /for site osaka/ } })
+  releaseHigh(b)
+  b.tick(1000)
+  t.same([b.ends(), noticeOf(b)], [TERM, undefined])
+
+  const both = bench()
+  both.settle(high(both), OTHER)
+  both.settle(top(both), NAGOYA)
+  releaseHigh(both)
+  both.tick(1000)
+  t.same(both.ends(), SOON, 'the first was given up first')
+  releaseTop(both)
+  both.tick(1000)
+  t.same([both.ends(), noticeOf(both)], [TERM, undefined])
+
+  const over = bench()
+  commitHigh(over, offerOf(over.settle(high(over), OTHER)))
+  over.settle(top(over), NAGOYA)
+  over.now = T0 + 12 * MINUTE - 1
+  over.tick()
+  t.equal(over.state(), 'active')
+  over.tick(1)
+  t.same([over.state(), over.ends()], ['', []])
+  t.end()
+})
+
+t.test('at whatever effect the gateway dies between two notices, the one that is left holds everywhere', t => {
+  for (let crashAfter = 1; ; crashAfter++) {
+    const b = bench()
+    commitHigh(b, offerOf(b.settle(high(b), OTHER)))
+    b.effects = 0
+    b.crashAfter = crashAfter
+    let done = false
+    try {
+      b.settle(top(b), NAGOYA)
+      releaseTop(b)
+      b.tick(1000)
+      b.tick(1000)
+      done = true
+    } catch (error) {
+      if (!(error instanceof Crash)) throw error
+    }
+    b.crash(true)
+    for (let i = 0; i < 12; i++) {
+      b.now += 5_000
+      for (const host of b.hosts.values()) for (const lease of host.leases.values()) if (lease.clusterId === TOP && b.now > T0 + HOLD_TTL_MS + 5_000) lease.state = 'ended'
+      b.tick()
+      b.settle(b.alive())
+    }
+    t.same(b.ends(), CUT, `at effect ${crashAfter}`)
+    t.match(noticeOf(b), { state: 'given', beneficiary: HIGH })
+    if (done) break
+  }
   t.end()
 })
 

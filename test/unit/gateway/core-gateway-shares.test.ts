@@ -8,7 +8,7 @@ import type { SiteView } from '../../../protocol/core/gateway/events.ts'
 import { allHeld } from '../../../protocol/core/gateway/record.ts'
 import { divideShare, isLent, lentInAll } from '../../../protocol/core/gateway/shares.ts'
 import type { Request } from '../../../protocol/core/messages.ts'
-import { GatewayBench } from '../../model/gateway-bench.ts'
+import { CLUSTER, GatewayBench, HOUR, OTHER } from '../../model/gateway-bench.ts'
 
 const lost = (): MusubiError => new MusubiError('UNREACHABLE', 'no answer', { retryable: true })
 const full = (host: string): MusubiError => new MusubiError('QUOTA_EXCEEDED', `gateway ${host} lends no more`, { retryable: true })
@@ -140,6 +140,86 @@ t.test('a gateway that has lost what it lent is not named to the master as a hos
   for (const lease of lender?.leases.values() ?? []) lease.state = 'ended'
   b.settle(b.alive())
   t.match(b.settle(b.alive()), { reply: { state: /^active$/ } })
+  t.end()
+})
+
+const HIGH = 'c2000000-0000-4000-8000-000000000000'
+const MINUTE = 60_000
+
+/** A cluster that runs on a quota of which another gateway has lent a part, and one of a higher priority that stands after it. */
+class NoticeBench extends Bench {
+  constructor () {
+    super()
+    this.active()
+    this.byNotice = { clusters: [{ clusterId: CLUSTER, cluster: 'demo', site: 'tsukuba', priority: 10, noticeMs: 10 * MINUTE, seq: 0 }], hosts: this.view().hosts }
+  }
+
+  high (): { offerId: string } {
+    const asking = this.asking({ clusterId: HIGH, cluster: 'high', masterSite: 'osaka', startMs: this.now + 15 * MINUTE, endMs: this.now + 2 * HOUR, key: `h${this.now}` })
+    const answer = this.settle({ ...asking, view: { ...asking.view, hosts: asking.view.hosts.map(host => ({ ...host, free: { ...host.free, vcpus: 0 } })) } }, OTHER)
+    if (answer.method !== 'request') throw new Error(answer.method)
+    return answer.reply
+  }
+
+  withdraw (): void {
+    this.settle({ method: 'release', request: { clusterId: HIGH, reason: 'given up', offerId: '', leaseIds: [], epoch: 1 } }, OTHER)
+    this.tick(1000)
+  }
+
+  lose (name: string): void { this.fate = peer => peer === `peer-${name}` ? lost() : null }
+  notice (): string { return this.record()?.notice?.state ?? '' }
+}
+
+t.test('notice to a cluster whose quota another gateway lends: that one is not asked, and its part is given back with the rest', t => {
+  const b = new NoticeBench()
+  const [before, from] = [b.ends(), b.asked.length]
+  b.high()
+  t.same(b.shares(), ['tokyo-1 quota 1 2', 'tokyo-9 tokyo-1 2 4'])
+  t.same([b.notice(), b.ends()], ['given', ['tokyo-1 900000', 'tokyo-2 900000', 'tokyo-3 900000', 'tokyo-9 3600000']])
+  t.ok(b.leases().includes('tokyo-9 quota held'), 'a part of what the other borrows is lent as well')
+  b.withdraw()
+  t.same([b.notice(), b.ends()], ['', before])
+  t.same(b.asked.slice(from).filter(({ peer, ask }) => peer === 'peer-tokyo-9' && /Curtail|Restore/.test(ask.method)), [])
+
+  const ends = new NoticeBench()
+  ends.high()
+  for (let i = 0; i < 3; i++) ends.tick(5 * MINUTE)
+  t.same([ends.state(), ends.ends()], ['', []], 'also what is lent')
+  t.end()
+})
+
+t.test('a lender that is down keeps nobody from notice, nor a cluster that runs from its former end', t => {
+  const b = new NoticeBench()
+  const before = b.ends()
+  b.own = has(9)
+  b.lose('tokyo-9')
+  b.high()
+  t.same([b.notice(), b.ends()], ['given', ['tokyo-1 900000', 'tokyo-2 900000', 'tokyo-3 900000', 'tokyo-9 3600000']], 'the gateway itself as well')
+  b.withdraw()
+  t.same([b.notice(), b.ends()], ['', before])
+  b.tick(16 * MINUTE)
+  t.equal(b.state(), 'active', 'nobody has taken anything from it')
+
+  const over = new NoticeBench()
+  over.own = has(9)
+  over.high()
+  over.lose('tokyo-9')
+  for (let i = 0; i < 3; i++) over.tick(5 * MINUTE)
+  t.same([over.state(), over.ends()], ['releasing', ['tokyo-9 3600000']], 'nothing runs after its end')
+  over.fate = () => null
+  over.tick(MINUTE)
+  t.same([over.state(), over.ends()], ['', []])
+  t.end()
+})
+
+t.test('a host that lends and runs a part hears of the notice', t => {
+  const b = new Bench()
+  b.lends = { 'tokyo-3': has(9) }
+  b.active()
+  t.same(b.shares(), ['tokyo-1 quota 1 2', 'tokyo-3 tokyo-1 2 4'])
+  b.byNotice = { clusters: [{ clusterId: CLUSTER, cluster: 'demo', site: 'tsukuba', priority: 10, noticeMs: 10 * MINUTE, seq: 0 }], hosts: b.view().hosts }
+  NoticeBench.prototype.high.call(b)
+  t.same(b.ends(), ['tokyo-1 900000', 'tokyo-2 900000', 'tokyo-3 900000'], 'all that it has of the cluster')
   t.end()
 })
 

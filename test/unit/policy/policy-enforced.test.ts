@@ -10,7 +10,7 @@ import { createPreempt, roomByNotice } from '../../../protocol/policy/preempt.ts
 import type { Resources } from '../../../protocol/core/capacity.ts'
 import type { HostCalendar } from '../../../protocol/core/calendar/together.ts'
 import { type LedgerState, emptyLedger } from '../../../protocol/core/lease/lease.ts'
-import { MAX_NOTICED_PER_REQUEST, MAX_NOTICES_PER_SITE, NOTICE_MARGIN_MS } from '../../../protocol/core/limits.ts'
+import { MAX_GIVEN_BACK, MAX_NOTICED_PER_REQUEST, MAX_NOTICES_PER_SITE, NOTICE_MARGIN_MS } from '../../../protocol/core/limits.ts'
 import { checkPolicy, quotasOf } from '../../../protocol/policy/rules.ts'
 import type { PolicyDocument } from '../../../protocol/policy-api.ts'
 import { openLedger } from '../../../store/ledger.ts'
@@ -85,6 +85,13 @@ t.test('room for a higher priority: of whom it was agreed, the lowest first, and
   t.match(room('tokyo', 9), { clusters: [{}, {}] }, 'the own site has the highest where nothing else is said')
   t.equal(room('kobe', 9), null, 'who has the same priority is not before others')
   t.match(room('osaka', 5, {}, records.map(record => record.clusterId === 'b' ? { ...record, notice: { endMs: startMs, reason: '' } } : record)), { clusters: [{ clusterId: 'a' }] }, 'what comes free of who has notice is in the ledgers')
+  const noticed = (site: string, endMs: number, part: Partial<GatewayRecord['notice'] & object> = {}): GatewayRecord[] => [running('b', 'kyoto', 4, { notice: { endMs, reason: '', seq: 7, site, beneficiary: 'x', state: 'given', ...part } })]
+  t.match(room('osaka', 5, { endMs: startMs + 10 * MINUTE }, noticed('otsu', startMs + 10 * MINUTE)), { clusters: [{ clusterId: 'b', seq: 7 }] }, 'notice for a lower priority is no shelter from a higher one')
+  t.equal(room('osaka', 5, { endMs: startMs + 10 * MINUTE + 1 }, noticed('otsu', startMs + 10 * MINUTE)), null, 'what comes free by that notice is in the ledgers')
+  for (const [site, part] of [['osaka', {}], ['tokyo', {}], ['otsu', { state: 'withdrawing' }], ['otsu', { under: { endMs: 3, reason: '', under: { endMs: 4, reason: '', under: { endMs: 5, reason: '' } } } }]] as const) t.equal(room('osaka', 5, { endMs: startMs + 10 * MINUTE }, noticed(site, startMs + 10 * MINUTE, part)), null, site)
+  const flapping = (times: number, site = 'osaka', sinceMs = T0 - 59 * MINUTE): GatewayRecord[] => [running('b', 'kyoto', 4, { givenBack: [{ site, sinceMs, times }] })]
+  t.equal(room('osaka', 5, {}, flapping(MAX_GIVEN_BACK)), null, 'who lets others have notice again and again for nothing has to leave them alone')
+  for (const records of [flapping(MAX_GIVEN_BACK - 1), flapping(MAX_GIVEN_BACK, 'otsu'), flapping(MAX_GIVEN_BACK, 'osaka', T0 - HOUR)]) t.match(room('osaka', 5, {}, records), { clusters: [{ clusterId: 'b' }] })
   const busy = (fromMs: number): HostCalendar[] => [{ host: 'tokyo-1', roles: host.roles, steps: [{ atMs: T0, free: { ...none, vcpus: 1 } }, { atMs: T0 + HOUR, free: { ...none, vcpus: 5, memoryMib: 4096 } }, { atMs: fromMs, free: none }] }]
   t.match(room('osaka', 5, { endMs: T0 + 2 * HOUR }, records, busy(T0 + 2 * HOUR)), { clusters: [{ clusterId: 'b' }] }, 'after their end others may be there')
   t.equal(room('osaka', 5, { endMs: T0 + 2 * HOUR }, records, busy(T0 + 2 * HOUR - 1)), null)

@@ -97,7 +97,7 @@ export function causes (world: World): Invariant {
         }
       }
       // by the notice that is withdrawn; see `notices.ts`
-      if (before !== null && after.endMs > before.endMs && !change.reread && before.formerEndMs !== after.endMs) {
+      if (before !== null && after.endMs > before.endMs && !change.reread && before.formerEndMs !== after.endMs && after.formerEndMs === undefined) {
         const offerIds = [...host.extensions.values(), ...host.facts?.extensions ?? []].filter(one => one.clusterId === after.clusterId && one.endMs === after.endMs).map(one => one.offerId)
         const committed = offerIds.flatMap(offerId => byKey.has(keyOf(host, 'hostExtend', after.clusterId, offerId)) ? byKey.get(keyOf(host, 'hostCommit', after.clusterId, offerId)) ?? [] : [])
         if (committed.length === 0) violated(world, 'asked-for', host.name, `${leaseText(after)} got the end ${after.endMs}, and no extension to it was held and committed`)

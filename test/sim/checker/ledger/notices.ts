@@ -1,5 +1,5 @@
 import type { Invariant } from '../invariant.ts'
-import { type World, isLive, isOwnGateway, leaseText, numberOf, textOf, violated } from '../model.ts'
+import { type World, isLive, isOwnGateway, leaseText, listOf, numberOf, textOf, violated } from '../model.ts'
 
 /** Nobody loses a lease within so little time of being told. */
 const SHORTEST_MS = 60_000
@@ -20,17 +20,21 @@ export function notices (world: World): Invariant {
   const words = new Map<string, Word[]>()
   /** notices on disks of gateways: gateway, cluster, end and number */
   const onDisk = new Set<string>()
+  /** ends of notices by cluster */
+  const onEnds = new Set<string>()
 
   /** notices that stand, for somebody */
   const pending = new Map<string, Pending>()
   let next = Number.POSITIVE_INFINITY
 
   const isAsked = (host: string, clusterId: string, word: Word): boolean =>
-    (words.get(`${host} ${clusterId}`) ?? []).some(one => one.method === word.method && one.seq === word.seq && (word.method === 'hostRestore' || one.endMs === word.endMs))
+    (words.get(`${host} ${clusterId}`) ?? []).some(one => one.method === word.method && one.seq === word.seq && one.endMs === word.endMs)
 
   return {
     name: NAME,
     arrive (host, { call: { method, request, caller, forged } }) {
+      // What its master gives up has no end to go back to, however long a host takes to confirm it.
+      if (method === 'release' && !forged && textOf(request, 'offerId') === '' && listOf(request, 'leaseIds').length === 0) pending.delete(`${host.name} ${textOf(request, 'clusterId')}`)
       if ((method !== 'hostCurtail' && method !== 'hostRestore') || !isOwnGateway(host, caller)) return
       const clusterId = textOf(request, 'clusterId')
       const word = { method, seq: numberOf(request, 'seq'), endMs: numberOf(request, 'endMs') }
@@ -43,7 +47,10 @@ export function notices (world: World): Invariant {
       if (action !== 'notice' && action !== 'withdraw') return
       const key = `${host} ${clusterId}`
       const [endMs = '', seq = '', state = '', beneficiary = ''] = detail.split(' ')
-      if (action === 'notice') onDisk.add(`${key} ${endMs} ${seq}`)
+      if (action === 'notice') {
+        onDisk.add(`${key} ${endMs} ${seq}`)
+        onEnds.add(`${clusterId} ${endMs}`)
+      }
       if (action === 'withdraw' || state === 'withdrawing' || beneficiary === '') pending.delete(key)
       else pending.set(key, { gateway: host, clusterId, beneficiary, neededMs: world.nowMs })
       next = pending.size === 0 ? Number.POSITIVE_INFINITY : world.nowMs + SEEN_WITHIN_MS / 3
@@ -71,7 +78,11 @@ export function notices (world: World): Invariant {
         if (after.endMs < (host.facts?.clockMs ?? 0) + SHORTEST_MS) violated(world, NAME, host.name, `${leaseText(after)} ends ${after.endMs - (host.facts?.clockMs ?? 0)} ms after its notice`)
         if (after.formerEndMs !== (before.formerEndMs ?? before.endMs)) violated(world, NAME, host.name, `${leaseText(after)} would go back to the end ${after.formerEndMs}, it had ${before.formerEndMs ?? before.endMs}`)
       }
-      if (after.formerEndMs === undefined && before.formerEndMs !== undefined && after.endMs > before.endMs && (after.endMs !== before.formerEndMs || !isAsked(host.name, after.clusterId, { method: 'hostRestore', seq, endMs: 0 }))) {
+      // Where a notice from before holds again, its end and no other.
+      if (after.formerEndMs !== undefined && after.endMs > before.endMs && (after.formerEndMs !== before.formerEndMs || !isAsked(host.name, after.clusterId, { method: 'hostRestore', seq, endMs: after.endMs }) || !onEnds.has(`${after.clusterId} ${after.endMs}`))) {
+        violated(world, NAME, host.name, `${leaseText(after)} has the end ${after.endMs}, before it was ${before.endMs}, and there was no such notice`)
+      }
+      if (after.formerEndMs === undefined && before.formerEndMs !== undefined && after.endMs > before.endMs && (after.endMs !== before.formerEndMs || !isAsked(host.name, after.clusterId, { method: 'hostRestore', seq, endMs: 0 }) && !isAsked(host.name, after.clusterId, { method: 'hostRestore', seq, endMs: after.endMs }))) {
         violated(world, NAME, host.name, `${leaseText(after)} has the end ${after.endMs} again, before its notice it was ${before.formerEndMs}, and nobody has withdrawn notice ${seq}`)
       }
     },

@@ -146,13 +146,13 @@ export function offers (world: World, known: Decisions): Invariant {
     }
   }
 
-  /** The commit of an extension is answered when every lease at the site has the later end. */
+  /** The commit of an extension is answered when every lease at the site has the later end, or had it before a notice: it may be answered again. */
   function extended (host: HostModel, clusterId: string, offerId: string): void {
     if (!known.offered.has(`${clusterId}/${offerId} ${host.name}`)) return
     const endMs = Math.max(0, ...[...host.extensions.values()].filter(one => one.clusterId === clusterId && one.offerId === offerId).map(one => one.endMs))
     for (const lease of world.clusters.get(clusterId)?.leases ?? []) {
       if (known.offered.get(`${clusterId}/${lease.facts.offerId}`)?.gateway !== host.name || !lease.there || lease.lost || lease.releasedMs > 0 || givenUp.has(`${host.name} ${lease.id}`)) continue
-      if ((lease.facts.state === 'active' || lease.facts.state === 'committed') && lease.facts.endMs < endMs) violated(world, 'extended-everywhere', host.name, `the extension ${offerId} was answered as committed, and ${leaseText(lease.facts)} on ${lease.host.name} ends at ${lease.facts.endMs}, not ${endMs}`)
+      if ((lease.facts.state === 'active' || lease.facts.state === 'committed') && (lease.facts.formerEndMs ?? lease.facts.endMs) < endMs) violated(world, 'extended-everywhere', host.name, `the extension ${offerId} was answered as committed, and ${leaseText(lease.facts)} on ${lease.host.name} ends at ${lease.facts.endMs}, not ${endMs}`)
     }
   }
 

@@ -54,7 +54,7 @@ export const gatewayMutants: readonly Mutant[] = [
   },
   {
     name: 'restore-ignores-calendar', file: 'protocol/core/lease/curtail.ts',
-    find: '  checkCameFree(live.filter(lease => lease.formerEndMs !== undefined), turn)\n', replace: '',
+    find: '  checkCameFree(live.filter(lease => lease.formerEndMs !== undefined), nextMs, turn)\n', replace: '',
     why: 'what is withdrawn takes what somebody else has been promised since'
   },
   {
@@ -64,7 +64,7 @@ export const gatewayMutants: readonly Mutant[] = [
   },
   {
     name: 'notice-for-nobody', file: 'protocol/core/gateway/notice.ts',
-    find: "if (beneficiary !== '' && !isWanted(turn, beneficiary)) return", replace: "if (beneficiary === 'nobody') return",
+    find: "if (beneficiary !== '' && !isWanted(turn, notice)) return", replace: "if (beneficiary === 'nobody') return",
     why: 'a notice is kept when what it was given for is gone'
   },
   {
