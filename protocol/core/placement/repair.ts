@@ -26,17 +26,13 @@ function fitsAfterSwap (p: Packing, i: number, b: number, out: number, back: num
   return true
 }
 
-/** The bin that takes an item, other than `not`, with least left; `NOWHERE` when none does. */
-export function binFor (p: Packing, i: number, not: number, budget: Budget): number {
-  let best = NOWHERE
-  let least = Number.POSITIVE_INFINITY
-  budget.looks -= p.bins
-  for (let b = 0; b < p.bins; b++) {
-    if (b === not || !fitsIn(p, i, b)) continue
-    const left = leftIn(p, b)
-    if (left < least) [best, least] = [b, left]
+/** Whether two bins together have room for item `u`: else nothing that goes between them makes room for it. */
+function haveRoom (p: Packing, u: number, b: number, c: number): boolean {
+  const { dims, need, free } = p
+  for (let d = 0, n = u * dims, f = b * dims, g = c * dims; d < dims; d++) {
+    if ((need[n + d] as number) > (free[f + d] as number) + (free[g + d] as number)) return false
   }
-  return best
+  return true
 }
 
 function move (p: Packing, i: number, to: number): void {
@@ -44,34 +40,24 @@ function move (p: Packing, i: number, to: number): void {
   put(p, i, to)
 }
 
-/** Puts an item into the bin of another, which goes elsewhere. */
-function byMove (p: Packing, u: number, budget: Budget): boolean {
-  for (let i = 0; i < p.items && budget.looks > 0; i++) {
-    const b = p.at[i] as number
+/** Puts item `u` into bin `b`, from which another goes to `c`, for nothing or for one of `c`. */
+function intoPair (p: Packing, u: number, b: number, c: number, budget: Budget): boolean {
+  const more = (p.count[b] as number) < p.maxPerBin
+  for (let i = p.first[b] as number; i !== NOWHERE; i = p.next[i] as number) {
     budget.looks--
-    if (b === NOWHERE || !fitsWithout(p, u, b, i)) continue
-    const to = binFor(p, i, b, budget)
-    if (to === NOWHERE) continue
-    move(p, i, to)
-    put(p, u, b)
-    return true
-  }
-  return false
-}
-
-/** Puts an item into a bin where a swap with another bin makes room. */
-function bySwap (p: Packing, u: number, budget: Budget): boolean {
-  for (let i = 0; i < p.items && budget.looks > 0; i++) {
-    const b = p.at[i] as number
-    budget.looks--
-    if (b === NOWHERE || (p.count[b] as number) >= p.maxPerBin || !fitsWithout(p, u, b, i)) continue
-    for (let j = 0; j < p.items; j++) {
-      const other = p.at[j] as number
+    if (!fitsWithout(p, u, b, i)) continue
+    if (fitsIn(p, i, c)) {
+      move(p, i, c)
+      put(p, u, b)
+      return true
+    }
+    if (!more) continue
+    for (let j = p.first[c] as number; j !== NOWHERE; j = p.next[j] as number) {
       budget.looks--
-      if (other === NOWHERE || other === b || !fitsWithout(p, i, other, j) || !fitsAfterSwap(p, u, b, i, j)) continue
+      if (!fitsWithout(p, i, c, j) || !fitsAfterSwap(p, u, b, i, j)) continue
       take(p, i)
       move(p, j, b)
-      put(p, i, other)
+      put(p, i, c)
       put(p, u, b)
       return true
     }
@@ -79,22 +65,48 @@ function bySwap (p: Packing, u: number, budget: Budget): boolean {
   return false
 }
 
+/** Puts item `u` where it fits, or where a move or a swap between two bins makes room. */
+function place (p: Packing, u: number, budget: Budget): boolean {
+  const { bins, changed } = p
+  let best = NOWHERE
+  let least = Number.POSITIVE_INFINITY
+  budget.looks -= bins
+  for (let b = 0; b < bins; b++) {
+    if (changed[b] === 0 || !fitsIn(p, u, b)) continue
+    const left = leftIn(p, b)
+    if (left < least) [best, least] = [b, left]
+  }
+  if (best !== NOWHERE) {
+    put(p, u, best)
+    return true
+  }
+  for (let b = 1; b < bins && budget.looks > 0; b++) {
+    for (let c = 0; c < b; c++) {
+      if (changed[b] === 0 && changed[c] === 0) continue
+      budget.looks--
+      if (haveRoom(p, u, b, c) && (intoPair(p, u, b, c, budget) || intoPair(p, u, c, b, budget))) return true
+    }
+  }
+  return false
+}
+
 /** Two items that are not placed for one that is. */
 function byTwo (p: Packing, out: readonly number[], budget: Budget): boolean {
-  for (let i = 0; i < p.items && budget.looks > 0; i++) {
-    const b = p.at[i] as number
-    if (b === NOWHERE || (p.count[b] as number) + 1 > p.maxPerBin) continue
-    for (let x = 0; x < out.length; x++) {
-      const first = out[x] as number
-      budget.looks--
-      if (!fitsWithout(p, first, b, i)) continue
-      for (let y = x + 1; y < out.length; y++) {
+  for (let b = 0; b < p.bins && budget.looks > 0; b++) {
+    if (p.changed[b] === 0 || (p.count[b] as number) >= p.maxPerBin) continue
+    for (let i = p.first[b] as number; i !== NOWHERE; i = p.next[i] as number) {
+      for (let x = 0; x < out.length; x++) {
+        const first = out[x] as number
         budget.looks--
-        if (!fitsAfterSwap(p, out[y] as number, b, i, first)) continue
-        take(p, i)
-        put(p, first, b)
-        put(p, out[y] as number, b)
-        return true
+        if (!fitsWithout(p, first, b, i)) continue
+        for (let y = x + 1; y < out.length; y++) {
+          budget.looks--
+          if (!fitsAfterSwap(p, out[y] as number, b, i, first)) continue
+          take(p, i)
+          put(p, first, b)
+          put(p, out[y] as number, b)
+          return true
+        }
       }
     }
   }
@@ -106,25 +118,25 @@ function byExchange (p: Packing, out: readonly number[], budget: Budget): boolea
   let best = -1
   let bestFor = -1
   let gain = 1e-12
-  for (const u of out) {
-    for (let i = 0; i < p.items; i++) {
-      const b = p.at[i] as number
-      if (b === NOWHERE || (p.size[i] as number) - (p.size[u] as number) <= gain) continue
-      budget.looks--
-      if (!fitsWithout(p, u, b, i)) continue
-      ;[best, bestFor, gain] = [i, u, (p.size[i] as number) - (p.size[u] as number)]
+  for (let b = 0; b < p.bins && budget.looks > 0; b++) {
+    if (p.changed[b] === 0) continue
+    for (let i = p.first[b] as number; i !== NOWHERE; i = p.next[i] as number) {
+      const size = p.size[i] as number
+      for (const u of out) {
+        budget.looks--
+        if (size - (p.size[u] as number) <= gain) break
+        if (!fitsWithout(p, u, b, i)) continue
+        ;[best, bestFor, gain] = [i, u, size - (p.size[u] as number)]
+      }
     }
-    if (budget.looks <= 0) break
   }
   if (best === -1) return false
   const b = p.at[best] as number
   take(p, best)
   put(p, bestFor, b)
+  p.changed.fill(1)
   return true
 }
-
-/** Swaps are looked for by pairs of placed items: for the smallest that are not placed, which is where most are found. */
-const MAX_SWAPPED_IN = 3
 
 /** The smallest first. */
 const unplaced = (p: Packing): number[] => {
@@ -136,15 +148,10 @@ const unplaced = (p: Packing): number[] => {
 /** One more item placed, or what is placed made smaller; false when nothing of that is possible. */
 function improve (p: Packing, budget: Budget): boolean {
   const out = unplaced(p)
-  for (const u of out) {
-    const b = binFor(p, u, NOWHERE, budget)
-    if (b === NOWHERE) continue
-    put(p, u, b)
-    return true
-  }
-  for (const u of out) if (byMove(p, u, budget)) return true
-  for (const u of out.slice(0, MAX_SWAPPED_IN)) if (bySwap(p, u, budget)) return true
-  return byTwo(p, out, budget) || byExchange(p, out, budget)
+  for (const u of out) if (place(p, u, budget)) return true
+  if (byTwo(p, out, budget) || byExchange(p, out, budget)) return true
+  p.changed.fill(0)
+  return false
 }
 
 /** xorshift32 of a fixed seed: shakes the same way each time. */
@@ -154,16 +161,28 @@ function chance (seed: number): (below: number) => number {
     state ^= state << 13
     state ^= state >>> 17
     state ^= state << 5
-    return (state >>> 0) % below
+    return Math.floor((state >>> 0) * 2 ** -32 * below)
   }
+}
+
+/** Whether placed items may change places: `i` fits without `j` where that is, and the reverse. */
+function canSwap (p: Packing, i: number, j: number): boolean {
+  const { dims, need, free, at } = p
+  for (let d = 0, n = i * dims, m = j * dims, f = (at[i] as number) * dims, g = (at[j] as number) * dims; d < dims; d++) {
+    const more = (need[n + d] as number) - (need[m + d] as number)
+    if (more > (free[g + d] as number) || -more > (free[f + d] as number)) return false
+  }
+  return true
 }
 
 /** Swaps items between bins at random where they fit, so that what is left lies elsewhere. */
 function shake (p: Packing, swaps: number, next: (below: number) => number, budget: Budget): void {
   for (let n = 0, tries = 0; n < swaps && tries < 20 * swaps; tries++) {
-    const [i, j] = [next(p.items), next(p.items)]
-    const [a, b] = [p.at[i] as number, p.at[j] as number]
-    budget.looks -= 2
+    const i = next(p.items)
+    const j = next(p.items)
+    const a = p.at[i] as number
+    const b = p.at[j] as number
+    budget.looks--
     if (a === b) continue
     if (b === NOWHERE) {
       if (!fitsWithout(p, j, a, i)) continue
@@ -174,7 +193,7 @@ function shake (p: Packing, swaps: number, next: (below: number) => number, budg
       take(p, j)
       put(p, i, b)
     } else {
-      if (!fitsWithout(p, i, b, j) || !fitsWithout(p, j, a, i)) continue
+      if (!canSwap(p, i, j)) continue
       take(p, i)
       move(p, j, a)
       put(p, i, b)
@@ -202,6 +221,7 @@ function worth (p: Packing): { placed: number, size: number } {
  */
 export function repair (p: Packing, most: number, budget: Budget): void {
   const next = chance(0x9E3779B9)
+  p.changed.fill(1)
   let best = { at: p.at.slice(), ...worth(p) }
   // Goes on from where least is taken, which leaves most room for one more.
   let from = best
@@ -210,7 +230,10 @@ export function repair (p: Packing, most: number, budget: Budget): void {
     const now = { at: p.at.slice(), ...worth(p) }
     if (now.placed > best.placed || (now.placed === best.placed && now.size > best.size)) best = now
     if (now.placed > from.placed || (now.placed === from.placed && now.size <= from.size)) from = now
-    else restore(p, from.at)
+    else {
+      restore(p, from.at)
+      p.changed.fill(0)
+    }
     if (budget.looks <= 0 || best.placed >= most) break
     shake(p, 3 + next(4), next, budget)
   }
@@ -218,6 +241,6 @@ export function repair (p: Packing, most: number, budget: Budget): void {
 }
 
 function restore (p: Packing, at: Int32Array): void {
-  for (let i = 0; i < p.items; i++) if (p.at[i] !== NOWHERE) take(p, i)
-  for (let i = 0; i < p.items; i++) if (at[i] !== NOWHERE) put(p, i, at[i] as number)
+  for (let i = 0; i < p.items; i++) if (p.at[i] !== NOWHERE && p.at[i] !== at[i]) take(p, i)
+  for (let i = 0; i < p.items; i++) if (p.at[i] !== at[i]) put(p, i, at[i] as number)
 }
