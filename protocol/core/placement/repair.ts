@@ -204,10 +204,11 @@ const TRIES = 40
  * Swaps items between bins at random where they fit: three times of four only where what is left gets
  * less even, as one more needs it in one bin; else anyhow, to get away from where no such swap is left.
  */
-function shake (p: Packing, state: Int32Array, budget: Budget): void {
+function shake (p: Packing, state: Int32Array, budget: Budget): boolean {
   const { items, at, size } = p
   const how = draw(state)
   const anyhow = (how & 3) === 0
+  let other = false
   let swaps = 3 + (how >>> 2 & 3)
   for (let tries = TRIES * swaps; swaps > 0 && tries > 0; tries--) {
     const bits = draw(state)
@@ -216,7 +217,16 @@ function shake (p: Packing, state: Int32Array, budget: Budget): void {
     const a = at[i] as number
     const b = at[j] as number
     budget.looks--
-    if (a === b || a === NOWHERE || b === NOWHERE || !canSwap(p, i, a, j, b)) continue
+    if (a === b || a === NOWHERE) continue
+    if (b === NOWHERE) {
+      if (!anyhow || !fitsWithout(p, p.need, j * p.dims, a, i)) continue
+      take(p, i)
+      put(p, j, a)
+      swaps--
+      other = true
+      continue
+    }
+    if (!canSwap(p, i, a, j, b)) continue
     const more = (size[i] as number) - (size[j] as number)
     if (!anyhow && more * (leftIn(p, a) - leftIn(p, b) + more) < 0) continue
     take(p, i)
@@ -224,6 +234,7 @@ function shake (p: Packing, state: Int32Array, budget: Budget): void {
     put(p, i, b)
     swaps--
   }
+  return other
 }
 
 /**
@@ -247,7 +258,10 @@ export function repair (p: Packing, most: number, budget: Budget): void {
       continue
     }
     p.changed.fill(0)
-    shake(p, state, budget)
+    if (shake(p, state, budget)) {
+      out = waiting(p)
+      p.changed.fill(1)
+    }
   }
   restore(p, best)
 }
