@@ -8,20 +8,16 @@ import { createBootClock } from './boot-clock.ts'
 import { createCalendar } from './calendar/calendar.ts'
 import { createTold } from './calendar/told.ts'
 import { createDrain } from './calendar/drain.ts'
-import { hostCapacity, retainLimitsOf, tunnelEndpointOf, type AgentConfig } from './config.ts'
-import { segmentPlans } from './api/segments.ts'
-import { consoleOf, type AgentView } from './api/view.ts'
-import { certificateOf } from './api/host.ts'
-import { createLeaseView } from './api/leases.ts'
-import { metricsOf } from './api/figures.ts'
+import { hostCapacity, retainLimitsOf, trunkOf, tunnelEndpointOf, type AgentConfig } from './config.ts'
+import { helpless, makeView, shutOut, unkept } from './api/own-view.ts'
 import { addAgentRoutes } from './api/routes.ts'
-import { createCordon, createHostCordon, type Cordon } from './cordon.ts'
+import { createCordon, createHostCordon } from './cordon.ts'
 import { createCaches } from './cache/fleet.ts'
 import { createRetainedStores } from './cache/retained.ts'
 import { createSiteCaches } from './cache/site.ts'
 import { createDiagnose } from './diagnose/diagnose.ts'
-import { createDirectory, type Directory } from './directory.ts'
-import { createEventLog, type EventLog } from './events.ts'
+import { createDirectory } from './directory.ts'
+import { createEventLog } from './events.ts'
 import { kindsOf } from './drivers/registry.ts'
 import { tunnelAddressFor } from './drivers/network/address.ts'
 import { createGateway, type Gateway } from './gateway/gateway.ts'
@@ -50,12 +46,11 @@ import { createSiteIssuer, type SiteIssuer } from './site/issuer.ts'
 import { callerOf, callPeerOf, logFor, serveAgent } from './serve.ts'
 import { createWanRates } from './tunnel/rates.ts'
 import { createTunnels, type Tunnels } from './tunnel/tunnels.ts'
-import type { Resources } from '../protocol/core/capacity.ts'
 import { describeError, MusubiError } from '../protocol/core/errors.ts'
 import { MASTERLESS_MS, PUBLISH_COALESCE_MS } from '../protocol/core/limits.ts'
 import type { GatewayTruth } from '../protocol/core/verify.ts'
 import { isGateway as isGatewayRole } from '../protocol/mesh/roles.ts'
-import { createMesh, type Mesh } from '../protocol/mesh/mesh.ts'
+import { createMesh } from '../protocol/mesh/mesh.ts'
 import { chainFromText, chainToText } from '../protocol/mesh/trust/base64.ts'
 import { readGrant, signGrant } from '../protocol/mesh/trust/grant.ts'
 import type { Trust } from '../protocol/mesh/trust/trust.ts'
@@ -63,7 +58,6 @@ import { lendingOf } from '../protocol/policy/lending.ts'
 import { createPreempt } from '../protocol/policy/preempt.ts'
 import { priceOf, quotasOf, ruleFor } from '../protocol/policy/rules.ts'
 import { createApi, listenUnix } from '../protocol/rest/server.ts'
-import { VERSION } from '../protocol/version.ts'
 import { openLedger, type Ledger } from '../store/ledger.ts'
 import { openLevelStore } from '../store/level.ts'
 
@@ -364,9 +358,6 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   }
 }
 
-/** As drivers and plans want it: nothing where VXLAN carries the segments inside the site. */
-const trunkOf = ({ inSite }: AgentConfig): { trunk?: string } => inSite.technique === 'vlan' ? { trunk: inSite.trunk } : {}
-
 /** Whether a peer is the gateway that it is said to be: by what is known of it, or by the certificates that come with the claim. */
 function isGatewayBy (trust: Trust, peer: string, site: string, name: string, claimed: readonly string[]): boolean {
   try {
@@ -382,49 +373,4 @@ function masterSkew (ledger: Ledger, gateway: Gateway | null, clusterId: string)
   const site = ledger.documents.get(clusterId)?.document.masterSite
   const behindMs = gateway?.skewMs(clusterId) ?? null
   return site === undefined || behindMs === null ? [] : [{ site, ms: -behindMs }]
-}
-
-/** Told when nothing can be made or removed here. */
-function helpless (away: string | null, blind: string | null): string[] {
-  const why = away ?? blind
-  return why === null ? [] : [`nothing is changed on this host${blind === null ? '' : ', and no new lease is taken'}: ${why}`]
-}
-
-/** Told when this host can promise nothing. */
-function unkept (ledger: Ledger): string[] {
-  const failure = ledger.failure()
-  return [failure === null ? null : describeError(failure), ledger.frozen()].filter(why => why !== null)
-}
-
-/** Told when nobody takes this host in: the log alone would be looked at last. */
-function shutOut (mesh: Mesh): string[] {
-  const why = mesh.lastRefusal()
-  return why === null || mesh.connected().length > 0 ? [] : [`no peer takes this host in: ${why}`]
-}
-
-interface ViewParts {
-  config: AgentConfig, mesh: Mesh, directory: Directory, ledger: Ledger, reconciler: Reconciler, events: EventLog
-  gateway: Gateway | null, builder: Builder | null, epoch: number, total: Resources, started: number, issuer: SiteIssuer, cordon: Cordon, problems: () => string[]
-}
-
-function makeView ({ config, mesh, directory, ledger, reconciler, events, gateway, builder, epoch, total, started, issuer, cordon, problems }: ViewParts): AgentView {
-  return {
-    status: () => Promise.resolve({
-      name: config.name, site: config.site, roles: config.roles, peerId: mesh.peerId, version: VERSION, addresses: mesh.addresses(),
-      federation: mesh.trust.federation, certificate: certificateOf(mesh.trust.own()), cordoned: cordon.get().cordoned, cordonReason: cordon.get().reason,
-      peers: mesh.connected().map(peerId => ({ peerId, name: mesh.describe(peerId).split(' (')[0] ?? peerId, path: mesh.path(peerId), rttMs: mesh.rttMs(peerId) })),
-      epoch, uptimeMs: Math.round(performance.now() - started), total, free: ledger.free(),
-      objects: reconciler.states().map(({ kind, name, state, error }) => ({ kind, name, state, error })), problems: problems()
-    }),
-    hosts: () => directory.hosts(),
-    host: name => directory.host(name),
-    metrics: () => metricsOf({ mesh, directory, ledger, issuer, cordon, started }),
-    sites: () => directory.sites(),
-    segmentPlan: (name, host) => segmentPlans(ledger.documents.list().map(record => record.document), { site: config.site, ...trunkOf(config) }, name, host),
-    ...createLeaseView({ host: config.name, ledger, events, skewMs: id => gateway?.skewMs(id) ?? null }),
-    console: (record, node) => {
-      if (builder === null) throw new MusubiError('NOT_A_GATEWAY', 'this host is no gateway')
-      return consoleOf(record, node, builder.keyFile(record))
-    }
-  }
 }

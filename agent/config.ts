@@ -152,3 +152,6 @@ export async function hostCapacity (config: AgentConfig): Promise<Resources> {
     bandwidthMbit
   }
 }
+
+/** As drivers and plans want it: nothing where VXLAN carries the segments inside the site. */
+export const trunkOf = ({ inSite }: AgentConfig): { trunk?: string } => inSite.technique === 'vlan' ? { trunk: inSite.trunk } : {}

@@ -1,6 +1,6 @@
 import Type from 'typebox'
 import type { Diagnose } from '../diagnose/diagnose.ts'
-import { DiagnosisSchema, PingBodySchema, PingResultSchema } from '../../protocol/api.ts'
+import { DiagnosisSchema, PingBodySchema, PingResultSchema } from '../../protocol/network-api.ts'
 import { NotFoundError } from '../../protocol/core/errors.ts'
 import type { Api } from '../../protocol/rest/server.ts'
 

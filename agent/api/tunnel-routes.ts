@@ -1,4 +1,4 @@
-import { RotationSchema, RotateBodySchema, TunnelSchema } from '../../protocol/api.ts'
+import { RotationSchema, RotateBodySchema, TunnelSchema } from '../../protocol/network-api.ts'
 import type { Api } from '../../protocol/rest/server.ts'
 import type { Tunnels } from '../tunnel/tunnels.ts'
 

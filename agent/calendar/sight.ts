@@ -36,6 +36,12 @@ export interface Sight {
 /** A start so soon is at once: by the clock of a lender it is no reservation. */
 const AT_ONCE_MS = 1_000
 
+/** How far ahead a site lends it says as of its answer: what begins at once is no reservation, however long others took to answer. */
+function lendingAtOnce (site: SiteOverTime<KnownSite>, atOnceMs: number): SiteOverTime<KnownSite> {
+  const { lending } = site
+  return lending === undefined || lending.latestStartMs === null ? site : { ...site, lending: { ...lending, latestStartMs: Math.max(lending.latestStartMs, atOnceMs) } }
+}
+
 /** The own site first, then those that have most: of very many not all can be asked. */
 function asked (sites: readonly KnownSite[], own: string): KnownSite[] {
   const memory = (site: KnownSite): number => site.freeByHost.reduce((total, free) => total + free.memoryMib, 0)
@@ -76,8 +82,9 @@ export function createSight ({ site: own, call, sites, now, image: factsOf }: Si
 
   async function allOverTime (view: readonly KnownSite[] = sites(), image: ImageFacts | null = null): Promise<Array<SiteOverTime<KnownSite>>> {
     const known = asked(view, own)
-    const told = await Promise.all(known.slice(0, MAX_CALENDAR_SITES).map(one => overTime(one, image)))
-    return [...told.flat(), ...known.slice(MAX_CALENDAR_SITES).map(site => ({ ...site, calendar: null }))]
+    const told = (await Promise.all(known.slice(0, MAX_CALENDAR_SITES).map(one => overTime(one, image)))).flat()
+    const atOnceMs = now() + AT_ONCE_MS
+    return [...told.map(site => lendingAtOnce(site, atOnceMs)), ...known.slice(MAX_CALENDAR_SITES).map(site => ({ ...site, calendar: null }))]
   }
 
   const find = (spec: ClusterSpec, all: ReadonlyArray<SiteOverTime<KnownSite>>, fromMs: number, latestMs?: number): number | null => earliestStart(spec, all, own, fromMs, latestMs)

@@ -1,5 +1,5 @@
 import type { HelperClient } from '../helper/client/client.ts'
-import type { DiagnosisResource, HopResource, PingBody, PingResource } from '../../protocol/api.ts'
+import type { DiagnosisResource, HopResource, PingBody, PingResource } from '../../protocol/network-api.ts'
 import { hostBridgeName } from '../../protocol/core/desired.ts'
 import { ConflictError, errorCode, NotFoundError } from '../../protocol/core/errors.ts'
 import { DIAGNOSE_MAX_NODES } from '../../protocol/core/limits.ts'

@@ -1,7 +1,7 @@
 import type { Echo, SegmentFacts } from './facts.ts'
 import { quoted } from './findings.ts'
 import type { Member } from './members.ts'
-import type { HopResource } from '../../protocol/api.ts'
+import type { HopResource } from '../../protocol/network-api.ts'
 
 export type EchoWhere = 'segment' | 'tunnel' | 'underlay'
 /** Asks somebody from this gateway; `bytes` of IP that must not be broken up; the largest size is looked for up to that. */

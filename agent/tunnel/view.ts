@@ -1,6 +1,6 @@
 import type { ObservedObject } from '../drivers/driver.ts'
 import type { PublicTrack } from '../drivers/network/tunnel/driver.ts'
-import type { TunnelResource } from '../../protocol/api.ts'
+import type { TunnelResource } from '../../protocol/network-api.ts'
 import type { TunnelTrack } from '../../protocol/core/desired.ts'
 import type { NamedGateway } from './book.ts'
 

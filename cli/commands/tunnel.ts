@@ -3,7 +3,7 @@ import { call } from '../client.ts'
 import { agentEndpoint, wantsJson } from '../context.ts'
 import { show } from '../output.ts'
 import { rotationText, tunnelText } from '../render/tunnel.ts'
-import type { RotationResource, TunnelResource } from '../../protocol/api.ts'
+import type { RotationResource, TunnelResource } from '../../protocol/network-api.ts'
 
 export function addTunnelCommands (program: Command): void {
   const tunnel = program.command('tunnel').description('the encrypted tunnel to other sites, on a gateway')

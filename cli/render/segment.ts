@@ -1,5 +1,5 @@
 import { table } from '../output.ts'
-import type { DiagnosisResource, HopResource, PingResource } from '../../protocol/api.ts'
+import type { DiagnosisResource, HopResource, PingResource } from '../../protocol/network-api.ts'
 
 const ms = (value: number | null): string => value === null ? '-' : `${value < 10 ? value.toFixed(2) : value.toFixed(0)} ms`
 const place = ({ from, to }: HopResource): string => from === '' ? to : to === '' ? from : `${from} > ${to}`

@@ -1,5 +1,5 @@
 import { table } from '../output.ts'
-import type { RotationResource, TunnelResource } from '../../protocol/api.ts'
+import type { RotationResource, TunnelResource } from '../../protocol/network-api.ts'
 
 const UNITS = [[86_400_000, 'd'], [3_600_000, 'h'], [60_000, 'min'], [1_000, 's']] as const
 const span = (ms: number | null): string => {

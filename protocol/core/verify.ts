@@ -88,6 +88,8 @@ export function offerProblem (offer: Offer, asked: { site: string, peer: string 
     [holdTimeOf(offer) !== null, 'it is held for no time at all'],
     [isWhole(offer.segmentId, 1, MAX_VNI), `its segment id is ${offer.segmentId}`],
     [isWhole(localIdOf(offer), 0, MAX_VNI) && localIdOf(offer) !== offer.segmentId, `its site-local segment id is ${localIdOf(offer)}`],
+    // People are shown what is held for them, in a terminal, before anything of it is in a document.
+    [offer.held.every(held => isName(held.host) && isName(held.name)), 'a host, or something that is held, has a malformed name'],
     [offer.held.every(held => isHostAddress(held.underlayAddress)), 'a host of it has no usable address']
   ]) ?? gatewayProblem(offer.site, offer.gateway, truth)
 }

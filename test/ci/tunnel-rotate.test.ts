@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { startLab, type Lab } from '../../lab/lab.ts'
 import { until } from '../../lab/process.ts'
-import type { DiagnosisResource, RotationResource, TunnelResource } from '../../protocol/api.ts'
+import type { DiagnosisResource, RotationResource, TunnelResource } from '../../protocol/network-api.ts'
 import { call } from '../../cli/client.ts'
 import { tinyImage } from '../helper-pod.ts'
 

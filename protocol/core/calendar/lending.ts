@@ -45,6 +45,9 @@ export function startsIn (lending: Lending, durationMs: number): Starts[] {
     .filter(({ fromMs, lastMs }) => fromMs <= lastMs)
 }
 
+/** The last moment that a date can have; what a site says of later ones nobody lives to see. */
+const LAST_DATE_MS = 8.64e15
+
 const at = (ms: number): string => new Date(ms).toISOString().replace(/\.\d+Z$/, 'Z')
 const minutes = (ms: number): string => `${Math.ceil(ms / 60_000)} minutes`
 
@@ -57,5 +60,5 @@ export function closedFor (lending: Lending, startMs: number, endMs: number): st
   if (all.some(({ fromMs, untilMs }) => fromMs <= startMs && endMs <= untilMs)) return null
   if (open?.length === 0) return 'it lends nothing here'
   const next = all.find(({ fromMs, untilMs }) => untilMs > startMs && untilMs - Math.max(fromMs, startMs) >= endMs - startMs)
-  return `it lends at certain times only, not in all of ${at(startMs)} to ${at(endMs)}${next === undefined || next.fromMs <= startMs ? '' : `; so long from ${at(next.fromMs)} on`}`
+  return `it lends at certain times only, not in all of ${at(startMs)} to ${at(endMs)}${next === undefined || next.fromMs <= startMs || next.fromMs > LAST_DATE_MS ? '' : `; so long from ${at(next.fromMs)} on`}`
 }

@@ -7,6 +7,7 @@ import { type GatewayRecord, allHeld, backedUntilMs, hostsOf, overSinceMs } from
 import { isNoticeOver, noticeText, tendNotice, toldEndMs } from './notice.ts'
 import { rehold } from './place.ts'
 import { releaseAgain } from './release.ts'
+import { toldOffer } from './shares.ts'
 
 /** The master of a cluster has called, and is who it says. */
 export function hear (turn: Turn, record: GatewayRecord, skewMs?: number): void {
@@ -46,8 +47,8 @@ export function keepAlive (turn: Turn, { askId, caller, ask: { request, holder }
 function shownState (turn: Turn, record: GatewayRecord): string {
   const { clusterId, state } = record
   const heard = state === 'active' ? turn.machine.heard.get(clusterId)?.over ?? [] : []
-  // A host that a shrink has emptied is no part of it any more.
-  const over = heard.filter(host => allHeld(record).some(held => held.host === host))
+  // A host that a shrink has emptied is no part of it any more, and a gateway that only lends a share never was for its master.
+  const over = heard.filter(host => toldOffer({ ...record.offer, held: allHeld(record) }).held.some(held => held.host === host))
   const known = state === 'active' && record.notice !== undefined ? `${state}, preempted` : state
   return over.length === 0 ? known : brief(`${known}, ended on ${over.join(' ')}`)
 }

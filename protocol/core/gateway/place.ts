@@ -180,7 +180,6 @@ function withLenders (site: string, placing: Placing, own: readonly Part[]): Par
   ]
 }
 
-/** Places what is asked for and asks the hosts to hold it; or says why it cannot be placed. */
 /**
  * Whether its user may have time to decide. Not about what changes a cluster that runs, which its
  * master does; nor when others of the same site have enough of what nobody else can get.
@@ -194,6 +193,7 @@ function mayThink (turn: Turn, request: Request): boolean {
   return long < MAX_LONG_HOLDS_PER_SITE
 }
 
+/** Places what is asked for and asks the hosts to hold it; or says why it cannot be placed. */
 function tryPlacement (turn: Turn, placing: Placing): MusubiError | null {
   const { entry: { askId, caller, ask: { request, view } }, attempt, refusals } = placing
   const record = turn.record(request.clusterId)

@@ -4,13 +4,25 @@ import { END_GUARD_MS } from '../lease/lease.ts'
 import { KEEP_ALIVE_MS, MAX_ENDED_KEPT, MAX_TERM_MS } from '../limits.ts'
 import { keepAliveFor, releaseFor } from './say.ts'
 import { dropAmendment } from './amend.ts'
+import { alsoAsked } from './negotiate.ts'
 import { type Call, type Contact, type Turn, membersOf, nextMasterState, taskKey, attempt } from './machine.ts'
 import { ADOPTED_PATIENCE_MS, ASK_OWN_MS, GIVE_UP_DEADLINE_MS, KEEP_ALIVE_DEADLINE_MS, KEEP_ENDED_MS, NEVER_ACTIVE_MS, RELEASE_DEADLINE_MS, REQUEST_DEADLINE_MS } from './pace.ts'
 import { type Asked, type MasterRecord, isOver } from './record.ts'
 
+/** Sites that a growth was to bring in, and that its former master alone has spoken to: they release nothing for this one before they have seen its grant. */
+function strangers (record: MasterRecord): Asked[] {
+  if (record.epoch === 1 || record.grant === null) return []
+  const members = new Set(record.offers.map(offer => offer.site))
+  return alsoAsked([], record.dropped.filter(({ site }) => !members.has(site)).map(({ site, peer }) => ({ site, peer })))
+}
+
+/** All that may have something of an adopted cluster: a growth that its former master has begun is given up, not forgotten. */
+const heirs = (record: MasterRecord): Asked[] =>
+  alsoAsked(membersOf(record), [...record.amendment?.offers.map(({ site, gateway }) => ({ site, peer: gateway.peer })) ?? [], ...record.dropped.map(({ site, peer }) => ({ site, peer }))])
+
 /** Who does not hear from the master shows the cluster as masterless; a start in the future is confirmed by it. */
 export function keepAlive (turn: Turn, record: MasterRecord): void {
-  for (const member of membersOf(record)) attempt(turn, record, 'keep-alive', member, '', () => keepAliveFor(record, turn.now), KEEP_ALIVE_DEADLINE_MS)
+  for (const member of [...membersOf(record), ...strangers(record)]) attempt(turn, record, 'keep-alive', member, '', () => keepAliveFor(record, turn.now), KEEP_ALIVE_DEADLINE_MS)
 }
 
 const contactOf = (turn: Turn, call: Call): Contact =>
@@ -92,7 +104,8 @@ export function releaseAll (turn: Turn, record: MasterRecord): void {
 export function released (turn: Turn, record: MasterRecord, peer: string | null): void {
   const asked = peer === null ? [] : record.asked.filter(one => one.peer !== peer)
   if (record.state === 'releasing' && asked.length === 0) {
-    const ended = turn.move(record, 'releasing', 'released', { asked, endedMs: turn.now }, '')
+    // Releases of parts are open no longer: all of it is let go, and nobody needs to keep the record for them.
+    const ended = turn.move(record, 'releasing', 'released', { asked, dropped: [], endedMs: turn.now }, '')
     turn.effects.push({ effect: 'copy', record: ended }) // who keeps a copy need not
   } else if (asked.length !== record.asked.length) turn.save({ ...record, asked })
 }
@@ -137,7 +150,7 @@ export function adopt (turn: Turn, record: MasterRecord): void {
   // Some lenders may have committed it, and others not: their keep-alives tell.
   const { amendment } = record
   const open = amendment?.kind === 'extend' && amendment.state === 'committing' ? { ...amendment, commitByMs: 0 } : amendment
-  const adopted = turn.move({ ...record, amendment: open, asked: membersOf(record), endedMs: 0 },
+  const adopted = turn.move({ ...record, amendment: open, asked: heirs(record), endedMs: 0 },
     null, 'adopt', {}, `this host is its master now, epoch ${record.epoch}`, to)
   turn.effects.push({ effect: 'copy', record: adopted })
 }

@@ -1,6 +1,6 @@
 /** From a user's wish to the decision: requests to all sites of a placement, all offers or another placement. */
 import { MusubiError } from '../errors.ts'
-import { HOLD_MARGIN, MAX_EARLIEST_ROUNDS } from '../limits.ts'
+import { HOLD_MARGIN, HOLD_TTL_MS, MAX_EARLIEST_ROUNDS } from '../limits.ts'
 import { isLocal } from '../local.ts'
 import type { Offer } from '../messages.ts'
 import { nodesByHost } from '../placement/at-site.ts'
@@ -106,6 +106,11 @@ function dearOffer ({ spec: { placement }, masterSite }: MasterRecord, { site, p
   return most === undefined || priceMilli === undefined || priceMilli <= most || site === masterSite ? null : `site ${site} asks ${priceMilli / 1000} per vCPU and hour, ${most / 1000} is the most that the cluster allows`
 }
 
+/** Every release holds what it offers for `HOLD_TTL_MS`: with less, the user of what is held would be left no time, by one site of all. */
+function tooShort ({ hold }: MasterRecord, { grow }: { grow: boolean }, { site }: Offer, ttlMs: number): string | null {
+  return hold === undefined || grow || ttlMs >= Math.min(hold.ttlMs, HOLD_TTL_MS) ? null : `site ${site} would hold it for ${ttlMs} ms, which leaves its user no time`
+}
+
 /** Takes an offer into the round, or what speaks against it. */
 export function takeOffer (record: MasterRecord, round: Round, call: Call, offer: Offer, more: (offer: Offer) => string | null = () => null): void {
   const asked = round.parts.get(call.site)
@@ -127,7 +132,7 @@ export function takeOffer (record: MasterRecord, round: Round, call: Call, offer
     takeRefusal(round, call, new MusubiError('PRICE_ABOVE', dear, { hint: 'it has a price of its own for this site, or a new one: allow a higher spec.placement.maxPrice, or leave the site out (notSites)' }))
     return
   }
-  const problem = offerMismatch(asked.part, offer) ?? (ttlMs === null ? `the offer of site ${call.site} is held for no time at all` : more(offer))
+  const problem = offerMismatch(asked.part, offer) ?? (ttlMs === null ? `the offer of site ${call.site} is held for no time at all` : tooShort(record, asked, offer, ttlMs) ?? more(offer))
   if (problem !== null || ttlMs === null) {
     takeRefusal(round, call, new MusubiError('BAD_OFFER', problem ?? '', { hint: 'its agent may be of another release' }))
   } else {

@@ -37,6 +37,12 @@ export interface Packing {
   readonly at: Int32Array
   /** items of the cluster in each bin */
   readonly count: Int32Array
+  /** of each bin one of its items, and of each item another of the same bin: lists that end with `NOWHERE` */
+  readonly first: Int32Array
+  readonly next: Int32Array
+  readonly before: Int32Array
+  /** bins that have changed since it was last cleared: 1 */
+  readonly changed: Uint8Array
   readonly maxPerBin: number
   /**
    * How much an item is, in one figure: its part of all that is free, each dimension weighed by how
@@ -63,9 +69,15 @@ export function emptyPacking (needs: readonly Resources[], bins: readonly Bin[],
   const size = Float64Array.from(needs, (_, i) => weight.reduce((sum, w, d) => sum + w * (need[i * dims + d] as number), 0))
   return {
     items: needs.length, bins: bins.length, dims, need, free, at: new Int32Array(needs.length).fill(NOWHERE),
-    count: Int32Array.from(bins, bin => bin.taken), maxPerBin, size, weight
+    count: Int32Array.from(bins, bin => bin.taken), first: new Int32Array(bins.length).fill(NOWHERE), next: new Int32Array(needs.length), before: new Int32Array(needs.length),
+    changed: new Uint8Array(bins.length), maxPerBin, size, weight
   }
 }
+
+/** The same items and bins, with what is placed so far, to go on with apart from it. */
+export const copyOf = (p: Packing): Packing => ({
+  ...p, free: p.free.slice(), at: p.at.slice(), count: p.count.slice(), first: p.first.slice(), next: p.next.slice(), before: p.before.slice(), changed: p.changed.slice()
+})
 
 /** Whether item `i` goes into bin `b` as it is. */
 export function fitsIn (p: Packing, i: number, b: number): boolean {
@@ -83,6 +95,12 @@ export function put (p: Packing, i: number, b: number): void {
   for (let d = 0; d < dims; d++) free[b * dims + d] = (free[b * dims + d] as number) - (need[i * dims + d] as number)
   p.at[i] = b
   p.count[b] = (p.count[b] as number) + 1
+  p.changed[b] = 1
+  const second = p.first[b] as number
+  p.first[b] = i
+  p.next[i] = second
+  p.before[i] = NOWHERE
+  if (second !== NOWHERE) p.before[second] = i
 }
 
 /** Takes an item out of its bin. */
@@ -92,6 +110,11 @@ export function take (p: Packing, i: number): void {
   for (let d = 0; d < dims; d++) free[b * dims + d] = (free[b * dims + d] as number) + (need[i * dims + d] as number)
   p.at[i] = NOWHERE
   p.count[b] = (p.count[b] as number) - 1
+  p.changed[b] = 1
+  const [before, next] = [p.before[i] as number, p.next[i] as number]
+  if (before === NOWHERE) p.first[b] = next
+  else p.next[before] = next
+  if (next !== NOWHERE) p.before[next] = before
 }
 
 /** What is left in a bin, in the measure of `size`. */

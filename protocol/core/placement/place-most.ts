@@ -1,13 +1,13 @@
 /** Items into bins: all of them by the rule that is asked for, or else as many as are found to fit. */
 import type { Resources } from '../capacity.ts'
-import { type Bin, type PackTerms, type Packing, bySize, emptyPacking, fill, fillAligned, placedIn } from './packing.ts'
+import { type Bin, type PackTerms, type Packing, bySize, copyOf, emptyPacking, fill, fillAligned, placedIn } from './packing.ts'
 import { repair } from './repair.ts'
 
 /**
  * Looks that a repair may spend, some 15 ns each: less than a millisecond. Of the items of the
  * benchmark (`npm run bench -- placement`) half as many looks place 0.1 % less, twice as many 0.15 % more.
  */
-const MAX_LOOKS = 60_000
+const MAX_LOOKS = 15_000
 /** First packings that are tried, each of one item less: as many as these looks allow, none for hundreds of items and bins. */
 const MAX_SUBSETS = 24
 const MAX_SUBSET_LOOKS = 120_000
@@ -42,16 +42,17 @@ const allAlike = ({ items, dims, need }: Packing): boolean => {
  * @returns by item its bin, or `NOWHERE`; equal input gives equal output, in bounded steps
  */
 export function placeMost (needs: readonly Resources[], bins: readonly Bin[], terms: PackTerms): Int32Array {
-  const first = emptyPacking(needs, bins, terms)
+  const empty = emptyPacking(needs, bins, terms)
+  const first = copyOf(empty)
   const order = bySize(first)
   fill(first, order, terms.rule)
   // Alike, none is in the way of another: the greedy packing has as many as there can be.
   if (placedIn(first) === needs.length || allAlike(first)) return first.at
-  const most = atMost(emptyPacking(needs, bins, terms))
+  const most = atMost(empty)
   let best = first
   const subsets = Math.min(MAX_SUBSETS, Math.floor(MAX_SUBSET_LOOKS / (first.items * first.bins + 1)))
   for (let k = most; k > most - subsets && k > placedIn(best); k--) {
-    const p = emptyPacking(needs, bins, terms)
+    const p = copyOf(empty)
     fillAligned(p, order.slice(p.items - k))
     fillAligned(p, order.slice(0, p.items - k).reverse())
     if (placedIn(p) > placedIn(best)) best = p

@@ -8,35 +8,47 @@ import { NOWHERE, type Packing, fitsIn, leftIn, put, take } from './packing.ts'
 /** Counts down; at nothing the repair ends with what it has. */
 export interface Budget { looks: number }
 
-/** Whether item `i` fits in bin `b` once item `out`, which is there, has gone. */
-function fitsWithout (p: Packing, i: number, b: number, out: number): boolean {
-  const { dims, need, free } = p
-  for (let d = 0, n = i * dims, f = b * dims, o = out * dims; d < dims; d++) {
-    if ((need[n + d] as number) > (free[f + d] as number) + (need[o + d] as number)) return false
+/** Items that are not placed. */
+interface Waiting {
+  /** the smallest first */
+  items: number[]
+  /** of these, those that all that is free would take */
+  able: number[]
+  /** in each dimension the least that one of `items` needs: where this does not fit, none does */
+  least: Float64Array
+}
+
+/** Whether a need, at `n` in `needs`, fits in bin `b` once item `out`, which is there, has gone. */
+function fitsWithout ({ dims, need, free }: Packing, needs: Float64Array, n: number, b: number, out: number): boolean {
+  for (let d = 0, f = b * dims, o = out * dims; d < dims; d++) {
+    if ((needs[n + d] as number) > (free[f + d] as number) + (need[o + d] as number)) return false
   }
   return true
 }
 
 /** Whether item `i` fits in bin `b` once `out` has gone from it and `back` has come. */
-function fitsAfterSwap (p: Packing, i: number, b: number, out: number, back: number): boolean {
-  const { dims, need, free } = p
-  for (let d = 0; d < dims; d++) {
-    if ((need[i * dims + d] as number) + (need[back * dims + d] as number) > (free[b * dims + d] as number) + (need[out * dims + d] as number)) return false
+function fitsAfterSwap ({ dims, need, free }: Packing, i: number, b: number, out: number, back: number): boolean {
+  for (let d = 0, n = i * dims, f = b * dims, o = out * dims, m = back * dims; d < dims; d++) {
+    if ((need[n + d] as number) + (need[m + d] as number) > (free[f + d] as number) + (need[o + d] as number)) return false
   }
   return true
 }
 
-/** The bin that takes an item, other than `not`, with least left; `NOWHERE` when none does. */
-export function binFor (p: Packing, i: number, not: number, budget: Budget): number {
-  let best = NOWHERE
-  let least = Number.POSITIVE_INFINITY
-  budget.looks -= p.bins
-  for (let b = 0; b < p.bins; b++) {
-    if (b === not || !fitsIn(p, i, b)) continue
-    const left = leftIn(p, b)
-    if (left < least) [best, least] = [b, left]
+/** Whether two bins together have room for a need: else nothing that goes between them makes room for it. */
+function haveRoom ({ dims, free }: Packing, needs: Float64Array, n: number, b: number, c: number): boolean {
+  for (let d = 0, f = b * dims, g = c * dims; d < dims; d++) {
+    if ((needs[n + d] as number) > (free[f + d] as number) + (free[g + d] as number)) return false
   }
-  return best
+  return true
+}
+
+/** Whether placed items may change places: each fits where the other goes. */
+function canSwap ({ dims, need, free }: Packing, i: number, a: number, j: number, b: number): boolean {
+  for (let d = 0, n = i * dims, m = j * dims, f = a * dims, g = b * dims; d < dims; d++) {
+    const more = (need[n + d] as number) - (need[m + d] as number)
+    if (more > (free[g + d] as number) || -more > (free[f + d] as number)) return false
+  }
+  return true
 }
 
 function move (p: Packing, i: number, to: number): void {
@@ -44,34 +56,43 @@ function move (p: Packing, i: number, to: number): void {
   put(p, i, to)
 }
 
-/** Puts an item into the bin of another, which goes elsewhere. */
-function byMove (p: Packing, u: number, budget: Budget): boolean {
-  for (let i = 0; i < p.items && budget.looks > 0; i++) {
-    const b = p.at[i] as number
-    budget.looks--
-    if (b === NOWHERE || !fitsWithout(p, u, b, i)) continue
-    const to = binFor(p, i, b, budget)
-    if (to === NOWHERE) continue
-    move(p, i, to)
-    put(p, u, b)
+/** Puts an item where it fits, among the bins that have changed. */
+function byRoom (p: Packing, { able }: Waiting, budget: Budget): boolean {
+  for (const u of able) {
+    let best = NOWHERE
+    let least = Number.POSITIVE_INFINITY
+    budget.looks -= p.bins
+    for (let b = 0; b < p.bins; b++) {
+      if (p.changed[b] === 0 || !fitsIn(p, u, b)) continue
+      const left = leftIn(p, b)
+      if (left < least) [best, least] = [b, left]
+    }
+    if (best === NOWHERE) continue
+    put(p, u, best)
     return true
   }
   return false
 }
 
-/** Puts an item into a bin where a swap with another bin makes room. */
-function bySwap (p: Packing, u: number, budget: Budget): boolean {
-  for (let i = 0; i < p.items && budget.looks > 0; i++) {
-    const b = p.at[i] as number
+/** Puts item `u` into bin `b`, from which another goes to `c`, for nothing or for one of `c`. */
+function intoOneOf (p: Packing, u: number, b: number, c: number, budget: Budget): boolean {
+  const { need, dims, next } = p
+  const more = (p.count[b] as number) < p.maxPerBin
+  for (let i = p.first[b] as number; i !== NOWHERE; i = next[i] as number) {
     budget.looks--
-    if (b === NOWHERE || (p.count[b] as number) >= p.maxPerBin || !fitsWithout(p, u, b, i)) continue
-    for (let j = 0; j < p.items; j++) {
-      const other = p.at[j] as number
+    if (!fitsWithout(p, need, u * dims, b, i)) continue
+    if (fitsIn(p, i, c)) {
+      move(p, i, c)
+      put(p, u, b)
+      return true
+    }
+    if (!more) continue
+    for (let j = p.first[c] as number; j !== NOWHERE; j = next[j] as number) {
       budget.looks--
-      if (other === NOWHERE || other === b || !fitsWithout(p, i, other, j) || !fitsAfterSwap(p, u, b, i, j)) continue
+      if (!fitsWithout(p, need, i * dims, c, j) || !fitsAfterSwap(p, u, b, i, j)) continue
       take(p, i)
       move(p, j, b)
-      put(p, i, other)
+      put(p, i, c)
       put(p, u, b)
       return true
     }
@@ -79,119 +100,141 @@ function bySwap (p: Packing, u: number, budget: Budget): boolean {
   return false
 }
 
-/** Two items that are not placed for one that is. */
-function byTwo (p: Packing, out: readonly number[], budget: Budget): boolean {
-  for (let i = 0; i < p.items && budget.looks > 0; i++) {
-    const b = p.at[i] as number
-    if (b === NOWHERE || (p.count[b] as number) + 1 > p.maxPerBin) continue
-    for (let x = 0; x < out.length; x++) {
-      const first = out[x] as number
+/** Puts an item into a bin where a move or a swap with another bin makes room; one of both has changed. */
+function byPair (p: Packing, { able, least }: Waiting, budget: Budget): boolean {
+  const { bins, changed, need, dims } = p
+  for (let b = 1; b < bins && budget.looks > 0; b++) {
+    for (let c = 0; c < b; c++) {
+      if (changed[b] === 0 && changed[c] === 0) continue
       budget.looks--
-      if (!fitsWithout(p, first, b, i)) continue
-      for (let y = x + 1; y < out.length; y++) {
+      if (!haveRoom(p, least, 0, b, c)) continue
+      for (const u of able) {
         budget.looks--
-        if (!fitsAfterSwap(p, out[y] as number, b, i, first)) continue
-        take(p, i)
-        put(p, first, b)
-        put(p, out[y] as number, b)
-        return true
+        if (haveRoom(p, need, u * dims, b, c) && (intoOneOf(p, u, b, c, budget) || intoOneOf(p, u, c, b, budget))) return true
       }
     }
   }
   return false
 }
 
-/** A smaller item for a placed larger one: as many are placed, and more is left. */
-function byExchange (p: Packing, out: readonly number[], budget: Budget): boolean {
-  let best = -1
-  let bestFor = -1
-  let gain = 1e-12
-  for (const u of out) {
-    for (let i = 0; i < p.items; i++) {
-      const b = p.at[i] as number
-      if (b === NOWHERE || (p.size[i] as number) - (p.size[u] as number) <= gain) continue
+/** Two items that are not placed for one that is, in a bin that has changed. */
+function byTwo (p: Packing, { items, least }: Waiting, budget: Budget): boolean {
+  const { need, dims } = p
+  for (let b = 0; b < p.bins && budget.looks > 0; b++) {
+    if (p.changed[b] === 0 || (p.count[b] as number) >= p.maxPerBin) continue
+    for (let i = p.first[b] as number; i !== NOWHERE; i = p.next[i] as number) {
       budget.looks--
-      if (!fitsWithout(p, u, b, i)) continue
-      ;[best, bestFor, gain] = [i, u, (p.size[i] as number) - (p.size[u] as number)]
+      if (!fitsWithout(p, least, 0, b, i)) continue
+      for (let x = 0; x < items.length; x++) {
+        const one = items[x] as number
+        budget.looks--
+        if (!fitsWithout(p, need, one * dims, b, i)) continue
+        for (let y = x + 1; y < items.length; y++) {
+          const two = items[y] as number
+          budget.looks--
+          if (!fitsAfterSwap(p, two, b, i, one)) continue
+          take(p, i)
+          put(p, one, b)
+          put(p, two, b)
+          return true
+        }
+      }
     }
-    if (budget.looks <= 0) break
   }
-  if (best === -1) return false
+  return false
+}
+
+/** A smaller item for a placed larger one, in a bin that has changed: as many are placed, and more is left. */
+function byExchange (p: Packing, { items }: Waiting, budget: Budget): boolean {
+  const { need, dims } = p
+  let best = NOWHERE
+  let bestFor = NOWHERE
+  let gain = 1e-12
+  for (let b = 0; b < p.bins && budget.looks > 0; b++) {
+    if (p.changed[b] === 0) continue
+    for (let i = p.first[b] as number; i !== NOWHERE; i = p.next[i] as number) {
+      const size = p.size[i] as number
+      for (const u of items) {
+        const less = size - (p.size[u] as number)
+        if (less <= gain) break
+        budget.looks--
+        if (fitsWithout(p, need, u * dims, b, i)) [best, bestFor, gain] = [i, u, less]
+      }
+    }
+  }
+  if (best === NOWHERE) return false
   const b = p.at[best] as number
   take(p, best)
   put(p, bestFor, b)
+  // what has come out has not been tried anywhere
+  p.changed.fill(1)
   return true
 }
 
-/** Swaps are looked for by pairs of placed items: for the smallest that are not placed, which is where most are found. */
-const MAX_SWAPPED_IN = 3
-
-/** The smallest first. */
-const unplaced = (p: Packing): number[] => {
-  const out: number[] = []
-  for (let i = 0; i < p.items; i++) if (p.at[i] === NOWHERE) out.push(i)
-  return out.sort((a, b) => (p.size[a] as number) - (p.size[b] as number) || a - b)
-}
-
-/** One more item placed, or what is placed made smaller; false when nothing of that is possible. */
-function improve (p: Packing, budget: Budget): boolean {
-  const out = unplaced(p)
-  for (const u of out) {
-    const b = binFor(p, u, NOWHERE, budget)
-    if (b === NOWHERE) continue
-    put(p, u, b)
-    return true
+function waiting (p: Packing): Waiting {
+  const items: number[] = []
+  for (let i = 0; i < p.items; i++) if (p.at[i] === NOWHERE) items.push(i)
+  items.sort((a, b) => (p.size[a] as number) - (p.size[b] as number) || a - b)
+  const least = new Float64Array(p.dims).fill(Number.POSITIVE_INFINITY)
+  const all = new Float64Array(p.dims)
+  for (let d = 0; d < p.dims; d++) {
+    for (const i of items) least[d] = Math.min(least[d] as number, p.need[i * p.dims + d] as number)
+    for (let b = 0; b < p.bins; b++) all[d] = (all[d] as number) + (p.free[b * p.dims + d] as number)
   }
-  for (const u of out) if (byMove(p, u, budget)) return true
-  for (const u of out.slice(0, MAX_SWAPPED_IN)) if (bySwap(p, u, budget)) return true
-  return byTwo(p, out, budget) || byExchange(p, out, budget)
+  return { items, able: items.filter(i => all.every((free, d) => (p.need[i * p.dims + d] as number) <= free)), least }
 }
 
-/** xorshift32 of a fixed seed: shakes the same way each time. */
-function chance (seed: number): (below: number) => number {
-  let state = seed | 1
-  return below => {
-    state ^= state << 13
-    state ^= state >>> 17
-    state ^= state << 5
-    return (state >>> 0) % below
-  }
+/** xorshift32 of a fixed seed: shakes the same way each time. In an array, as a closure would box it. */
+const chance = (): Int32Array => Int32Array.of(0x9E3779B9)
+
+/** The next 32 bits. */
+function draw (state: Int32Array): number {
+  let bits = state[0] as number
+  bits ^= bits << 13
+  bits ^= bits >>> 17
+  bits ^= bits << 5
+  state[0] = bits
+  return bits
 }
 
-/** Swaps items between bins at random where they fit, so that what is left lies elsewhere. */
-function shake (p: Packing, swaps: number, next: (below: number) => number, budget: Budget): void {
-  for (let n = 0, tries = 0; n < swaps && tries < 20 * swaps; tries++) {
-    const [i, j] = [next(p.items), next(p.items)]
-    const [a, b] = [p.at[i] as number, p.at[j] as number]
-    budget.looks -= 2
-    if (a === b) continue
+/** Tries for each swap of a shake: most do not fit. */
+const TRIES = 40
+
+/**
+ * Swaps items between bins at random where they fit: three times of four only where what is left gets
+ * less even, as one more needs it in one bin; else anyhow, to get away from where no such swap is left.
+ */
+function shake (p: Packing, state: Int32Array, budget: Budget): boolean {
+  const { items, at, size } = p
+  const how = draw(state)
+  const anyhow = (how & 3) === 0
+  let other = false
+  let swaps = 3 + (how >>> 2 & 3)
+  for (let tries = TRIES * swaps; swaps > 0 && tries > 0; tries--) {
+    const bits = draw(state)
+    const i = (bits & 0xFFFF) * items >>> 16
+    const j = (bits >>> 16) * items >>> 16
+    const a = at[i] as number
+    const b = at[j] as number
+    budget.looks--
+    if (a === b || a === NOWHERE) continue
     if (b === NOWHERE) {
-      if (!fitsWithout(p, j, a, i)) continue
+      if (!anyhow || !fitsWithout(p, p.need, j * p.dims, a, i)) continue
       take(p, i)
       put(p, j, a)
-    } else if (a === NOWHERE) {
-      if (!fitsWithout(p, i, b, j)) continue
-      take(p, j)
-      put(p, i, b)
-    } else {
-      if (!fitsWithout(p, i, b, j) || !fitsWithout(p, j, a, i)) continue
-      take(p, i)
-      move(p, j, a)
-      put(p, i, b)
+      swaps--
+      other = true
+      continue
     }
-    n++
+    if (!canSwap(p, i, a, j, b)) continue
+    const more = (size[i] as number) - (size[j] as number)
+    if (!anyhow && more * (leftIn(p, a) - leftIn(p, b) + more) < 0) continue
+    take(p, i)
+    move(p, j, a)
+    put(p, i, b)
+    swaps--
   }
-}
-
-/** How many are placed, and how much they are together. */
-function worth (p: Packing): { placed: number, size: number } {
-  let [placed, size] = [0, 0]
-  for (let i = 0; i < p.items; i++) {
-    if (p.at[i] === NOWHERE) continue
-    placed++
-    size += p.size[i] as number
-  }
-  return { placed, size }
+  return other
 }
 
 /**
@@ -201,23 +244,29 @@ function worth (p: Packing): { placed: number, size: number } {
  * @param budget looks that may be spent
  */
 export function repair (p: Packing, most: number, budget: Budget): void {
-  const next = chance(0x9E3779B9)
-  let best = { at: p.at.slice(), ...worth(p) }
-  // Goes on from where least is taken, which leaves most room for one more.
-  let from = best
-  for (;;) {
-    while (budget.looks > 0 && improve(p, budget)) { /* as long as it gets better */ }
-    const now = { at: p.at.slice(), ...worth(p) }
-    if (now.placed > best.placed || (now.placed === best.placed && now.size > best.size)) best = now
-    if (now.placed > from.placed || (now.placed === from.placed && now.size <= from.size)) from = now
-    else restore(p, from.at)
-    if (budget.looks <= 0 || best.placed >= most) break
-    shake(p, 3 + next(4), next, budget)
+  const state = chance()
+  p.changed.fill(1)
+  let out = waiting(p)
+  // Nothing below ever places fewer, and what follows the last that was placed only makes room.
+  let best = p.at.slice()
+  while (budget.looks > 0) {
+    const more = byRoom(p, out, budget) || byPair(p, out, budget) || byTwo(p, out, budget)
+    if (more) best = p.at.slice()
+    if (more || byExchange(p, out, budget)) {
+      out = waiting(p)
+      if (p.items - out.items.length >= most) break
+      continue
+    }
+    p.changed.fill(0)
+    if (shake(p, state, budget)) {
+      out = waiting(p)
+      p.changed.fill(1)
+    }
   }
-  restore(p, best.at)
+  restore(p, best)
 }
 
 function restore (p: Packing, at: Int32Array): void {
-  for (let i = 0; i < p.items; i++) if (p.at[i] !== NOWHERE) take(p, i)
-  for (let i = 0; i < p.items; i++) if (at[i] !== NOWHERE) put(p, i, at[i] as number)
+  for (let i = 0; i < p.items; i++) if (p.at[i] !== NOWHERE && p.at[i] !== at[i]) take(p, i)
+  for (let i = 0; i < p.items; i++) if (p.at[i] !== at[i]) put(p, i, at[i] as number)
 }

@@ -23,6 +23,11 @@ export function originOf (error: unknown): ErrorOrigin | null {
 
 const text = (value: string, max: number): string => value.slice(0, max).toWellFormed()
 
+/** What moves a cursor, or hides; lines stay lines, as errors of several sites have one for each. */
+const UNSEEN = /(?:(?!\n)[\p{Cc}\p{Cf}\p{Zl}\p{Zp}])+/gu
+/** As others wrote it, for terminals and logs of people here. */
+const heard = (value: string, max: number): string => text(value, max).replace(UNSEEN, ' ')
+
 /**
  * An error as it travels. What is not a MusubiError keeps its details at home: the far side only
  * learns that something broke here.
@@ -53,13 +58,13 @@ function known (code: string, message: string, hint: string | undefined): Musubi
 
 /** The error that a peer answered with, of the same class, code, retryable and hint. */
 export function fromFailure (failure: wire.Failure, peerId: string): MusubiError {
-  const hint = failure.hint === '' ? undefined : text(failure.hint, MAX_HINT)
-  const message = text(failure.message, MAX_MESSAGE)
-  const code = failure.code === '' ? 'INTERNAL' : text(failure.code, MAX_NAME)
+  const hint = failure.hint === '' ? undefined : heard(failure.hint, MAX_HINT)
+  const message = heard(failure.message, MAX_MESSAGE)
+  const code = failure.code === '' ? 'INTERNAL' : heard(failure.code, MAX_NAME)
   const typed = known(code, message, hint)
   const error = typed !== null && typed.retryable === failure.retryable
     ? typed
     : new MusubiError(code, message, { retryable: failure.retryable, ...(hint === undefined ? {} : { hint }) })
-  origins.set(error, { peerId, site: text(failure.site, MAX_NAME), host: text(failure.host, MAX_NAME) })
+  origins.set(error, { peerId, site: heard(failure.site, MAX_NAME), host: heard(failure.host, MAX_NAME) })
   return error
 }

@@ -2,7 +2,7 @@
 import t from 'tap'
 import { tunnelResource, type TunnelFacts } from '../../../agent/tunnel/view.ts'
 import { rotationText, tunnelText } from '../../../cli/render/tunnel.ts'
-import { TunnelSchema } from '../../../protocol/api.ts'
+import { TunnelSchema } from '../../../protocol/network-api.ts'
 import { Compile } from 'typebox/compile'
 
 const NOW = 1_000_000_000

@@ -3,30 +3,19 @@ import t from 'tap'
 import { zero } from '../../../protocol/core/capacity.ts'
 import type { HostExtendRequest } from '../../../protocol/core/gateway/events.ts'
 import { heardOf } from '../../../protocol/core/lease/epoch.ts'
-import { type Answer, type LedgerState, clusterState, emptyLedger, freeOf, freeQuotaOf } from '../../../protocol/core/lease/lease.ts'
-import { type LeaseEvent, step } from '../../../protocol/core/lease/step.ts'
+import { clusterState, emptyLedger, freeOf, freeQuotaOf } from '../../../protocol/core/lease/lease.ts'
+import type { LeaseEvent } from '../../../protocol/core/lease/step.ts'
 import { ACTIVATE_TTL_MS, CONFIRM_MS, MASTERLESS_MS, MAX_TERM_MS, REPLAY_KEEP_MS } from '../../../protocol/core/limits.ts'
 import type { HoldRequest } from '../../../protocol/core/messages.ts'
-import { HOUR, essence, holdRequest, item } from '../../model/fixtures.ts'
+import { HOUR, holdRequest, item } from '../../model/fixtures.ts'
+import { LedgerHost } from '../../model/ledger-host.ts'
 
 const T0 = 1_800_000_000_000
 const one = { ...zero(), vcpus: 1 }
 
-class Host {
-  state: LedgerState = emptyLedger('a1', { vcpus: 4, memoryMib: 4096, diskMib: 0, volumes: 2, bandwidthMbit: 100 }, { from: 100, to: 109 })
-  now = T0
-  send (event: LeaseEvent): ReturnType<typeof step>['result'] {
-    const before = this.state
-    const { state, result } = step(before, event, this.now)
-    if (!result.ok) t.same(essence(state), essence(step(before, { type: 'tick' }, this.now).state), `a refused ${event.type} changes nothing`)
-    this.state = state
-    return result
-  }
-
-  ok (event: LeaseEvent): Answer {
-    const result = this.send(event)
-    if (!result.ok) throw result.error
-    return result.answer
+class Host extends LedgerHost {
+  constructor () {
+    super(emptyLedger('a1', { vcpus: 4, memoryMib: 4096, diskMib: 0, volumes: 2, bandwidthMbit: 100 }, { from: 100, to: 109 }), T0)
   }
 
   refused (event: LeaseEvent): { code: string, message: string } {

@@ -1,15 +1,16 @@
 /** Leases whose lender has given notice: they end earlier, others can have what comes free, and it is given back if nobody does. */
 import t from 'tap'
 import { zero } from '../../../protocol/core/capacity.ts'
-import { type Answer, type LedgerState, emptyLedger, freeOf, freeQuotaOf } from '../../../protocol/core/lease/lease.ts'
-import { type LeaseEvent, step } from '../../../protocol/core/lease/step.ts'
+import { emptyLedger, freeOf, freeQuotaOf } from '../../../protocol/core/lease/lease.ts'
+import type { LeaseEvent } from '../../../protocol/core/lease/step.ts'
 import type { HoldRequest } from '../../../protocol/core/messages.ts'
 import { createFencing } from '../../../agent/lessor/fencing.ts'
 import type { HostObjects } from '../../../agent/lessor/objects.ts'
 import { openFence } from '../../../agent/helper/fence-store.ts'
 import { openLedger, type Ledger } from '../../../store/ledger.ts'
 import { createMemoryStore } from '../../../store/memory.ts'
-import { HOUR, essence, holdRequest, item } from '../../model/fixtures.ts'
+import { HOUR, holdRequest, item } from '../../model/fixtures.ts'
+import { LedgerHost } from '../../model/ledger-host.ts'
 
 const T0 = 1_800_000_000_000
 const MINUTE = 60_000
@@ -18,27 +19,12 @@ const one = { ...zero(), vcpus: 1 }
 const capacity = { vcpus: 4, memoryMib: 4096, diskMib: 0, volumes: 2, bandwidthMbit: 100 }
 
 /** A gateway on which a cluster of kyoto runs: a node, its segment, and what kyoto borrows by it. */
-class Host {
-  state: LedgerState = { ...emptyLedger('a1', capacity, { from: 100, to: 101 }), quotas: new Map([['kyoto', { ...zero(), vcpus: 3 }]]) }
-  now = T0
+class Host extends LedgerHost {
   constructor () {
+    super({ ...emptyLedger('a1', capacity, { from: 100, to: 101 }), quotas: new Map([['kyoto', { ...zero(), vcpus: 3 }]]) }, T0)
     this.ok(this.hold({ items: [item('l1', { resources: { ...zero(), vcpus: 3 } }), item('s1', { kind: 'segment', resources: { ...zero(), bandwidthMbit: 60 } }), item('q1', { kind: 'quota', resources: { ...zero(), vcpus: 3 } })] }))
     const { receipts } = this.ok({ type: 'commit', clusterId: 'c1', offerId: 'o1', epoch: 1 })
     this.ok({ type: 'activate', clusterId: 'c1', receipts, epoch: 1 })
-  }
-
-  send (event: LeaseEvent): ReturnType<typeof step>['result'] {
-    const before = this.state
-    const { state, result } = step(before, event, this.now)
-    if (!result.ok) t.same(essence(state), essence(step(before, { type: 'tick' }, this.now).state), `a refused ${event.type} changes nothing`)
-    this.state = state
-    return result
-  }
-
-  ok (event: LeaseEvent): Answer {
-    const result = this.send(event)
-    if (!result.ok) throw result.error
-    return result.answer
   }
 
   code (event: LeaseEvent): string {

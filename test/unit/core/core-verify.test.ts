@@ -260,7 +260,10 @@ t.test('an offer is of the gateway that was asked', t => {
     [/no WireGuard key/, { gateway: { ...offer.gateway, tunnelPublicKey: '' } }],
     [/is no gateway of/, { gateway: { ...offer.gateway, host: 'tsukuba-2' } }],
     [/no time at all/, { ttlMs: 0 }],
-    [/segment id is 0/, { segmentId: 0 }]
+    [/segment id is 0/, { segmentId: 0 }],
+    [/malformed name/, { held: offer.held.map(held => ({ ...held, host: '\x1b[1A\x1b[2Ktsukuba-1' })) }],
+    [/malformed name/, { held: offer.held.map(held => ({ ...held, name: `${held.name}\ntotal 0` })) }],
+    [/malformed name/, { held: offer.held.map(held => ({ ...held, host: 'h'.repeat(64) })) }]
   ]
   for (const [why, part] of bad) t.match(offerProblem({ ...offer, ...part }, asked, gatewayTruth), why)
   t.strictSame([holdTimeOf({ ttlMs: 4_000_000_000 }), holdTimeOf({ ttlMs: 5000 }), holdTimeOf({ ttlMs: 0 })], [30_000, 5000, null], 'a hold lasts no longer than was asked for')

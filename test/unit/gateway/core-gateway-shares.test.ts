@@ -132,6 +132,17 @@ t.test('a cluster that runs goes on without the gateway that lends to it; its pa
   t.end()
 })
 
+t.test('a gateway that has lost what it lent is not named to the master as a host of the cluster', t => {
+  const b = new Bench()
+  b.active()
+  const lender = b.hosts.get('peer-tokyo-9')
+  t.equal([...lender?.leases.values() ?? []].filter(lease => lease.state === 'active').length, 1)
+  for (const lease of lender?.leases.values() ?? []) lease.state = 'ended'
+  b.settle(b.alive())
+  t.match(b.settle(b.alive()), { reply: { state: /^active$/ } })
+  t.end()
+})
+
 const HIGH = 'c2000000-0000-4000-8000-000000000000'
 const MINUTE = 60_000
 

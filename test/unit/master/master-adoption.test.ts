@@ -7,6 +7,7 @@ import type { CallPeer } from '../../../agent/peers.ts'
 import { errorCode, MusubiError, UnreachableError } from '../../../protocol/core/errors.ts'
 import { MASTERLESS_MS, MAX_CLUSTERS, MAX_COPIES, MAX_COPY_BYTES } from '../../../protocol/core/limits.ts'
 import type { MasterRecord } from '../../../protocol/core/master/record.ts'
+import { advance, emptyMaster } from '../../../protocol/core/master/step.ts'
 import { eventually, host, silent, startFederation, wanted } from '../../model/federation.ts'
 import { ID, World } from '../../model/master.ts'
 
@@ -193,4 +194,54 @@ t.test('with real gateways and ledgers: taken over, led on, and the former maste
   await model.master('tokyo-1').remove('demo')
   await eventually('the deletion', () => model.master('tokyo-1').get('demo').state === 'deleted' && model.leases().length === 0)
   t.equal(model.alive('tokyo-2').copies.list().length, 0, 'no copy is left')
+})
+
+t.test('what a growth has brought in is let go by the master that follows', async t => {
+  const model = await startFederation([host('tokyo', 1, 'gateway compute', 2), host('tokyo', 2, 'gateway compute', 1), host('tsukuba', 1, 'gateway compute', 3)])
+  t.teardown(() => model.stop())
+  await model.master('tokyo-2').create(wanted('demo', 1))
+  await eventually('the cluster', () => model.master('tokyo-2').get('demo').state === 'building')
+  const atHome = model.leases()
+  t.notOk(atHome.some(line => line.startsWith('tsukuba')))
+  model.fate = ({ from, to, method }) => from === 'tokyo-2' && to === 'tsukuba-1' && method === 'activate' ? 'lose reply' : 'deliver'
+  model.master('tokyo-2').scale('demo', 4).catch(() => undefined)
+  await eventually('its growth', () => model.leases().some(line => line.startsWith('tsukuba') && line.endsWith(' active')))
+  model.crash('tokyo-2')
+  model.fate = () => 'deliver'
+  await model.pass(MASTERLESS_MS + 1_000)
+  await model.master('tokyo-1').adopt('demo', { force: false })
+  await eventually('the end of the growth', async () => { await model.pass(500); return !model.leases().some(line => line.startsWith('tsukuba')) })
+  t.ok(atHome.filter(line => line.startsWith('tokyo-1')).every(line => model.leases().includes(line)), 'the rest goes on')
+})
+
+t.test('a deletion waits for what a growth of the former master has brought in', t => {
+  const world = new World({ tokyo: 2, tsukuba: 2 })
+  world.create()
+  world.settle()
+  const former = world.record()
+  const [first] = former.offers
+  if (first === undefined) throw new Error('there is no offer')
+  const brought = { ...first, site: 'ueno', offerId: 'grown', gateway: { ...first.gateway, peer: 'peer-ueno-1', host: 'ueno-1' } }
+  const machine = emptyMaster('tokyo')
+  const adopted: MasterRecord = {
+    ...former, epoch: 2, grant: { envelope: new Uint8Array([1]), chain: [] },
+    amendment: { kind: 'grow', id: 'g', state: 'activating', endMs: former.endMs, count: 5, offers: [brought], receipts: [], commitByMs: former.createdMs, document: null }
+  }
+  const nowMs = former.createdMs + 1_000
+  advance(machine, { type: 'adopt', record: adopted }, nowMs)
+  const effects = advance(machine, { type: 'delete', clusterId: ID, reason: 'deleted by the user' }, nowMs + 1)
+  const told = (method: string): string[] => effects.flatMap(one => one.effect === 'call' && one.ask.method === method ? [one.peer] : [])
+  t.same(told('release').sort(), ['peer-tokyo-1', 'peer-tsukuba-1', 'peer-ueno-1'])
+  t.ok(told('keepAlive').includes('peer-ueno-1'), 'it is shown the grant, without which it would release nothing')
+  for (const one of effects) {
+    if (one.effect === 'call' && one.ask.method === 'release' && one.peer !== 'peer-ueno-1') advance(machine, { type: 'reply', callId: one.callId, answer: { method: 'release', reply: { site: '', ended: 1 } } }, nowMs + 2)
+  }
+  t.match(machine.records.get(ID), { state: 'releasing', asked: [{ site: 'ueno', peer: 'peer-ueno-1' }] })
+  const last = effects.find(one => one.effect === 'call' && one.ask.method === 'release' && one.peer === 'peer-ueno-1')
+  if (last?.effect !== 'call') throw new Error('it is not told')
+  advance(machine, { type: 'reply', callId: last.callId, answer: { method: 'release', reply: { site: 'ueno', ended: 1 } } }, nowMs + 3)
+  t.match(machine.records.get(ID), { state: 'ended', asked: [], dropped: [] })
+  advance(machine, { type: 'tick' }, nowMs + 25 * 3_600_000)
+  t.equal(machine.records.get(ID), undefined, 'a day later it is forgotten')
+  t.end()
 })

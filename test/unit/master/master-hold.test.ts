@@ -6,6 +6,7 @@ import { validUntil } from '../../../protocol/core/master/negotiate.ts'
 import { ACCEPT_MARGIN_MS } from '../../../protocol/core/master/pace.ts'
 import { acceptUntilMs, type MasterRecord } from '../../../protocol/core/master/record.ts'
 import { ID, lost, T0, World } from '../../model/master.ts'
+import { stoppedEverywhere } from '../../model/master-stops.ts'
 
 const ROOMS = { tokyo: 2, tsukuba: 2, ueno: 2 }
 const RUNNING = 4 + 1 + 2 // nodes, frontend, a segment at each of two sites
@@ -123,28 +124,13 @@ t.test('given back at once', t => {
 })
 
 t.test('wherever the master is stopped: all or nothing, and a restart gives back what waits', t => {
-  const outcomes = new Set<string>()
-  for (const arrive of [true, false]) {
-    for (let fuel = 0; ; fuel++) {
-      const world = new World(ROOMS)
-      world.fuel = fuel
-      world.create({}, T0, TTL_MS)
-      world.settle()
-      const waited = world.machine.records.get(ID)?.state === 'offered'
-      if (waited) accept(world)
-      world.settle()
-      const ended = world.fuel > 0
-      world.crash(arrive)
-      world.pass(300_000, 1_000)
-      const state = world.disk.get(ID)?.state ?? 'none'
-      outcomes.add(state)
-      if (state === 'active') t.equal(world.running().length, RUNNING, `stopped after ${fuel} effects: everything runs`)
-      else t.equal(world.live(), 0, `stopped after ${fuel} effects: ${state}, nothing is left`)
-      t.same(world.problems, [], `stopped after ${fuel} effects`)
-      if (ended) break
-    }
+  const go = (world: World): void => {
+    world.create({}, T0, TTL_MS)
+    world.settle()
+    if (world.machine.records.get(ID)?.state === 'offered') accept(world)
+    world.settle()
   }
-  t.same([...outcomes].sort(), ['active', 'failed', 'none'])
+  t.same(stoppedEverywhere(t, () => new World(ROOMS), go, 300_000, RUNNING), ['active', 'failed', 'none'])
   const world = offered()
   world.crash(false)
   t.match(world.record(), { state: 'failed', error: { code: 'MASTER_RESTARTED', message: 'the master restarted while demo was held for its user; what was held is given back' }, asked: [] })
@@ -185,6 +171,25 @@ t.test('a site that refuses is replaced, as always; one of an older release hold
   long.create({}, T0, TTL_MS)
   long.settle()
   t.equal(long.record().hold?.endsMs, Math.floor(T0 + TTL_MS * (1 - HOLD_MARGIN)), 'no longer than was asked for')
+  t.end()
+})
+
+t.test('a site that holds it for a moment only is replaced: it would leave the user no time, whatever the others do', t => {
+  const world = new World(ROOMS)
+  world.twist = (site, ask) => ask.method === 'request' && site === 'tsukuba' ? world.lender(site).answer({ ...ask, request: { ...ask.request, holdTtlMs: ACCEPT_MARGIN_MS / 2 } }) : null
+  world.create({}, T0, TTL_MS)
+  world.settle()
+  t.same([world.record().state, world.record().offers.map(offer => offer.site)], ['offered', ['tokyo', 'ueno']])
+  t.equal(world.record().hold?.endsMs, Math.floor(T0 + TTL_MS * (1 - HOLD_MARGIN)))
+  t.equal(accept(world), null)
+  world.settle()
+  t.equal(world.record().state, 'active')
+
+  const alone = new World({ tokyo: 2, tsukuba: 2 })
+  alone.twist = (site, ask) => ask.method === 'request' && site === 'tsukuba' ? alone.lender(site).answer({ ...ask, request: { ...ask.request, holdTtlMs: 5_000 } }) : null
+  alone.create({}, T0, TTL_MS)
+  alone.settle()
+  t.match(alone.record().error?.message, /tsukuba.*site tsukuba would hold it for 5000 ms, which leaves its user no time/s)
   t.end()
 })
 

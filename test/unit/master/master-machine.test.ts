@@ -5,6 +5,7 @@ import { HOLD_MARGIN, HOLD_TTL_MS, KEEP_ALIVE_MS } from '../../../protocol/core/
 import { masterTransitions, type MasterRecord } from '../../../protocol/core/master/record.ts'
 import { step } from '../../../protocol/core/master/step.ts'
 import { ID, lost, World } from '../../model/master.ts'
+import { stoppedEverywhere } from '../../model/master-stops.ts'
 
 const ROOMS = { tokyo: 2, tsukuba: 2, ueno: 2 }
 const RUNNING = 4 + 1 + 2 // nodes, frontend, a segment at each of two sites
@@ -30,25 +31,7 @@ t.test('a cluster comes to be: requests, decision, commits, document, copies, ac
 })
 
 t.test('wherever the master is stopped: all or nothing, and no commit without a decision on its disk', t => {
-  const outcomes = new Set<string>()
-  for (const arrive of [true, false]) {
-    for (let fuel = 0; ; fuel++) {
-      const world = new World(ROOMS)
-      world.fuel = fuel
-      world.create()
-      world.settle()
-      const ended = world.fuel > 0
-      world.crash(arrive)
-      world.pass(200_000, 1_000)
-      const state = world.disk.get(ID)?.state ?? 'none'
-      outcomes.add(state)
-      if (state === 'active') t.equal(world.running().length, RUNNING, `stopped after ${fuel} effects: everything runs`)
-      else t.equal(world.live(), 0, `stopped after ${fuel} effects: ${state}, nothing is left`)
-      t.same(world.problems, [], `stopped after ${fuel} effects`)
-      if (ended) break
-    }
-  }
-  t.same([...outcomes].sort(), ['active', 'failed', 'none'])
+  t.same(stoppedEverywhere(t, () => new World(ROOMS), world => { world.create(); world.settle() }, 200_000, RUNNING), ['active', 'failed', 'none'])
   t.end()
 })
 

@@ -43,6 +43,13 @@ t.test('what is not ours keeps its details at home', t => {
   t.end()
 })
 
+t.test('what another site writes moves no cursor', t => {
+  const hostile = fromFailure({ code: 'NO\x1b[2J', message: 'no room\x1b[1A\r\x1b[2Ktotal 0\u202e\n  at osaka', retryable: true, hint: '\x07ask\u2028again', site: 'osaka\x1b', host: '\x9b2J' }, 'p')
+  t.strictSame([hostile.code, hostile.message, hostile.hint], ['NO [2J', 'no room [1A [2Ktotal 0 \n  at osaka', ' ask again'])
+  t.strictSame(originOf(hostile), { peerId: 'p', site: 'osaka ', host: ' 2J' })
+  t.end()
+})
+
 const never = new AbortController().signal
 const caller = { kind: 'host', site: 'tokyo', host: 'g1', roles: ['gateway'] } as const
 const handlers = (onError: (error: unknown) => void = () => undefined): Handlers => new Handlers({

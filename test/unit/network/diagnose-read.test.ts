@@ -5,7 +5,7 @@ import { captureLink, filterWords, framesIn } from '../../../agent/drivers/netwo
 import { largestPassing, parseEcho } from '../../../agent/drivers/network/diagnose/echo.ts'
 import { dropsOf } from '../../../agent/drivers/network/diagnose/ruleset.ts'
 import { diagnosisText, pingText } from '../../../cli/render/segment.ts'
-import type { HopResource } from '../../../protocol/api.ts'
+import type { HopResource } from '../../../protocol/network-api.ts'
 
 t.test('ping: times, losses, what was said', t => {
   t.strictSame(parseEcho('PING 10.0.0.1\n64 bytes from 10.0.0.1: icmp_seq=1 ttl=64 time=0.5 ms\n64 bytes from 10.0.0.1: icmp_seq=2 ttl=64 time=1.5 ms\n\n--- statistics ---\n3 packets transmitted, 2 received, 33% packet loss, time 403ms\n', '', 84),

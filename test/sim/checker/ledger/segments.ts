@@ -71,13 +71,13 @@ export function segments (world: World): Invariant {
     if (leases.length > 0 && leases.every(lease => lease.facts.activatedMs === 0 && !lease.lost)) violated(world, NAME, host.name, `segment id ${segmentId} is plugged for cluster ${clusterId.slice(0, 8)}, and its gateway has not activated it`)
   }
 
-  /** A gateway that is told to let go of an id tells its own ledger last: until all others of the site have, somebody may carry it. */
+  /** A gateway that is told to let go of an id tells its own ledger last: until all others of the site have, somebody may carry it. A gateway that only lends a share of a quota carries none. */
   function letsGoLast (host: HostModel, lease: LeaseModel): void {
     const { clusterId, endMs } = lease.facts
     const told = toldMs.get(`${host.name} ${clusterId}`) ?? 0
     if (world.nowMs - told > TOLD_MS || revoked.has(`${host.name} ${clusterId}`) || (host.facts?.clockMs ?? 0) >= endMs) return
     for (const other of world.clusters.get(clusterId)?.leases ?? []) {
-      if (other.host === host || other.host.site !== host.site || other.facts.state !== 'active' || !other.there || other.lost) continue
+      if (other.host === host || other.host.site !== host.site || other.facts.state !== 'active' || other.facts.kind === 'quota' || !other.there || other.lost) continue
       violated(world, NAME, host.name, `it lets go of segment id ${lease.facts.segmentId} of cluster ${clusterId.slice(0, 8)}, and ${leaseText(other.facts)} on ${other.host.name} has not`)
     }
   }

@@ -35,6 +35,9 @@ export function convergence (world: World, known: Decisions): Invariant {
   /** Its end is near enough that hosts may have ended it, or not yet. */
   const isNearEnd = (lease: LeaseModel): boolean => lease.facts.endMs - world.nowMs <= Math.abs(lease.host.facts?.clockErrorMs ?? 0) + STARTS_WITHIN_MS
 
+  /** A reservation may start whenever it is looked at. */
+  const hasJustBegun = ({ host, facts }: LeaseModel): boolean => world.nowMs + (host.facts?.ledgerOffMs ?? 0) - facts.activatedMs < STARTS_WITHIN_MS
+
   function settled (cluster: ClusterModel): void {
     const live = [...cluster.leases].filter(lease => isLive(lease) && !lease.lost && !lease.host.malicious)
     if (live.length === 0 || cluster.creator === '') return
@@ -51,7 +54,8 @@ export function convergence (world: World, known: Decisions): Invariant {
     if (state === 'superseded') return // granted to somebody who never took it: shown as masterless, until its end
     // By the clock of its master its term was over; after a boot that may be wrong, and hosts end it by theirs.
     if (state === 'ended' && numberOf(led?.record, 'endedMs') >= active.facts.endMs) return
-    // What was answered a moment ago is not on the disk yet; who still activates at the end of the time has failed.
+    // What was answered a moment ago is not on the disk yet; who still activates at the end of the time has failed, unless it has only begun to.
+    if (state === 'activating' && isOver() && hasJustBegun(active)) return
     if (state !== 'active' && (state !== 'activating' || isOver())) fail(`an orphan: ${leaseText(active.facts)} on ${active.host.name}`)
     noStrays(cluster, led?.record, fail)
     for (const offer of listOf(led?.record, 'offers')) {
@@ -95,7 +99,7 @@ export function convergence (world: World, known: Decisions): Invariant {
   function runs (lease: LeaseModel, fail: (why: string) => never): void {
     const { host, facts } = lease
     if (facts.kind !== 'node' || host.readySinceMs > world.nowMs - STARTS_WITHIN_MS || isNearEnd(lease)) return
-    if (world.nowMs + (host.facts?.ledgerOffMs ?? 0) - facts.activatedMs < STARTS_WITHIN_MS) return
+    if (hasJustBegun(lease)) return
     for (const one of host.running.values()) if (one.facts.leaseId === lease.id) return
     fail(`${leaseText(facts)} on ${host.name} does not run`)
   }

@@ -28,8 +28,8 @@ export const ledgerMutants: readonly Mutant[] = [
     why: 'an extension is held although its time is promised to somebody else'
   },
   {
-    name: 'quota-ignored', file: 'protocol/core/lease/hold.ts',
-    find: 'if (quota === null) return', replace: 'if (quota !== undefined) return',
+    name: 'quota-ignored', file: 'protocol/core/lease/state.ts',
+    find: 'return own === undefined ? quotas.get(OTHER_SITES) ?? null : own', replace: 'return own === null ? own : null',
     why: 'a site borrows more than its share'
   },
   {

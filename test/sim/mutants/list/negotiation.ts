@@ -19,7 +19,7 @@ export const negotiationMutants: readonly Mutant[] = [
   },
   {
     name: 'offered-decides-late', file: 'protocol/core/master/negotiate.ts',
-    find: 'endsMs: Math.floor(Math.min(firstEnd(round), record.endMs)) }', replace: 'endsMs: Math.floor(Math.min(firstEnd(round), record.endMs)) + 60_000 }',
+    find: 'endsMs: Math.min(firstEnd(round), record.endMs) }', replace: 'endsMs: Math.min(firstEnd(round), record.endMs) + 60_000 }',
     why: 'what is held for a user is decided after its holds have ended'
   },
   {
