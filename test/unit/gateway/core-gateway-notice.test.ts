@@ -1,36 +1,9 @@
 /** The gateway's state machine: clusters whose lender has given notice, for one of a higher priority. */
 import t from 'tap'
 import { MusubiError } from '../../../protocol/core/errors.ts'
-import type { SiteAsk } from '../../../protocol/core/gateway/events.ts'
-import { GIVEN_BACK_MS, HOLD_TTL_MS, HOST_DEADLINE_MS, MAX_GIVEN_BACK, MAX_HOLD_TTL_MS, MAX_NOTICES_PER_SITE, NOTICE_RETURN_MS } from '../../../protocol/core/limits.ts'
-import { isLeftAlone, pendingNotices } from '../../../protocol/core/gateway/notice.ts'
+import { HOLD_TTL_MS, HOST_DEADLINE_MS, MAX_HOLD_TTL_MS, MAX_NOTICES_PER_SITE, NOTICE_RETURN_MS } from '../../../protocol/core/limits.ts'
 import { CLUSTER, Crash, GatewayBench, HOUR, OTHER } from '../../model/gateway-bench.ts'
-
-const MINUTE = 60_000
-const T0 = 1_800_000_000_000
-const HIGH = 'c2000000-0000-4000-8000-000000000000'
-const TERM = ['tokyo-1 3600000', 'tokyo-2 3600000', 'tokyo-3 3600000']
-const CUT = ['tokyo-1 900000', 'tokyo-2 900000', 'tokyo-3 900000']
-
-/** A cluster of tsukuba runs, and there is no room beside it; by its notice there is all of it. */
-function bench (): GatewayBench {
-  const b = new GatewayBench()
-  b.quota = true
-  b.active()
-  b.byNotice = { clusters: [{ clusterId: CLUSTER, cluster: 'demo', site: 'tsukuba', priority: 10, noticeMs: 10 * MINUTE, seq: 0 }], hosts: b.view().hosts }
-  return b
-}
-
-/** Osaka asks for a start in a quarter of an hour. */
-const high = (b: GatewayBench, part: { key?: string, startMs?: number, sentMs?: number } = {}): Extract<SiteAsk, { method: 'request' }> => {
-  const asking = b.asking({ clusterId: HIGH, cluster: 'high', masterSite: 'osaka', startMs: T0 + 15 * MINUTE, endMs: T0 + 2 * HOUR, key: 'h1', ...part })
-  return { ...asking, view: { ...asking.view, hosts: asking.view.hosts.map(host => ({ ...host, free: { ...host.free, vcpus: 0 } })) } }
-}
-const commitHigh = (b: GatewayBench, offerId: string): unknown => b.settle({ method: 'commit', request: { clusterId: HIGH, offerId, key: 'c', epoch: 1 } }, OTHER)
-const releaseHigh = (b: GatewayBench): unknown => b.settle({ method: 'release', request: { clusterId: HIGH, reason: 'given up', offerId: '', leaseIds: [], epoch: 1 } }, OTHER)
-const offerOf = (answer: unknown): string => (answer as { reply: { offerId: string } }).reply.offerId
-const noticeOf = (b: GatewayBench): unknown => b.record()?.notice
-const methods = (b: GatewayBench): string[] => b.asked.map(({ peer, ask }) => `${ask.method} ${peer.slice(5)}`)
+import { MINUTE, T0, HIGH, TERM, CUT, bench, high, commitHigh, releaseHigh, offerOf, noticeOf, methods } from '../../model/notice-bench.ts'
 
 t.test('who has no room but after a notice gets it held: first the others end earlier, the gateway last, then it is placed', t => {
   const b = bench()
@@ -234,105 +207,6 @@ t.test('what others have notice for is not held for its user until they have gon
   const b = bench()
   const asking = b.asking({ clusterId: HIGH, cluster: 'high', masterSite: 'osaka', startMs: T0 + 70_000, endMs: T0 + HOUR, holdTtlMs: MAX_HOLD_TTL_MS, key: 'h1' })
   t.match(b.settle(asking, OTHER), { reply: { ttlMs: MAX_HOLD_TTL_MS } }, 'where nobody has notice it may be thought about')
-  t.end()
-})
-
-const TOP = 'c3000000-0000-4000-8000-000000000000'
-const NAGOYA = { peerId: 'peer-nagoya-1', site: 'nagoya', host: 'nagoya-1', gateway: true }
-const SOON = ['tokyo-1 720000', 'tokyo-2 720000', 'tokyo-3 720000']
-/** Nagoya, of a higher priority than osaka, asks for a start before that of osaka. */
-function top (b: GatewayBench, part: { key?: string, startMs?: number } = {}, seq = b.record()?.notice?.seq ?? 0): Extract<SiteAsk, { method: 'request' }> {
-  b.byNotice = { clusters: [{ clusterId: CLUSTER, cluster: 'demo', site: 'tsukuba', priority: 10, noticeMs: 10 * MINUTE, seq }], hosts: b.view().hosts }
-  const asking = b.asking({ clusterId: TOP, cluster: 'top', masterSite: 'nagoya', startMs: T0 + 12 * MINUTE, endMs: T0 + 20 * MINUTE, key: 't1', sentMs: b.now, ...part })
-  return { ...asking, view: { ...asking.view, hosts: asking.view.hosts.map(host => ({ ...host, free: { ...host.free, vcpus: 0 } })) } }
-}
-const releaseTop = (b: GatewayBench): unknown => b.settle({ method: 'release', request: { clusterId: TOP, reason: 'given up', offerId: '', leaseIds: [], epoch: 1 } }, NAGOYA)
-
-t.test('how often a site gives notices back is counted, for an hour', t => {
-  const b = bench()
-  for (let i = 0; i < MAX_GIVEN_BACK; i++) {
-    b.settle(high(b, { key: `h${i}`, sentMs: b.now, startMs: b.now + 15 * MINUTE }), OTHER)
-    releaseHigh(b)
-    b.tick(1000)
-    if (i === 1) b.crash(true)
-  }
-  t.same(b.record()?.givenBack, [{ site: 'osaka', sinceMs: T0 + 1000, times: MAX_GIVEN_BACK }])
-  const record = b.record()
-  if (record === undefined) throw new Error('no record')
-  t.same([isLeftAlone(record, 'osaka', b.now), isLeftAlone(record, 'nagoya', b.now), isLeftAlone(record, 'osaka', T0 + 1000 + GIVEN_BACK_MS)], [true, false, false])
-  b.settle(top(b), NAGOYA)
-  releaseTop(b)
-  b.tick(1000)
-  t.same(b.record()?.givenBack?.map(({ site, times }) => [site, times]), [['osaka', MAX_GIVEN_BACK], ['nagoya', 1]])
-  t.end()
-})
-
-t.test('notice for one does not keep another of still higher priority from an earlier time; given back, the first one holds again', t => {
-  const b = bench()
-  b.settle(high(b), OTHER)
-  t.throws(() => b.settle(top(b, { startMs: T0 + 15 * MINUTE }), NAGOYA), { code: 'NO_CAPACITY' }, 'later than its end nothing comes free')
-  t.throws(() => b.settle(top(b, {}, 1), NAGOYA), { code: 'NO_CAPACITY' }, 'what has changed since was not looked at')
-  t.match(b.settle(top(b), NAGOYA), { method: 'request' })
-  t.same([b.ends(), pendingNotices(b.machine.records.values(), 'osaka'), pendingNotices(b.machine.records.values(), 'nagoya')], [SOON, 1, 1])
-  t.match(noticeOf(b), { state: 'given', beneficiary: TOP, site: 'nagoya', under: { beneficiary: HIGH, endMs: T0 + 15 * MINUTE } })
-  releaseTop(b)
-  b.tick(1000)
-  b.tick(1000)
-  t.same([b.ends(), b.state(HIGH)], [CUT, 'offered'])
-  t.match(noticeOf(b), { state: 'given', beneficiary: HIGH, site: 'osaka', under: undefined })
-  t.match(b.settle(b.alive()), { reply: { endMs: T0 + 15 * MINUTE, notice: /for site osaka/ } })
-  releaseHigh(b)
-  b.tick(1000)
-  t.same([b.ends(), noticeOf(b)], [TERM, undefined])
-
-  const both = bench()
-  both.settle(high(both), OTHER)
-  both.settle(top(both), NAGOYA)
-  releaseHigh(both)
-  both.tick(1000)
-  t.same(both.ends(), SOON, 'the first was given up first')
-  releaseTop(both)
-  both.tick(1000)
-  t.same([both.ends(), noticeOf(both)], [TERM, undefined])
-
-  const over = bench()
-  commitHigh(over, offerOf(over.settle(high(over), OTHER)))
-  over.settle(top(over), NAGOYA)
-  over.now = T0 + 12 * MINUTE - 1
-  over.tick()
-  t.equal(over.state(), 'active')
-  over.tick(1)
-  t.same([over.state(), over.ends()], ['', []])
-  t.end()
-})
-
-t.test('at whatever effect the gateway dies between two notices, the one that is left holds everywhere', t => {
-  for (let crashAfter = 1; ; crashAfter++) {
-    const b = bench()
-    commitHigh(b, offerOf(b.settle(high(b), OTHER)))
-    b.effects = 0
-    b.crashAfter = crashAfter
-    let done = false
-    try {
-      b.settle(top(b), NAGOYA)
-      releaseTop(b)
-      b.tick(1000)
-      b.tick(1000)
-      done = true
-    } catch (error) {
-      if (!(error instanceof Crash)) throw error
-    }
-    b.crash(true)
-    for (let i = 0; i < 12; i++) {
-      b.now += 5_000
-      for (const host of b.hosts.values()) for (const lease of host.leases.values()) if (lease.clusterId === TOP && b.now > T0 + HOLD_TTL_MS + 5_000) lease.state = 'ended'
-      b.tick()
-      b.settle(b.alive())
-    }
-    t.same(b.ends(), CUT, `at effect ${crashAfter}`)
-    t.match(noticeOf(b), { state: 'given', beneficiary: HIGH })
-    if (done) break
-  }
   t.end()
 })
 
