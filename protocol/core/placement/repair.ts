@@ -16,6 +16,8 @@ interface Waiting {
   able: number[]
   /** in each dimension the least that one of `items` needs: where this does not fit, none does */
   least: Float64Array
+  /** the same of two of them */
+  leastOfTwo: Float64Array
 }
 
 /** Whether a need, at `n` in `needs`, fits in bin `b` once item `out`, which is there, has gone. */
@@ -56,20 +58,16 @@ function move (p: Packing, i: number, to: number): void {
   put(p, i, to)
 }
 
-/** Puts an item where it fits, among the bins that have changed. */
+/** Puts an item where it fits, into a bin that has changed. */
 function byRoom (p: Packing, { able }: Waiting, budget: Budget): boolean {
-  for (const u of able) {
-    let best = NOWHERE
-    let least = Number.POSITIVE_INFINITY
-    budget.looks -= p.bins
-    for (let b = 0; b < p.bins; b++) {
-      if (p.changed[b] === 0 || !fitsIn(p, u, b)) continue
-      const left = leftIn(p, b)
-      if (left < least) [best, least] = [b, left]
+  for (let b = 0; b < p.bins; b++) {
+    if (p.changed[b] === 0) continue
+    for (const u of able) {
+      budget.looks--
+      if (!fitsIn(p, u, b)) continue
+      put(p, u, b)
+      return true
     }
-    if (best === NOWHERE) continue
-    put(p, u, best)
-    return true
   }
   return false
 }
@@ -118,13 +116,13 @@ function byPair (p: Packing, { able, least }: Waiting, budget: Budget): boolean 
 }
 
 /** Two items that are not placed for one that is, in a bin that has changed. */
-function byTwo (p: Packing, { items, least }: Waiting, budget: Budget): boolean {
+function byTwo (p: Packing, { items, leastOfTwo }: Waiting, budget: Budget): boolean {
   const { need, dims } = p
   for (let b = 0; b < p.bins && budget.looks > 0; b++) {
     if (p.changed[b] === 0 || (p.count[b] as number) >= p.maxPerBin) continue
     for (let i = p.first[b] as number; i !== NOWHERE; i = p.next[i] as number) {
       budget.looks--
-      if (!fitsWithout(p, least, 0, b, i)) continue
+      if (!fitsWithout(p, leastOfTwo, 0, b, i)) continue
       for (let x = 0; x < items.length; x++) {
         const one = items[x] as number
         budget.looks--
@@ -175,13 +173,19 @@ function waiting (p: Packing): Waiting {
   const items: number[] = []
   for (let i = 0; i < p.items; i++) if (p.at[i] === NOWHERE) items.push(i)
   items.sort((a, b) => (p.size[a] as number) - (p.size[b] as number) || a - b)
-  const least = new Float64Array(p.dims).fill(Number.POSITIVE_INFINITY)
-  const all = new Float64Array(p.dims)
-  for (let d = 0; d < p.dims; d++) {
-    for (const i of items) least[d] = Math.min(least[d] as number, p.need[i * p.dims + d] as number)
-    for (let b = 0; b < p.bins; b++) all[d] = (all[d] as number) + (p.free[b * p.dims + d] as number)
+  const { dims, need } = p
+  const least = new Float64Array(dims).fill(Number.POSITIVE_INFINITY)
+  const second = least.slice()
+  const all = new Float64Array(dims)
+  for (let d = 0; d < dims; d++) {
+    for (const i of items) {
+      const one = need[i * dims + d] as number
+      second[d] = Math.min(second[d] as number, Math.max(one, least[d] as number))
+      least[d] = Math.min(least[d] as number, one)
+    }
+    for (let b = 0; b < p.bins; b++) all[d] = (all[d] as number) + (p.free[b * dims + d] as number)
   }
-  return { items, able: items.filter(i => all.every((free, d) => (p.need[i * p.dims + d] as number) <= free)), least }
+  return { items, able: items.filter(i => all.every((free, d) => (need[i * dims + d] as number) <= free)), least, leastOfTwo: least.map((one, d) => one + (second[d] as number)) }
 }
 
 /** xorshift32 of a fixed seed: shakes the same way each time. In an array, as a closure would box it. */
@@ -199,6 +203,7 @@ function draw (state: Int32Array): number {
 
 /** Tries for each swap of a shake: most do not fit. */
 const TRIES = 40
+const ROW = 6
 
 /**
  * Swaps items between bins at random where they fit: three times of four only where what is left gets
@@ -210,29 +215,32 @@ function shake (p: Packing, state: Int32Array, budget: Budget): boolean {
   const anyhow = (how & 3) === 0
   let other = false
   let swaps = 3 + (how >>> 2 & 3)
-  for (let tries = TRIES * swaps; swaps > 0 && tries > 0; tries--) {
+  for (let tries = TRIES * swaps; swaps > 0 && tries > 0;) {
     const bits = draw(state)
     const i = (bits & 0xFFFF) * items >>> 16
-    const j = (bits >>> 16) * items >>> 16
-    const a = at[i] as number
-    const b = at[j] as number
-    budget.looks--
-    if (a === b || a === NOWHERE) continue
-    if (b === NOWHERE) {
-      if (!anyhow || !fitsWithout(p, p.need, j * p.dims, a, i)) continue
-      take(p, i)
-      put(p, j, a)
+    let j = (bits >>> 16) * items >>> 16
+    for (let row = ROW; row > 0; row--, tries--) {
+      if (++j === items) j = 0
+      const a = at[i] as number
+      const b = at[j] as number
+      budget.looks--
+      if (a === b || a === NOWHERE) continue
+      if (b === NOWHERE) {
+        if (!anyhow || !fitsWithout(p, p.need, j * p.dims, a, i)) continue
+        take(p, i)
+        put(p, j, a)
+        other = true
+      } else {
+        if (!canSwap(p, i, a, j, b)) continue
+        const more = (size[i] as number) - (size[j] as number)
+        if (!anyhow && more * (leftIn(p, a) - leftIn(p, b) + more) < 0) continue
+        take(p, i)
+        move(p, j, a)
+        put(p, i, b)
+      }
       swaps--
-      other = true
-      continue
+      break
     }
-    if (!canSwap(p, i, a, j, b)) continue
-    const more = (size[i] as number) - (size[j] as number)
-    if (!anyhow && more * (leftIn(p, a) - leftIn(p, b) + more) < 0) continue
-    take(p, i)
-    move(p, j, a)
-    put(p, i, b)
-    swaps--
   }
   return other
 }
