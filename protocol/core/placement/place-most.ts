@@ -19,7 +19,9 @@ function atMost (p: Packing): number {
     let supply = 0
     for (let b = d; b < p.free.length; b += p.dims) supply += p.free[b] as number
     let fit = 0
-    for (const need of p.need.filter((_, k) => k % p.dims === d).sort()) {
+    const needs = new Float64Array(p.items)
+    for (let i = 0; i < p.items; i++) needs[i] = p.need[i * p.dims + d] as number
+    for (const need of needs.sort()) {
       supply -= need
       if (supply < 0) break
       fit++

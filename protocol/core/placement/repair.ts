@@ -20,7 +20,13 @@ interface Waiting {
   leastOfTwo: Float64Array
 }
 
-/** Whether a need, at `n` in `needs`, fits in bin `b` once item `out`, which is there, has gone. */
+/** Whether a need, at `n` in `needs`, fits in bin `b` as it is. */
+function hasRoom ({ dims, free }: Packing, needs: Float64Array, n: number, b: number): boolean {
+  for (let d = 0, f = b * dims; d < dims; d++) if ((needs[n + d] as number) > (free[f + d] as number)) return false
+  return true
+}
+
+/** Whether it fits there once item `out`, which is there, has gone. */
 function fitsWithout ({ dims, need, free }: Packing, needs: Float64Array, n: number, b: number, out: number): boolean {
   for (let d = 0, f = b * dims, o = out * dims; d < dims; d++) {
     if ((needs[n + d] as number) > (free[f + d] as number) + (need[o + d] as number)) return false
@@ -36,7 +42,7 @@ function fitsAfterSwap ({ dims, need, free }: Packing, i: number, b: number, out
   return true
 }
 
-/** Whether two bins together have room for a need: else nothing that goes between them makes room for it. */
+/** Whether two bins together have room for it: else nothing that goes between them makes room for it. */
 function haveRoom ({ dims, free }: Packing, needs: Float64Array, n: number, b: number, c: number): boolean {
   for (let d = 0, f = b * dims, g = c * dims; d < dims; d++) {
     if ((needs[n + d] as number) > (free[f + d] as number) + (free[g + d] as number)) return false
@@ -59,9 +65,11 @@ function move (p: Packing, i: number, to: number): void {
 }
 
 /** Puts an item where it fits, into a bin that has changed. */
-function byRoom (p: Packing, { able }: Waiting, budget: Budget): boolean {
+function byRoom (p: Packing, { able, least }: Waiting, budget: Budget): boolean {
   for (let b = 0; b < p.bins; b++) {
     if (p.changed[b] === 0) continue
+    budget.looks--
+    if (!hasRoom(p, least, 0, b)) continue
     for (const u of able) {
       budget.looks--
       if (!fitsIn(p, u, b)) continue
@@ -101,9 +109,11 @@ function intoOneOf (p: Packing, u: number, b: number, c: number, budget: Budget)
 /** Puts an item into a bin where a move or a swap with another bin makes room; one of both has changed. */
 function byPair (p: Packing, { able, least }: Waiting, budget: Budget): boolean {
   const { bins, changed, need, dims } = p
-  for (let b = 1; b < bins && budget.looks > 0; b++) {
-    for (let c = 0; c < b; c++) {
-      if (changed[b] === 0 && changed[c] === 0) continue
+  for (let b = 0; b < bins; b++) {
+    if (changed[b] === 0) continue
+    for (let c = 0; c < bins && budget.looks > 0; c++) {
+      // both changed: once is enough
+      if (c === b || (c > b && changed[c] === 1)) continue
       budget.looks--
       if (!haveRoom(p, least, 0, b, c)) continue
       for (const u of able) {
@@ -203,7 +213,7 @@ function draw (state: Int32Array): number {
 
 /** Tries for each swap of a shake: most do not fit. */
 const TRIES = 40
-const ROW = 6
+const ROW = 4
 
 /**
  * Swaps items between bins at random where they fit: three times of four only where what is left gets
@@ -258,7 +268,7 @@ export function repair (p: Packing, most: number, budget: Budget): void {
   // Nothing below ever places fewer, and what follows the last that was placed only makes room.
   let best = p.at.slice()
   while (budget.looks > 0) {
-    const more = byRoom(p, out, budget) || byPair(p, out, budget) || byTwo(p, out, budget)
+    const more = byRoom(p, out, budget) || byTwo(p, out, budget) || byPair(p, out, budget)
     if (more) best = p.at.slice()
     if (more || byExchange(p, out, budget)) {
       out = waiting(p)
