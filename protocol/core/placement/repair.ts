@@ -106,6 +106,26 @@ function intoOneOf (p: Packing, u: number, b: number, c: number, budget: Budget)
   return false
 }
 
+/** Puts an item into the bin of another, which goes elsewhere: by items, as there may be far more bins. */
+function byMove (p: Packing, { able }: Waiting, budget: Budget): boolean {
+  const { need, dims } = p
+  for (const u of able) {
+    for (let i = 0; i < p.items && budget.looks > 0; i++) {
+      const b = p.at[i] as number
+      budget.looks--
+      if (b === NOWHERE || !fitsWithout(p, need, u * dims, b, i)) continue
+      for (let c = 0; c < p.bins; c++) {
+        budget.looks--
+        if (c === b || !fitsIn(p, i, c)) continue
+        move(p, i, c)
+        put(p, u, b)
+        return true
+      }
+    }
+  }
+  return false
+}
+
 /** Puts an item into a bin where a move or a swap with another bin makes room; one of both has changed. */
 function byPair (p: Packing, { able, least }: Waiting, budget: Budget): boolean {
   const { bins, changed, need, dims } = p
@@ -213,23 +233,27 @@ function draw (state: Int32Array): number {
 
 /** Tries for each swap of a shake: most do not fit. */
 const TRIES = 40
+/** An item drawn is tried against so many in a row: less to draw for each try. */
 const ROW = 4
 
 /**
  * Swaps items between bins at random where they fit: three times of four only where what is left gets
- * less even, as one more needs it in one bin; else anyhow, to get away from where no such swap is left.
+ * less even, as one more needs it in one bin; else anyhow, and with items that are not placed as well,
+ * to get away from where no such swap is left.
+ *
+ * @returns whether other items are placed than before, as many
  */
 function shake (p: Packing, state: Int32Array, budget: Budget): boolean {
   const { items, at, size } = p
   const how = draw(state)
   const anyhow = (how & 3) === 0
-  let other = false
+  let others = false
   let swaps = 3 + (how >>> 2 & 3)
-  for (let tries = TRIES * swaps; swaps > 0 && tries > 0;) {
+  for (let tries = TRIES * swaps; swaps > 0 && tries > 0; tries -= ROW) {
     const bits = draw(state)
     const i = (bits & 0xFFFF) * items >>> 16
     let j = (bits >>> 16) * items >>> 16
-    for (let row = ROW; row > 0; row--, tries--) {
+    for (let row = 0; row < ROW; row++) {
       if (++j === items) j = 0
       const a = at[i] as number
       const b = at[j] as number
@@ -239,7 +263,7 @@ function shake (p: Packing, state: Int32Array, budget: Budget): boolean {
         if (!anyhow || !fitsWithout(p, p.need, j * p.dims, a, i)) continue
         take(p, i)
         put(p, j, a)
-        other = true
+        others = true
       } else {
         if (!canSwap(p, i, a, j, b)) continue
         const more = (size[i] as number) - (size[j] as number)
@@ -252,11 +276,11 @@ function shake (p: Packing, state: Int32Array, budget: Budget): boolean {
       break
     }
   }
-  return other
+  return others
 }
 
 /**
- * Places as many items as it finds room for; of as many the larger ones, where it has met both.
+ * Places as many items as it finds room for.
  *
  * @param most ends there: no more can fit
  * @param budget looks that may be spent
@@ -265,17 +289,20 @@ export function repair (p: Packing, most: number, budget: Budget): void {
   const state = chance()
   p.changed.fill(1)
   let out = waiting(p)
-  // Nothing below ever places fewer, and what follows the last that was placed only makes room.
+  // Nothing below ever places fewer; of as many, what follows the last that was placed has mostly smaller ones.
   let best = p.at.slice()
+  let shaken = false
   while (budget.looks > 0) {
-    const more = byRoom(p, out, budget) || byTwo(p, out, budget) || byPair(p, out, budget)
+    const more = (!shaken && byMove(p, out, budget)) || byRoom(p, out, budget) || byTwo(p, out, budget) || byPair(p, out, budget)
     if (more) best = p.at.slice()
     if (more || byExchange(p, out, budget)) {
       out = waiting(p)
       if (p.items - out.items.length >= most) break
       continue
     }
+    // All has been tried: only what changes from here on is worth a look.
     p.changed.fill(0)
+    shaken = true
     if (shake(p, state, budget)) {
       out = waiting(p)
       p.changed.fill(1)
