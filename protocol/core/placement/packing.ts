@@ -58,12 +58,12 @@ export interface Packing {
 export function emptyPacking (needs: readonly Resources[], bins: readonly Bin[], { maxPerBin }: PackTerms): Packing {
   const fields = FIELDS.filter(field => needs.some(need => need[field] > 0))
   const dims = fields.length
-  const need = Float64Array.from(needs.flatMap(one => fields.map(field => one[field])))
-  const free = Float64Array.from(bins.flatMap(bin => fields.map(field => Math.max(0, bin.free[field]))))
-  const weight = Float64Array.from(fields, (_, d) => {
+  const need = new Float64Array(needs.length * dims)
+  const free = new Float64Array(bins.length * dims)
+  const weight = Float64Array.from(fields, (field, d) => {
     let [demand, supply] = [0, 0]
-    for (let i = d; i < need.length; i += dims) demand += need[i] as number
-    for (let b = d; b < free.length; b += dims) supply += free[b] as number
+    for (const [i, one] of needs.entries()) demand += need[i * dims + d] = one[field]
+    for (const [b, bin] of bins.entries()) supply += free[b * dims + d] = Math.max(0, bin.free[field])
     return supply === 0 ? 0 : demand / supply / supply
   })
   const size = Float64Array.from(needs, (_, i) => weight.reduce((sum, w, d) => sum + w * (need[i * dims + d] as number), 0))
@@ -225,10 +225,11 @@ function aligned (p: Packing, i: number): number {
   let most = -1
   for (let b = 0; b < p.bins; b++) {
     if (!fitsIn(p, i, b)) continue
-    let [dot, length] = [0, 0]
-    for (let d = 0; d < dims; d++) {
-      const left = (free[b * dims + d] as number) * (weight[d] as number)
-      dot += left * (need[i * dims + d] as number) * (weight[d] as number)
+    let dot = 0
+    let length = 0
+    for (let d = 0, n = i * dims, f = b * dims; d < dims; d++) {
+      const left = (free[f + d] as number) * (weight[d] as number)
+      dot += left * (need[n + d] as number) * (weight[d] as number)
       length += left * left
     }
     const like = length === 0 ? 0 : dot * dot / length
@@ -245,4 +246,8 @@ export function fillAligned (p: Packing, order: readonly number[]): void {
   }
 }
 
-export const placedIn = (p: Packing): number => p.at.reduce((n, b) => n + (b === NOWHERE ? 0 : 1), 0)
+export function placedIn ({ at, items }: Packing): number {
+  let placed = 0
+  for (let i = 0; i < items; i++) if (at[i] !== NOWHERE) placed++
+  return placed
+}

@@ -16,9 +16,17 @@ interface Waiting {
   able: number[]
   /** in each dimension the least that one of `items` needs: where this does not fit, none does */
   least: Float64Array
+  /** the same of two of them */
+  leastOfTwo: Float64Array
 }
 
-/** Whether a need, at `n` in `needs`, fits in bin `b` once item `out`, which is there, has gone. */
+/** Whether a need, at `n` in `needs`, fits in bin `b` as it is. */
+function hasRoom ({ dims, free }: Packing, needs: Float64Array, n: number, b: number): boolean {
+  for (let d = 0, f = b * dims; d < dims; d++) if ((needs[n + d] as number) > (free[f + d] as number)) return false
+  return true
+}
+
+/** Whether it fits there once item `out`, which is there, has gone. */
 function fitsWithout ({ dims, need, free }: Packing, needs: Float64Array, n: number, b: number, out: number): boolean {
   for (let d = 0, f = b * dims, o = out * dims; d < dims; d++) {
     if ((needs[n + d] as number) > (free[f + d] as number) + (need[o + d] as number)) return false
@@ -34,7 +42,7 @@ function fitsAfterSwap ({ dims, need, free }: Packing, i: number, b: number, out
   return true
 }
 
-/** Whether two bins together have room for a need: else nothing that goes between them makes room for it. */
+/** Whether two bins together have room for it: else nothing that goes between them makes room for it. */
 function haveRoom ({ dims, free }: Packing, needs: Float64Array, n: number, b: number, c: number): boolean {
   for (let d = 0, f = b * dims, g = c * dims; d < dims; d++) {
     if ((needs[n + d] as number) > (free[f + d] as number) + (free[g + d] as number)) return false
@@ -56,20 +64,18 @@ function move (p: Packing, i: number, to: number): void {
   put(p, i, to)
 }
 
-/** Puts an item where it fits, among the bins that have changed. */
-function byRoom (p: Packing, { able }: Waiting, budget: Budget): boolean {
-  for (const u of able) {
-    let best = NOWHERE
-    let least = Number.POSITIVE_INFINITY
-    budget.looks -= p.bins
-    for (let b = 0; b < p.bins; b++) {
-      if (p.changed[b] === 0 || !fitsIn(p, u, b)) continue
-      const left = leftIn(p, b)
-      if (left < least) [best, least] = [b, left]
+/** Puts an item where it fits, into a bin that has changed. */
+function byRoom (p: Packing, { able, least }: Waiting, budget: Budget): boolean {
+  for (let b = 0; b < p.bins; b++) {
+    if (p.changed[b] === 0) continue
+    budget.looks--
+    if (!hasRoom(p, least, 0, b)) continue
+    for (const u of able) {
+      budget.looks--
+      if (!fitsIn(p, u, b)) continue
+      put(p, u, b)
+      return true
     }
-    if (best === NOWHERE) continue
-    put(p, u, best)
-    return true
   }
   return false
 }
@@ -100,12 +106,34 @@ function intoOneOf (p: Packing, u: number, b: number, c: number, budget: Budget)
   return false
 }
 
+/** Puts an item into the bin of another, which goes elsewhere: by items, as there may be far more bins. */
+function byMove (p: Packing, { able }: Waiting, budget: Budget): boolean {
+  const { need, dims } = p
+  for (const u of able) {
+    for (let i = 0; i < p.items && budget.looks > 0; i++) {
+      const b = p.at[i] as number
+      budget.looks--
+      if (b === NOWHERE || !fitsWithout(p, need, u * dims, b, i)) continue
+      for (let c = 0; c < p.bins; c++) {
+        budget.looks--
+        if (c === b || !fitsIn(p, i, c)) continue
+        move(p, i, c)
+        put(p, u, b)
+        return true
+      }
+    }
+  }
+  return false
+}
+
 /** Puts an item into a bin where a move or a swap with another bin makes room; one of both has changed. */
 function byPair (p: Packing, { able, least }: Waiting, budget: Budget): boolean {
   const { bins, changed, need, dims } = p
-  for (let b = 1; b < bins && budget.looks > 0; b++) {
-    for (let c = 0; c < b; c++) {
-      if (changed[b] === 0 && changed[c] === 0) continue
+  for (let b = 0; b < bins; b++) {
+    if (changed[b] === 0) continue
+    for (let c = 0; c < bins && budget.looks > 0; c++) {
+      // both changed: once is enough
+      if (c === b || (c > b && changed[c] === 1)) continue
       budget.looks--
       if (!haveRoom(p, least, 0, b, c)) continue
       for (const u of able) {
@@ -118,13 +146,13 @@ function byPair (p: Packing, { able, least }: Waiting, budget: Budget): boolean 
 }
 
 /** Two items that are not placed for one that is, in a bin that has changed. */
-function byTwo (p: Packing, { items, least }: Waiting, budget: Budget): boolean {
+function byTwo (p: Packing, { items, leastOfTwo }: Waiting, budget: Budget): boolean {
   const { need, dims } = p
   for (let b = 0; b < p.bins && budget.looks > 0; b++) {
     if (p.changed[b] === 0 || (p.count[b] as number) >= p.maxPerBin) continue
     for (let i = p.first[b] as number; i !== NOWHERE; i = p.next[i] as number) {
       budget.looks--
-      if (!fitsWithout(p, least, 0, b, i)) continue
+      if (!fitsWithout(p, leastOfTwo, 0, b, i)) continue
       for (let x = 0; x < items.length; x++) {
         const one = items[x] as number
         budget.looks--
@@ -175,13 +203,19 @@ function waiting (p: Packing): Waiting {
   const items: number[] = []
   for (let i = 0; i < p.items; i++) if (p.at[i] === NOWHERE) items.push(i)
   items.sort((a, b) => (p.size[a] as number) - (p.size[b] as number) || a - b)
-  const least = new Float64Array(p.dims).fill(Number.POSITIVE_INFINITY)
-  const all = new Float64Array(p.dims)
-  for (let d = 0; d < p.dims; d++) {
-    for (const i of items) least[d] = Math.min(least[d] as number, p.need[i * p.dims + d] as number)
-    for (let b = 0; b < p.bins; b++) all[d] = (all[d] as number) + (p.free[b * p.dims + d] as number)
+  const { dims, need } = p
+  const least = new Float64Array(dims).fill(Number.POSITIVE_INFINITY)
+  const second = least.slice()
+  const all = new Float64Array(dims)
+  for (let d = 0; d < dims; d++) {
+    for (const i of items) {
+      const one = need[i * dims + d] as number
+      second[d] = Math.min(second[d] as number, Math.max(one, least[d] as number))
+      least[d] = Math.min(least[d] as number, one)
+    }
+    for (let b = 0; b < p.bins; b++) all[d] = (all[d] as number) + (p.free[b * dims + d] as number)
   }
-  return { items, able: items.filter(i => all.every((free, d) => (p.need[i * p.dims + d] as number) <= free)), least }
+  return { items, able: items.filter(i => all.every((free, d) => (need[i * dims + d] as number) <= free)), least, leastOfTwo: least.map((one, d) => one + (second[d] as number)) }
 }
 
 /** xorshift32 of a fixed seed: shakes the same way each time. In an array, as a closure would box it. */
@@ -199,46 +233,54 @@ function draw (state: Int32Array): number {
 
 /** Tries for each swap of a shake: most do not fit. */
 const TRIES = 40
+/** An item drawn is tried against so many in a row: less to draw for each try. */
+const ROW = 4
 
 /**
  * Swaps items between bins at random where they fit: three times of four only where what is left gets
- * less even, as one more needs it in one bin; else anyhow, to get away from where no such swap is left.
+ * less even, as one more needs it in one bin; else anyhow, and with items that are not placed as well,
+ * to get away from where no such swap is left.
+ *
+ * @returns whether other items are placed than before, as many
  */
 function shake (p: Packing, state: Int32Array, budget: Budget): boolean {
   const { items, at, size } = p
   const how = draw(state)
   const anyhow = (how & 3) === 0
-  let other = false
+  let others = false
   let swaps = 3 + (how >>> 2 & 3)
-  for (let tries = TRIES * swaps; swaps > 0 && tries > 0; tries--) {
+  for (let tries = TRIES * swaps; swaps > 0 && tries > 0; tries -= ROW) {
     const bits = draw(state)
     const i = (bits & 0xFFFF) * items >>> 16
-    const j = (bits >>> 16) * items >>> 16
-    const a = at[i] as number
-    const b = at[j] as number
-    budget.looks--
-    if (a === b || a === NOWHERE) continue
-    if (b === NOWHERE) {
-      if (!anyhow || !fitsWithout(p, p.need, j * p.dims, a, i)) continue
-      take(p, i)
-      put(p, j, a)
+    let j = (bits >>> 16) * items >>> 16
+    for (let row = 0; row < ROW; row++) {
+      if (++j === items) j = 0
+      const a = at[i] as number
+      const b = at[j] as number
+      budget.looks--
+      if (a === b || a === NOWHERE) continue
+      if (b === NOWHERE) {
+        if (!anyhow || !fitsWithout(p, p.need, j * p.dims, a, i)) continue
+        take(p, i)
+        put(p, j, a)
+        others = true
+      } else {
+        if (!canSwap(p, i, a, j, b)) continue
+        const more = (size[i] as number) - (size[j] as number)
+        if (!anyhow && more * (leftIn(p, a) - leftIn(p, b) + more) < 0) continue
+        take(p, i)
+        move(p, j, a)
+        put(p, i, b)
+      }
       swaps--
-      other = true
-      continue
+      break
     }
-    if (!canSwap(p, i, a, j, b)) continue
-    const more = (size[i] as number) - (size[j] as number)
-    if (!anyhow && more * (leftIn(p, a) - leftIn(p, b) + more) < 0) continue
-    take(p, i)
-    move(p, j, a)
-    put(p, i, b)
-    swaps--
   }
-  return other
+  return others
 }
 
 /**
- * Places as many items as it finds room for; of as many the larger ones, where it has met both.
+ * Places as many items as it finds room for.
  *
  * @param most ends there: no more can fit
  * @param budget looks that may be spent
@@ -247,17 +289,20 @@ export function repair (p: Packing, most: number, budget: Budget): void {
   const state = chance()
   p.changed.fill(1)
   let out = waiting(p)
-  // Nothing below ever places fewer, and what follows the last that was placed only makes room.
+  // Nothing below ever places fewer; of as many, what follows the last that was placed has mostly smaller ones.
   let best = p.at.slice()
+  let shaken = false
   while (budget.looks > 0) {
-    const more = byRoom(p, out, budget) || byPair(p, out, budget) || byTwo(p, out, budget)
+    const more = (!shaken && byMove(p, out, budget)) || byRoom(p, out, budget) || byTwo(p, out, budget) || byPair(p, out, budget)
     if (more) best = p.at.slice()
     if (more || byExchange(p, out, budget)) {
       out = waiting(p)
       if (p.items - out.items.length >= most) break
       continue
     }
+    // All has been tried: only what changes from here on is worth a look.
     p.changed.fill(0)
+    shaken = true
     if (shake(p, state, budget)) {
       out = waiting(p)
       p.changed.fill(1)
