@@ -253,12 +253,14 @@ function shake (p: Packing, state: Int32Array, budget: Budget): boolean {
     const bits = draw(state)
     const i = (bits & 0xFFFF) * items >>> 16
     let j = (bits >>> 16) * items >>> 16
+    const a = at[i] as number
+    budget.looks--
+    if (a === NOWHERE) continue
     for (let row = 0; row < ROW; row++) {
       if (++j === items) j = 0
-      const a = at[i] as number
       const b = at[j] as number
       budget.looks--
-      if (a === b || a === NOWHERE) continue
+      if (a === b) continue
       if (b === NOWHERE) {
         if (!anyhow || !fitsWithout(p, p.need, j * p.dims, a, i)) continue
         take(p, i)
