@@ -1,6 +1,7 @@
 /**
  * Makes room for what a greedy packing left out: moves, swaps and exchanges of placed items, each
- * checked before it is made. Bounded by looks (one item against one bin), not by time: equal input
+ * checked before it is made. A bin that has not changed since all was tried is not tried again but with one
+ * that has. Bounded by looks (one item against one bin), not by time: equal input
  * gives equal output on any machine.
  */
 import { NOWHERE, type Packing, fitsIn, leftIn, put, take } from './packing.ts'
