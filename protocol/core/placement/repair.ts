@@ -1,6 +1,7 @@
 /**
  * Makes room for what a greedy packing left out: moves, swaps and exchanges of placed items, each
- * checked before it is made. Bounded by looks (one item against one bin), not by time: equal input
+ * checked before it is made. A bin that has not changed since all was tried is not tried again but with one
+ * that has. Bounded by looks (one item against one bin), not by time: equal input
  * gives equal output on any machine.
  */
 import { NOWHERE, type Packing, fitsIn, leftIn, put, take } from './packing.ts'
@@ -253,12 +254,14 @@ function shake (p: Packing, state: Int32Array, budget: Budget): boolean {
     const bits = draw(state)
     const i = (bits & 0xFFFF) * items >>> 16
     let j = (bits >>> 16) * items >>> 16
+    const a = at[i] as number
+    budget.looks--
+    if (a === NOWHERE) continue
     for (let row = 0; row < ROW; row++) {
       if (++j === items) j = 0
-      const a = at[i] as number
       const b = at[j] as number
       budget.looks--
-      if (a === b || a === NOWHERE) continue
+      if (a === b) continue
       if (b === NOWHERE) {
         if (!anyhow || !fitsWithout(p, p.need, j * p.dims, a, i)) continue
         take(p, i)

@@ -5,6 +5,7 @@ import { type Resources, fits, subtract, timesFitting } from '../../../protocol/
 import { type HostCapacity, type SiteRequest, placeAtSite } from '../../../protocol/core/placement/at-site.ts'
 import { NOWHERE } from '../../../protocol/core/placement/packing.ts'
 import { placeMost } from '../../../protocol/core/placement/place-most.ts'
+import { instances } from '../../bench/placement-instances.ts'
 
 const r = (vcpus: number, memoryMib: number, diskMib = 0): Resources => ({ vcpus, memoryMib, diskMib, volumes: 0, bandwidthMbit: 0 })
 const host = (name: string, vcpus: number, memoryMib = vcpus * 1024): HostCapacity => ({ host: name, roles: ['compute'], free: r(vcpus, memoryMib) })
@@ -58,6 +59,36 @@ t.test('what a greedy packing leaves out is fitted in by moves and swaps', t => 
   // two dimensions that greedy rules by one figure strand
   const planted = [r(9, 1), r(8, 2), r(1, 9), r(2, 8), r(7, 3), r(3, 7), r(5, 5), r(5, 5)]
   t.notOk(placeMost(planted, Array.from({ length: 4 }, () => ({ free: r(10, 10), taken: 0 })), { rule: 'pack', maxPerBin: Infinity }).includes(NOWHERE))
+  t.end()
+})
+
+t.test('where nothing fits anywhere, and where one bin is all there is, it ends', t => {
+  const bins = (...sizes: number[]): Array<{ free: Resources, taken: number }> => sizes.map(n => ({ free: r(n, n), taken: 0 }))
+  const terms = { rule: 'pack', maxPerBin: Infinity } as const
+  t.strictSame([...placeMost([r(6, 6), r(7, 7)], bins(5, 5), terms)], [NOWHERE, NOWHERE], 'in sum there is room for one')
+  t.equal(placeMost([r(9, 1), r(1, 9), r(5, 4), r(4, 5), r(3, 3)], bins(10), terms).filter(b => b !== NOWHERE).length, 2)
+  t.end()
+})
+
+t.test('many of different sizes: the same answer each time, with and without a limit for hosts', t => {
+  const needs = Array.from({ length: 40 }, (_, i) => r(1 + (i * 7919) % 13, 1024 * (1 + (i * 104729) % 17)))
+  const bins = Array.from({ length: 6 }, (_, b) => ({ free: r(40 + b, 1024 * (52 - b)), taken: b % 2 }))
+  for (const [maxPerBin, least] of [[Infinity, 37], [6, 33]] as const) {
+    const at = placeMost(needs, bins, { rule: 'pack', maxPerBin })
+    t.strictSame(placeMost(needs, bins, { rule: 'pack', maxPerBin }), at)
+    t.ok(at.filter(b => b !== NOWHERE).length >= least, 'of these a first packing leaves out more')
+    for (const [b, { free, taken }] of bins.entries()) {
+      const mine = needs.filter((_, i) => at[i] === b)
+      t.ok(fits(mine.reduce((all, one) => ({ ...all, vcpus: all.vcpus + one.vcpus, memoryMib: all.memoryMib + one.memoryMib }), r(0, 0)), free), 'not overcommitted')
+      t.ok(mine.length + taken <= maxPerBin, 'not crowded')
+    }
+  }
+  t.end()
+})
+
+t.test('the hundred instances of the benchmark: as many are placed as ever', t => {
+  const placed = instances().map(({ hosts, vms }) => placeMost(vms, hosts.map(free => ({ free, taken: 0 })), { rule: 'pack', maxPerBin: Infinity }).filter(b => b !== NOWHERE).length)
+  t.ok(placed.reduce((a, b) => a + b, 0) >= 3836)
   t.end()
 })
 
