@@ -82,7 +82,9 @@ export function epochs (world: World, { taken }: Pick<Decisions, 'taken'>): Inva
         const epoch = numberOf(request, 'epoch')
         if (textOf(reply, 'state') !== '' && epoch >= holderNow(cluster).epoch) heard.set(`${host.name} ${clusterId}`, arrival?.atMs ?? world.nowMs)
         const holder = cluster.holders.get(epoch)
-        if (epoch > 1 && world.hosts.get(caller.host)?.malicious === false && numberOf(reply, 'epoch') === epoch && cluster.creator !== '' && holder === undefined) violated(world, NAME, host.name, `epoch ${epoch} of cluster ${clusterId.slice(0, 8)} was taken, which no anchor has granted`)
+        // A stranger that has got a free id at that gateway first is its master there, and grants itself what it likes.
+        const isStrangers = world.byPeer.get(owners.get(`${caller.host} ${clusterId}`) ?? '')?.malicious === true
+        if (epoch > 1 && world.hosts.get(caller.host)?.malicious === false && numberOf(reply, 'epoch') === epoch && cluster.creator !== '' && holder === undefined && !isStrangers) violated(world, NAME, host.name, `epoch ${epoch} of cluster ${clusterId.slice(0, 8)} was taken, which no anchor has granted`)
         return
       }
       if (method === 'keepAlive' && (textOf(reply, 'state') === 'active' || textOf(reply, 'state') === 'committed')) calls.set(`${host.name} ${clusterId}`, { atMs: world.nowMs, peer: caller.peerId })
