@@ -146,9 +146,10 @@ async function main (t: Test): Promise<void> {
     const odd = await publish('/install/next/odd.bin', 40_000)
     const listing = next.map((path, i) => ({ path, size: sizes[i], sha256: sha256(data[i] ?? Buffer.alloc(0)) }))
     await publish('/install/next.json', Buffer.from(JSON.stringify({ objects: [...listing, { path: '/install/next/odd.bin', size: 40_000, sha256: sha256(Buffer.from('another')) }] })))
-    const listed = (await stats()).fetch?.listed ?? 0
+    // what turned out to be another object than its index says is listed no more, a moment after it was asked for
+    await until('what is wrong is taken out', async () => (await stats()).fetch?.listed === 11, stats)
     await driver.apply(NAME, { ...SPEC, profile: { ...SPEC.profile, indexes: [...SPEC.profile?.indexes ?? [], { kind: 'manifest', path: '/install/next.json' }] } }, signal())
-    await until('it is read', async () => ((await stats()).fetch?.listed ?? 0) >= listed + next.length + 1, stats)
+    await until('it is read', async () => ((await stats()).fetch?.listed ?? 0) >= 11 + next.length + 1, stats)
     await lab.originRequests()
     let isThere = false
     const first = fetch(node(1), next[0] ?? '', ['--limit-rate', '3M']).finally(() => { isThere = true })
