@@ -144,7 +144,7 @@ async function main (t: Test): Promise<void> {
   })
 
   await t.test('a store whose parts have another size is for nobody who says which size it wants', async t => {
-    const wide = specOf('c-e', 'tokyo', { link: { rttMs: 200, rateMbitPerS: 1_000 } })
+    const wide = specOf('c-e', 'tokyo', { link: { rttMs: 200, rateMbitPerS: 1_000 }, preheat: { manifest: '/none.json' } })
     await driver.apply('e.cache', wide, signal())
     t.equal((await driver.retained.list()).length, 1, 'left alone')
     await driver.remove('e.cache', signal())
