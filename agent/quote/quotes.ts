@@ -10,12 +10,13 @@ import { freeQuotaOf, idUses } from '../../protocol/core/lease/lease.ts'
 import { borrowedBy, ownParts, wantedOf } from '../../protocol/core/gateway/place.ts'
 import { lentInAll, type ShareView } from '../../protocol/core/gateway/shares.ts'
 import type { ReadonlyLedgerState } from '../../protocol/core/lease/state.ts'
-import { COUNTER_OFFER_MS, MAX_COUNTED_PEERS, MAX_QUOTES, MAX_QUOTES_PER_MINUTE } from '../../protocol/core/limits.ts'
+import { COUNTER_OFFER_MS, MAX_QUOTES, MAX_QUOTES_PER_MINUTE } from '../../protocol/core/limits.ts'
 import type { Request } from '../../protocol/core/messages.ts'
 import { toMessage } from '../../protocol/core/quote/check.ts'
 import { isTaken, quoteFor, type QuoteView } from '../../protocol/core/quote/quote.ts'
 import { counterText } from '../../protocol/core/quote/text.ts'
 import { requestProblem } from '../../protocol/core/verify-request.ts'
+import { MinuteCounter } from '../../protocol/mesh/records/offences.ts'
 
 /** What a gateway knows beside what requests are judged by. */
 export interface QuoteFacts {
@@ -57,7 +58,6 @@ export interface Quotes {
 
 /** More are never needed at once: a segment, and one that does not leave the site. */
 const IDS_COUNTED = 8
-const MINUTE_MS = 60_000
 
 function freeIds (state: ReadonlyLedgerState, now: number): number {
   const { slice } = state
@@ -71,21 +71,12 @@ function freeIds (state: ReadonlyLedgerState, now: number): number {
 
 export function createQuotes ({ site, now, view: viewFor, refusal, calendar, facts, shares, preempt }: QuotesDeps): Quotes {
   let running = 0
-  /** quotes of each site in the minute that began at `sinceMs` */
-  let sinceMs = 0
-  const asked = new Map<string, number>()
+  const asked = new MinuteCounter(MAX_QUOTES_PER_MINUTE)
 
   /** Counts one more of a site. @returns why there are too many; null: there are not */
   function tooMany (of: string): string | null {
-    if (now() - sinceMs >= MINUTE_MS || now() < sinceMs || asked.size >= MAX_COUNTED_PEERS) {
-      asked.clear()
-      sinceMs = now()
-    }
-    const before = asked.get(of) ?? 0
-    if (before >= MAX_QUOTES_PER_MINUTE) return `has given ${before} quotes to site ${of} within a minute`
     if (running >= MAX_QUOTES) return `works on ${running} quotes`
-    asked.set(of, before + 1)
-    return null
+    return asked.add(of, now()) ? `has given ${MAX_QUOTES_PER_MINUTE} quotes to site ${of} within a minute` : null
   }
 
   /** @param others what other gateways of the site lend */

@@ -1,30 +1,21 @@
 import t from 'tap'
 import { type LeaseEvent, MAX_ENDED_KEPT, advance, step } from '../../../protocol/core/lease/step.ts'
 import {
-  type Answer, END_GUARD_MS, ID_QUARANTINE_MS, type LedgerState, clusterState, emptyLedger, freeOf, transitions
+  type Answer, END_GUARD_MS, ID_QUARANTINE_MS, clusterState, emptyLedger, freeOf, transitions
 } from '../../../protocol/core/lease/lease.ts'
 import { epochTransitions, extensionTransitions } from '../../../protocol/core/lease/tables.ts'
 import { ACTIVATE_TTL_MS, CONFIRM_MS, MAX_HOLD_TTL_MS, MAX_HOLDS_PER_PEER, MAX_LEASES_PER_HOST, MAX_TERM_MS, REPLAY_KEEP_MS } from '../../../protocol/core/limits.ts'
 import type { HoldRequest } from '../../../protocol/core/messages.ts'
 import { HOUR, essence, holdRequest, item } from '../../model/fixtures.ts'
+import { LedgerHost } from '../../model/ledger-host.ts'
 
 const capacity = { vcpus: 4, memoryMib: 4096, diskMib: 10_000, volumes: 0, bandwidthMbit: 0 }
 const T0 = 1_800_000_000_000
 
 /** A ledger with a clock that tests set. */
-class Host {
-  state: LedgerState = emptyLedger('a1', capacity, { from: 100, to: 101 })
-  now = T0
-  send (event: LeaseEvent): ReturnType<typeof step>['result'] {
-    const { state, result } = step(this.state, event, this.now)
-    this.state = state
-    return result
-  }
-
-  ok (event: LeaseEvent): Answer {
-    const result = this.send(event)
-    if (!result.ok) throw result.error
-    return result.answer
+class Host extends LedgerHost {
+  constructor () {
+    super(emptyLedger('a1', capacity, { from: 100, to: 101 }), T0)
   }
 
   refused (event: LeaseEvent): { code: string, message: string } {
