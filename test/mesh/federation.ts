@@ -27,6 +27,9 @@ const loopback = (): string => `127.${1 + Math.floor(Math.random() * 250)}.${Mat
 export type Timing = Pick<MemberConfig, 'ttlMs' | 'heartbeatMs' | 'syncIntervalMs' | 'ping'>
 export const CALM: Timing = { ttlMs: 30_000, heartbeatMs: 10_000, syncIntervalMs: 2000, ping: null }
 
+/** As packaging/musubi starts agents: what V8 sets aside for new objects is the most of what else a process would grow by. */
+const AS_AGENT = ['--max-semi-space-size=2']
+
 export class Member {
   readonly name: string
   readonly peerId: string
@@ -42,7 +45,7 @@ export class Member {
     this.peerId = peerIdOf(key)
     this.address = address
     const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => name !== 'NODE_OPTIONS'))
-    this.#process = fork(MEMBER, { execArgv: [], env, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+    this.#process = fork(MEMBER, { execArgv: AS_AGENT, env, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
     this.#process.on('message', ({ id, value, error }: Answer) => {
       const pending = this.#pending.get(id)
       this.#pending.delete(id)

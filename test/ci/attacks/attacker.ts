@@ -64,11 +64,15 @@ export async function ended (stream: Stream, withinMs = PATIENCE_MS): Promise<bo
 }
 
 /** A TCP connection that says nothing. @returns null when it was not even accepted */
-export async function silent (host: string, port: number, from: string): Promise<Socket | null> {
+export async function silent (host: string, port: number, from: string, onClose: (livedMs: number) => void): Promise<Socket | null> {
   const { promise, resolve } = Promise.withResolvers<Socket | null>()
   const socket = connect({ host, port, localAddress: from })
   socket.on('error', () => { resolve(null) })
-  socket.on('connect', () => { resolve(socket) })
+  socket.on('connect', () => {
+    const fromMs = performance.now()
+    socket.on('close', () => { onClose(performance.now() - fromMs) })
+    resolve(socket)
+  })
   return await promise
 }
 
