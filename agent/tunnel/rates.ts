@@ -42,11 +42,12 @@ export function createWanRates (now: () => number): WanRates {
         sent.set(address, { bytes: (sum?.bytes ?? 0) + txBytes - before.sentBytes, ms: untilMs - before.fromMs })
       }
       counters = next
+      for (const [address, { atMs }] of best) if (now() - atMs > KEPT_MS) best.delete(address)
       for (const [address, { bytes, ms }] of sent) {
         if (bytes < LEAST_BYTES || ms <= 0 || ms > MOST_MS) continue
         const mbit = bytes * 8 / (ms * 1000)
         const known = best.get(address)
-        if (known === undefined || mbit >= known.mbit || now() - known.atMs > KEPT_MS) best.set(address, { mbit, atMs: now() })
+        if (known === undefined || mbit >= known.mbit) best.set(address, { mbit, atMs: now() })
       }
     },
     of (address) {

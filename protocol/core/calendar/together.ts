@@ -130,11 +130,19 @@ class Due {
   }
 }
 
-/** Whether something may begin at a moment, and when that is next another. */
-function gateAt (starts: readonly Starts[], atMs: number): { open: boolean, untilMs: number } {
-  const next = starts.find(({ lastMs }) => lastMs >= atMs)
-  if (next === undefined) return { open: false, untilMs: Infinity }
-  return next.fromMs > atMs ? { open: false, untilMs: next.fromMs } : { open: true, untilMs: next.lastMs + 1 }
+/** A site's times to begin at, gone through once from the first to the last. */
+class Gate {
+  readonly #starts: readonly Starts[]
+  #at = 0
+  constructor (starts: readonly Starts[]) { this.#starts = starts }
+
+  /** Whether something may begin at a moment, none before the last one asked about, and when that is next another. */
+  ask (atMs: number): { open: boolean, untilMs: number } {
+    while ((this.#starts[this.#at]?.lastMs ?? Infinity) < atMs) this.#at++
+    const next = this.#starts[this.#at]
+    if (next === undefined) return { open: false, untilMs: Infinity }
+    return next.fromMs > atMs ? { open: false, untilMs: next.fromMs } : { open: true, untilMs: next.lastMs + 1 }
+  }
 }
 
 export interface TogetherAsk {
@@ -188,9 +196,10 @@ export function earliestTogether (sites: readonly SiteCalendar[], ask: TogetherA
     if (counts[i] === true) roomAt[siteOf[i] ?? 0] = (roomAt[siteOf[i] ?? 0] ?? 0) + Math.max(0, track.current)
     due.push(i, nextMs(track, durationMs))
   }
-  for (const [n, { starts }] of sites.entries()) {
-    if (starts !== undefined) {
-      const gate = gateAt(starts, fromMs)
+  const gates = sites.map(({ starts }) => starts === undefined ? null : new Gate(starts))
+  for (const [n, way] of gates.entries()) {
+    if (way !== null) {
+      const gate = way.ask(fromMs)
       open[n] = gate.open
       due.push(tracks.length + n, gate.untilMs)
     }
@@ -212,7 +221,7 @@ export function earliestTogether (sites: readonly SiteCalendar[], ask: TogetherA
       const track = tracks[i]
       if (track === undefined) {
         const n = i - tracks.length
-        const gate = gateAt(sites[n]?.starts ?? [], startMs)
+        const gate = gates[n]?.ask(startMs) ?? { open: true, untilMs: Infinity }
         if (gate.open !== open[n]) room += (gate.open ? 1 : -1) * (roomAt[n] ?? 0)
         risen ||= gate.open
         open[n] = gate.open
