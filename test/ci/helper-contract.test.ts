@@ -11,7 +11,7 @@ import { createPidfileServices } from '../../agent/services/pidfile.ts'
 import { clusterNamespace, frontendNamespace, type CacheSpec, type FrontendSpec, type TunnelSpec } from '../../protocol/core/desired.ts'
 import { driverContract } from '../contract/driver.ts'
 import { driverOverSocket } from '../contract/helper-driver.ts'
-import { eventually } from '../contract/services.ts'
+import { eventually, killService } from '../contract/services.ts'
 import { HELPER_SERVICES, startHelperHost } from '../host/helper-host.ts'
 import { enterPod } from '../host/network-pod.ts'
 
@@ -26,10 +26,7 @@ t.setTimeout(240_000)
 const services = createPidfileServices({ dir: HELPER_SERVICES })
 const pidOf = async (name: string): Promise<number> => (await services.status(name)).pid ?? 0
 const running = async (): Promise<string[]> => (await services.list()).map(one => one.name)
-async function end (name: string): Promise<void> {
-  await services.kill(name, 'SIGKILL')
-  while ((await services.status(name)).running) await run('sleep', ['0.05'])
-}
+const end = async (name: string): Promise<void> => { await killService(services, name) }
 
 /** A segment as its driver leaves it, without anybody on it. */
 async function segment (vni: number): Promise<void> {

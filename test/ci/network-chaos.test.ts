@@ -6,12 +6,12 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFile, rm, writeFile } from 'node:fs/promises'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { FORWARD_SERVICE } from '../../agent/drivers/network/forward/forwarding.ts'
 import { run, runJson } from '../../agent/exec.ts'
 import { clusterNamespace, hostBridgeName, type SegmentSpec, type TunnelSpec } from '../../protocol/core/desired.ts'
+import { killService } from '../contract/services.ts'
 import { macOf, segmentSpecs, TUNNEL, UNDERLAY } from '../host/network-lab.ts'
 import { enterPod, podDrivers } from '../host/network-pod.ts'
 
@@ -126,8 +126,7 @@ async function segments (t: Test): Promise<void> {
       t.equal(await stateText(), planned, `${what}: mended by one pass`)
     }
     const { services } = podDrivers()
-    await services.kill(FORWARD_SERVICE, 'SIGKILL')
-    for (let tries = 0; (await services.status(FORWARD_SERVICE)).running && tries < 500; tries++) await sleep(10)
+    await killService(services, FORWARD_SERVICE)
     t.match(await seen(), { healthy: false, missing: 'keeper of the forwarding lease' })
     await podDrivers().segment.apply(NAME, SPEC, signal())
     t.equal(await stateText(), planned, 'the keeper killed')
@@ -193,7 +192,7 @@ async function tunnel (t: Test): Promise<void> {
   await make()
   const planned = await dump()
   const wrongs: Array<[what: string, work: () => Promise<unknown>]> = [
-    ['wireguard-go killed', async () => { await podDrivers().services.kill('mz-wireguard', 'SIGKILL') }],
+    ['wireguard-go killed', async () => { await killService(podDrivers().services, 'mz-wireguard') }],
     ['the interface gone', async () => await ok('ip link delete dev mzwg0')],
     ['it is down, and its routes with it', async () => await ok('ip link set dev mzwg0 down')],
     ['another endpoint', async () => await ok(`wg set mzwg0 peer ${key} endpoint 192.0.2.99:1`)],

@@ -26,6 +26,12 @@ export async function eventually (what: string, check: () => Promise<boolean>, w
   }
 }
 
+/** Kills a service's main process and waits until it is gone: on a busy machine that is a while after the signal. */
+export async function killService (services: Pick<ServiceManager, 'kill' | 'status'>, name: string): Promise<void> {
+  await services.kill(name, 'SIGKILL')
+  await eventually(`${name} is gone`, async () => !(await services.status(name)).running)
+}
+
 const alive = (pid: number | null): boolean => pid !== null && readProcess(pid) !== null
 
 /** What every ServiceManager must do. */
@@ -97,8 +103,7 @@ export function servicesContract (t: Test, options: ServicesContractOptions): vo
     const services = create()
     t.teardown(() => services.stop('fallen'))
     const first = await services.ensure('fallen', sleeper(505))
-    await services.kill('fallen', 'SIGKILL')
-    await eventually('seen as dead', async () => !(await services.status('fallen')).running)
+    await killService(services, 'fallen')
     const second = await services.ensure('fallen', sleeper(505))
     t.ok(second.running)
     t.not(second.pid, first.pid)
@@ -141,8 +146,7 @@ export function servicesContract (t: Test, options: ServicesContractOptions): vo
     await services.ensure('parent', spec)
     await eventually('it has a child', async () => /\d\n/.test(await readFile(out, 'utf8').catch(() => '')))
     const child = Number(await readFile(out, 'utf8'))
-    await services.kill('parent', 'SIGKILL')
-    await eventually('seen as dead', async () => !(await services.status('parent')).running)
+    await killService(services, 'parent')
     await services.ensure('parent', spec)
     t.notOk(alive(child))
   })

@@ -11,6 +11,7 @@ import { createPidfileServices } from '../../agent/services/pidfile.ts'
 import { clusterNamespace, frontendNamespace } from '../../protocol/core/desired.ts'
 import type { FrontendSpec } from '../../protocol/core/desired.ts'
 import { driverContract } from '../contract/driver.ts'
+import { killService } from '../contract/services.ts'
 import { enterPod } from './network-pod.ts'
 
 // the driver works in the namespaces of its process: this file runs itself once more inside its own
@@ -74,10 +75,7 @@ async function contract (): Promise<void> {
   const spec = frontendSpec(VNI, first)
   const services = createPidfileServices({ dir: `${STATE}/services` })
   const service = async (name: string): Promise<number> => (await services.status(`${frontendNamespace(VNI)}-${name}`)).pid ?? 0
-  const end = (name: string) => async (): Promise<void> => {
-    process.kill(await service(name), 'SIGKILL')
-    while ((await services.status(`${frontendNamespace(VNI)}-${name}`)).running) await run('sleep', ['0.05'])
-  }
+  const end = (name: string) => async (): Promise<void> => { await killService(services, `${frontendNamespace(VNI)}-${name}`) }
   const ip = (...args: string[]) => async (): Promise<void> => { await run('ip', args) }
   const folder = join(STATE, 'frontends/c1.frontend')
   await driverContract(t, {

@@ -9,6 +9,7 @@ import { createPidfileServices } from '../../agent/services/pidfile.ts'
 import { clusterNamespace } from '../../protocol/core/desired.ts'
 import type { CacheSpec } from '../../protocol/core/desired.ts'
 import { driverContract } from '../contract/driver.ts'
+import { killService } from '../contract/services.ts'
 import { inPod, runInPod } from '../bench/cache-pod.ts'
 
 // Two segments as their driver leaves them, without anybody on them: what a cache needs to come up.
@@ -43,11 +44,7 @@ async function leftovers (): Promise<string[]> {
   return found
 }
 
-async function kill (name: string): Promise<void> {
-  const { pid } = await services.status(name)
-  if (pid === null) throw new Error(`${name} does not run`)
-  process.kill(pid, 'SIGKILL')
-}
+const kill = async (name: string): Promise<void> => { await killService(services, name) }
 
 const NETNS = clusterNamespace(spec.vni)
 const ORDERS = `${DIR}/cache/c1/orders`

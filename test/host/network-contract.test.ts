@@ -6,6 +6,7 @@ import { FORWARD_SERVICE } from '../../agent/drivers/network/forward/forwarding.
 import { SNOOP_SERVICE } from '../../agent/drivers/network/snoop/snooping.ts'
 import { run, runJson } from '../../agent/exec.ts'
 import { driverContract } from '../contract/driver.ts'
+import { killService } from '../contract/services.ts'
 import { learning, macOf, segmentSpecs, TUNNEL, UNDERLAY, withoutKnown } from './network-lab.ts'
 import { enterPod, POD_STATE, podDrivers } from './network-pod.ts'
 import type { SegmentSpec, TunnelSpec } from '../../protocol/core/desired.ts'
@@ -68,7 +69,7 @@ async function segments (t: Test): Promise<void> {
       'what leads to the guard lets frames pass': command(`nft delete element inet mz_guard ways { 4789 . ${VNI} }; add element inet mz_guard ways { 4789 . ${VNI} : accept }`),
       'a known member is gone': command(`bridge -n ${ns} fdb delete ${macOf(2)} dev wan0m master`),
       'the chain of the forwarding lease is gone': command(`ip netns exec ${ns} nft delete chain bridge mz_mss forward_000201`),
-      'the keeper of the forwarding lease is gone': async () => { await podDrivers().services.kill(FORWARD_SERVICE, 'SIGKILL') },
+      'the keeper of the forwarding lease is gone': async () => { await killService(podDrivers().services, FORWARD_SERVICE) },
       'nobody is answered any more': command(`ip neighbour flush nud permanent dev ${hostBridgeName(VNI)}`),
       'a link is of another kind': async () => {
         await command(`ip -n ${ns} link delete dev wan0`)()
@@ -94,7 +95,7 @@ async function learners (t: Test): Promise<void> {
       'the host bridge is gone': command(`ip link delete dev ${hostBridgeName(VNI)}`),
       'the table is gone, and with it what was learnt': command(`ip netns exec ${ns} nft delete table bridge mz_mss`),
       'the chain that asks for addresses is gone': command('nft delete chain bridge mz_mss ports_000201'),
-      'the keeper that learns is gone': async () => { await podDrivers().services.kill(SNOOP_SERVICE, 'SIGKILL') }
+      'the keeper that learns is gone': async () => { await killService(podDrivers().services, SNOOP_SERVICE) }
     },
     foreign,
     leftovers: async () => (await leftovers()).filter((line) => !line.includes('other')),
