@@ -1,6 +1,6 @@
 import type { Logger } from 'pino'
 import { foldSite, hostCapacityOf, siteCapacityOfAd } from './advertise.ts'
-import { hostDetail } from './api/host.ts'
+import { hostDetail } from './api/view/host.ts'
 import type { AgentConfig } from './config.ts'
 import { logFor } from './serve.ts'
 import type { HostDetail, HostResource, SiteResource } from '../protocol/api.ts'

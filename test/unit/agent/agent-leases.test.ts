@@ -1,7 +1,7 @@
 /** The lease resources and their routes, over a ledger of which every answer is known. */
 import { pino } from 'pino'
 import t, { type Test } from 'tap'
-import { createLeaseView, type LeaseView, type LeaseViewDeps } from '../../../agent/api/leases.ts'
+import { createLeaseView, type LeaseView, type LeaseViewDeps } from '../../../agent/api/view/leases.ts'
 import { addAgentRoutes, type RouteDeps } from '../../../agent/api/routes.ts'
 import { createEventLog } from '../../../agent/events.ts'
 import { LeaseDetailSchema, LeaseEventSchema, LeaseSchema, type LeaseDetail } from '../../../protocol/api.ts'

@@ -1,10 +1,10 @@
-import type { LeaseDetail, LeaseEventResource, LeaseResource, LeaseRevoked } from '../../protocol/api.ts'
-import { ConflictError, InvalidInputError, NotFoundError } from '../../protocol/core/errors.ts'
-import { type Lease, type ReadonlyLedgerState, isLive } from '../../protocol/core/lease/lease.ts'
-import { MASTERLESS_MS } from '../../protocol/core/limits.ts'
-import { shortId } from '../../protocol/core/short-id.ts'
-import type { EventLog } from '../events.ts'
-import type { HistoryEntry, Ledger } from '../../store/ledger/types.ts'
+import type { LeaseDetail, LeaseEventResource, LeaseResource, LeaseRevoked } from '../../../protocol/api.ts'
+import { ConflictError, InvalidInputError, NotFoundError } from '../../../protocol/core/errors.ts'
+import { type Lease, type ReadonlyLedgerState, isLive } from '../../../protocol/core/lease/lease.ts'
+import { MASTERLESS_MS } from '../../../protocol/core/limits.ts'
+import { shortId } from '../../../protocol/core/short-id.ts'
+import type { EventLog } from '../../events.ts'
+import type { HistoryEntry, Ledger } from '../../../store/ledger/types.ts'
 
 export interface LeaseViewDeps {
   host: string

@@ -1,8 +1,8 @@
-import { subtract } from '../../protocol/core/capacity.ts'
-import type { CertificateResource, HostDetail, HostResource } from '../../protocol/api.ts'
-import { describeRole } from '../../protocol/mesh/roles.ts'
-import type { Member } from '../../protocol/mesh/trust/certificate.ts'
-import type { HostAd } from '../../protocol/wire/gen/types.ts'
+import { subtract } from '../../../protocol/core/capacity.ts'
+import type { CertificateResource, HostDetail, HostResource } from '../../../protocol/api.ts'
+import { describeRole } from '../../../protocol/mesh/roles.ts'
+import type { Member } from '../../../protocol/mesh/trust/certificate.ts'
+import type { HostAd } from '../../../protocol/wire/gen/types.ts'
 
 /** What a checked chain says, for people. */
 export function certificateOf (member: Member): CertificateResource {

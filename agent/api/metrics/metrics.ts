@@ -1,7 +1,7 @@
-import type { CacheFigures } from '../master/caches.ts'
-import type { ClusterResource } from '../../protocol/api.ts'
-import type { RetainedStoreResource } from '../../protocol/cache-api.ts'
-import { cacheFamilies, retainedFamilies } from './cache-metrics.ts'
+import type { CacheFigures } from '../../master/caches.ts'
+import type { ClusterResource } from '../../../protocol/api.ts'
+import type { RetainedStoreResource } from '../../../protocol/cache-api.ts'
+import { cacheFamilies, retainedFamilies } from './cache.ts'
 import { family, type Sample } from './families.ts'
 
 /** Figures of one agent at this moment, for Prometheus. */

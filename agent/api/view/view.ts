@@ -1,9 +1,9 @@
-import type { ClusterRecord } from '../master/record.ts'
+import type { ClusterRecord } from '../../master/record.ts'
 import type { LeaseView } from './leases.ts'
-import type { AgentMetrics } from './metrics.ts'
-import type { AgentStatus, ConsoleResource, HostDetail, HostResource, SegmentPlanResource, SiteResource } from '../../protocol/api.ts'
-import { frontendNamespace } from '../../protocol/core/desired.ts'
-import { ConflictError, NotFoundError } from '../../protocol/core/errors.ts'
+import type { AgentMetrics } from '../metrics/metrics.ts'
+import type { AgentStatus, ConsoleResource, HostDetail, HostResource, SegmentPlanResource, SiteResource } from '../../../protocol/api.ts'
+import { frontendNamespace } from '../../../protocol/core/desired.ts'
+import { ConflictError, NotFoundError } from '../../../protocol/core/errors.ts'
 
 /** What the read routes show; filled in by agent/main.ts from ledger, mesh and reconciler. */
 export interface AgentView extends LeaseView {

@@ -1,6 +1,6 @@
-import { RotationSchema, RotateBodySchema, TunnelSchema } from '../../protocol/network-api.ts'
-import type { Api } from '../../protocol/rest/server.ts'
-import type { Tunnels } from '../tunnel/tunnels.ts'
+import { RotationSchema, RotateBodySchema, TunnelSchema } from '../../../protocol/network-api.ts'
+import type { Api } from '../../../protocol/rest/server.ts'
+import type { Tunnels } from '../../tunnel/tunnels.ts'
 
 /** The tunnel to other sites, and the exchange of its keys. */
 export function addTunnelRoutes (api: Api, tunnels: () => Pick<Tunnels, 'show' | 'rotate'>): void {

@@ -1,9 +1,9 @@
 import Type from 'typebox'
-import type { Calendar, HostReply } from '../calendar/calendar.ts'
-import type { Drain } from '../calendar/drain.ts'
-import { CalendarQuerySchema, type CalendarHostResource, CalendarSchema, DrainBodySchema, DrainSchema } from '../../protocol/calendar-api.ts'
-import { InvalidInputError, MusubiError } from '../../protocol/core/errors.ts'
-import type { Api } from '../../protocol/rest/server.ts'
+import type { Calendar, HostReply } from '../../calendar/calendar.ts'
+import type { Drain } from '../../calendar/drain.ts'
+import { CalendarQuerySchema, type CalendarHostResource, CalendarSchema, DrainBodySchema, DrainSchema } from '../../../protocol/calendar-api.ts'
+import { InvalidInputError, MusubiError } from '../../../protocol/core/errors.ts'
+import type { Api } from '../../../protocol/rest/server.ts'
 
 export interface CalendarRouteDeps {
   site: string

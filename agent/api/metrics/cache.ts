@@ -1,6 +1,6 @@
-import type { CacheFigures } from '../master/caches.ts'
-import type { ClusterResource } from '../../protocol/api.ts'
-import type { RetainedStoreResource } from '../../protocol/cache-api.ts'
+import type { CacheFigures } from '../../master/caches.ts'
+import type { ClusterResource } from '../../../protocol/api.ts'
+import type { RetainedStoreResource } from '../../../protocol/cache-api.ts'
 import { family, type Sample } from './families.ts'
 
 /** Nodes with series of their own, of all clusters together: what is beyond is counted as `other` of its cache. */

@@ -1,11 +1,11 @@
 import Type from 'typebox'
-import type { AgentView } from './view.ts'
+import type { AgentView } from '../view/view.ts'
 import {
   AdoptBodySchema, ClusterSchema, ExtendBodySchema, LeaseDetailSchema, LeaseEventSchema, LeaseRevokeBodySchema, LeaseRevokedSchema, LeaseSchema, ScaleBodySchema
-} from '../../protocol/api.ts'
-import { MAX_HISTORY_ANSWERED } from '../../protocol/core/limits.ts'
-import type { Api } from '../../protocol/rest/server.ts'
-import type { Master } from '../master/master.ts'
+} from '../../../protocol/api.ts'
+import { MAX_HISTORY_ANSWERED } from '../../../protocol/core/limits.ts'
+import type { Api } from '../../../protocol/rest/server.ts'
+import type { Master } from '../../master/master.ts'
 
 const DEFAULT_HISTORY = 50
 const ByName = Type.Object({ name: Type.String({ maxLength: 64 }) })

@@ -1,7 +1,7 @@
 import Type from 'typebox'
-import type { Planner } from '../quote/planner.ts'
-import { PlanQuerySchema, PlanSchema } from '../../protocol/plan-api.ts'
-import type { Api } from '../../protocol/rest/server.ts'
+import type { Planner } from '../../quote/planner.ts'
+import { PlanQuerySchema, PlanSchema } from '../../../protocol/plan-api.ts'
+import type { Api } from '../../../protocol/rest/server.ts'
 
 /** Names with commas between them. */
 export const namesIn = (text: string): string[] => text.split(',').map(name => name.trim()).filter(name => name !== '')

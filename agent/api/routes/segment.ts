@@ -1,8 +1,8 @@
 import Type from 'typebox'
-import type { Diagnose } from '../diagnose/diagnose.ts'
-import { DiagnosisSchema, PingBodySchema, PingResultSchema } from '../../protocol/network-api.ts'
-import { NotFoundError } from '../../protocol/core/errors.ts'
-import type { Api } from '../../protocol/rest/server.ts'
+import type { Diagnose } from '../../diagnose/diagnose.ts'
+import { DiagnosisSchema, PingBodySchema, PingResultSchema } from '../../../protocol/network-api.ts'
+import { NotFoundError } from '../../../protocol/core/errors.ts'
+import type { Api } from '../../../protocol/rest/server.ts'
 
 const ByName = Type.Object({ name: Type.String({ maxLength: 64 }) })
 

@@ -1,8 +1,8 @@
 import Type from 'typebox'
-import type { RouteDeps } from './routes.ts'
-import { InvitationSchema, InviteBodySchema, InvitedSchema, RevokeBodySchema, RevokedSchema } from '../../protocol/api.ts'
-import { PolicyCheckSchema, PolicySchema } from '../../protocol/policy-api.ts'
-import type { Api } from '../../protocol/rest/server.ts'
+import type { RouteDeps } from '../routes.ts'
+import { InvitationSchema, InviteBodySchema, InvitedSchema, RevokeBodySchema, RevokedSchema } from '../../../protocol/api.ts'
+import { PolicyCheckSchema, PolicySchema } from '../../../protocol/policy-api.ts'
+import type { Api } from '../../../protocol/rest/server.ts'
 
 const ById = Type.Object({ id: Type.String({ maxLength: 64 }) })
 

@@ -1,13 +1,13 @@
-import { DEFAULT_UNDERLAY_MTU } from '../drivers/network/names.ts'
-import { planSegment } from '../drivers/network/plan.ts'
-import { renderPlan } from '../drivers/network/render.ts'
-import type { SegmentPlanResource } from '../../protocol/api.ts'
-import { NotFoundError } from '../../protocol/core/errors.ts'
-import type { SegmentSpec } from '../../protocol/core/desired.ts'
-import type { ClusterDocument } from '../../protocol/core/messages.ts'
-import { LOCAL } from '../../protocol/core/local.ts'
-import { localSegmentFor, objectName, segmentFor } from '../../protocol/core/plan.ts'
-import type { Self } from '../../protocol/core/verify.ts'
+import { DEFAULT_UNDERLAY_MTU } from '../../drivers/network/names.ts'
+import { planSegment } from '../../drivers/network/plan.ts'
+import { renderPlan } from '../../drivers/network/render.ts'
+import type { SegmentPlanResource } from '../../../protocol/api.ts'
+import { NotFoundError } from '../../../protocol/core/errors.ts'
+import type { SegmentSpec } from '../../../protocol/core/desired.ts'
+import type { ClusterDocument } from '../../../protocol/core/messages.ts'
+import { LOCAL } from '../../../protocol/core/local.ts'
+import { localSegmentFor, objectName, segmentFor } from '../../../protocol/core/plan.ts'
+import type { Self } from '../../../protocol/core/verify.ts'
 
 /**
  * What every host of a cluster is to have of its segment. Pure: nobody is asked, so the MTU of each underlay

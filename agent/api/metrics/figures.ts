@@ -1,10 +1,10 @@
 import type { AgentMetrics } from './metrics.ts'
-import type { Cordon } from '../cordon.ts'
-import type { Directory } from '../directory.ts'
-import type { SiteIssuer } from '../site/issuer.ts'
-import type { Mesh } from '../../protocol/mesh/mesh.ts'
-import type { Ledger } from '../../store/ledger/types.ts'
-import { isMasterless } from './leases.ts'
+import type { Cordon } from '../../cordon.ts'
+import type { Directory } from '../../directory.ts'
+import type { SiteIssuer } from '../../site/issuer.ts'
+import type { Mesh } from '../../../protocol/mesh/mesh.ts'
+import type { Ledger } from '../../../store/ledger/types.ts'
+import { isMasterless } from '../view/leases.ts'
 
 export interface FigureSources { mesh: Mesh, directory: Directory, ledger: Ledger, issuer: SiteIssuer, cordon: Cordon, started: number }
 

@@ -1,8 +1,8 @@
 import Type from 'typebox'
-import type { Caches } from '../cache/fleet.ts'
-import type { RetainedStores } from '../cache/retained.ts'
-import { CacheBudgetBodySchema, CacheBudgetSchema, CacheDeedSchema, CachedObjectsSchema, CancelBodySchema, ClusterCachesSchema, ForgetBodySchema, PreheatBodySchema, PurgeBodySchema, RetainedDeedSchema, RetainedStoresSchema } from '../../protocol/cache-api.ts'
-import type { Api } from '../../protocol/rest/server.ts'
+import type { Caches } from '../../cache/fleet.ts'
+import type { RetainedStores } from '../../cache/retained.ts'
+import { CacheBudgetBodySchema, CacheBudgetSchema, CacheDeedSchema, CachedObjectsSchema, CancelBodySchema, ClusterCachesSchema, ForgetBodySchema, PreheatBodySchema, PurgeBodySchema, RetainedDeedSchema, RetainedStoresSchema } from '../../../protocol/cache-api.ts'
+import type { Api } from '../../../protocol/rest/server.ts'
 
 /** A site, and where its page ends. */
 const MAX_AFTER = 64 + 1 + 540
