@@ -26,7 +26,7 @@ import { InvalidInputError, UnreachableError } from '../../protocol/core/errors.
 import type { SiteHost } from '../../protocol/core/gateway/events.ts'
 import type { KnownSite } from '../../protocol/core/master/events.ts'
 import { nextStartOf } from '../../protocol/core/lease/lease.ts'
-import { documentSource } from '../../protocol/core/master/growth.ts'
+import { documentSource } from '../../protocol/core/master/changes/growth.ts'
 import type { EpochGrant } from '../../protocol/core/messages.ts'
 import { siteCapacityOf } from '../../protocol/core/placement/site-capacity.ts'
 import type { GatewayTruth, HostTruth } from '../../protocol/core/verify.ts'

@@ -1,7 +1,7 @@
 /** What every process of the world shares: who is where, what sites see of each other, certificates that nobody can forge. */
 import { InvalidInputError } from '../../../protocol/core/errors.ts'
 import { buildClusterDocument } from '../../../protocol/core/document.ts'
-import { documentSource } from '../../../protocol/core/master/growth.ts'
+import { documentSource } from '../../../protocol/core/master/changes/growth.ts'
 import type { KnownSite } from '../../../protocol/core/master/events.ts'
 import type { MasterRecord } from '../../../protocol/core/master/record.ts'
 import type { PolicyDocument } from '../../../protocol/policy-api.ts'

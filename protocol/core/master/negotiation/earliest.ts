@@ -1,12 +1,12 @@
 /** Where and when a cluster would fit, from what sites say of their calendars. Nothing of it is promised. */
-import { type Resources, fits, timesFitting } from '../capacity.ts'
-import { type Lending, closedFor, startsIn } from '../calendar/lending.ts'
-import { type HostCalendar, type SiteCalendar, type TogetherAsk, earliestTogether, leastIn } from '../calendar/together.ts'
-import { MAX_EARLIEST_TRIES, MAX_TERM_MS } from '../limits.ts'
-import { placeAmongSites } from '../placement/among-sites.ts'
-import { FRONTEND_RESOURCES, nodeResources } from '../placement/at-site.ts'
-import { type SiteCapacity, siteCapacityOf } from '../placement/site-capacity.ts'
-import type { ClusterSpec } from '../spec.ts'
+import { type Resources, fits, timesFitting } from '../../capacity.ts'
+import { type Lending, closedFor, startsIn } from '../../calendar/lending.ts'
+import { type HostCalendar, type SiteCalendar, type TogetherAsk, earliestTogether, leastIn } from '../../calendar/together.ts'
+import { MAX_EARLIEST_TRIES, MAX_TERM_MS } from '../../limits.ts'
+import { placeAmongSites } from '../../placement/among-sites.ts'
+import { FRONTEND_RESOURCES, nodeResources } from '../../placement/at-site.ts'
+import { type SiteCapacity, siteCapacityOf } from '../../placement/site-capacity.ts'
+import type { ClusterSpec } from '../../spec.ts'
 
 /** A site that can be asked, with its calendar; null: it said nothing, and what it advertises is taken for all of the time. */
 export type SiteOverTime<T extends SiteCapacity> = T & { calendar: readonly HostCalendar[] | null, lending?: Lending }

@@ -1,10 +1,10 @@
 /** A cluster that all sites hold and whose user is to decide: it is taken, or it lapses. Nothing is renewed. */
-import { ConflictError, MusubiError, NotFoundError } from '../errors.ts'
-import { answer } from './amend.ts'
-import type { Turn } from './machine.ts'
+import { ConflictError, MusubiError, NotFoundError } from '../../errors.ts'
+import { answer } from '../changes/amend.ts'
+import type { Turn } from '../machine.ts'
 import { fail } from './negotiate.ts'
-import { type Hold, type MasterRecord, acceptUntilMs } from './record.ts'
-import { lapsed } from './say.ts'
+import { type Hold, type MasterRecord, acceptUntilMs } from '../record.ts'
+import { lapsed } from '../say.ts'
 
 /** States of one that was accepted and lives. */
 const TAKEN: ReadonlySet<string> = new Set(['committing', 'preparing', 'activating', 'active'])

@@ -1,16 +1,16 @@
 /** Documents and placements of clusters that change while they run. */
-import { describe } from '../capacity.ts'
-import { memberHosts } from '../document.ts'
-import { MAX_NODES_PER_CLUSTER, MAX_SITES_PER_CLUSTER } from '../limits.ts'
-import type { ClusterDocument, Held, Offer, Receipt } from '../messages.ts'
-import { type Refusal, nodeResources, nodesByHost, refuse } from '../placement/at-site.ts'
-import type { ClusterSpec } from '../spec.ts'
-import { type SitePart, nodeName } from '../placement/among-sites.ts'
-import { type Asked, type Candidate, bySite, noRoom, ruledOut, slotsIn } from '../placement/candidates.ts'
-import { type Shares, onFewest, onMost } from '../placement/shares.ts'
-import type { SiteCapacity } from '../placement/site-capacity.ts'
-import { sharesGoing } from '../quota-share.ts'
-import type { MasterRecord } from './record.ts'
+import { describe } from '../../capacity.ts'
+import { memberHosts } from '../../document.ts'
+import { MAX_NODES_PER_CLUSTER, MAX_SITES_PER_CLUSTER } from '../../limits.ts'
+import type { ClusterDocument, Held, Offer, Receipt } from '../../messages.ts'
+import { type Refusal, nodeResources, nodesByHost, refuse } from '../../placement/at-site.ts'
+import type { ClusterSpec } from '../../spec.ts'
+import { type SitePart, nodeName } from '../../placement/among-sites.ts'
+import { type Asked, type Candidate, bySite, noRoom, ruledOut, slotsIn } from '../../placement/candidates.ts'
+import { type Shares, onFewest, onMost } from '../../placement/shares.ts'
+import type { SiteCapacity } from '../../placement/site-capacity.ts'
+import { sharesGoing } from '../../quota-share.ts'
+import type { MasterRecord } from '../record.ts'
 
 const byText = (a: string, b: string): number => a < b ? -1 : a > b ? 1 : 0
 

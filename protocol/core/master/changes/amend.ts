@@ -1,16 +1,16 @@
 /** Changes to a cluster that runs: held at all its lenders, decided on disk, committed; or given up everywhere. */
-import { ConflictError, MusubiError, NotFoundError, UnreachableError } from '../errors.ts'
-import { HOLD_TTL_MS, MAX_NODES_PER_CLUSTER, MAX_TERM_MS, MIN_TERM_MS } from '../limits.ts'
-import type { ClusterDocument, Offer, Receipt } from '../messages.ts'
-import { allRefused, commitFor, extendFor, heldTooShort, notActivated, notCommitted, placeError, refusedBy, releaseFor, requestFor } from './say.ts'
-import { activateAt, commitDeadlineMs, documentProblem, isBusy, receiptsOf } from './carry.ts'
-import type { KnownSite } from './events.ts'
+import { ConflictError, MusubiError, NotFoundError, UnreachableError } from '../../errors.ts'
+import { HOLD_TTL_MS, MAX_NODES_PER_CLUSTER, MAX_TERM_MS, MIN_TERM_MS } from '../../limits.ts'
+import type { ClusterDocument, Offer, Receipt } from '../../messages.ts'
+import { allRefused, commitFor, extendFor, heldTooShort, notActivated, notCommitted, placeError, refusedBy, releaseFor, requestFor } from '../say.ts'
+import { activateAt, commitDeadlineMs, documentProblem, isBusy, receiptsOf } from '../carry.ts'
+import type { KnownSite } from '../events.ts'
 import { documentSource, mergeOffers, nextVersion, placeGrowth, without } from './growth.ts'
-import { type Call, type Round, type Turn, membersOf, attempt } from './machine.ts'
-import { alsoAsked, firstEnd, isAnswered, staleHolds, takeOffer, takeRefusal, validUntil } from './negotiate.ts'
-import { ACTIVATE_DEADLINE_MS, ACTIVATE_PATIENCE_MS, ADOPTED_PATIENCE_MS, LAST_TRY_MS, RELEASE_DEADLINE_MS, REQUEST_DEADLINE_MS } from './pace.ts'
-import type { Asked, ClusterAmendment, Dropped, MasterRecord } from './record.ts'
-import { holdTimeOf } from '../verify-request.ts'
+import { type Call, type Round, type Turn, membersOf, attempt } from '../machine.ts'
+import { alsoAsked, firstEnd, isAnswered, staleHolds, takeOffer, takeRefusal, validUntil } from '../negotiation/negotiate.ts'
+import { ACTIVATE_DEADLINE_MS, ACTIVATE_PATIENCE_MS, ADOPTED_PATIENCE_MS, LAST_TRY_MS, RELEASE_DEADLINE_MS, REQUEST_DEADLINE_MS } from '../pace.ts'
+import type { Asked, ClusterAmendment, Dropped, MasterRecord } from '../record.ts'
+import { holdTimeOf } from '../../verify-request.ts'
 
 export const answer = (turn: Turn, clusterId: string, id: string, error: MusubiError | null): void => { turn.effects.push({ effect: 'amended', clusterId, id, error }) }
 

@@ -1,11 +1,11 @@
 /** The WAN budget of a cluster's caches, changed while it runs: another document, which no lender can refuse. */
-import { changeBudget, type BudgetChange } from '../cache-budget.ts'
-import { cacheTermsProblem, renderCacheTerms } from '../cache-terms.ts'
-import { InvalidInputError, type MusubiError } from '../errors.ts'
+import { changeBudget, type BudgetChange } from '../../cache-budget.ts'
+import { cacheTermsProblem, renderCacheTerms } from '../../cache-terms.ts'
+import { InvalidInputError, type MusubiError } from '../../errors.ts'
 import { answer, obstacle } from './amend.ts'
 import { nextVersion } from './growth.ts'
-import type { Turn } from './machine.ts'
-import type { MasterRecord } from './record.ts'
+import type { Turn } from '../machine.ts'
+import type { MasterRecord } from '../record.ts'
 
 function misfit (record: MasterRecord, { site, rateKbitPerS, totalBytes }: BudgetChange, terms: string): MusubiError | null {
   const cached = (record.document?.sites ?? []).filter(one => one.cache).map(one => one.site)
