@@ -3,7 +3,7 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { circuitRelayServer, circuitRelayTransport, type CircuitRelayServerComponents, type CircuitRelayService, type CircuitRelayTransportComponents } from '@libp2p/circuit-relay-v2'
 import type { Connection, MultiaddrConnection, Stream, Transport, UpgraderOptions } from '@libp2p/interface'
 import { tcp } from '@libp2p/tcp'
-import { DIAL_TIMEOUT_MS, MAX_RELAY_RESERVATIONS, MAX_RELAYED_CONNECTIONS, MAX_RELAYED_FROM_PEER, MAX_RELAYED_TO_PEER, RELAY_BUFFER_BYTES } from '../core/limits.ts'
+import { DIAL_TIMEOUT_MS, MAX_RELAY_RESERVATIONS, MAX_RELAYED_CONNECTIONS, MAX_RELAYED_FROM_PEER, MAX_RELAYED_TO_PEER, RELAY_BUFFER_BYTES } from '../../core/limits.ts'
 import type { DialFrom } from './punch.ts'
 
 /** `target` with some methods of ours. */

@@ -5,7 +5,7 @@
  */
 import type { ComponentLogger, Connection, MessageStream, Stream, StreamMuxer, StreamMuxerFactory, Transport, Upgrader } from '@libp2p/interface'
 import { Uint8ArrayList } from 'uint8arraylist'
-import { InvalidInputError, MusubiError, UnreachableError } from '../core/errors.ts'
+import { InvalidInputError, MusubiError, UnreachableError } from '../../core/errors.ts'
 
 /** What the streams and connections of libp2p have beyond their interface: where arriving bytes go in. */
 interface Intake { onData (data: Uint8Array | Uint8ArrayList): void }

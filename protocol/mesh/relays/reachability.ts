@@ -1,13 +1,13 @@
 import type { Connection, Libp2p } from '@libp2p/interface'
-import { DIAL_TIMEOUT_MS } from '../core/limits.ts'
-import { PUNCH_PROTOCOL } from './constants.ts'
-import { connect, connectDirectly, openConnection, openConnections, relaysOf, speaks, type MeshLog } from './node.ts'
+import { DIAL_TIMEOUT_MS } from '../../core/limits.ts'
+import { PUNCH_PROTOCOL } from '../constants.ts'
+import { connect, connectDirectly, openConnection, openConnections, relaysOf, speaks, type MeshLog } from '../node.ts'
 import { Paths } from './paths.ts'
-import type { PeerBook } from './peer-book.ts'
+import type { PeerBook } from '../peer-book.ts'
 import { answerPunch, punch, type DialFrom } from './punch.ts'
 import { Reservations } from './reservations.ts'
-import { isTcpAddress } from './roles.ts'
-import type { Callers } from './rpc/callers.ts'
+import { isTcpAddress } from '../roles.ts'
+import type { Callers } from '../rpc/callers.ts'
 
 /** Addresses of one relay that are passed on: records are small, and one of them is usually enough. */
 const MAX_ADDRESSES_OF_RELAY = 2

@@ -1,6 +1,6 @@
 import type { Connection } from '@libp2p/interface'
-import { RPC_DEADLINE_MAX_MS } from '../core/limits.ts'
-import { DIRECT_FIRST_MS, DIRECT_RETRY_MAX_MS, DIRECT_RETRY_MIN_MS, RELAY_LINGER_MS, RPC_PROTOCOL } from './constants.ts'
+import { RPC_DEADLINE_MAX_MS } from '../../core/limits.ts'
+import { DIRECT_FIRST_MS, DIRECT_RETRY_MAX_MS, DIRECT_RETRY_MIN_MS, RELAY_LINGER_MS, RPC_PROTOCOL } from '../constants.ts'
 
 export interface PathsOptions {
   /** open connections to a peer */

@@ -1,9 +1,9 @@
 import type { Connection, Stream } from '@libp2p/interface'
 import { lpStream } from '@libp2p/utils'
 import protobuf from 'protobufjs/minimal.js'
-import { errorCode, InvalidInputError, MusubiError } from '../core/errors.ts'
-import { MAX_RELAY_MESSAGE_BYTES } from '../core/limits.ts'
-import { HOP_PROTOCOL, RELAY_CHECK_MS, RELAY_RENEW_MS, RELAY_RETRY_MS, RELAY_TIMEOUT_MS, RELAYS_KEPT } from './constants.ts'
+import { errorCode, InvalidInputError, MusubiError } from '../../core/errors.ts'
+import { MAX_RELAY_MESSAGE_BYTES } from '../../core/limits.ts'
+import { HOP_PROTOCOL, RELAY_CHECK_MS, RELAY_RENEW_MS, RELAY_RETRY_MS, RELAY_TIMEOUT_MS, RELAYS_KEPT } from '../constants.ts'
 
 /** HopMessage { type: RESERVE } */
 const RESERVE = Uint8Array.of(8, 0)

@@ -3,9 +3,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Connection, IdentifyResult, Libp2p, Stream } from '@libp2p/interface'
 import { lpStream } from '@libp2p/utils'
 import { multiaddr, type Multiaddr } from '@multiformats/multiaddr'
-import { InvalidInputError, MusubiError } from '../core/errors.ts'
-import { PUNCH_ATTEMPTS, PUNCH_PROTOCOL, PUNCH_TIMEOUT_MS } from './constants.ts'
-import { isTcpAddress } from './roles.ts'
+import { InvalidInputError, MusubiError } from '../../core/errors.ts'
+import { PUNCH_ATTEMPTS, PUNCH_PROTOCOL, PUNCH_TIMEOUT_MS } from '../constants.ts'
+import { isTcpAddress } from '../roles.ts'
 
 /**
  * Dials from a port of this host.
