@@ -20,8 +20,8 @@ import { isLive, isQuota } from '../../protocol/core/lease/lease.ts'
 import { MAX_CLOCK_SKEW_MS } from '../../protocol/core/limits.ts'
 import type { EpochGrant, Grant, HoldRequest, ReleaseRequest } from '../../protocol/core/messages.ts'
 import { OWN_SHARE } from '../../protocol/core/gateway/shares.ts'
-import type { HostTruth } from '../../protocol/core/verify.ts'
-import { claimProblem, hostCommitProblem, hostCurtailProblem, hostExtendProblem, hostKeepAliveProblem, hostRestoreProblem, holdProblem, releaseProblem } from '../../protocol/core/verify-request.ts'
+import type { HostTruth } from '../../protocol/core/verify/document.ts'
+import { claimProblem, hostCommitProblem, hostCurtailProblem, hostExtendProblem, hostKeepAliveProblem, hostRestoreProblem, holdProblem, releaseProblem } from '../../protocol/core/verify/request.ts'
 
 export interface LessorDeps {
   site: string

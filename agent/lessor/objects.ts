@@ -8,7 +8,7 @@ import { bareAddress } from '../../protocol/core/document.ts'
 import { isQuota } from '../../protocol/core/lease/lease.ts'
 import type { GatewayFacts } from '../../protocol/core/messages.ts'
 import { desiredFor, type GatewayNews, mergeTunnels, objectName, TUNNEL_NAME, withNews } from '../../protocol/core/plan.ts'
-import type { Self } from '../../protocol/core/verify.ts'
+import type { Self } from '../../protocol/core/verify/document.ts'
 
 /** What clusters have on a host, and what they are to have: the ledger says it, the reconciler has seen it. */
 export interface HostObjects {

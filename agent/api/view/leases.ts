@@ -2,7 +2,7 @@ import type { LeaseDetail, LeaseEventResource, LeaseResource, LeaseRevoked } fro
 import { ConflictError, InvalidInputError, NotFoundError } from '../../../protocol/core/errors.ts'
 import { type Lease, type ReadonlyLedgerState, isLive } from '../../../protocol/core/lease/lease.ts'
 import { MASTERLESS_MS } from '../../../protocol/core/limits.ts'
-import { shortId } from '../../../protocol/core/short-id.ts'
+import { shortId } from '../../../protocol/core/notation/short-id.ts'
 import type { EventLog } from '../../events.ts'
 import type { HistoryEntry, Ledger } from '../../../store/ledger/types.ts'
 

@@ -5,9 +5,9 @@ import type { SegmentPlanResource } from '../../../protocol/api.ts'
 import { NotFoundError } from '../../../protocol/core/errors.ts'
 import type { SegmentSpec } from '../../../protocol/core/desired.ts'
 import type { ClusterDocument } from '../../../protocol/core/messages.ts'
-import { LOCAL } from '../../../protocol/core/local.ts'
+import { LOCAL } from '../../../protocol/core/network/local.ts'
 import { localSegmentFor, objectName, segmentFor } from '../../../protocol/core/plan.ts'
-import type { Self } from '../../../protocol/core/verify.ts'
+import type { Self } from '../../../protocol/core/verify/document.ts'
 
 /**
  * What every host of a cluster is to have of its segment. Pure: nobody is asked, so the MTU of each underlay

@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { clusterNamespace } from '../../../protocol/core/desired.ts'
-import { networksOverlap } from '../../../protocol/core/addresses.ts'
+import { networksOverlap } from '../../../protocol/core/network/addresses.ts'
 import { MAX_HOST_MEMBERS } from '../../../protocol/core/limits.ts'
 import { ConflictError, errorCode, type MusubiError } from '../../../protocol/core/errors.ts'
 import { CommandError, run } from '../../exec.ts'

@@ -9,7 +9,7 @@ import { MusubiError, NoCapacityError } from '../../../protocol/core/errors.ts'
 import type { Lease } from '../../../protocol/core/lease/lease.ts'
 import { emptyLedger, putLease } from '../../../protocol/core/lease/state.ts'
 import { MASTERLESS_MS, MAX_HISTORY_ANSWERED } from '../../../protocol/core/limits.ts'
-import { shortId } from '../../../protocol/core/short-id.ts'
+import { shortId } from '../../../protocol/core/notation/short-id.ts'
 import { createApi, type Api } from '../../../protocol/rest/server.ts'
 import type { HistoryEntry } from '../../../store/ledger/types.ts'
 

@@ -10,7 +10,7 @@ import { type Call, type Round, type Turn, membersOf, attempt } from '../machine
 import { alsoAsked, firstEnd, isAnswered, staleHolds, takeOffer, takeRefusal, validUntil } from '../negotiation/negotiate.ts'
 import { ACTIVATE_DEADLINE_MS, ACTIVATE_PATIENCE_MS, ADOPTED_PATIENCE_MS, LAST_TRY_MS, RELEASE_DEADLINE_MS, REQUEST_DEADLINE_MS } from '../pace.ts'
 import type { Asked, ClusterAmendment, Dropped, MasterRecord } from '../record.ts'
-import { holdTimeOf } from '../../verify-request.ts'
+import { holdTimeOf } from '../../verify/request.ts'
 
 export const answer = (turn: Turn, clusterId: string, id: string, error: MusubiError | null): void => { turn.effects.push({ effect: 'amended', clusterId, id, error }) }
 

@@ -1,6 +1,6 @@
 /** The WAN budget of a cluster's caches, changed while it runs: another document, which no lender can refuse. */
-import { changeBudget, type BudgetChange } from '../../cache-budget.ts'
-import { cacheTermsProblem, renderCacheTerms } from '../../cache-terms.ts'
+import { changeBudget, type BudgetChange } from '../../cache/budget.ts'
+import { cacheTermsProblem, renderCacheTerms } from '../../cache/terms.ts'
 import { InvalidInputError, type MusubiError } from '../../errors.ts'
 import { answer, obstacle } from './amend.ts'
 import { nextVersion } from './growth.ts'

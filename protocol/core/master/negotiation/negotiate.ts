@@ -1,11 +1,11 @@
 /** From a user's wish to the decision: requests to all sites of a placement, all offers or another placement. */
 import { MusubiError } from '../../errors.ts'
 import { HOLD_MARGIN, HOLD_TTL_MS, MAX_EARLIEST_ROUNDS } from '../../limits.ts'
-import { isLocal } from '../../local.ts'
+import { isLocal } from '../../network/local.ts'
 import type { Offer } from '../../messages.ts'
 import { nodesByHost } from '../../placement/at-site.ts'
 import { type SitePart, placeAmongSites } from '../../placement/among-sites.ts'
-import { holdTimeOf } from '../../verify-request.ts'
+import { holdTimeOf } from '../../verify/request.ts'
 import { type Refused, allRefused, errorOf, heldTooShort, noStart, placeError, refusedBy, releaseFor, requestFor } from '../say.ts'
 import type { Looked, NewCluster } from '../events.ts'
 import { type Call, type Round, type Turn } from '../machine.ts'

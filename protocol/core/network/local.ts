@@ -1,7 +1,7 @@
 /** The second segment of a cluster, one at each site, which never leaves it: `network: {local: true}`. */
 import { parseCidr } from './addresses.ts'
-import { MAX_VNI } from './limits.ts'
-import type { ClusterDocument, ClusterNode } from './messages.ts'
+import { MAX_VNI } from '../limits.ts'
+import type { ClusterDocument, ClusterNode } from '../messages.ts'
 
 /** Name of its lease, of kind `segment`, and the end of its object's name. */
 export const LOCAL = 'local'

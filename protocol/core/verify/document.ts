@@ -3,22 +3,22 @@
  * a master of another site: nothing in it is believed that this host, its ledger or the roster can
  * tell. Pure; the first problem is told in words.
  */
-import { cidrProblem, networksOverlap, parseCidr, parseIp } from './addresses.ts'
-import { sameButBudget } from './cache-budget.ts'
-import { cacheTermsProblem } from './cache-terms.ts'
-import { bareAddress, memberHosts, volumeIqn } from './document.ts'
-import { endpointClash, isUnderlayAddress, parseEndpoints } from './endpoints.ts'
-import { ConflictError, MusubiError } from './errors.ts'
-import { fits } from './capacity.ts'
-import { type Lease, isLive } from './lease/lease.ts'
-import { isLocal, vnisOf } from './local.ts'
+import { cidrProblem, networksOverlap, parseCidr, parseIp } from '../network/addresses.ts'
+import { sameButBudget } from '../cache/budget.ts'
+import { cacheTermsProblem } from '../cache/terms.ts'
+import { bareAddress, memberHosts, volumeIqn } from '../document.ts'
+import { endpointClash, isUnderlayAddress, parseEndpoints } from '../network/endpoints.ts'
+import { ConflictError, MusubiError } from '../errors.ts'
+import { fits } from '../capacity.ts'
+import { type Lease, isLive } from '../lease/lease.ts'
+import { isLocal, vnisOf } from '../network/local.ts'
 import {
   MAX_EPOCH, MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_SITES_PER_CLUSTER, MAX_VCPUS_PER_NODE, MAX_VNI, MAX_VOLUME_MIB, MAX_VOLUMES_PER_CLUSTER
-} from './limits.ts'
-import type { ClusterDocument, GatewayFacts, MemberSite, Offer } from './messages.ts'
-import { FRONTEND_RESOURCES, nodeResources, volumeResources } from './placement/at-site.ts'
-import { isTunnelKey } from './tracks.ts'
-import { holdTimeOf, isName, isUuid, twice } from './verify-request.ts'
+} from '../limits.ts'
+import type { ClusterDocument, GatewayFacts, MemberSite, Offer } from '../messages.ts'
+import { FRONTEND_RESOURCES, nodeResources, volumeResources } from '../placement/at-site.ts'
+import { isTunnelKey } from '../network/tracks.ts'
+import { holdTimeOf, isName, isUuid, twice } from './request.ts'
 
 const MAC = /^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$/
 /** 0 where there is none, as in all that earlier releases wrote. */

@@ -3,7 +3,7 @@
  * in 10.42.0.0/16 the frontend is .0.1, node 7 at the second site .2.7, that site's gateway .255.2;
  * the last two bytes of a MAC are the last two bytes of the address.
  */
-import { MAX_NODES_PER_CLUSTER, MAX_SITES_PER_CLUSTER } from './limits.ts'
+import { MAX_NODES_PER_CLUSTER, MAX_SITES_PER_CLUSTER } from '../limits.ts'
 
 /** The layout uses two whole bytes (site, node), so a segment needs at least this many host bits. */
 export const MAX_PREFIX_LENGTH = 16

@@ -2,14 +2,14 @@
  * What a lender checks of questions before it works on them: names, numbers and counts that come
  * from another site. Pure; every function says what is wrong in words, or null.
  */
-import { type Resources, describe, fits as fitsWithin, isValid, zero } from './capacity.ts'
-import type { HostExtendRequest } from './gateway/events.ts'
+import { type Resources, describe, fits as fitsWithin, isValid, zero } from '../capacity.ts'
+import type { HostExtendRequest } from '../gateway/events.ts'
 import {
   HOLD_TTL_MS, MAX_BANDWIDTH_MBIT, MAX_CERTIFICATE_BYTES, MAX_CHAIN, MAX_COPY_BYTES, MAX_EPOCH, MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_TERM_MS,
   MAX_VCPUS_PER_NODE, MAX_VNI, MAX_VOLUME_MIB, MAX_VOLUMES_PER_CLUSTER, MIN_TERM_MS
-} from './limits.ts'
-import { isLocal } from './local.ts'
-import type { CommitRequest, ExtendRequest, HoldItem, HoldRequest, KeepAliveRequest, LeaseKind, ReleaseRequest, Request } from './messages.ts'
+} from '../limits.ts'
+import { isLocal } from '../network/local.ts'
+import type { CommitRequest, ExtendRequest, HoldItem, HoldRequest, KeepAliveRequest, LeaseKind, ReleaseRequest, Request } from '../messages.ts'
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
 const NAME = /^[a-z0-9][a-z0-9-]{0,62}$/

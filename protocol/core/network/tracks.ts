@@ -1,5 +1,5 @@
 /** What gateways say of their own tunnel keys, and what of it is believed. */
-import type { TunnelTrack } from './desired.ts'
+import type { TunnelTrack } from '../desired.ts'
 import { parseEndpoints } from './endpoints.ts'
 
 /** Tracks of a gateway: one key, and while it is exchanged a second one. */

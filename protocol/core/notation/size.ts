@@ -1,5 +1,5 @@
 /** Sizes as people type them, read strictly. */
-import { InvalidInputError } from './errors.ts'
+import { InvalidInputError } from '../errors.ts'
 
 const MIB = { MiB: 1, GiB: 1024, TiB: 1024 * 1024 } as const
 

@@ -1,5 +1,5 @@
 /** The WAN budget of a cluster's caches: what one site's comes to, and how it is changed while the cluster runs. Pure. */
-import type { CacheBudget, CacheTerms, SiteCacheBudget } from './cache-terms.ts'
+import type { CacheBudget, CacheTerms, SiteCacheBudget } from './terms.ts'
 
 /** A change of the budget; what is absent stays as it is. */
 export interface BudgetChange {

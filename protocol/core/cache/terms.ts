@@ -3,10 +3,10 @@
  * as lines of text, checked by every host that gets it. Pure.
  */
 import Type, { type Static } from 'typebox'
-import type { CacheProfile } from './desired.ts'
-import { parseDuration } from './duration.ts'
-import { InvalidInputError } from './errors.ts'
-import { MAX_CACHE_BUDGET_BYTES, MAX_CACHE_INDEXES, MAX_CACHE_PREFIX_CHARACTERS, MAX_CACHE_PREFIXES, MAX_CACHE_RATE_KBIT, MAX_CACHE_RETAIN_MS, MAX_CACHE_TERMS_CHARACTERS, MAX_SITES_PER_CLUSTER, MAX_VOLUME_MIB, MIN_CACHE_RETAIN_MS } from './limits.ts'
+import type { CacheProfile } from '../desired.ts'
+import { parseDuration } from '../notation/duration.ts'
+import { InvalidInputError } from '../errors.ts'
+import { MAX_CACHE_BUDGET_BYTES, MAX_CACHE_INDEXES, MAX_CACHE_PREFIX_CHARACTERS, MAX_CACHE_PREFIXES, MAX_CACHE_RATE_KBIT, MAX_CACHE_RETAIN_MS, MAX_CACHE_TERMS_CHARACTERS, MAX_SITES_PER_CLUSTER, MAX_VOLUME_MIB, MIN_CACHE_RETAIN_MS } from '../limits.ts'
 
 const closed = { additionalProperties: false } as const
 const Prefixes = (description: string) => Type.Optional(Type.Array(Type.String({ maxLength: MAX_CACHE_PREFIX_CHARACTERS }), { maxItems: MAX_CACHE_PREFIXES, description }))
