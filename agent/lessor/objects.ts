@@ -1,5 +1,5 @@
 import type { Reconciler, ObjectState } from '../reconciler.ts'
-import { isShared, resourceOf, type Tenancy } from '../helper/permits.ts'
+import { isShared, resourceOf, type Tenancy } from '../helper/fence/permits.ts'
 import { clusterOf } from '../diff.ts'
 import type { DocumentRecord, Ledger } from '../../store/ledger.ts'
 import type { DesiredObject, ObjectKind, TunnelSpec } from '../../protocol/core/desired.ts'

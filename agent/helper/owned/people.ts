@@ -1,9 +1,9 @@
 /** What people ask a helper: `musubi host owned` and `musubi host sweep`, as root on the host itself. */
 import { pino } from 'pino'
-import { loadAgentConfig } from '../config.ts'
-import { createHelperClient } from './client/client.ts'
-import type { Owned, Swept } from './owned/owned.ts'
-import type { ParamsOf, VerbName, VerbResults } from './wire/verbs.ts'
+import { loadAgentConfig } from '../../config.ts'
+import { createHelperClient } from '../client/client.ts'
+import type { Owned, Swept } from './owned.ts'
+import type { ParamsOf, VerbName, VerbResults } from '../wire/verbs.ts'
 
 async function askOnce<V extends VerbName> (configPath: string, verb: V, params: ParamsOf<V>): Promise<VerbResults[V]> {
   const { helper } = await loadAgentConfig(configPath)

@@ -1,13 +1,13 @@
 import type { Logger } from 'pino'
-import type { DriverSet } from '../reconciler.ts'
-import { describeError } from '../../protocol/core/errors.ts'
-import { KIND_ORDER, type ObjectKind } from '../../protocol/core/desired.ts'
-import type { FenceRecord } from '../../protocol/core/fence/fence.ts'
-import { END_GUARD_MS } from '../../protocol/core/lease/lease.ts'
-import type { Fence } from './fence-store.ts'
-import type { Hands } from './hands.ts'
+import type { DriverSet } from '../../reconciler.ts'
+import { describeError } from '../../../protocol/core/errors.ts'
+import { KIND_ORDER, type ObjectKind } from '../../../protocol/core/desired.ts'
+import type { FenceRecord } from '../../../protocol/core/fence/fence.ts'
+import { END_GUARD_MS } from '../../../protocol/core/lease/lease.ts'
+import type { Fence } from './store.ts'
+import type { Hands } from '../hands.ts'
 import { isShared } from './permits.ts'
-import { partsOf } from './wire/verbs.ts'
+import { partsOf } from '../wire/verbs.ts'
 
 export interface ExpiryDeps {
   fence: Fence

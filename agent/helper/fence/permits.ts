@@ -1,8 +1,8 @@
-import { clusterOf } from '../diff.ts'
-import type { ObservedObject } from '../drivers/driver.ts'
-import { ConflictError, errorCode } from '../../protocol/core/errors.ts'
-import type { DesiredObject, ObjectKind } from '../../protocol/core/desired.ts'
-import type { Fence, FenceClaim } from './fence-store.ts'
+import { clusterOf } from '../../diff.ts'
+import type { ObservedObject } from '../../drivers/driver.ts'
+import { ConflictError, errorCode } from '../../../protocol/core/errors.ts'
+import type { DesiredObject, ObjectKind } from '../../../protocol/core/desired.ts'
+import type { Fence, FenceClaim } from './store.ts'
 
 /** Who uses this host, at one moment of its ledger. */
 export interface Tenancy {

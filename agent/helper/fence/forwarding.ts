@@ -1,6 +1,6 @@
-import { partsOf } from './wire/verbs.ts'
-import type { TermOf } from '../drivers/network/forward/forwarding.ts'
-import type { Fence } from './fence-store.ts'
+import { partsOf } from '../wire/verbs.ts'
+import type { TermOf } from '../../drivers/network/forward/forwarding.ts'
+import type { Fence } from './store.ts'
 
 /** Time for one file and, of what is over, one `nft` each. */
 const SYNC_MS = 20_000

@@ -1,6 +1,6 @@
-import { createLedgerClock, type ClockInputs, type ClockMark } from '../../store/clock.ts'
-import { CLOCK_MARK_MS, HELPER_CLOCK_OFF_MS } from '../../protocol/core/limits.ts'
-import type { Store } from '../../store/store.ts'
+import { createLedgerClock, type ClockInputs, type ClockMark } from '../../../store/clock.ts'
+import { CLOCK_MARK_MS, HELPER_CLOCK_OFF_MS } from '../../../protocol/core/limits.ts'
+import type { Store } from '../../../store/store.ts'
 
 const MARK = 'clock/mark'
 

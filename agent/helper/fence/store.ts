@@ -1,10 +1,10 @@
-import { advance, emptyFence, type FenceOutcome } from '../../protocol/core/fence/step.ts'
-import type { FenceEffect, FenceEvent, FenceRecord } from '../../protocol/core/fence/fence.ts'
-import { MusubiError } from '../../protocol/core/errors.ts'
-import { FENCE_COUNTER_STEP, FENCE_MAX_RECORDS } from '../../protocol/core/limits.ts'
-import { RECORD_VERSION, migrated } from '../../store/ledger/migrations.ts'
-import { createRunner } from '../../store/runner.ts'
-import type { Store, StoreOperation } from '../../store/store.ts'
+import { advance, emptyFence, type FenceOutcome } from '../../../protocol/core/fence/step.ts'
+import type { FenceEffect, FenceEvent, FenceRecord } from '../../../protocol/core/fence/fence.ts'
+import { MusubiError } from '../../../protocol/core/errors.ts'
+import { FENCE_COUNTER_STEP, FENCE_MAX_RECORDS } from '../../../protocol/core/limits.ts'
+import { RECORD_VERSION, migrated } from '../../../store/ledger/migrations.ts'
+import { createRunner } from '../../../store/runner.ts'
+import type { Store, StoreOperation } from '../../../store/store.ts'
 
 const PREFIX = 'fence/'
 const RECORDS = `${PREFIX}record/`
