@@ -1,5 +1,5 @@
 /** Pure readers of what `ip -json`, `bridge -json` and `nft -json` print. Unknown shapes read as absent. */
-import { canonicalIpv6 } from './broadcast/entries.ts'
+import { canonicalIpv6 } from '../broadcast/entries.ts'
 
 /** One link as the kernel has it. */
 export interface LinkState {

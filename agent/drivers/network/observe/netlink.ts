@@ -4,7 +4,7 @@
  * are those of linux/rtnetlink.h, if_link.h, if_addr.h, neighbour.h, netfilter/nf_tables.h and of libnftnl's udata.h.
  */
 import { endianness } from 'node:os'
-import { canonicalIpv6 } from './broadcast/entries.ts'
+import { canonicalIpv6 } from '../broadcast/entries.ts'
 import { addFlood, addForward, addNeighbour } from './observed.ts'
 import type { ChainState, LinkState, SpaceState } from './observed.ts'
 

@@ -1,11 +1,11 @@
 import { access, writeFile } from 'node:fs/promises'
-import { CommandError, runJson } from '../../exec.ts'
-import { namespaceNames } from '../../netns.ts'
-import { vniOfNamespace } from './names.ts'
-import { hasCode } from './records.ts'
+import { CommandError, runJson } from '../../../exec.ts'
+import { namespaceNames } from '../../../netns.ts'
+import { vniOfNamespace } from '../names.ts'
+import { hasCode } from '../records.ts'
 import { HOST_SPACE, readSpaces, type SpaceAnswer } from './spaces.ts'
 import type { SpaceState } from './observed.ts'
-import { isFiltering, parseBridgeVlans, type BridgeVlans } from './vlan/trunk.ts'
+import { isFiltering, parseBridgeVlans, type BridgeVlans } from '../vlan/trunk.ts'
 
 /** Every call here touches only the kernel: what takes longer than this hangs. */
 const KERNEL_TIMEOUT_MS = 10_000

@@ -1,7 +1,7 @@
 import { fileURLToPath } from 'node:url'
-import { CommandError, run } from '../../exec.ts'
-import { COMMAND_MAX_OUTPUT_BYTES, HOST_SPACE_MAX_BYTES, SPACE_MAX_BYTES, SPACES_MAX_OUTPUT_BYTES, SPACES_PER_LOOK, SPACES_TIMEOUT_MS } from '../../../protocol/core/limits.ts'
-import { FORWARD_SET, GUARD_TABLE, GUARD_WAYS, MSS_TABLE } from './names.ts'
+import { CommandError, run } from '../../../exec.ts'
+import { COMMAND_MAX_OUTPUT_BYTES, HOST_SPACE_MAX_BYTES, SPACE_MAX_BYTES, SPACES_MAX_OUTPUT_BYTES, SPACES_PER_LOOK, SPACES_TIMEOUT_MS } from '../../../../protocol/core/limits.ts'
+import { FORWARD_SET, GUARD_TABLE, GUARD_WAYS, MSS_TABLE } from '../names.ts'
 import { parseSpace } from './netlink.ts'
 import type { SpaceState } from './observed.ts'
 
