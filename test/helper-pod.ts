@@ -8,7 +8,7 @@ import { createHelperClient, type HelperClient } from '../agent/helper/client/cl
 import { createRemoteHost } from '../agent/helper/client/remote.ts'
 import type { Tenancy } from '../agent/helper/fence/permits.ts'
 import { encodeManifest, manifestDigest, type ImageFileName } from '../agent/images/manifest.ts'
-import { createReconciler, type Reconciler } from '../agent/reconciler.ts'
+import { createReconciler, type Reconciler } from '../agent/reconcile/reconciler.ts'
 import { startLibvirt } from '../lab/daemon.ts'
 import { prepareLibvirtHost } from '../lab/libvirt-host.ts'
 import { startPod, WORK_TREE, type Pod, type SpawnedProcess } from '../lab/pod.ts'

@@ -1,4 +1,4 @@
-import type { DriverSet } from '../reconciler.ts'
+import type { DriverSet } from '../reconcile/reconciler.ts'
 import type { Driver, ObservedObject } from '../drivers/driver.ts'
 import { createTurns } from '../turns.ts'
 import type { DesiredObject, ObjectKind } from '../../protocol/core/desired.ts'

@@ -1,4 +1,4 @@
-import { conflicts } from '../diff.ts'
+import { conflicts } from '../reconcile/diff.ts'
 import { ConflictError } from '../../protocol/core/errors.ts'
 import { desiredFor } from '../../protocol/core/plan.ts'
 import { checkAgainstLeases, growthProblem, type HostTruth, type Self } from '../../protocol/core/verify/document.ts'

@@ -1,4 +1,4 @@
-import { clusterOf } from '../diff.ts'
+import { clusterOf } from '../reconcile/diff.ts'
 import type { Fence } from '../helper/fence/store.ts'
 import { resourceOf } from '../helper/fence/permits.ts'
 import type { Ledger } from '../../store/ledger.ts'

@@ -1,7 +1,7 @@
 import type { Activate, Caller, HostStatus, Methods } from '../peers.ts'
 import { createTurns } from '../turns.ts'
 import type { EventLog } from '../events.ts'
-import type { Reconciler } from '../reconciler.ts'
+import type { Reconciler } from '../reconcile/reconciler.ts'
 import type { Details } from '../details.ts'
 import type { Cordon } from '../cordon.ts'
 import type { Policy } from '../policy/policy.ts'

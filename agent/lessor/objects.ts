@@ -1,6 +1,6 @@
-import type { Reconciler, ObjectState } from '../reconciler.ts'
+import type { Reconciler, ObjectState } from '../reconcile/reconciler.ts'
 import { isShared, resourceOf, type Tenancy } from '../helper/fence/permits.ts'
-import { clusterOf } from '../diff.ts'
+import { clusterOf } from '../reconcile/diff.ts'
 import type { DocumentRecord, Ledger } from '../../store/ledger.ts'
 import type { DesiredObject, ObjectKind, TunnelSpec } from '../../protocol/core/desired.ts'
 import { describeError } from '../../protocol/core/errors.ts'

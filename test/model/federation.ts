@@ -18,7 +18,7 @@ import { createCopies, type Copies, type Copy } from '../../agent/master/copies.
 import { createMaster, type Master } from '../../agent/master/master.ts'
 import { noProbe } from '../../agent/master/probe.ts'
 import type { Caller, CallPeer } from '../../agent/peers.ts'
-import { createReconciler, type Reconciler } from '../../agent/reconciler.ts'
+import { createReconciler, type Reconciler } from '../../agent/reconcile/reconciler.ts'
 import { zero, type Resources } from '../../protocol/core/capacity.ts'
 import { type ObjectKind, KIND_ORDER } from '../../protocol/core/desired.ts'
 import { buildClusterDocument, uuidFrom } from '../../protocol/core/document.ts'

@@ -1,5 +1,5 @@
 import type { Details } from '../../details.ts'
-import type { Observers } from '../../reconciler.ts'
+import type { Observers } from '../../reconcile/reconciler.ts'
 import { KIND_ORDER, type ObjectKind } from '../../../protocol/core/desired.ts'
 import type { Fence } from '../fence/store.ts'
 import type { PublicTrack } from '../../drivers/network/tunnel/driver.ts'

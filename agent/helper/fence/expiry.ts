@@ -1,5 +1,5 @@
 import type { Logger } from 'pino'
-import type { DriverSet } from '../../reconciler.ts'
+import type { DriverSet } from '../../reconcile/reconciler.ts'
 import { describeError } from '../../../protocol/core/errors.ts'
 import { KIND_ORDER, type ObjectKind } from '../../../protocol/core/desired.ts'
 import type { FenceRecord } from '../../../protocol/core/fence/fence.ts'

@@ -1,4 +1,4 @@
-import { clusterOf } from '../../diff.ts'
+import { clusterOf } from '../../reconcile/diff.ts'
 import type { ObservedObject } from '../../drivers/driver.ts'
 import { ConflictError, errorCode } from '../../../protocol/core/errors.ts'
 import type { DesiredObject, ObjectKind } from '../../../protocol/core/desired.ts'

@@ -1,4 +1,4 @@
-import { clusterOf } from '../../diff.ts'
+import { clusterOf } from '../../reconcile/diff.ts'
 import type { ObservedObject } from '../../drivers/driver.ts'
 import type { HostDrivers } from '../../drivers/registry.ts'
 import type { ServiceManager } from '../../services.ts'

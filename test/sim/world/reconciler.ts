@@ -5,7 +5,7 @@
  */
 import { createPermits, resourceOf, type Tenancy } from '../../../agent/helper/fence/permits.ts'
 import type { Fence } from '../../../agent/helper/fence/store.ts'
-import type { ObjectState, Reconciler } from '../../../agent/reconciler.ts'
+import type { ObjectState, Reconciler } from '../../../agent/reconcile/reconciler.ts'
 import { type DesiredObject, KIND_ORDER, type ObjectKind } from '../../../protocol/core/desired.ts'
 import { MusubiError } from '../../../protocol/core/errors.ts'
 import type { Kernel, Timer } from '../kernel/kernel.ts'

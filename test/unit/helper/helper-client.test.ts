@@ -8,7 +8,7 @@ import { createHelperClient, type HelperClient } from '../../../agent/helper/cli
 import { createRemoteFence } from '../../../agent/helper/client/fence.ts'
 import { createRemoteHost } from '../../../agent/helper/client/remote.ts'
 import type { Tenancy } from '../../../agent/helper/fence/permits.ts'
-import { createReconciler } from '../../../agent/reconciler.ts'
+import { createReconciler } from '../../../agent/reconcile/reconciler.ts'
 import { KIND_ORDER, type DesiredObject } from '../../../protocol/core/desired.ts'
 import type { FenceRecord } from '../../../protocol/core/fence/fence.ts'
 import { eventually } from '../../model/federation.ts'

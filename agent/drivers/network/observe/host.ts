@@ -1,6 +1,6 @@
 import { access, writeFile } from 'node:fs/promises'
 import { CommandError, runJson } from '../../../exec.ts'
-import { namespaceNames } from '../../../netns.ts'
+import { namespaceNames } from '../../../system/netns.ts'
 import { vniOfNamespace } from '../names.ts'
 import { hasCode } from '../records.ts'
 import { HOST_SPACE, readSpaces, type SpaceAnswer } from './spaces.ts'

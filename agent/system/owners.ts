@@ -1,7 +1,7 @@
 import type { Stats } from 'node:fs'
 import { lstat, realpath } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
-import { InvalidInputError } from '../protocol/core/errors.ts'
+import { InvalidInputError } from '../../protocol/core/errors.ts'
 
 /** Sticky: what is in such a folder is changed by its owner alone. */
 const STICKY = 0o1000

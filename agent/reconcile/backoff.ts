@@ -1,5 +1,5 @@
 import type { Action } from './diff.ts'
-import { fingerprint } from './fingerprint.ts'
+import { fingerprint } from '../fingerprint.ts'
 
 /** The first pause after a failure, and the longest, ms; each failure in a row doubles it. */
 export const BACKOFF_MIN_MS = 1_000

@@ -1,7 +1,7 @@
-import { type DesiredObject, KIND_ORDER, type ObjectKind, type SpecByKind } from '../protocol/core/desired.ts'
-import { ConflictError } from '../protocol/core/errors.ts'
-import type { ObservedObject } from './drivers/driver.ts'
-import { fingerprint } from './fingerprint.ts'
+import { type DesiredObject, KIND_ORDER, type ObjectKind, type SpecByKind } from '../../protocol/core/desired.ts'
+import { ConflictError } from '../../protocol/core/errors.ts'
+import type { ObservedObject } from '../drivers/driver.ts'
+import { fingerprint } from '../fingerprint.ts'
 
 /** One step towards what is desired; `why` is for events and logs. */
 export type Action<K extends ObjectKind = ObjectKind> =

@@ -1,6 +1,6 @@
 import { realpathSync, statSync } from 'node:fs'
 import { basename, dirname, isAbsolute, join } from 'node:path'
-import { MusubiError } from '../protocol/core/errors.ts'
+import { MusubiError } from '../../protocol/core/errors.ts'
 
 /** Where programs of a system lie, in this order, whatever the environment says. */
 const SYSTEM_DIRS = ['/usr/sbin', '/usr/bin', '/sbin', '/bin', '/usr/local/sbin', '/usr/local/bin'] as const

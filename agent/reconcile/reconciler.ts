@@ -1,14 +1,14 @@
 import type { Logger } from 'pino'
-import type { Driver, ObservedObject } from './drivers/driver.ts'
-import type { DesiredObject, ObjectKind } from '../protocol/core/desired.ts'
-import { KIND_ORDER } from '../protocol/core/desired.ts'
+import type { Driver, ObservedObject } from '../drivers/driver.ts'
+import type { DesiredObject, ObjectKind } from '../../protocol/core/desired.ts'
+import { KIND_ORDER } from '../../protocol/core/desired.ts'
 import { createBackoff } from './backoff.ts'
-import { createHands, type Hands } from './helper/hands.ts'
-import { createPermits, isRefusal, type Permits, type Tenancy } from './helper/fence/permits.ts'
-import type { Fence } from './helper/fence/store.ts'
+import { createHands, type Hands } from '../helper/hands.ts'
+import { createPermits, isRefusal, type Permits, type Tenancy } from '../helper/fence/permits.ts'
+import type { Fence } from '../helper/fence/store.ts'
 import { clusterOf, conflicts, diff, whyUnhealthy, type Action } from './diff.ts'
-import { describeError, MusubiError } from '../protocol/core/errors.ts'
-import { RECONCILE_INTERVAL_MS, RECONCILE_RETRY_MS } from '../protocol/core/limits.ts'
+import { describeError, MusubiError } from '../../protocol/core/errors.ts'
+import { RECONCILE_INTERVAL_MS, RECONCILE_RETRY_MS } from '../../protocol/core/limits.ts'
 
 /** Drivers by kind; a host has only those of its roles. */
 export type DriverSet = { [K in ObjectKind]?: Driver<K> }
