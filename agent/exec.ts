@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import type { Socket } from 'node:net'
 import { execa } from 'execa'
-import { programPath } from './programs.ts'
+import { programPath } from './system/programs.ts'
 import { COMMAND_MAX_OUTPUT_BYTES, COMMAND_TIMEOUT_MS } from '../protocol/core/limits.ts'
 import { MusubiError } from '../protocol/core/errors.ts'
 
@@ -41,7 +41,7 @@ export interface RunOptions {
 export interface RunResult { stdout: string, stderr: string, exitCode: number }
 
 /**
- * What is really started: programs by the path that `programs.ts` gives for their names, in a named
+ * What is really started: programs by the path that `system/programs.ts` gives for their names, in a named
  * network namespace where one is wanted.
  *
  * @throws MusubiError PROGRAM_REFUSED; CommandError when the program is not installed

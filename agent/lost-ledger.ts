@@ -1,6 +1,6 @@
 import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { Observers } from './reconciler.ts'
+import type { Observers } from './reconcile/reconciler.ts'
 import { describeError, MusubiError } from '../protocol/core/errors.ts'
 import { END_GUARD_MS, ID_QUARANTINE_MS } from '../protocol/core/lease/lease.ts'
 import { MAX_TERM_MS } from '../protocol/core/limits.ts'

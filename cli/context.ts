@@ -1,7 +1,7 @@
 import { createInterface } from 'node:readline/promises'
 import type { Command } from 'commander'
 import { InvalidInputError } from '../protocol/core/errors.ts'
-import { parseDuration } from '../protocol/core/duration.ts'
+import { parseDuration } from '../protocol/core/notation/duration.ts'
 import type { Endpoint } from './client.ts'
 
 export interface GlobalOptions { socket?: string, url?: string, json?: boolean }

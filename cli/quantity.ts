@@ -1,8 +1,8 @@
 /** Quantities as people type them, read strictly: a unit that is not known is an error, never a guess. */
 import { InvalidInputError } from '../protocol/core/errors.ts'
-import { parseDuration } from '../protocol/core/duration.ts'
+import { parseDuration } from '../protocol/core/notation/duration.ts'
 
-export { mebibytes } from '../protocol/core/size.ts'
+export { mebibytes } from '../protocol/core/notation/size.ts'
 
 /** A whole number. @throws InvalidInputError naming the option */
 export function wholeNumber (text: string, option: string): number {

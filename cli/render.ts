@@ -1,5 +1,5 @@
 import { PHASES, type AgentStatus, type CertificateResource, type ClusterResource, type HostDetail, type HostResource, type InventoryResource, type InvitationResource, type SiteResource } from '../protocol/api.ts'
-import { formatDuration } from '../protocol/core/duration.ts'
+import { formatDuration } from '../protocol/core/notation/duration.ts'
 import { bytes, duration, indented, mib, skewText, table, timeLeft } from './output.ts'
 
 export { historyTable, leasesTable, leaseText } from './render/lease.ts'

@@ -48,7 +48,7 @@ function answerOf (argv: readonly string[]): string {
   if (/ -json| -j /.test(line)) return '[]\n'
   if (/^\S*id /.test(line)) return '33\n'
   // a host with nothing on it, and no namespace of ours
-  if (argv.some(word => word.endsWith('/network/spaces.pl'))) return argv.slice(9).map(name => name === '-' ? '- read\n' : `${name} gone\n`).join('')
+  if (argv.some(word => word.endsWith('/network/observe/spaces.pl'))) return argv.slice(9).map(name => name === '-' ? '- read\n' : `${name} gone\n`).join('')
   return ''
 }
 

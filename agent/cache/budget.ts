@@ -1,6 +1,6 @@
 import type { CacheBudgetResource, SiteCacheResource } from '../../protocol/cache-api.ts'
-import { budgetAt } from '../../protocol/core/cache-budget.ts'
-import { parseCacheTerms } from '../../protocol/core/cache-terms.ts'
+import { budgetAt } from '../../protocol/core/cache/budget.ts'
+import { parseCacheTerms } from '../../protocol/core/cache/terms.ts'
 import type { ClusterDocument } from '../../protocol/core/messages.ts'
 
 /** What a document says of the WAN budget, beside what its sites say. Pure. */

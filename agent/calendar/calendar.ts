@@ -1,5 +1,5 @@
 import type { CallPeer, Methods } from '../peers.ts'
-import { isMasterless } from '../api/leases.ts'
+import { isMasterless } from '../api/view/leases.ts'
 import { toldSteps } from '../policy/shares.ts'
 import { clampToZero } from '../../protocol/core/capacity.ts'
 import { Timeline } from '../../protocol/core/calendar/timeline.ts'

@@ -3,7 +3,7 @@ import type { DiagnosisResource, HopResource, PingBody, PingResource } from '../
 import { hostBridgeName } from '../../protocol/core/desired.ts'
 import { ConflictError, errorCode, NotFoundError } from '../../protocol/core/errors.ts'
 import { DIAGNOSE_MAX_NODES } from '../../protocol/core/limits.ts'
-import { LOCAL, localVniOf } from '../../protocol/core/local.ts'
+import { LOCAL, localVniOf } from '../../protocol/core/network/local.ts'
 import type { ClusterDocument } from '../../protocol/core/messages.ts'
 import { localSegmentFor, objectName } from '../../protocol/core/plan.ts'
 import type { AnswerFact, SegmentFacts } from './facts.ts'

@@ -1,10 +1,10 @@
-import type { DriverSet } from '../reconciler.ts'
+import type { DriverSet } from '../reconcile/reconciler.ts'
 import type { Driver, ObservedObject } from '../drivers/driver.ts'
 import { createTurns } from '../turns.ts'
 import type { DesiredObject, ObjectKind } from '../../protocol/core/desired.ts'
 import { InvalidInputError, MusubiError, NotFoundError } from '../../protocol/core/errors.ts'
-import type { Fence, FenceClaim } from './fence-store.ts'
-import { isRefusal, isShared, resourceOf } from './permits.ts'
+import type { Fence, FenceClaim } from './fence/store.ts'
+import { isRefusal, isShared, resourceOf } from './fence/permits.ts'
 
 /** In whose name something is removed, and at which state of the ledger that was decided. */
 export type FenceOrder = Pick<FenceClaim, 'clusterId' | 'counter'>

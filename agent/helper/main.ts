@@ -1,5 +1,5 @@
 import { loadAgentConfig } from '../config.ts'
-import { allowOnly } from '../programs.ts'
+import { allowOnly } from '../system/programs.ts'
 import { createNotifier } from '../services/notify.ts'
 import { createLogger } from '../../protocol/log.ts'
 import { untilStopped } from '../../protocol/process.ts'

@@ -1,7 +1,7 @@
-import { conflicts } from '../diff.ts'
+import { conflicts } from '../reconcile/diff.ts'
 import { ConflictError } from '../../protocol/core/errors.ts'
 import { desiredFor } from '../../protocol/core/plan.ts'
-import { checkAgainstLeases, growthProblem, type HostTruth, type Self } from '../../protocol/core/verify.ts'
+import { checkAgainstLeases, growthProblem, type HostTruth, type Self } from '../../protocol/core/verify/document.ts'
 import type { DocumentRecord, Ledger } from '../../store/ledger.ts'
 import type { HostObjects } from './objects.ts'
 

@@ -1,6 +1,6 @@
-import { clusterOf } from '../diff.ts'
-import type { Fence } from '../helper/fence-store.ts'
-import { resourceOf } from '../helper/permits.ts'
+import { clusterOf } from '../reconcile/diff.ts'
+import type { Fence } from '../helper/fence/store.ts'
+import { resourceOf } from '../helper/fence/permits.ts'
 import type { Ledger } from '../../store/ledger.ts'
 import { type HostObjects, prefixOf } from './objects.ts'
 

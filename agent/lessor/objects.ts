@@ -1,6 +1,6 @@
-import type { Reconciler, ObjectState } from '../reconciler.ts'
-import { isShared, resourceOf, type Tenancy } from '../helper/permits.ts'
-import { clusterOf } from '../diff.ts'
+import type { Reconciler, ObjectState } from '../reconcile/reconciler.ts'
+import { isShared, resourceOf, type Tenancy } from '../helper/fence/permits.ts'
+import { clusterOf } from '../reconcile/diff.ts'
 import type { DocumentRecord, Ledger } from '../../store/ledger.ts'
 import type { DesiredObject, ObjectKind, TunnelSpec } from '../../protocol/core/desired.ts'
 import { describeError } from '../../protocol/core/errors.ts'
@@ -8,7 +8,7 @@ import { bareAddress } from '../../protocol/core/document.ts'
 import { isQuota } from '../../protocol/core/lease/lease.ts'
 import type { GatewayFacts } from '../../protocol/core/messages.ts'
 import { desiredFor, type GatewayNews, mergeTunnels, objectName, TUNNEL_NAME, withNews } from '../../protocol/core/plan.ts'
-import type { Self } from '../../protocol/core/verify.ts'
+import type { Self } from '../../protocol/core/verify/document.ts'
 
 /** What clusters have on a host, and what they are to have: the ledger says it, the reconciler has seen it. */
 export interface HostObjects {

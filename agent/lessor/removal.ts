@@ -1,8 +1,8 @@
 import { isLive } from '../../protocol/core/lease/lease.ts'
 import { MusubiError } from '../../protocol/core/errors.ts'
 import type { Ledger } from '../../store/ledger.ts'
-import type { Reconciler } from '../reconciler.ts'
-import { resourceOf } from '../helper/permits.ts'
+import type { Reconciler } from '../reconcile/reconciler.ts'
+import { resourceOf } from '../helper/fence/permits.ts'
 import type { Fencing } from './fencing.ts'
 import type { HostObjects } from './objects.ts'
 

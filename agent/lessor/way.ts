@@ -1,4 +1,4 @@
-import type { ObjectState } from '../reconciler.ts'
+import type { ObjectState } from '../reconcile/reconciler.ts'
 import { WAY_READY_MS } from '../../protocol/core/limits.ts'
 import type { ClusterDocument } from '../../protocol/core/messages.ts'
 

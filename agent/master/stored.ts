@@ -2,7 +2,7 @@
 import { InvalidInputError } from '../../protocol/core/errors.ts'
 import type { Grant } from '../../protocol/core/messages.ts'
 import type { MasterRecord } from '../../protocol/core/master/record.ts'
-import { isName, isUuid } from '../../protocol/core/verify-request.ts'
+import { isName, isUuid } from '../../protocol/core/verify/request.ts'
 
 interface StoredGrant { envelope: string, chain: string[] }
 export type StoredRecord = Omit<MasterRecord, 'grant'> & { grant: StoredGrant | null }

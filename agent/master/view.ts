@@ -5,7 +5,7 @@ import { noPhases } from './record.ts'
 import { PHASES, type ClusterResource, type NodeResource, type Phases } from '../../protocol/api.ts'
 import type { Contact } from '../../protocol/core/master/machine.ts'
 import { acceptUntilMs, type MasterRecord } from '../../protocol/core/master/record.ts'
-import { localOf, localVniOf } from '../../protocol/core/local.ts'
+import { localOf, localVniOf } from '../../protocol/core/network/local.ts'
 import type { ClusterNode } from '../../protocol/core/messages.ts'
 import { priceOf } from '../../protocol/core/quote/quote.ts'
 

@@ -15,7 +15,7 @@ import type { Request } from '../../protocol/core/messages.ts'
 import { toMessage } from '../../protocol/core/quote/check.ts'
 import { isTaken, quoteFor, type QuoteView } from '../../protocol/core/quote/quote.ts'
 import { counterText } from '../../protocol/core/quote/text.ts'
-import { requestProblem } from '../../protocol/core/verify-request.ts'
+import { requestProblem } from '../../protocol/core/verify/request.ts'
 import { MinuteCounter } from '../../protocol/mesh/records/offences.ts'
 
 /** What a gateway knows beside what requests are judged by. */

@@ -1,8 +1,8 @@
 import { describeError } from '../../protocol/core/errors.ts'
 import type { TunnelTrack } from '../../protocol/core/desired.ts'
-import { sharedEndpoint } from '../../protocol/core/endpoints.ts'
+import { sharedEndpoint } from '../../protocol/core/network/endpoints.ts'
 import { RECONCILE_INTERVAL_MS } from '../../protocol/core/limits.ts'
-import { readTracks, sameTracks, type SaidVersion, supersedes, tracksProblem } from '../../protocol/core/tracks.ts'
+import { readTracks, sameTracks, type SaidVersion, supersedes, tracksProblem } from '../../protocol/core/network/tracks.ts'
 import type { Records } from '../../protocol/mesh/records.ts'
 import type { Store } from '../../store/store.ts'
 

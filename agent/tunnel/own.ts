@@ -1,8 +1,8 @@
 import type { PublicTrack } from '../drivers/network/tunnel/driver.ts'
 import type { TunnelTrack } from '../../protocol/core/desired.ts'
-import { formatEndpoints } from '../../protocol/core/endpoints.ts'
+import { formatEndpoints } from '../../protocol/core/network/endpoints.ts'
 import { ConflictError, MusubiError } from '../../protocol/core/errors.ts'
-import { sameTracks } from '../../protocol/core/tracks.ts'
+import { sameTracks } from '../../protocol/core/network/tracks.ts'
 import type { Store } from '../../store/store.ts'
 import type { NamedGateway } from './book.ts'
 

@@ -9,7 +9,7 @@ import { budgetText, cachesText, deedText, objectsText, ordersByName, orderText,
 import { clusterPath } from '../waiting.ts'
 import type { ClusterResource } from '../../protocol/api.ts'
 import type { CacheBudgetBody, CacheBudgetResource, CacheDeedResource, CachedObjectsResource, ClusterCachesResource, PreheatBody, PreheatObjectResource, PurgeBody } from '../../protocol/cache-api.ts'
-import { amountBytes, rateKbit } from '../../protocol/core/cache-terms.ts'
+import { amountBytes, rateKbit } from '../../protocol/core/cache/terms.ts'
 import { InvalidInputError, MusubiError } from '../../protocol/core/errors.ts'
 
 const POLL_MS = 1_000

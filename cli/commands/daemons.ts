@@ -105,7 +105,7 @@ Examples:
   musubi host owned
   musubi host owned --json | jq -r .orphans[].name`)
     .action(async (o: { config: string }, command: Command) => {
-      const { owned, ownedText } = await import('../../agent/helper/people.ts')
+      const { owned, ownedText } = await import('../../agent/helper/owned/people.ts')
       show(await owned(o.config), wantsJson(command), ownedText)
     })
   host.command('sweep').description('as root: remove what neither a lease nor the agent wants on this host')
@@ -119,7 +119,7 @@ Examples:
   musubi host sweep --dry-run
   musubi host sweep`)
     .action(async (o: { config: string, dryRun?: boolean }, command: Command) => {
-      const { sweep, sweptText } = await import('../../agent/helper/people.ts')
+      const { sweep, sweptText } = await import('../../agent/helper/owned/people.ts')
       const dryRun = o.dryRun === true
       const swept = await sweep(o.config, await wantedByAgent(command), dryRun)
       show(swept, wantsJson(command), r => sweptText(r, dryRun))

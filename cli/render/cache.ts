@@ -1,6 +1,6 @@
 import { bytes, table, timeLeft } from '../output.ts'
 import type { CacheBudgetResource, CacheDeedResource, CachedObjectResource, CacheOrderResource, ClusterCachesResource, RetainedStoresResource } from '../../protocol/cache-api.ts'
-import { formatDuration } from '../../protocol/core/duration.ts'
+import { formatDuration } from '../../protocol/core/notation/duration.ts'
 
 /** Said wherever figures of caches are shown, as they would mislead without. */
 export const HTTPS_NOTE = 'HTTPS passes a cache untouched: it is in no other figure here, and nothing of it is saved.'

@@ -1,5 +1,5 @@
 import type { LeaseDetail, LeaseEventResource, LeaseResource } from '../../protocol/api.ts'
-import { shortId } from '../../protocol/core/short-id.ts'
+import { shortId } from '../../protocol/core/notation/short-id.ts'
 import { mib, skewText, table, timeLeft } from '../output.ts'
 
 const minute = (ms: number): string => ms === 0 ? '-' : new Date(ms).toISOString().slice(0, 16).replace('T', ' ')

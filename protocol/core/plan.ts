@@ -1,16 +1,16 @@
 /** From a cluster document to what one host must run. */
-import { parseCidr } from './addresses.ts'
-import { budgetAt } from './cache-budget.ts'
-import { parseCacheTerms } from './cache-terms.ts'
+import { parseCidr } from './network/addresses.ts'
+import { budgetAt } from './cache/budget.ts'
+import { parseCacheTerms } from './cache/terms.ts'
 import {
   type CacheSpec, type DesiredObject, type DomainSpec, type ObjectKind, type SegmentMember, type SegmentSpec, type SpecByKind, type TunnelSpec, type TunnelTrack, hostBridgeName, tapName
 } from './desired.ts'
 import { bareAddress } from './document.ts'
-import { sharedEndpoint } from './endpoints.ts'
+import { sharedEndpoint } from './network/endpoints.ts'
 import { ConflictError, NotFoundError } from './errors.ts'
-import { LOCAL, localOf, localVniOf } from './local.ts'
+import { LOCAL, localOf, localVniOf } from './network/local.ts'
 import type { ClusterDocument, ClusterNode, ClusterVolume, MemberHost, MemberSite, Secret } from './messages.ts'
-import type { Self } from './verify.ts'
+import type { Self } from './verify/document.ts'
 
 /** Port of iSCSI portals. */
 export const PORTAL_PORT = 3260

@@ -1,11 +1,11 @@
 import Type, { type Static } from 'typebox'
 import { Settings } from 'typebox/system'
 import { Errors } from 'typebox/value'
-import { cidrProblem, networksOverlap } from './addresses.ts'
-import { cacheSectionSchema, readCacheSection, type CacheTerms } from './cache-terms.ts'
-import { parseDuration } from './duration.ts'
+import { cidrProblem, networksOverlap } from './network/addresses.ts'
+import { cacheSectionSchema, readCacheSection, type CacheTerms } from './cache/terms.ts'
+import { parseDuration } from './notation/duration.ts'
 import { InvalidInputError } from './errors.ts'
-import { DEFAULT_LOCAL_CIDR } from './local.ts'
+import { DEFAULT_LOCAL_CIDR } from './network/local.ts'
 import { placementSectionSchema, readPlacementSection, type PlacementTerms } from './placement/terms.ts'
 import {
   MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_TERM_MS, MAX_VCPUS_PER_NODE, MAX_VOLUME_MIB,

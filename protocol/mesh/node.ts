@@ -12,12 +12,12 @@ import { createLibp2p } from 'libp2p'
 import { InvalidInputError, MusubiError } from '../core/errors.ts'
 import { DIAL_TIMEOUT_MS, INBOUND_CONNECTIONS_PER_SECOND, MAX_CONNECTIONS, MAX_PENDING_CONNECTIONS } from '../core/limits.ts'
 import { HOP_PROTOCOL, MAX_READ_BUFFER_BYTES, MAX_STREAM_WINDOW_BYTES, PING_INTERVAL_MS, PING_TIMEOUT_MAX_MS, PING_TIMEOUT_MIN_MS, RELAY_DIAL_MS, RPC_PROTOCOL } from './constants.ts'
-import { earlyEncryption, earlyStreams } from './early.ts'
+import { earlyEncryption, earlyStreams } from './transport/early.ts'
 import { pendingShares } from './gate.ts'
 import { scopedGossip } from './gossip.ts'
 import type { NodeKey } from './identity.ts'
-import { gathering, lateWindows } from './packets.ts'
-import type { DialFrom } from './punch.ts'
+import { gathering, lateWindows } from './transport/packets.ts'
+import type { DialFrom } from './relays/punch.ts'
 import { isRelayAddress, isTcpAddress, type Scope } from './roles.ts'
 import { admission, ADMISSION_PROTOCOL, type AdmissionPolicy } from './trust/admission.ts'
 
@@ -66,7 +66,7 @@ export async function createNode (options: NodeOptions): Promise<Node> {
   }]))
   const { pingIntervalMs, pingTimeoutMinMs, pingTimeoutMaxMs } = options.failureDetection ?? { pingIntervalMs: PING_INTERVAL_MS, pingTimeoutMinMs: PING_TIMEOUT_MIN_MS, pingTimeoutMaxMs: PING_TIMEOUT_MAX_MS }
   // some megabytes that most hosts do not need
-  const relay = options.relayed || options.mayRelay !== null ? await import('./relay.ts') : null
+  const relay = options.relayed || options.mayRelay !== null ? await import('./relays/relay.ts') : null
   const dialling: { from: DialFrom | null } = { from: null }
   const served: { service: CircuitRelayService | null } = { service: null }
   if (relay !== null && options.mayRelay !== null) {

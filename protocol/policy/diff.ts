@@ -1,7 +1,7 @@
 /** What a policy would change, for each site, by what it means: 60m and 1h are the same. */
 import { describe, type Resources, zero } from '../core/capacity.ts'
 import { DEFAULT_PRIORITY, OWN_PRIORITY } from '../core/limits.ts'
-import { parseDuration } from '../core/duration.ts'
+import { parseDuration } from '../core/notation/duration.ts'
 import type { PolicyDocument, PolicyRule } from '../policy-api.ts'
 import { noticeOf, priceOf, quotaOf, ruleFor } from './rules.ts'
 import { windowText } from './windows.ts'

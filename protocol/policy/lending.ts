@@ -1,7 +1,7 @@
 /** What a policy says of times, as masters of other sites are told: `checkPolicy` beforehand, for all of the time ahead. */
 import type { Lending, Stretch } from '../core/calendar/lending.ts'
 import { MAX_OPEN_STRETCHES, MAX_TERM_MS } from '../core/limits.ts'
-import { parseDuration } from '../core/duration.ts'
+import { parseDuration } from '../core/notation/duration.ts'
 import type { PolicyDocument, PolicyRule } from '../policy-api.ts'
 import { ruleFor } from './rules.ts'
 import { nextOpen } from './windows.ts'

@@ -2,7 +2,7 @@
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { clusterNamespace, hostBridgeName, type SegmentSpec, tapName } from '../../protocol/core/desired.ts'
-import { localVniOf } from '../../protocol/core/local.ts'
+import { localVniOf } from '../../protocol/core/network/local.ts'
 import type { ClusterDocument, MemberSite } from '../../protocol/core/messages.ts'
 import { localSegmentFor } from '../../protocol/core/plan.ts'
 import type { SegmentFacts } from '../../agent/diagnose/facts.ts'

@@ -1,6 +1,6 @@
 import type { Driver } from '../../agent/drivers/driver.ts'
 import type { HelperClient } from '../../agent/helper/client/client.ts'
-import { resourceOf } from '../../agent/helper/permits.ts'
+import { resourceOf } from '../../agent/helper/fence/permits.ts'
 import { errorCode } from '../../protocol/core/errors.ts'
 import type { ObjectKind } from '../../protocol/core/desired.ts'
 

@@ -1,14 +1,14 @@
 /** The driver of segments for a site with VLANs, where something else stands in for the sub-interface of the trunk NIC. */
-import { hasIpv6, readHost } from '../../agent/drivers/network/host.ts'
+import { hasIpv6, readHost } from '../../agent/drivers/network/observe/host.ts'
 import { openText } from '../../agent/drivers/network/forward/gate.ts'
 import { INNER, vlanName } from '../../agent/drivers/network/names.ts'
 import { planSegment } from '../../agent/drivers/network/plan.ts'
 import { runSteps } from '../../agent/drivers/network/run/run-steps.ts'
-import { readSpaces } from '../../agent/drivers/network/spaces.ts'
+import { readSpaces } from '../../agent/drivers/network/observe/spaces.ts'
 import { segmentSteps, type Observed } from '../../agent/drivers/network/steps.ts'
 import { run } from '../../agent/exec.ts'
 import { clusterNamespace, type SegmentSpec } from '../../protocol/core/desired.ts'
-import type { LinkState, SpaceState } from '../../agent/drivers/network/observed.ts'
+import type { LinkState, SpaceState } from '../../agent/drivers/network/observe/observed.ts'
 
 const UNDERLAY_MTU = 1500
 /** Longer than any test. */

@@ -2,7 +2,7 @@ import { clusterNamespace, frontendNamespace } from '../../../protocol/core/desi
 import type { FrontendSpec } from '../../../protocol/core/desired.ts'
 import { MusubiError } from '../../../protocol/core/errors.ts'
 import { run, runJson } from '../../exec.ts'
-import { namespaceNames, namespaceState } from '../../netns.ts'
+import { namespaceNames, namespaceState } from '../../system/netns.ts'
 import { runOutside } from '../../services/outside.ts'
 
 /** Port of the frontend on the cluster's bridge; its peer is `eth0` in the frontend's namespace. */

@@ -10,7 +10,7 @@
  *
  * The first three are *static*: fetched from the gateway's own address, once, and served to all nodes.
  */
-import { CACHE_PREFIX } from '../../../protocol/core/cache-terms.ts'
+import { CACHE_PREFIX } from '../../../protocol/core/cache/terms.ts'
 import { InvalidInputError } from '../../../protocol/core/errors.ts'
 import { MAX_CACHE_PREFIX_CHARACTERS, MAX_CACHE_PREFIXES } from '../../../protocol/core/limits.ts'
 import type { CacheProfile } from '../../../protocol/core/desired.ts'

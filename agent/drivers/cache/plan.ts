@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { PREFIX, clusterNamespace } from '../../../protocol/core/desired.ts'
 import type { CacheSpec } from '../../../protocol/core/desired.ts'
-import { FETCH_PATH, INDEX_KINDS } from '../../../protocol/core/cache-terms.ts'
+import { FETCH_PATH, INDEX_KINDS } from '../../../protocol/core/cache/terms.ts'
 import { InvalidInputError } from '../../../protocol/core/errors.ts'
 import { MAX_CACHE_INDEXES, MAX_VNI } from '../../../protocol/core/limits.ts'
 import { classRules } from './classes.ts'

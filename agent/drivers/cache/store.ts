@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { FETCH_PATH } from '../../../protocol/core/cache-terms.ts'
+import { FETCH_PATH } from '../../../protocol/core/cache/terms.ts'
 import { InvalidInputError } from '../../../protocol/core/errors.ts'
 import { CACHE_LIST_MAX } from '../../../protocol/core/limits.ts'
 import { resolvedArgv } from '../../exec.ts'

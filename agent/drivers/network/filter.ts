@@ -2,7 +2,7 @@ import { fingerprint } from '../../fingerprint.ts'
 import { chainName, FORWARD_SET, GUARD_CHAIN, GUARD_TABLE, GUARD_WAYS, INNER_MTU, isForwardChain, MSS_TABLE, SITE_VXLAN_PORT, WAN_VXLAN_PORT, WG_PREFIX } from './names.ts'
 import { learnedOfPorts } from './snoop/rules.ts'
 import type { SegmentSpec } from '../../../protocol/core/desired.ts'
-import type { SpaceState } from './observed.ts'
+import type { SpaceState } from './observe/observed.ts'
 
 /** One chain of nftables; segments share a table and a chain that leads to theirs, never one of their own. */
 export interface FilterChain {

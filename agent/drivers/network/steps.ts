@@ -4,7 +4,7 @@ import { chainKey, chainStateOf, isShared, renderChains, renderRemoval } from '.
 import { hostVethName, INNER, tapPrefix, vniOfChain, vniOfHostLink, IPV6_MIN_MTU } from './names.ts'
 import { VXLAN_FIXED } from './plan.ts'
 import type { LinkPlan, SegmentPlan, SpacePlan } from './plan.ts'
-import type { LinkState, SpaceState } from './observed.ts'
+import type { LinkState, SpaceState } from './observe/observed.ts'
 
 /** One command, as data; `ns` is null in the host's own namespace. */
 export type Step =

@@ -1,5 +1,5 @@
 import type { FenceRecord } from '../../../protocol/core/fence/fence.ts'
-import type { Fence } from '../fence-store.ts'
+import type { Fence } from '../fence/store.ts'
 import type { HelperClient } from './client.ts'
 
 export interface RemoteFence extends Fence {

@@ -1,10 +1,10 @@
 import type { Details } from '../../details.ts'
-import type { Observers } from '../../reconciler.ts'
+import type { Observers } from '../../reconcile/reconciler.ts'
 import { KIND_ORDER, type ObjectKind } from '../../../protocol/core/desired.ts'
-import type { Fence } from '../fence-store.ts'
+import type { Fence } from '../fence/store.ts'
 import type { PublicTrack } from '../../drivers/network/tunnel/driver.ts'
 import type { Hands } from '../hands.ts'
-import { resourceOf } from '../permits.ts'
+import { resourceOf } from '../fence/permits.ts'
 import type { HelperClient } from './client.ts'
 import { createRemoteFence } from './fence.ts'
 

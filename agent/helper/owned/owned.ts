@@ -1,4 +1,4 @@
-import { clusterOf } from '../../diff.ts'
+import { clusterOf } from '../../reconcile/diff.ts'
 import type { ObservedObject } from '../../drivers/driver.ts'
 import type { HostDrivers } from '../../drivers/registry.ts'
 import type { ServiceManager } from '../../services.ts'
@@ -6,9 +6,9 @@ import { KIND_ORDER, type ObjectKind } from '../../../protocol/core/desired.ts'
 import { describeError } from '../../../protocol/core/errors.ts'
 import { HELPER_MAX_NAMES } from '../../../protocol/core/limits.ts'
 import type { FenceState } from '../../../protocol/core/fence/fence.ts'
-import type { Fence } from '../fence-store.ts'
+import type { Fence } from '../fence/store.ts'
 import type { Hands } from '../hands.ts'
-import { isShared, resourceOf } from '../permits.ts'
+import { isShared, resourceOf } from '../fence/permits.ts'
 import { findOrphans, removeOrphan, type Orphan } from './orphans.ts'
 
 /** One object of ours on a host. */

@@ -3,7 +3,7 @@
  * length, every number with bounds. Drivers check again what they alone can know.
  */
 import Type from 'typebox'
-import { CACHE_PREFIX, FETCH_PATH } from '../../../protocol/core/cache-terms.ts'
+import { CACHE_PREFIX, FETCH_PATH } from '../../../protocol/core/cache/terms.ts'
 import type { ObjectKind } from '../../../protocol/core/desired.ts'
 import { MAX_CACHE_BUDGET_BYTES, MAX_CACHE_INDEXES, MAX_CACHE_PREFIX_CHARACTERS, MAX_CACHE_PREFIXES, MAX_CACHE_RATE_KBIT, MAX_CACHE_RETAIN_MS, MAX_MEMORY_MIB_PER_NODE, MAX_NODES_PER_CLUSTER, MAX_SEGMENT_MEMBERS, MAX_SITES_PER_CLUSTER, MAX_VCPUS_PER_NODE, MAX_VNI, MAX_VOLUMES_PER_CLUSTER, MAX_VOLUME_MIB, MIN_CACHE_RETAIN_MS } from '../../../protocol/core/limits.ts'
 

@@ -2,7 +2,7 @@
 import { type Resources, add, fits, sum, zero } from '../capacity.ts'
 import { ConflictError, describeError, MusubiError, NoCapacityError } from '../errors.ts'
 import { HOLD_TTL_MS, MAX_GATEWAY_RECORDS, MAX_HOLD_TTL_MS, MAX_LONG_HOLDS_PER_SITE, MAX_PLACEMENTS, MAX_VNI } from '../limits.ts'
-import { isLocal, LOCAL } from '../local.ts'
+import { isLocal, LOCAL } from '../network/local.ts'
 import type { Held, HoldItem, HoldRequest, Offer, Receipt, Request } from '../messages.ts'
 import { type Assignment, FRONTEND_RESOURCES, nodeResources, nodesByHost, placeAtSite, volumeResources } from '../placement/at-site.ts'
 import { checkGrowth, checkRequest, holdTtlMs, mustBeInTime, mustOwn } from './checks.ts'

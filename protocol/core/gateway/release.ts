@@ -3,7 +3,7 @@ import { ConflictError, describeError, InvalidInputError, UnreachableError } fro
 import { HOST_DEADLINE_MS } from '../limits.ts'
 import type { ReleaseRequest } from '../messages.ts'
 import { sharesGoing } from '../quota-share.ts'
-import { MAX_ITEMS } from '../verify-request.ts'
+import { MAX_ITEMS } from '../verify/request.ts'
 import { brief, mustOwn } from './checks.ts'
 import { type HostCall, type Job, type Scope, type Turn, type WaitingFor, failuresOf } from './machine.ts'
 import { type GatewayRecord, allHeld, heldUnder, hostsOf } from './record.ts'

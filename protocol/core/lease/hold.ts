@@ -5,7 +5,7 @@ import { allocateId, inSlice, isFree } from '../ids.ts'
 import {
   HOLD_TTL_MS, MAX_HOLD_TTL_MS, MAX_HOLDS_PER_PEER, MAX_LEASES_PER_HOST, MAX_LEASES_PER_PEER, MAX_PAST_START_MS, MAX_TERM_MS, MIN_TERM_MS
 } from '../limits.ts'
-import { isLocal } from '../local.ts'
+import { isLocal } from '../network/local.ts'
 import type { HoldRequest, LeaseKind } from '../messages.ts'
 import { checkEpoch, hear, isEpoch } from './epoch.ts'
 import { type EventOf, answerWith } from './events.ts'

@@ -5,7 +5,7 @@ import { ACTIVATE_TTL_MS } from '../limits.ts'
 import type { ClusterDocument, Offer, Receipt, Secret } from '../messages.ts'
 import { type Refused, activateFor, commitFor, notActivated, notCommitted, refusedBy } from './say.ts'
 import { type Call, type Purpose, type Turn, type Work, membersOf, attempt } from './machine.ts'
-import { fail } from './negotiate.ts'
+import { fail } from './negotiation/negotiate.ts'
 import { ACTIVATE_DEADLINE_MS, ACTIVATE_PATIENCE_MS, COMMIT_DEADLINE_MS, LAST_TRY_MS } from './pace.ts'
 import type { Asked, MasterRecord } from './record.ts'
 

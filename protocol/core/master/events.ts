@@ -1,5 +1,5 @@
 /** What goes into a master's state machine and what comes out. Plain data; ids, views and times are brought along. */
-import type { BudgetChange } from '../cache-budget.ts'
+import type { BudgetChange } from '../cache/budget.ts'
 import type { MusubiError } from '../errors.ts'
 import type { SiteAnswer } from '../gateway/events.ts'
 import type { ActivateRequest, ClusterDocument, CommitRequest, ExtendRequest, KeepAliveRequest, ReleaseRequest, Request, Secret } from '../messages.ts'

@@ -1,6 +1,6 @@
 import { InvalidInputError } from '../../core/errors.ts'
 import { MAX_CERTIFICATE_BYTES, MAX_CHAIN, MAX_HELLO_BYTES, MAX_RECORD_BYTES, MAX_VERSION } from '../../core/limits.ts'
-import { tracksProblem } from '../../core/tracks.ts'
+import { tracksProblem } from '../../core/network/tracks.ts'
 import { decode, encode, type wire } from '../../wire/codec.ts'
 import { RECORD_TTL_MAX_MS } from '../constants.ts'
 import { peerIdOf, sign, verify, type NodeKey } from '../identity.ts'

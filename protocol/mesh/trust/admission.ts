@@ -4,7 +4,7 @@ import { Uint8ArrayList } from 'uint8arraylist'
 import { errorCode, MusubiError, UnreachableError } from '../../core/errors.ts'
 import { MAX_HELLO_BYTES } from '../../core/limits.ts'
 import { decode, encode } from '../../wire/codec.ts'
-import { firstFrame, onFirstFrame } from '../early.ts'
+import { firstFrame, onFirstFrame } from '../transport/early.ts'
 import { NotAdmittedError, type Chain, type Member, type NotAdmittedCode } from './certificate.ts'
 
 /** Part of its name goes into the choice of encrypter, so that other libp2p programs get no further. */

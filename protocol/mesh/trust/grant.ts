@@ -1,7 +1,7 @@
 import { InvalidInputError, MusubiError } from '../../core/errors.ts'
 import { MAX_CHAIN, MAX_EPOCH } from '../../core/limits.ts'
 import type { EpochGrant, Grant } from '../../core/messages.ts'
-import { isUuid } from '../../core/verify-request.ts'
+import { isUuid } from '../../core/verify/request.ts'
 import { checkPeerId, type NodeKey } from '../identity.ts'
 import { CLOCK_SKEW_MS, type Chain } from './certificate.ts'
 import { seal, unseal } from './envelope.ts'

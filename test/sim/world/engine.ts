@@ -3,7 +3,7 @@
  * with the product's fence on a disk of its own. Commands of agents take their time, overtake each
  * other and arrive although the agent that sent them has died.
  */
-import { openFence, type Fence, type FenceClaim } from '../../../agent/helper/fence-store.ts'
+import { openFence, type Fence, type FenceClaim } from '../../../agent/helper/fence/store.ts'
 import { errorCode, MusubiError } from '../../../protocol/core/errors.ts'
 import type { FenceRecord } from '../../../protocol/core/fence/fence.ts'
 import { createLevelStore, type RecordCodec } from '../../../store/level.ts'

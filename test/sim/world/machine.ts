@@ -13,7 +13,7 @@ import { createNegotiator, type Negotiator } from '../../../agent/master/negotia
 import type { Activate, CallPeer } from '../../../agent/peers.ts'
 import { MusubiError } from '../../../protocol/core/errors.ts'
 import { MASTERLESS_MS } from '../../../protocol/core/limits.ts'
-import { LOCAL } from '../../../protocol/core/local.ts'
+import { LOCAL } from '../../../protocol/core/network/local.ts'
 import type { MasterRecord } from '../../../protocol/core/master/record.ts'
 import { createLevelStore } from '../../../store/level.ts'
 import { openLedger, type Ledger } from '../../../store/ledger.ts'

@@ -3,9 +3,9 @@
  * What may be done is decided by the product's permits; only the pace is the simulator's, as the
  * product's own loop runs on timers.
  */
-import { createPermits, resourceOf, type Tenancy } from '../../../agent/helper/permits.ts'
-import type { Fence } from '../../../agent/helper/fence-store.ts'
-import type { ObjectState, Reconciler } from '../../../agent/reconciler.ts'
+import { createPermits, resourceOf, type Tenancy } from '../../../agent/helper/fence/permits.ts'
+import type { Fence } from '../../../agent/helper/fence/store.ts'
+import type { ObjectState, Reconciler } from '../../../agent/reconcile/reconciler.ts'
 import { type DesiredObject, KIND_ORDER, type ObjectKind } from '../../../protocol/core/desired.ts'
 import { MusubiError } from '../../../protocol/core/errors.ts'
 import type { Kernel, Timer } from '../kernel/kernel.ts'

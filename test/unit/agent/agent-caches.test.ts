@@ -1,7 +1,7 @@
 /** Masters and gateways about caches: who may ask what, and what a site says is judged before it is shown. */
 import t from 'tap'
-import { METRIC_NODES_MAX } from '../../../agent/api/cache-metrics.ts'
-import { metricsText } from '../../../agent/api/metrics.ts'
+import { METRIC_NODES_MAX } from '../../../agent/api/metrics/cache.ts'
+import { metricsText } from '../../../agent/api/metrics/metrics.ts'
 import { createCaches, siteCache } from '../../../agent/cache/fleet.ts'
 import { createRetainedStores } from '../../../agent/cache/retained.ts'
 import { createSiteCaches } from '../../../agent/cache/site.ts'

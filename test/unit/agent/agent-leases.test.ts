@@ -1,7 +1,7 @@
 /** The lease resources and their routes, over a ledger of which every answer is known. */
 import { pino } from 'pino'
 import t, { type Test } from 'tap'
-import { createLeaseView, type LeaseView, type LeaseViewDeps } from '../../../agent/api/leases.ts'
+import { createLeaseView, type LeaseView, type LeaseViewDeps } from '../../../agent/api/view/leases.ts'
 import { addAgentRoutes, type RouteDeps } from '../../../agent/api/routes.ts'
 import { createEventLog } from '../../../agent/events.ts'
 import { LeaseDetailSchema, LeaseEventSchema, LeaseSchema, type LeaseDetail } from '../../../protocol/api.ts'
@@ -9,7 +9,7 @@ import { MusubiError, NoCapacityError } from '../../../protocol/core/errors.ts'
 import type { Lease } from '../../../protocol/core/lease/lease.ts'
 import { emptyLedger, putLease } from '../../../protocol/core/lease/state.ts'
 import { MASTERLESS_MS, MAX_HISTORY_ANSWERED } from '../../../protocol/core/limits.ts'
-import { shortId } from '../../../protocol/core/short-id.ts'
+import { shortId } from '../../../protocol/core/notation/short-id.ts'
 import { createApi, type Api } from '../../../protocol/rest/server.ts'
 import type { HistoryEntry } from '../../../store/ledger/types.ts'
 

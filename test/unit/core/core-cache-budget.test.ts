@@ -1,8 +1,8 @@
 /** The WAN budget of a cluster's caches: at one site, changed, in a document. */
 import { deepStrictEqual } from 'node:assert/strict'
 import t from 'tap'
-import { budgetAt, changeBudget, sameButBudget, type BudgetChange } from '../../../protocol/core/cache-budget.ts'
-import { cacheTermsProblem, parseCacheTerms, renderCacheTerms, type CacheTerms } from '../../../protocol/core/cache-terms.ts'
+import { budgetAt, changeBudget, sameButBudget, type BudgetChange } from '../../../protocol/core/cache/budget.ts'
+import { cacheTermsProblem, parseCacheTerms, renderCacheTerms, type CacheTerms } from '../../../protocol/core/cache/terms.ts'
 
 const TERMS: CacheTerms = { profile: { immutable: ['/a/'], validated: [], dynamic: [], indexes: [] }, budget: { rateKbitPerS: 8000, totalBytes: 2e9 } }
 const after = (...changes: BudgetChange[]): CacheTerms => changes.reduce(changeBudget, TERMS)

@@ -4,7 +4,7 @@ import { freeDuring, type Booking } from '../../../protocol/core/calendar/free.t
 import { type FreeStep, Timeline } from '../../../protocol/core/calendar/timeline.ts'
 import { calendarProblem, coarser, earliestTogether, leastIn, type SiteCalendar } from '../../../protocol/core/calendar/together.ts'
 import { type Resources, clampToZero, fits, timesFitting, zero } from '../../../protocol/core/capacity.ts'
-import { earliestStart, inWindow, nearestCount, nearestText } from '../../../protocol/core/master/earliest.ts'
+import { earliestStart, inWindow, nearestCount, nearestText } from '../../../protocol/core/master/negotiation/earliest.ts'
 import { spec } from '../../model/fixtures.ts'
 
 const CAPACITY: Resources = { vcpus: 4, memoryMib: 8, diskMib: 0, volumes: 0, bandwidthMbit: 0 }

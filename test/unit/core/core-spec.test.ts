@@ -1,8 +1,8 @@
 import fc from 'fast-check'
 import t from 'tap'
-import { cidrProblem, layout, parseCidr } from '../../../protocol/core/addresses.ts'
+import { cidrProblem, layout, parseCidr } from '../../../protocol/core/network/addresses.ts'
 import { InvalidInputError } from '../../../protocol/core/errors.ts'
-import { formatDuration, parseDuration } from '../../../protocol/core/duration.ts'
+import { formatDuration, parseDuration } from '../../../protocol/core/notation/duration.ts'
 import { parseClusterSpec, nearest } from '../../../protocol/core/spec.ts'
 import { MAX_SITES_PER_CLUSTER } from '../../../protocol/core/limits.ts'
 

@@ -1,8 +1,8 @@
 /** Endpoints of both IP versions, and what a gateway may say of its tunnel keys. */
 import t from 'tap'
 import type { TunnelTrack } from '../../../protocol/core/desired.ts'
-import { endpointClash, formatEndpoint, formatEndpoints, isUnderlayAddress, normalAddress, parseEndpoint, parseEndpoints, sharedEndpoint } from '../../../protocol/core/endpoints.ts'
-import { readTracks, sameTracks, type SaidTrack, supersedes, tracksProblem } from '../../../protocol/core/tracks.ts'
+import { endpointClash, formatEndpoint, formatEndpoints, isUnderlayAddress, normalAddress, parseEndpoint, parseEndpoints, sharedEndpoint } from '../../../protocol/core/network/endpoints.ts'
+import { readTracks, sameTracks, type SaidTrack, supersedes, tracksProblem } from '../../../protocol/core/network/tracks.ts'
 
 t.test('an IPv6 address has one short form', t => {
   for (const [text, short] of [

@@ -10,10 +10,10 @@ import type { ClusterDocument, GatewayFacts, HoldItem, HoldRequest, MemberSite, 
 import type { HostCapacity } from '../../../protocol/core/placement/at-site.ts'
 import { siteCapacityOf } from '../../../protocol/core/placement/site-capacity.ts'
 import { placeAmongSites } from '../../../protocol/core/placement/among-sites.ts'
-import { checkAgainstLeases, documentProblem, type GatewayTruth, growthProblem, type HostTruth, offeredProblem, offerProblem } from '../../../protocol/core/verify.ts'
+import { checkAgainstLeases, documentProblem, type GatewayTruth, growthProblem, type HostTruth, offeredProblem, offerProblem } from '../../../protocol/core/verify/document.ts'
 import {
   claimProblem, commitProblem, copyProblem, extendProblem, holdProblem, holdTimeOf, hostCommitProblem, hostCurtailProblem, hostExtendProblem, hostKeepAliveProblem, hostRestoreProblem, isUuid, keepAliveProblem, releaseProblem, requestProblem, termProblem
-} from '../../../protocol/core/verify-request.ts'
+} from '../../../protocol/core/verify/request.ts'
 import { HOUR, facts, holdRequest, item, offerFor, spec } from '../../model/fixtures.ts'
 
 const T0 = 1_800_000_000_000

@@ -2,7 +2,7 @@
 import t from 'tap'
 import { newsOf } from '../../../agent/gateway-news.ts'
 import { createHostObjects } from '../../../agent/lessor/objects.ts'
-import type { Reconciler } from '../../../agent/reconciler.ts'
+import type { Reconciler } from '../../../agent/reconcile/reconciler.ts'
 import type { DesiredObject, SegmentSpec, TunnelSpec, TunnelTrack } from '../../../protocol/core/desired.ts'
 import type { ClusterDocument } from '../../../protocol/core/messages.ts'
 import { withNews } from '../../../protocol/core/plan.ts'

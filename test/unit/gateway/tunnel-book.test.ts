@@ -1,7 +1,7 @@
 /** What gateways say of their tunnel keys: whom it is believed of, and what stays when they fall silent. */
 import t from 'tap'
 import { createTrackBook, type NamedGateway, type TrackBook } from '../../../agent/tunnel/book.ts'
-import type { SaidTrack } from '../../../protocol/core/tracks.ts'
+import type { SaidTrack } from '../../../protocol/core/network/tracks.ts'
 import type { Records, RecordRow } from '../../../protocol/mesh/records.ts'
 import { createMemoryStore } from '../../../store/memory.ts'
 

@@ -5,7 +5,7 @@ import { createTrackBook, type NamedGateway } from '../../../agent/tunnel/book.t
 import { createOwnKeys, type OwnKeysOptions } from '../../../agent/tunnel/own.ts'
 import { foldSite } from '../../../agent/advertise.ts'
 import type { PublicTrack } from '../../../agent/drivers/network/tunnel/driver.ts'
-import type { SaidTrack } from '../../../protocol/core/tracks.ts'
+import type { SaidTrack } from '../../../protocol/core/network/tracks.ts'
 import type { Kind, Records, RecordRow } from '../../../protocol/mesh/records.ts'
 import { Intake, noCounts } from '../../../protocol/mesh/records/intake.ts'
 import { OwnRecords } from '../../../protocol/mesh/records/own.ts'

@@ -1,7 +1,7 @@
 /** What is ours on a host, and what is swept: nothing that a lease or the agent stands behind. */
 import t from 'tap'
 import type { ObservedObject } from '../../../agent/drivers/driver.ts'
-import { ownedText, sweptText } from '../../../agent/helper/people.ts'
+import { ownedText, sweptText } from '../../../agent/helper/owned/people.ts'
 import { isLinkOfOurs, orphansOf } from '../../../agent/helper/owned/orphans.ts'
 import { startBench } from '../../helper-bench.ts'
 import { SAMPLES } from '../../helper-samples.ts'

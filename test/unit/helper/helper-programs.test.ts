@@ -10,7 +10,7 @@ const ROOT = join(import.meta.dirname, '..', '..', '..')
 /** Runs statements with `run` and `CommandError` in scope, after the list was set; @returns what they print. */
 async function within (list: readonly string[], code: string, env: Record<string, string> = {}): Promise<string> {
   const text = `
-    const { allowOnly } = await import('${ROOT}/agent/programs.ts')
+    const { allowOnly } = await import('${ROOT}/agent/system/programs.ts')
     const { run } = await import('${ROOT}/agent/exec.ts')
     allowOnly(${JSON.stringify(list)})
     const told = async work => { try { return (await work()).stdout.trim() } catch (error) { return error.code + ' ' + error.message } }

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import t from 'tap'
-import { type Action, diff } from '../../../agent/diff.ts'
+import { type Action, diff } from '../../../agent/reconcile/diff.ts'
 import type { ObservedObject } from '../../../agent/drivers/driver.ts'
 import { fingerprint } from '../../../agent/fingerprint.ts'
 import { type DesiredObject, KIND_ORDER, type ObjectKind } from '../../../protocol/core/desired.ts'

@@ -3,7 +3,7 @@ import t, { type Test } from 'tap'
 import { pino } from 'pino'
 import type { Driver } from '../../../agent/drivers/driver.ts'
 import { createFakeDriver, createMemoryFakeStore, type FakeStore } from '../../../agent/drivers/fake.ts'
-import { createReconciler, type DriverSet, type Reconciler, type ReconcilerOptions } from '../../../agent/reconciler.ts'
+import { createReconciler, type DriverSet, type Reconciler, type ReconcilerOptions } from '../../../agent/reconcile/reconciler.ts'
 import { type DesiredObject, type ObjectKind, KIND_ORDER } from '../../../protocol/core/desired.ts'
 import { eventually } from '../../model/federation.ts'
 

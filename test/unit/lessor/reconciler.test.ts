@@ -1,7 +1,7 @@
 import t, { type Test } from 'tap'
 import { pino } from 'pino'
 import { createFakeDriver, createMemoryFakeStore, type FakeStore } from '../../../agent/drivers/fake.ts'
-import { createReconciler, type DriverSet, type ObjectState, type Reconciler } from '../../../agent/reconciler.ts'
+import { createReconciler, type DriverSet, type ObjectState, type Reconciler } from '../../../agent/reconcile/reconciler.ts'
 import { type DesiredObject, type ObjectKind, KIND_ORDER } from '../../../protocol/core/desired.ts'
 
 interface Bench { reconciler: Reconciler, store: FakeStore, calls: string[], told: string[], running: () => number, highest: Map<ObjectKind, number>, fail: Set<string>, desired: DesiredObject[], clock: { ms: number } }

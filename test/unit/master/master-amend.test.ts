@@ -1,7 +1,7 @@
 /** Clusters that change while they run: longer, larger, smaller; or as before. */
 import t from 'tap'
 import { MusubiError } from '../../../protocol/core/errors.ts'
-import { nextIndexes } from '../../../protocol/core/master/growth.ts'
+import { nextIndexes } from '../../../protocol/core/master/changes/growth.ts'
 import { ID, lost, World } from '../../model/master.ts'
 
 /** At first there is no room at tsukuba, which comes before ueno by name. */

@@ -1,6 +1,6 @@
 /** The WAN budget of a cluster that runs: on the disk at once, at its sites as soon as they hear of it. */
 import t from 'tap'
-import type { BudgetChange } from '../../../protocol/core/cache-budget.ts'
+import type { BudgetChange } from '../../../protocol/core/cache/budget.ts'
 import { ID, lost, World } from '../../model/master.ts'
 
 function active (): World {

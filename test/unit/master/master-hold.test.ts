@@ -2,7 +2,7 @@
 import t from 'tap'
 import { MusubiError } from '../../../protocol/core/errors.ts'
 import { HOLD_MARGIN, HOLD_TTL_MS, MAX_HOLD_TTL_MS } from '../../../protocol/core/limits.ts'
-import { validUntil } from '../../../protocol/core/master/negotiate.ts'
+import { validUntil } from '../../../protocol/core/master/negotiation/negotiate.ts'
 import { ACCEPT_MARGIN_MS } from '../../../protocol/core/master/pace.ts'
 import { acceptUntilMs, type MasterRecord } from '../../../protocol/core/master/record.ts'
 import { ID, lost, T0, World } from '../../model/master.ts'

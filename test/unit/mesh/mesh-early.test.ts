@@ -2,7 +2,7 @@
 import t from 'tap'
 import type { MessageStream } from '@libp2p/interface'
 import { Uint8ArrayList } from 'uint8arraylist'
-import { assumeSpoken, onFirstFrame } from '../../../protocol/mesh/early.ts'
+import { assumeSpoken, onFirstFrame } from '../../../protocol/mesh/transport/early.ts'
 
 /** As much of a stream of libp2p as is used: what its reader gets, and how it ended. */
 class Stream extends EventTarget {

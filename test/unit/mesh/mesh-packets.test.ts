@@ -9,7 +9,7 @@ import { yamux } from '@libp2p/yamux'
 import { createLibp2p, type Libp2p } from 'libp2p'
 import t, { type Test } from 'tap'
 import { createKey } from '../../../protocol/mesh/identity.ts'
-import { gathering, gatherWrites, lateWindows, updateWindowLate } from '../../../protocol/mesh/packets.ts'
+import { gathering, gatherWrites, lateWindows, updateWindowLate } from '../../../protocol/mesh/transport/packets.ts'
 
 const PROTOCOL = '/musubi/test'
 

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import t from 'tap'
-import { termsOf, withForwarding } from '../../../agent/helper/forwarding.ts'
+import { termsOf, withForwarding } from '../../../agent/helper/fence/forwarding.ts'
 import { fingerprint } from '../../../agent/fingerprint.ts'
 import { createForwarding, FORWARD_SERVICE } from '../../../agent/drivers/network/forward/forwarding.ts'
 import { openText } from '../../../agent/drivers/network/forward/gate.ts'
@@ -8,7 +8,7 @@ import { admitForwarder, nextTerms, parseTerms, renderTerms, type ForwardTerm } 
 import { FORWARD_GUARD_MS, FORWARD_LIFETIME_MS, FORWARD_LOOK_MS, FORWARD_RENEW_MS, FORWARD_TERM_MAX_MS } from '../../../protocol/core/limits.ts'
 import type { ServiceManager, ServiceSpec } from '../../../agent/services.ts'
 import type { SegmentSpec } from '../../../protocol/core/desired.ts'
-import type { Fence } from '../../../agent/helper/fence-store.ts'
+import type { Fence } from '../../../agent/helper/fence/store.ts'
 import type { FenceRecord } from '../../../protocol/core/fence/fence.ts'
 
 const BOOT = '01234567-89ab-cdef-0123-456789abcdef'

@@ -1,8 +1,8 @@
 import { endianness } from 'node:os'
 import fc from 'fast-check'
 import t from 'tap'
-import { parseSpace } from '../../../agent/drivers/network/netlink.ts'
-import type { SpaceLists } from '../../../agent/drivers/network/netlink.ts'
+import { parseSpace } from '../../../agent/drivers/network/observe/netlink.ts'
+import type { SpaceLists } from '../../../agent/drivers/network/observe/netlink.ts'
 
 const little = endianness() === 'LE'
 const TABLE = 'mz_mss'

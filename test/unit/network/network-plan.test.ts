@@ -1,14 +1,14 @@
 import t from 'tap'
 import { tunnelAddressFor } from '../../../agent/drivers/network/address.ts'
 import { chainMarks, clampedMss, renderChains, renderRemoval } from '../../../agent/drivers/network/filter.ts'
-import { parseChains, parseCounters, parseFloods, parseLinks, parseRoutes } from '../../../agent/drivers/network/observed.ts'
+import { parseChains, parseCounters, parseFloods, parseLinks, parseRoutes } from '../../../agent/drivers/network/observe/observed.ts'
 import { checkSegment, planSegment } from '../../../agent/drivers/network/plan.ts'
 import { describeSteps } from '../../../agent/drivers/network/repairs.ts'
 import { removalSteps, segmentSteps } from '../../../agent/drivers/network/steps.ts'
 import { hostBridgeName } from '../../../protocol/core/desired.ts'
 import { MAX_VNI } from '../../../protocol/core/limits.ts'
 import type { SegmentSpec } from '../../../protocol/core/desired.ts'
-import type { SpaceState } from '../../../agent/drivers/network/observed.ts'
+import type { SpaceState } from '../../../agent/drivers/network/observe/observed.ts'
 import type { Step } from '../../../agent/drivers/network/steps.ts'
 
 const VNI = 0xabc

@@ -1,6 +1,6 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
-import { segmentPlans } from '../../../agent/api/segments.ts'
+import { segmentPlans } from '../../../agent/api/view/segments.ts'
 import { checkKnown, ipv6Of } from '../../../agent/drivers/network/broadcast/entries.ts'
 import { planSegment } from '../../../agent/drivers/network/plan.ts'
 import { renderPlan } from '../../../agent/drivers/network/render.ts'

@@ -1,11 +1,11 @@
 /** Segments by VLAN inside a site: the plan's commands, and everything that keeps a trunk NIC from carrying one. */
 import t from 'tap'
-import { parseLinks } from '../../../agent/drivers/network/observed.ts'
+import { parseLinks } from '../../../agent/drivers/network/observe/observed.ts'
 import { checkSegment, planSegment, withoutVlan } from '../../../agent/drivers/network/plan.ts'
 import { describeSteps } from '../../../agent/drivers/network/repairs.ts'
 import { segmentSteps } from '../../../agent/drivers/network/steps.ts'
 import { bridgeProblem, checkTrunk, nicProblem, parseBridgeVlans, trunkProblem, vlanRefusal } from '../../../agent/drivers/network/vlan/trunk.ts'
-import type { SpaceState } from '../../../agent/drivers/network/observed.ts'
+import type { SpaceState } from '../../../agent/drivers/network/observe/observed.ts'
 import type { Step } from '../../../agent/drivers/network/steps.ts'
 import type { SegmentSpec } from '../../../protocol/core/desired.ts'
 

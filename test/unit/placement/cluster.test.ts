@@ -2,7 +2,7 @@
 import t, { type Test } from 'tap'
 import { zero } from '../../../protocol/core/capacity.ts'
 import { InvalidInputError } from '../../../protocol/core/errors.ts'
-import { placeGrowth } from '../../../protocol/core/master/growth.ts'
+import { placeGrowth } from '../../../protocol/core/master/changes/growth.ts'
 import type { MasterRecord } from '../../../protocol/core/master/record.ts'
 import type { SiteCapacity } from '../../../protocol/core/placement/site-capacity.ts'
 import type { PlacementTerms } from '../../../protocol/core/placement/terms.ts'

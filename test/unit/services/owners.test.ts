@@ -3,7 +3,7 @@ import { chmod, chown, lchown, mkdir, mkdtemp, rm, symlink } from 'node:fs/promi
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import t from 'tap'
-import { refuseStrangers } from '../../../agent/owners.ts'
+import { refuseStrangers } from '../../../agent/system/owners.ts'
 import { startBench } from '../../helper-bench.ts'
 
 const skip = process.getuid?.() === 0 ? {} : { skip: 'needs root to give folders away' }

@@ -1,6 +1,6 @@
 import { uptime } from 'node:os'
 import t from 'tap'
-import { createBootClock } from '../../../agent/boot-clock.ts'
+import { createBootClock } from '../../../agent/system/boot-clock.ts'
 
 t.test('it goes on by the fine clock, and over a suspension by the coarse one', t => {
   const clock = { bootMs: 5_000_003, fineMs: 77.25 }

@@ -1,6 +1,6 @@
 import { mkdir, readdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { FETCH_PATH } from '../../../../protocol/core/cache-terms.ts'
+import { FETCH_PATH } from '../../../../protocol/core/cache/terms.ts'
 import { InvalidInputError } from '../../../../protocol/core/errors.ts'
 import { writeAtomically } from '../folder.ts'
 import type { CachePlan } from '../plan.ts'

@@ -1,6 +1,6 @@
 import { isIPv4 } from 'node:net'
 import type { LinkPlan, SpacePlan } from '../plan.ts'
-import type { LinkState, SpaceState } from '../observed.ts'
+import type { LinkState, SpaceState } from '../observe/observed.ts'
 import type { Step } from '../steps.ts'
 
 const NONE: ReadonlyMap<string, string> = new Map()

@@ -15,7 +15,7 @@ import { checkTunnel, endpointsOf, hostOf, setArguments, trackConfig } from './w
 import type { Track, TunnelSpec } from '../../../../protocol/core/desired.ts'
 import type { ServiceManager } from '../../../services.ts'
 import type { Driver } from '../../driver.ts'
-import type { LinkState } from '../observed.ts'
+import type { LinkState } from '../observe/observed.ts'
 import type { KeyPair } from './keys.ts'
 import type { TrackSeen } from './links.ts'
 import type { PathMtuOptions } from './path-mtu.ts'

@@ -3,7 +3,7 @@
  */
 import { fingerprint } from '../../../fingerprint.ts'
 import { CommandError, run, runJson } from '../../../exec.ts'
-import { parseChains } from '../observed.ts'
+import { parseChains } from '../observe/observed.ts'
 import { TRACKS, TUNNEL_TABLE, wgInterface } from './names.ts'
 
 /** Datagrams per second from one address that is not known: a peer that has moved needs one to become known. */

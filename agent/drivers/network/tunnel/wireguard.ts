@@ -1,6 +1,6 @@
 import { isIP, isIPv4, isIPv6 } from 'node:net'
 import { InvalidInputError } from '../../../../protocol/core/errors.ts'
-import { isTunnelKey } from '../../../../protocol/core/tracks.ts'
+import { isTunnelKey } from '../../../../protocol/core/network/tracks.ts'
 import type { Track, TunnelPeer, TunnelSpec, TunnelTrack } from '../../../../protocol/core/desired.ts'
 import { defaultSecondPort, TRACKS } from './names.ts'
 

@@ -5,7 +5,7 @@
 import { MusubiError } from '../../../../protocol/core/errors.ts'
 import { MAX_VLAN_ID, type SegmentSpec } from '../../../../protocol/core/desired.ts'
 import { INNER_MTU, vlanName } from '../names.ts'
-import type { LinkState, SpaceState } from '../observed.ts'
+import type { LinkState, SpaceState } from '../observe/observed.ts'
 
 /** What the configuration of a host says of its trunk. */
 export interface Trunk { nic: string, ids: { from: number, to: number } }

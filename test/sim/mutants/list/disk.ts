@@ -73,17 +73,17 @@ export const diskMutants: readonly Mutant[] = [
     why: 'the helper is told a later end than was promised'
   },
   {
-    name: 'permits-of-former-pass', file: 'agent/helper/permits.ts',
+    name: 'permits-of-former-pass', file: 'agent/helper/fence/permits.ts',
     find: 'return { ...cluster, counter: tenancy.counter }', replace: 'return { ...cluster, counter: tenancy.counter + 1_000_000 }',
     why: 'a command counts as newer than what is decided after it'
   },
   {
-    name: 'fence-unsynced', file: 'agent/helper/fence-store.ts',
+    name: 'fence-unsynced', file: 'agent/helper/fence/store.ts',
     find: "sync: effect.record.state !== 'gone' }", replace: 'sync: false }',
     why: 'after a loss of power the fence does not know what it has seen'
   },
   {
-    name: 'fence-floor-not-kept', file: 'agent/helper/fence-store.ts',
+    name: 'fence-floor-not-kept', file: 'agent/helper/fence/store.ts',
     find: '  if (floor !== undefined) state.floor =', replace: '  if (floor !== undefined && state.floor > 0) state.floor =',
     why: 'what was forgotten may come back'
   },

@@ -3,52 +3,52 @@ import type { Mutant } from '../mutant.ts'
 /** More bugs in masters: what they decide, forget and take over. */
 export const masterMutants: readonly Mutant[] = [
   {
-    name: 'asked-forgotten', file: 'protocol/core/master/negotiate.ts',
+    name: 'asked-forgotten', file: 'protocol/core/master/negotiation/negotiate.ts',
     find: 'const asked = offers.map(offer => ({ site: offer.site, peer: offer.gateway.peer }))\n', replace: 'const asked = offers.slice(1).map(offer => ({ site: offer.site, peer: offer.gateway.peer }))\n',
     why: 'a site is never told that the cluster is over'
   },
   {
-    name: 'decided-by-some', file: 'protocol/core/master/negotiate.ts',
+    name: 'decided-by-some', file: 'protocol/core/master/negotiation/negotiate.ts',
     find: 'round.held.size + round.refused.size >= round.parts.size', replace: 'round.held.size + round.refused.size >= round.parts.size - 1',
     why: 'a master decides before every site has answered'
   },
   {
-    name: 'holds-count-until-the-last', file: 'protocol/core/master/negotiate.ts',
+    name: 'holds-count-until-the-last', file: 'protocol/core/master/negotiation/negotiate.ts',
     find: 'export const firstEnd = (round: Round): number => Math.min(', replace: 'export const firstEnd = (round: Round): number => Math.max(',
     why: 'commits leave when the first hold has run out'
   },
   {
-    name: 'hold-without-margin', file: 'protocol/core/master/negotiate.ts',
+    name: 'hold-without-margin', file: 'protocol/core/master/negotiation/negotiate.ts',
     find: 'sentMs + ttlMs * (1 - HOLD_MARGIN)', replace: 'sentMs + ttlMs',
     why: 'clocks run at different rates: a hold may end while its master counts on it'
   },
   {
-    name: 'hold-from-decision', file: 'protocol/core/master/negotiate.ts',
+    name: 'hold-from-decision', file: 'protocol/core/master/negotiation/negotiate.ts',
     find: 'decidedMs: turn.now, commitByMs: firstEnd(round)', replace: 'decidedMs: turn.now, commitByMs: turn.now + 30_000',
     why: 'the time of the holds is counted from the decision'
   },
   {
-    name: 'growth-without-decision', file: 'protocol/core/master/amend.ts',
+    name: 'growth-without-decision', file: 'protocol/core/master/changes/amend.ts',
     find: '    turn.save({\n      ...record, asked: alsoAsked(', replace: '    turn.keep({\n      ...record, asked: alsoAsked(',
     why: 'the commits of a growth leave before its decision is on the disk'
   },
   {
-    name: 'growth-not-asked-back', file: 'protocol/core/master/amend.ts',
+    name: 'growth-not-asked-back', file: 'protocol/core/master/changes/amend.ts',
     find: '...record, asked: alsoAsked(record.asked, offers.map(offer => ({ site: offer.site, peer: offer.gateway.peer }))),', replace: '...record,',
     why: 'a site that joined by growth is not told that the cluster is over'
   },
   {
-    name: 'extension-done-when-some', file: 'protocol/core/master/amend.ts',
+    name: 'extension-done-when-some', file: 'protocol/core/master/changes/amend.ts',
     find: '!commits.every(one => work.amendReceipts.has(one.site))) return', replace: '!commits.some(one => work.amendReceipts.has(one.site))) return',
     why: 'a cluster counts as extended when some lenders have committed'
   },
   {
-    name: 'growth-done-when-some', file: 'protocol/core/master/amend.ts',
+    name: 'growth-done-when-some', file: 'protocol/core/master/changes/amend.ts',
     find: '!growthMembers(record, amendment).every(member => done.has(member.site))) return', replace: '!growthMembers(record, amendment).some(member => done.has(member.site))) return',
     why: 'a growth counts as done when some sites have activated it'
   },
   {
-    name: 'growth-before-copies', file: 'protocol/core/master/amend.ts',
+    name: 'growth-before-copies', file: 'protocol/core/master/changes/amend.ts',
     find: ' && amendment.document !== null && work.amendReady) {', replace: ' && amendment.document !== null) {',
     why: 'a larger cluster is activated before a successor could know of it'
   },
@@ -58,12 +58,12 @@ export const masterMutants: readonly Mutant[] = [
     why: 'nodes start before a successor could know of them'
   },
   {
-    name: 'failed-change-kept-at-some', file: 'protocol/core/master/amend.ts',
+    name: 'failed-change-kept-at-some', file: 'protocol/core/master/changes/amend.ts',
     find: '    ...record, amendment: null, dropped: [...record.dropped, ...dropped],', replace: '    ...record, amendment: null, dropped: record.dropped,',
     why: 'a change that failed stays at the sites that had taken it'
   },
   {
-    name: 'dropped-nodes-not-released', file: 'protocol/core/master/amend.ts',
+    name: 'dropped-nodes-not-released', file: 'protocol/core/master/changes/amend.ts',
     find: '  const next = turn.save({ ...left, dropped: [...record.dropped, ...dropped], behind', replace: '  const next = turn.save({ ...left, dropped: record.dropped, behind',
     why: 'nodes that a cluster gave up run on'
   },

@@ -3,7 +3,7 @@ import type { Mutant } from '../mutant.ts'
 /** Bugs in what masters and gateways do with each other. */
 export const negotiationMutants: readonly Mutant[] = [
   {
-    name: 'commit-before-decision', file: 'protocol/core/master/negotiate.ts',
+    name: 'commit-before-decision', file: 'protocol/core/master/negotiation/negotiate.ts',
     find: '  }, `${offers.length} sites hold everything`)', replace: "  }, `${offers.length} sites hold everything`)\n  turn.effects.splice(turn.effects.findIndex(one => one.effect === 'save'), 1)",
     why: 'commits leave without a decision record'
   },
@@ -13,22 +13,22 @@ export const negotiationMutants: readonly Mutant[] = [
     why: 'a master commits what has ended'
   },
   {
-    name: 'hold-counted-from-answer', file: 'protocol/core/master/negotiate.ts',
+    name: 'hold-counted-from-answer', file: 'protocol/core/master/negotiation/negotiate.ts',
     find: 'validUntilMs: validUntil(call.sentMs, ttlMs) })', replace: 'validUntilMs: validUntil(offer.nowMs, ttlMs) + 15_000 })',
     why: 'a master counts on holds for longer than they are held'
   },
   {
-    name: 'offered-decides-late', file: 'protocol/core/master/negotiate.ts',
+    name: 'offered-decides-late', file: 'protocol/core/master/negotiation/negotiate.ts',
     find: 'endsMs: Math.min(firstEnd(round), record.endMs) }', replace: 'endsMs: Math.min(firstEnd(round), record.endMs) + 60_000 }',
     why: 'what is held for a user is decided after its holds have ended'
   },
   {
-    name: 'offered-never-lapses', file: 'protocol/core/master/accept.ts',
+    name: 'offered-never-lapses', file: 'protocol/core/master/negotiation/accept.ts',
     find: '  if (turn.now < untilMs) return false\n', replace: '  if (untilMs > 0) return false\n',
     why: 'what nobody accepts waits for ever'
   },
   {
-    name: 'offered-decides-unasked', file: 'protocol/core/master/negotiate.ts',
+    name: 'offered-decides-unasked', file: 'protocol/core/master/negotiation/negotiate.ts',
     find: '  if (hold !== undefined) {\n', replace: '  if (hold !== undefined && hold.ttlMs < 0) {\n',
     why: 'what a user wanted to look at first is decided at once'
   },
