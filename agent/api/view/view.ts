@@ -5,7 +5,7 @@ import type { AgentStatus, ConsoleResource, HostDetail, HostResource, SegmentPla
 import { frontendNamespace } from '../../../protocol/core/desired.ts'
 import { ConflictError, NotFoundError } from '../../../protocol/core/errors.ts'
 
-/** What the read routes show; filled in by agent/main.ts from ledger, mesh and reconciler. */
+/** What the read routes show; agent/agent.ts fills it in from ledger, mesh and reconciler. */
 export interface AgentView extends LeaseView {
   status (): Promise<AgentStatus>
   hosts (): HostResource[]
