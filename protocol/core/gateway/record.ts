@@ -71,7 +71,7 @@ export const noticeTransitions: readonly NoticeTransition[] = [
   { from: 'given', trigger: 'withdraw', to: 'withdrawing', when: 'who it was given for is gone' },
   { from: 'withdrawing', trigger: 'restore', to: null, when: 'all its hosts have the former end again' },
   { from: 'withdrawing', trigger: 'resume', to: 'ordered', when: 'all its hosts have the end of the notice from before again' },
-  { from: 'withdrawing', trigger: 'promised', to: 'ordered', when: 'a host has promised to others by now what came free: it stays, for nobody in particular' }
+  { from: 'withdrawing', trigger: 'promised', to: 'ordered', when: 'a host has promised to others by now what came free, or the gateway has let go of the segment: it stays, for nobody in particular' }
 ]
 
 export const nextNoticeState = (from: NoticeState | null, trigger: NoticeTrigger): NoticeState | null | undefined =>
