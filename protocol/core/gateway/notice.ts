@@ -148,14 +148,16 @@ function isWanted (turn: Turn, { beneficiary = '', endMs }: Notice): boolean {
   return asked?.method === 'request' && asked.request.startMs === endMs
 }
 
+/** Whether others have got notice for a cluster, be it under that for another. */
+export const isNoticedFor = (turn: Turn, clusterId: string): boolean =>
+  [...turn.machine.records.values()].some(record => noticesOf(record).some(({ beneficiary }) => beneficiary === clusterId))
+
 /**
  * How long something may be held for its user that others have got notice for: it has lapsed early enough for them to have their ends
  * again, as they must not end for what nobody has decided.
  */
-export function holdByNoticeMs (turn: Turn, { clusterId, startMs }: Request): number {
-  const isFor = [...turn.machine.records.values()].some(record => noticesOf(record).some(({ beneficiary }) => beneficiary === clusterId))
-  return isFor ? Math.max(HOLD_TTL_MS, startMs - turn.now - NOTICE_RETURN_MS) : MAX_HOLD_TTL_MS
-}
+export const holdByNoticeMs = (turn: Turn, { clusterId, startMs }: Request): number =>
+  isNoticedFor(turn, clusterId) ? Math.max(HOLD_TTL_MS, startMs - turn.now - NOTICE_RETURN_MS) : MAX_HOLD_TTL_MS
 
 /** Looks after a notice. @returns whether hosts are asked something */
 export function tendNotice (turn: Turn, record: GatewayRecord): boolean {

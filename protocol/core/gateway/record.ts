@@ -19,7 +19,7 @@ export const gatewayTransitions: readonly GatewayTransition[] = [
   { from: 'asking', trigger: 'release', to: 'releasing', when: 'the master gives it up' },
   { from: 'offered', trigger: 'supersede', to: 'releasing', when: 'the master asks anew with another key' },
   { from: 'offered', trigger: 'commit', to: 'committed', when: 'every host has committed' },
-  { from: 'offered', trigger: 'release', to: 'releasing', when: 'the master gives it up' },
+  { from: 'offered', trigger: 'release', to: 'releasing', when: 'the master gives it up, or it has lapsed at a host while another cannot be looked at, and somebody has notice for it' },
   { from: 'offered', trigger: 'gone', to: null, when: 'no host has any of it any more' },
   { from: 'committed', trigger: 'activate', to: 'active', when: 'every host has activated' },
   { from: 'committed', trigger: 'release', to: 'releasing', when: 'the master gives it up' },

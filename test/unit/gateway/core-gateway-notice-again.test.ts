@@ -159,3 +159,24 @@ t.test('what somebody has notice for is not held for long under the notice of an
   t.equal(ttlMs, 15 * MINUTE - 12 * MINUTE - NOTICE_RETURN_MS)
   t.end()
 })
+
+t.test('nobody ends for what has lapsed, though a host of it cannot be reached; nothing is given up that no host has ended', t => {
+  for (const lapsed of [true, false]) {
+    const b = bench()
+    b.settle(high(b), OTHER)
+    b.fate = (peer, { method, request }) => ['hostStatus', 'hostRelease'].includes(method) && peer === 'peer-tokyo-3' && request.clusterId === HIGH ? new MusubiError('UNREACHABLE', 'no route', { retryable: true }) : null
+    b.now += HOLD_TTL_MS + 1
+    if (lapsed) for (const lease of b.host('tokyo-2').leases.values()) if (lease.clusterId === HIGH) lease.state = 'ended'
+    b.tick(1000)
+    b.tick(1000)
+    t.same([b.state(HIGH), b.ends()], lapsed ? ['releasing', TERM] : ['offered', CUT])
+    t.equal(noticeOf(b) === undefined, lapsed)
+    if (!lapsed) continue
+    b.tick(15 * MINUTE)
+    t.equal(b.state(), 'active')
+    b.fate = () => null
+    b.tick(1000)
+    t.equal(b.state(HIGH), '', 'and what is left of it goes when that host is back')
+  }
+  t.end()
+})
