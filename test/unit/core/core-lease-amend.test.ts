@@ -305,7 +305,7 @@ t.test('after a declared loss no quota is lent before all that may have been len
   // Of another gateway of the site: it needs no segment id of this one.
   const share = (name: string, masterSite: string, startMs: number, endMs: number): LeaseEvent =>
     host.hold({ key: name, offerId: name, clusterId: name, masterSite, startMs, endMs, items: [item(name, { kind: 'quota', name: 'a2', resources: { ...one, memoryMib: 512, nodes: 1 } })] })
-  t.match(host.refused(share('a', 'site-b', T0, T0 + 2 * HOUR)), { code: 'QUOTA_EXCEEDED', message: /needs 1 vCPU, 0 free.*1 nodes, 0 free/ })
+  t.match(host.refused(share('a', 'site-b', T0, T0 + 2 * HOUR)), { code: 'QUOTA_EXCEEDED', message: /needs 1 vCPU, 0 free.*1 nodes, 0 free/, hint: /former ledger was lost/ })
   t.match(freeQuotaOf(host.state, 'site-b', T0, T0 + HOUR), { vcpus: 0, nodes: 0, memoryMib: none })
   t.same(toldSteps(host.state, 'site-b', T0).map(({ atMs, free }) => [atMs - T0, free.vcpus, free.nodes]), [[0, 0, 0], [HOUR, 4, 2]], 'as other gateways of the site are told')
   host.ok(share('c', 'site-c', T0, T0 + 2 * HOUR))
