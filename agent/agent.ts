@@ -84,7 +84,9 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   const total = await hostCapacity(config)
   const ledger = await openLedger({
     store, clock: { wall: now, sinceBoot: createBootClock(), bootId: bootId() }, host: config.name, capacity: total,
-    ...(config.segmentIds === undefined ? {} : { slice: config.segmentIds, quarantineUntilMs: await quarantineAfterLoss(store, config.stateDir, now()) })
+    ...(config.segmentIds === undefined ? {} : { slice: config.segmentIds }),
+    // gateways give out ids and lend quotas, of which others may still have some
+    ...(config.segmentIds === undefined && !config.roles.includes('gateway') ? {} : { quarantineUntilMs: await quarantineAfterLoss(store, config.stateDir, now()) })
   })
   /** what promises are counted by; certificates and records of others go by the wall clock */
   const ledgerNow = (): number => ledger.now()

@@ -8,6 +8,8 @@ import type { Store } from '../store/store.ts'
 
 /** Written by `musubi agent reset`: the operator has declared the ledger lost. */
 const markerOf = (stateDir: string): string => join(stateDir, 'ledger-declared-lost')
+/** Left beside the store at the first start that was allowed: a ledger that is new where one was in use has been lost. */
+const usedBefore = (stateDir: string): string => join(stateDir, 'ledger-in-use')
 /** Set at the first start that was allowed: from then on this ledger knows what runs. */
 const IN_USE = 'agent/in-use'
 const OBSERVE_TIMEOUT_MS = 30_000
@@ -16,12 +18,17 @@ export const LONGEST_MS = 2 * MAX_TERM_MS
 /** After the longest lease: what ends late, and the rest of an id. */
 export const RESTED_MS = END_GUARD_MS + ID_QUARANTINE_MS
 
-/** For how long leases of the lost ledger may run on; null when nothing was declared. */
-async function declaredMs (stateDir: string): Promise<number | null> {
-  const text = await readFile(markerOf(stateDir), 'utf8').catch((error: unknown) => {
+/** The text of a file; null without one. */
+async function textOf (path: string): Promise<string | null> {
+  return await readFile(path, 'utf8').catch((error: unknown) => {
     if ((error as { code?: unknown }).code === 'ENOENT') return null
     throw error
   })
+}
+
+/** For how long leases of the lost ledger may run on; null when nothing was declared. */
+async function declaredMs (stateDir: string): Promise<number | null> {
+  const text = await textOf(markerOf(stateDir))
   if (text === null) return null
   const [, ms] = /^longest lease (\d{1,15}) ms$/m.exec(text) ?? []
   return ms === undefined ? LONGEST_MS : Number(ms)
@@ -41,13 +48,13 @@ export async function quarantineAfterLoss (store: Store, stateDir: string, nowMs
 }
 
 /**
- * A ledger that starts empty on a host where objects of ours exist has been lost. To go on would
- * remove running nodes and volumes with their data, because nothing asks for them any more; so the
- * agent refuses until the operator has declared the loss (lease-protocol.md, Authorities).
+ * A ledger that starts empty on a host where objects of ours exist, or where one was in use, has been lost. To go on
+ * would remove running nodes and volumes with their data, because nothing asks for them any more, and promise anew what leaves no
+ * objects here: shares of quotas, reservations. So the agent refuses until the operator has declared the loss (lease-protocol.md, Authorities).
  *
  * @param store the one that holds the ledger; it remembers that the check was passed once
  * @param ready resolves when the drivers can be asked: what cannot be seen must not count as absent
- * @throws MusubiError LEDGER_LOST naming what runs
+ * @throws MusubiError LEDGER_LOST naming what runs, or saying that a ledger was there
  */
 export async function refuseLostLedger (store: Store, stateDir: string, drivers: Observers, ready: () => Promise<unknown> = () => Promise.resolve()): Promise<void> {
   if (await store.get<boolean>(IN_USE) !== true) {
@@ -57,6 +64,8 @@ export async function refuseLostLedger (store: Store, stateDir: string, drivers:
     }
     await store.put(IN_USE, true, { sync: true })
   }
+  // Also beside one that an earlier release has begun. A disk that is full keeps nobody from starting: it is tried again the next time.
+  if (await textOf(usedBefore(stateDir)) === null) await writeFile(usedBefore(stateDir), 'a ledger of this host is in use\n').catch(() => undefined)
   // Also one that was not needed: it must not stand for a loss that is still to come.
   await rm(markerOf(stateDir), { force: true })
 }
@@ -71,7 +80,12 @@ async function refuseIfInUse (stateDir: string, drivers: Observers): Promise<voi
       found.push(...(driver.kind === 'volume' ? [`volumes (cannot be seen: ${describeError(error)})`] : []))
     }
   }
-  if (found.length === 0) return
+  if (found.length === 0 && await textOf(usedBefore(stateDir)) === null) return
+  if (found.length === 0) {
+    throw new MusubiError('LEDGER_LOST', `the ledger in ${stateDir} is new, but one was in use there: what it has promised, quotas and reservations, is not known`, {
+      hint: 'put the state folder back from a copy, if it has promised nothing since; or declare what it promised lost: musubi agent reset --yes, then start the agent again'
+    })
+  }
   throw new MusubiError('LEDGER_LOST', `the ledger in ${stateDir} is new, but this host has ${found.slice(0, 5).join(', ')}${found.length > 5 ? ` and ${found.length - 5} more` : ''} of Musubi: going on would remove them`, {
     hint: 'put the state folder back from a copy; or, to give them up with their data: musubi agent reset --yes, then start the agent again'
   })

@@ -4,7 +4,7 @@ import { Timeline } from '../../protocol/core/calendar/timeline.ts'
 import { type Resources, clampToZero, fits, min } from '../../protocol/core/capacity.ts'
 import { borrowedBy } from '../../protocol/core/gateway/place.ts'
 import type { Lender, ShareView } from '../../protocol/core/gateway/shares.ts'
-import { quotaBookings } from '../../protocol/core/lease/lease.ts'
+import { quotaTaken } from '../../protocol/core/lease/lease.ts'
 import { quotaFor, type ReadonlyLedgerState } from '../../protocol/core/lease/state.ts'
 import type { Request } from '../../protocol/core/messages.ts'
 import { CALENDAR_DEADLINE_MS, MAX_GATEWAYS_PER_SITE } from '../../protocol/core/limits.ts'
@@ -42,7 +42,7 @@ const MOST_OF_ALL: Resources = { vcpus: MOST, memoryMib: MOST, diskMib: MOST, vo
 export function quotaSteps (state: ReadonlyLedgerState, masterSite: string, now: number): Steps | null {
   const quota = quotaFor(state.quotas, masterSite)
   // a quota that says nothing of the number of nodes does not bound it
-  return quota === null ? null : new Timeline({ nodes: Number.POSITIVE_INFINITY, ...quota }, quotaBookings(state, masterSite)).steps(now)
+  return quota === null ? null : new Timeline({ nodes: Number.POSITIVE_INFINITY, ...quota }, quotaTaken(state, masterSite)).steps(now)
 }
 
 /** The same as it is told to another gateway of the site. */

@@ -55,7 +55,7 @@ Examples:
     .option(...config)
     .requiredOption('--yes', 'the data of those volumes is given up')
     .option('--longest-lease <duration>', 'how long leases that this host gave out may run on, when it is known; 0s when all of them have ended')
-    .addHelpText('after', '\nA gateway gives out no in-site ids until its longest lease has ended, as other hosts may still carry them; by default\ntwo years, the most that can have been promised.\n\nExamples:\n  musubi agent reset --yes\n  musubi agent reset --yes --longest-lease 8h')
+    .addHelpText('after', '\nA gateway gives out no in-site ids, and lends nothing of a quota, until its longest lease has ended, as others may still\nhave some; by default two years, the most that can have been promised.\n\nExamples:\n  musubi agent reset --yes\n  musubi agent reset --yes --longest-lease 8h')
     .action(async (o: { config: string, longestLease?: string }, command: Command) => {
       const longestMs = o.longestLease === undefined ? undefined : spanOrNone(o.longestLease, '--longest-lease')
       show(await (await import('../../agent/main.ts')).resetAgent(o.config, longestMs), wantsJson(command), r => `declared in ${r.stateDir}; next: systemctl start musubi-agent`)

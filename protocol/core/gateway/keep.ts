@@ -4,7 +4,7 @@ import { ACTIVATE_TTL_MS, MASTERLESS_MS, MAX_HOST_CALLS, MAX_TIDIED, PROBE_MS } 
 import { brief, mustOwn } from './checks.ts'
 import { type HostCall, type Job, type Turn, type WaitingFor, answersOf, failuresOf } from './machine.ts'
 import { type GatewayRecord, allHeld, backedUntilMs, hostsOf, overSinceMs } from './record.ts'
-import { isNoticeOver, noticeText, tendNotice, toldEndMs } from './notice.ts'
+import { isNoticedFor, isNoticeOver, noticeText, tendNotice, toldEndMs } from './notice.ts'
 import { rehold } from './place.ts'
 import { releaseAgain } from './release.ts'
 import { toldOffer } from './shares.ts'
@@ -125,8 +125,13 @@ const RANK: Readonly<Record<string, number>> = { held: 1, committed: 2, active: 
 /** Holds, inactive and ended leases end at the hosts by themselves: what no host has any more is forgotten. */
 export function finishProbe (turn: Turn, clusterId: string, job: Job): void {
   const record = turn.record(clusterId)
-  if (record === undefined || record.state === 'asking' || record.state === 'releasing' || failuresOf(job).length > 0) return
+  if (record === undefined || record.state === 'asking' || record.state === 'releasing') return
   const states = answersOf(job, 'hostStatus').map(({ reply }) => reply)
+  if (failuresOf(job).length > 0) {
+    // An offer that one host has ended is over: whoever had to make room for it must not wait for a host that cannot be looked at.
+    if (record.state === 'offered' && isNoticedFor(turn, clusterId) && states.some(({ leaseState }) => RANK[leaseState] === undefined)) turn.move(record, 'release', { reason: 'its hold has lapsed' })
+    return
+  }
   if (states.length < hostsOf(allHeld(record)).length) return
   if (states.every(({ leaseState, objects }) => RANK[leaseState] === undefined && objects.length === 0)) {
     turn.gone(record)

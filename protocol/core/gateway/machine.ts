@@ -202,9 +202,9 @@ export class Turn {
     for (const call of calls) this.call(clusterId, id, call)
   }
 
-  /** Asks who comes last. @returns false when nobody does, or somebody before has failed */
+  /** Asks who comes last. @returns false when nobody does, or somebody before has failed, or has nothing to give back */
   goOn (clusterId: string, job: Job): boolean {
-    if (job.last.length === 0 || failuresOf(job).length > 0) return false
+    if (job.last.length === 0 || failuresOf(job).length > 0 || hasNothingBack(job, this.record(clusterId))) return false
     this.machine.jobs.set(clusterId, { ...job, open: job.last.length, last: [] })
     for (const call of job.last) this.call(clusterId, job.id, call)
     return true
@@ -249,6 +249,7 @@ export interface Replies {
   hostCommit: { receipts: Receipt[] }
   hostStatus: { leaseState: string, objects: readonly unknown[] }
   hostCurtail: { endMs: number }
+  hostRestore: { endMs: number }
 }
 
 /** What hosts answered to one method, with who did. */
@@ -259,3 +260,10 @@ export function answersOf<M extends keyof Replies> (job: Job, method: M): Array<
 
 export const failuresOf = (job: Job): Array<{ host: string, error: MusubiError }> =>
   job.results.flatMap(({ host, error }) => error === null ? [] : [{ host, error }])
+
+/**
+ * Whether a notice is being withdrawn of a cluster of which the gateway's own host has nothing any more: its operator has revoked it, or
+ * the end has come meanwhile. Its segment id rests no longer than until the end by that notice, so no other host may have it for longer.
+ */
+export const hasNothingBack = (job: Job, record: GatewayRecord | undefined): boolean =>
+  job.phase.kind === 'restore' && answersOf(job, 'hostRestore').some(({ peer, reply }) => peer === record?.offer.gateway.peer && reply.endMs === 0)

@@ -6,7 +6,7 @@
 import { describeError, MusubiError } from '../errors.ts'
 import { GIVEN_BACK_MS, HOLD_TTL_MS, MAX_GIVEN_BACK, MAX_HOLD_TTL_MS, MAX_NOTICED_PER_REQUEST, MAX_NOTICES_PER_CLUSTER, MAX_NOTICES_PER_SITE, MIN_TERM_MS, NOTICE_RETURN_MS } from '../limits.ts'
 import type { Request } from '../messages.ts'
-import { type HostCall, type Job, type Placing, type Turn, failuresOf } from './machine.ts'
+import { type HostCall, type Job, type Placing, type Turn, failuresOf, hasNothingBack } from './machine.ts'
 import { type GatewayRecord, type HostPeer, type Notice, allHeld, hostsOf } from './record.ts'
 import { onlyLenders } from './shares.ts'
 
@@ -148,14 +148,16 @@ function isWanted (turn: Turn, { beneficiary = '', endMs }: Notice): boolean {
   return asked?.method === 'request' && asked.request.startMs === endMs
 }
 
+/** Whether others have got notice for a cluster, be it under that for another. */
+export const isNoticedFor = (turn: Turn, clusterId: string): boolean =>
+  [...turn.machine.records.values()].some(record => noticesOf(record).some(({ beneficiary }) => beneficiary === clusterId))
+
 /**
  * How long something may be held for its user that others have got notice for: it has lapsed early enough for them to have their ends
  * again, as they must not end for what nobody has decided.
  */
-export function holdByNoticeMs (turn: Turn, { clusterId, startMs }: Request): number {
-  const isFor = [...turn.machine.records.values()].some(({ notice }) => notice?.beneficiary === clusterId)
-  return isFor ? Math.max(HOLD_TTL_MS, startMs - turn.now - NOTICE_RETURN_MS) : MAX_HOLD_TTL_MS
-}
+export const holdByNoticeMs = (turn: Turn, { clusterId, startMs }: Request): number =>
+  isNoticedFor(turn, clusterId) ? Math.max(HOLD_TTL_MS, startMs - turn.now - NOTICE_RETURN_MS) : MAX_HOLD_TTL_MS
 
 /** Looks after a notice. @returns whether hosts are asked something */
 export function tendNotice (turn: Turn, record: GatewayRecord): boolean {
@@ -193,6 +195,13 @@ export function finishRestore (turn: Turn, clusterId: string, job: Job & { phase
   const failed = failuresOf(job).filter(one => !isUnknown(one))
   const seq = notice.seq ?? 0
   const { under } = job.phase
+  if (hasNothingBack(job, record)) {
+    // Some may have had their former end back before: with a number of its own all are told once more.
+    const reason = `preempted by the policy of ${turn.site}; the leases at its gateway have ended since`
+    turn.notify(record, 'promised', { seq: seq + 1, beneficiary: '', reason })
+    turn.note('lease.notice', `the leases of cluster ${record.cluster} still end at ${at(notice.endMs)}: those on ${record.offer.gateway.host}, with the segment, have ended already`, record.cluster)
+    return
+  }
   if (failed.length === 0 && under !== null) {
     // With a number of its own: a host may have heard of neither.
     const next = turn.notify(record, 'resume', { ...under, seq: seq + 1 })

@@ -19,7 +19,7 @@ export const gatewayTransitions: readonly GatewayTransition[] = [
   { from: 'asking', trigger: 'release', to: 'releasing', when: 'the master gives it up' },
   { from: 'offered', trigger: 'supersede', to: 'releasing', when: 'the master asks anew with another key' },
   { from: 'offered', trigger: 'commit', to: 'committed', when: 'every host has committed' },
-  { from: 'offered', trigger: 'release', to: 'releasing', when: 'the master gives it up' },
+  { from: 'offered', trigger: 'release', to: 'releasing', when: 'the master gives it up, or it has lapsed at a host while another cannot be looked at, and somebody has notice for it' },
   { from: 'offered', trigger: 'gone', to: null, when: 'no host has any of it any more' },
   { from: 'committed', trigger: 'activate', to: 'active', when: 'every host has activated' },
   { from: 'committed', trigger: 'release', to: 'releasing', when: 'the master gives it up' },
@@ -71,7 +71,7 @@ export const noticeTransitions: readonly NoticeTransition[] = [
   { from: 'given', trigger: 'withdraw', to: 'withdrawing', when: 'who it was given for is gone' },
   { from: 'withdrawing', trigger: 'restore', to: null, when: 'all its hosts have the former end again' },
   { from: 'withdrawing', trigger: 'resume', to: 'ordered', when: 'all its hosts have the end of the notice from before again' },
-  { from: 'withdrawing', trigger: 'promised', to: 'ordered', when: 'a host has promised to others by now what came free: it stays, for nobody in particular' }
+  { from: 'withdrawing', trigger: 'promised', to: 'ordered', when: 'a host has promised to others by now what came free, or the gateway has let go of the segment: it stays, for nobody in particular' }
 ]
 
 export const nextNoticeState = (from: NoticeState | null, trigger: NoticeTrigger): NoticeState | null | undefined =>

@@ -115,7 +115,10 @@ export function checkRoom ({ state }: Turn, wants: readonly Want[], masterSite: 
   if (quota === null) return
   const more = sum(borrowed.map(one => one.resources))
   const left = clampToZero(quota)
-  if (!fits(more, left)) throw new MusubiError('QUOTA_EXCEEDED', `gateway ${state.host} lends no more to site ${masterSite}: ${describeShortfall(more, left)}`, { retryable: true, hint: 'release some of what this site has borrowed, or ask its administrators for more' })
+  if (!fits(more, left)) throw new MusubiError('QUOTA_EXCEEDED', `gateway ${state.host} lends no more to site ${masterSite}: ${describeShortfall(more, left)}`, {
+    retryable: true,
+    hint: state.quarantineUntilMs > state.clockMs ? `its former ledger was lost: what that had lent counts until ${new Date(state.quarantineUntilMs).toISOString()}; use another gateway of the site until then` : 'release some of what this site has borrowed, or ask its administrators for more'
+  })
 }
 
 /**

@@ -183,11 +183,27 @@ export function nextStartOf (state: ReadonlyLedgerState): number | null {
 /** What a site has borrowed by this host's word, as intervals. */
 export const quotaBookings = (state: ReadonlyLedgerState, site: string): Generator<Booking> => bookings(state, lease => isQuota(lease) && lease.masterSite === site)
 
+/** What has no bound has no end either, however much of it is lent. */
+const bounded = (quota: Resources): Resources => {
+  const of = (bound = 0): number => Number.isFinite(bound) ? bound : 0
+  return { vcpus: of(quota.vcpus), memoryMib: of(quota.memoryMib), diskMib: of(quota.diskMib), volumes: of(quota.volumes), bandwidthMbit: of(quota.bandwidthMbit), nodes: of(quota.nodes) }
+}
+
+/**
+ * The same with what a lost ledger may have lent: nobody knows how much of the quota, so it is all of it until that has ended for certain.
+ * Other gateways of the site ask for shares of it, and need no segment id of this one.
+ */
+export function * quotaTaken (state: ReadonlyLedgerState, site: string): Generator<Booking> {
+  const quota = quotaFor(state.quotas, site)
+  if (quota !== null && state.quarantineUntilMs > state.clockMs) yield { resources: bounded(quota), fromMs: 0, untilMs: state.quarantineUntilMs }
+  yield * quotaBookings(state, site)
+}
+
 /** The least that a site may still borrow in [fromMs, untilMs); null when it may borrow without a bound. */
 export function freeQuotaOf (state: ReadonlyLedgerState, site: string, fromMs = state.clockMs, untilMs = fromMs + 1): Resources | null {
   const quota = quotaFor(state.quotas, site)
   // a quota that says nothing of the number of nodes does not bound it
-  return quota === null ? null : freeDuring({ nodes: Number.POSITIVE_INFINITY, ...quota }, quotaBookings(state, site), fromMs, untilMs)
+  return quota === null ? null : freeDuring({ nodes: Number.POSITIVE_INFINITY, ...quota }, quotaTaken(state, site), fromMs, untilMs)
 }
 
 /** The most that a site borrows at any moment of [fromMs, untilMs), with what is held for it. */

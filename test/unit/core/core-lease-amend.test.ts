@@ -1,5 +1,6 @@
 /** What happens to leases that live: extended, grown, shrunk, revoked, confirmed, taken over by another master. */
 import t from 'tap'
+import { toldSteps } from '../../../agent/policy/shares.ts'
 import { zero } from '../../../protocol/core/capacity.ts'
 import type { HostExtendRequest } from '../../../protocol/core/gateway/events.ts'
 import { heardOf } from '../../../protocol/core/lease/epoch.ts'
@@ -293,5 +294,24 @@ t.test('after a declared loss no segment id is given out, except to who has one'
   t.equal(host.ok(segment('a', 'a')).segmentId, 100)
   host.state.quarantineUntilMs = T0 + 2 * HOUR
   t.equal(host.ok(segment('a2', 'a')).segmentId, 100)
+  t.end()
+})
+
+t.test('after a declared loss no quota is lent before all that may have been lent has ended, to nobody', t => {
+  const host = new Host()
+  const none = Number.POSITIVE_INFINITY
+  host.state.quotas = new Map([['site-b', { vcpus: 4, memoryMib: none, diskMib: none, volumes: none, bandwidthMbit: none, nodes: 2 }], ['site-c', null]])
+  host.state.quarantineUntilMs = T0 + HOUR
+  // Of another gateway of the site: it needs no segment id of this one.
+  const share = (name: string, masterSite: string, startMs: number, endMs: number): LeaseEvent =>
+    host.hold({ key: name, offerId: name, clusterId: name, masterSite, startMs, endMs, items: [item(name, { kind: 'quota', name: 'a2', resources: { ...one, memoryMib: 512, nodes: 1 } })] })
+  t.match(host.refused(share('a', 'site-b', T0, T0 + 2 * HOUR)), { code: 'QUOTA_EXCEEDED', message: /needs 1 vCPU, 0 free.*1 nodes, 0 free/, hint: /former ledger was lost/ })
+  t.match(freeQuotaOf(host.state, 'site-b', T0, T0 + HOUR), { vcpus: 0, nodes: 0, memoryMib: none })
+  t.same(toldSteps(host.state, 'site-b', T0).map(({ atMs, free }) => [atMs - T0, free.vcpus, free.nodes]), [[0, 0, 0], [HOUR, 4, 2]], 'as other gateways of the site are told')
+  host.ok(share('c', 'site-c', T0, T0 + 2 * HOUR))
+  host.ok(share('b', 'site-b', T0 + HOUR, T0 + 2 * HOUR))
+  host.now = T0 + HOUR
+  host.ok(share('a', 'site-b', T0 + HOUR, T0 + 2 * HOUR))
+  t.equal(freeQuotaOf(host.state, 'site-b', T0 + HOUR, T0 + 2 * HOUR)?.nodes, 1, 'the hold from before has lapsed')
   t.end()
 })

@@ -1,7 +1,8 @@
 /** The gateway's state machine: clusters that get notice more than once. */
 import t from 'tap'
 import type { SiteAsk } from '../../../protocol/core/gateway/events.ts'
-import { GIVEN_BACK_MS, HOLD_TTL_MS, MAX_GIVEN_BACK } from '../../../protocol/core/limits.ts'
+import { MusubiError } from '../../../protocol/core/errors.ts'
+import { GIVEN_BACK_MS, HOLD_TTL_MS, MAX_GIVEN_BACK, MAX_HOLD_TTL_MS, NOTICE_RETURN_MS } from '../../../protocol/core/limits.ts'
 import { isLeftAlone, pendingNotices } from '../../../protocol/core/gateway/notice.ts'
 import { CLUSTER, Crash, type GatewayBench, OTHER } from '../../model/gateway-bench.ts'
 import { MINUTE, T0, HIGH, TERM, CUT, bench, high, commitHigh, releaseHigh, offerOf, noticeOf } from '../../model/notice-bench.ts'
@@ -101,6 +102,81 @@ t.test('at whatever effect the gateway dies between two notices, the one that is
     t.same(b.ends(), CUT, `at effect ${crashAfter}`)
     t.match(noticeOf(b), { state: 'given', beneficiary: HIGH })
     if (done) break
+  }
+  t.end()
+})
+
+t.test('where the gateway has let go of the segment nobody gets a later end than its id rests for', t => {
+  for (const attempts of [0, 1]) {
+    const b = bench()
+    b.settle(high(b), OTHER)
+    t.same(b.ends(), CUT)
+    releaseHigh(b)
+    if (attempts > 0) {
+      // One of them has its end back before.
+      b.fate = (peer, ask) => ask.method === 'hostRestore' && peer === 'peer-tokyo-3' ? new MusubiError('UNREACHABLE', 'no route', { retryable: true }) : null
+      b.tick(1000)
+      t.same(b.ends(), ['tokyo-1 3600000', 'tokyo-2 3600000', 'tokyo-3 900000'])
+      b.fate = () => null
+    }
+    // Its operator revokes what is on the gateway's own host, or it ends there while the disk is slow.
+    for (const lease of b.host('tokyo-1').leases.values()) lease.state = 'ended'
+    b.tick(1000)
+    t.match(noticeOf(b), { state: 'ordered', beneficiary: '', reason: /at its gateway have ended/ })
+    b.tick(1000)
+    t.same(b.ends(), CUT.slice(1), 'at all hosts that have something of it')
+    t.match(noticeOf(b), { state: 'given', beneficiary: '' })
+    b.tick(15 * MINUTE)
+    t.same([b.state(), b.leases()], ['', []], 'and it goes as its notice says')
+  }
+  t.end()
+})
+
+t.test('of a cluster with two notices nobody has the gateway\'s segment for longer either', t => {
+  const b = bench()
+  b.settle(high(b), OTHER)
+  commitHigh(b, b.record(HIGH)?.offer.offerId ?? '')
+  b.tick(1000)
+  b.settle(top(b), NAGOYA)
+  t.same(b.ends(), SOON)
+  for (const lease of b.host('tokyo-1').leases.values()) if (lease.clusterId === CLUSTER) lease.state = 'ended'
+  releaseTop(b)
+  b.tick(1000)
+  b.tick(1000)
+  t.same(b.ends(), SOON.slice(1), 'the notice from before holds again only with all of it')
+  t.end()
+})
+
+t.test('what somebody has notice for is not held for long under the notice of another, either', t => {
+  const b = bench()
+  b.settle(high(b), OTHER)
+  b.settle(top(b), NAGOYA)
+  t.match(noticeOf(b), { beneficiary: TOP, under: { beneficiary: HIGH } })
+  releaseHigh(b)
+  const late = high(b, { key: 'h2', sentMs: b.now })
+  b.now = T0 + 12 * MINUTE
+  const ttlMs = (b.settle({ ...late, request: { ...late.request, sentMs: b.now, holdTtlMs: MAX_HOLD_TTL_MS }, view: b.view() }, OTHER) as { reply: { ttlMs: number } }).reply.ttlMs
+  t.equal(ttlMs, 15 * MINUTE - 12 * MINUTE - NOTICE_RETURN_MS)
+  t.end()
+})
+
+t.test('nobody ends for what has lapsed, though a host of it cannot be reached; nothing is given up that no host has ended', t => {
+  for (const lapsed of [true, false]) {
+    const b = bench()
+    b.settle(high(b), OTHER)
+    b.fate = (peer, { method, request }) => ['hostStatus', 'hostRelease'].includes(method) && peer === 'peer-tokyo-3' && request.clusterId === HIGH ? new MusubiError('UNREACHABLE', 'no route', { retryable: true }) : null
+    b.now += HOLD_TTL_MS + 1
+    if (lapsed) for (const lease of b.host('tokyo-2').leases.values()) if (lease.clusterId === HIGH) lease.state = 'ended'
+    b.tick(1000)
+    b.tick(1000)
+    t.same([b.state(HIGH), b.ends()], lapsed ? ['releasing', TERM] : ['offered', CUT])
+    t.equal(noticeOf(b) === undefined, lapsed)
+    if (!lapsed) continue
+    b.tick(15 * MINUTE)
+    t.equal(b.state(), 'active')
+    b.fate = () => null
+    b.tick(1000)
+    t.equal(b.state(HIGH), '', 'and what is left of it goes when that host is back')
   }
   t.end()
 })

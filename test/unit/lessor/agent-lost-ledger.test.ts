@@ -1,4 +1,4 @@
-import { writeFile } from 'node:fs/promises'
+import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
 import { createFakeDriver } from '../../../agent/drivers/fake.ts'
@@ -26,6 +26,22 @@ t.test('a host without objects of ours starts', async t => {
   await t.resolves(refuseLostLedger(store, dir, { volume }))
   await volume.apply('c.data', SPEC, AbortSignal.timeout(1000))
   await t.resolves(refuseLostLedger(store, dir, { volume }), 'from then on the ledger knows what runs')
+})
+
+t.test('an empty ledger where one was in use stops the agent, also without objects: it may have lent quotas, or promised a time to come', async t => {
+  const dir = t.testdir()
+  const volume = createFakeDriver('volume', { dir })
+  const store = createMemoryStore()
+  await refuseLostLedger(store, dir, { volume })
+  for (const start of ['first', 'second']) await t.rejects(refuseLostLedger(createMemoryStore(), dir, { volume }), { code: 'LEDGER_LOST', message: /one was in use there/, hint: /agent reset --yes/ }, `the ${start} start`)
+  await t.resolves(refuseLostLedger(store, dir, { volume }), 'the one that was there goes on')
+  await declareLost(dir, 3_600_000)
+  const fresh = createMemoryStore()
+  t.equal(await quarantineAfterLoss(fresh, dir, 1000), 1000 + 3_600_000 + RESTED_MS)
+  await t.resolves(refuseLostLedger(fresh, dir, { volume }))
+  await rm(join(dir, 'ledger-in-use'))
+  await refuseLostLedger(fresh, dir, { volume })
+  await t.rejects(refuseLostLedger(createMemoryStore(), dir, { volume }), { code: 'LEDGER_LOST' }, 'one that an earlier release has begun is known from the next start on')
 })
 
 t.test('the operator may declare the loss, once', async t => {
