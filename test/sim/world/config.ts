@@ -199,8 +199,12 @@ function withTwins (config: Config, chance: Prng): Config {
   const [first, second, ...others] = config.creates
   if (config.quota === null || first === undefined || second === undefined) return config
   const atMs = first.atMs + (chance.chance(0.5) ? 0 : chance.between(0, 2 * config.syncMs))
-  const twin = ({ spec, ...plan }: CreatePlan): CreatePlan => ({ ...plan, host: first.host, startInMs: 0, spec: { ...spec, volumes: [] } })
-  return { ...config, staleViews: true, quota: { ...config.quota, nodes: chance.int(1, 2) }, creates: [twin(first), { ...twin(second), atMs }, ...others] }
+  // What the own site has not, beside the frontend, is borrowed.
+  const borrowed = chance.chance(0.7) ? 1 : 2
+  const own = config.sites.find(({ hosts }) => hosts.some(({ host }) => host === first.host))?.hosts ?? []
+  const count = Math.max(2, own.reduce((sum, { capacity }) => sum + capacity.vcpus, 0) - 1 + borrowed)
+  const twin = ({ spec, ...plan }: CreatePlan): CreatePlan => ({ ...plan, host: first.host, startInMs: 0, spec: { ...spec, volumes: [], nodes: { ...spec.nodes, count } } })
+  return { ...config, staleViews: true, quota: { ...quotaOfSite(3), nodes: chance.int(borrowed, 2 * borrowed - 1) }, creates: [twin(first), { ...twin(second), atMs }, ...others] }
 }
 
 export function planOf (seed: number): Config {
