@@ -238,9 +238,11 @@ export function createMalice ({ kernel, chance, config, around, endpoints }: { k
   return {
     act () { if (evil.length > 0 && !around.healed()) chance.pick(deeds)() },
     overtaken (call) {
-      const { key, epoch } = call.request as { key?: string, epoch: number }
+      const { key, epoch, sentMs } = call.request as { key?: string, epoch: number, sentMs?: number }
       for (const earlier of sent.get(keyOf(call)) ?? []) {
-        const before = earlier.request as { key?: string, epoch: number }
+        const before = earlier.request as { key?: string, epoch: number, sentMs?: number }
+        // Gateways tell questions apart by the millisecond: of two of the same one the older passes for the newer.
+        if (call.method === 'request' && (before.sentMs ?? 0) >= (sentMs ?? 0)) continue
         if (call.forged || earlier.id >= call.id || around.healed() || !(call.method === 'claim' ? before.epoch < epoch : before.key !== key && earlier.from.peer === call.from.peer)) continue
         // Mostly at once, as what was got is soon decided.
         earlier.again(overtaking.chance(0.6) ? overtaking.between(0, 2 * config.wanMs + config.syncMs) : overtaking.between(0, 8_000))
