@@ -17,6 +17,7 @@ import { allOrNothing } from './master/all-or-nothing.ts'
 import { copies } from './master/copies.ts'
 import { convergence } from './master/convergence.ts'
 import { createDecisions, decisions } from './master/decisions.ts'
+import { changes } from './master/changes.ts'
 import { epochs } from './master/epochs.ts'
 import { offers } from './master/offers.ts'
 import { releases } from './master/releases.ts'
@@ -27,7 +28,7 @@ export function invariantsOf (world: World): Invariant[] {
   const known = createDecisions()
   return [
     counters(world), leaseTable(world), clocks(world), causes(world), ends(world), promises(world), calendar(world), notices(world), shares(world), conserved(world), segments(world), answers(world), cordons(world),
-    decisions(world, known), allOrNothing(world, known), epochs(world, known), releases(world, known), offers(world, known), copies(world),
+    decisions(world, known), allOrNothing(world, known), epochs(world, known), releases(world, known), offers(world, known), changes(world, known), copies(world),
     fence(world), running(world), convergence(world, known)
   ]
 }

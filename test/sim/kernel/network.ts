@@ -40,7 +40,7 @@ export interface Wire {
   /** the caller learns what became of its call: an answer, a refusal, or silence */
   settled (call: Envelope): void
   /** something changed at a process by a message */
-  fault (kind: 'lost' | 'duplicated' | 'held up' | 'blocked' | 'timed out'): void
+  fault (kind: 'lost' | 'duplicated' | 'held up' | 'came again, late' | 'blocked' | 'timed out'): void
 }
 
 export interface Envelope {
@@ -51,6 +51,8 @@ export interface Envelope {
   readonly method: string
   readonly request: unknown
   readonly forged: boolean
+  /** One more copy of it arrives so much later, ms; whoever has sent it waits for it no longer than for the others. */
+  again (afterMs: number): void
 }
 
 export interface Network {
@@ -130,7 +132,11 @@ export function createNetwork ({ kernel, chance, endpoints, latencyMs, wire }: N
         kernel.after(0.01, () => { if (!dead()) reject(new UnreachableError(`no peer ${peer} is known`)) })
         return
       }
-      const call: Envelope = { id: ++ids, from, to, caller: caller(from), method, request: copyOf(request), forged }
+      let arrivals = 0
+      const call: Envelope = {
+        id: ++ids, from, to, caller: caller(from), method, request: copyOf(request), forged,
+        again (afterMs) { wire.fault('came again, late'); kernel.after(afterMs, () => { arrive(++arrivals) }) }
+      }
       wire.called(call)
       let settled = false
       const deadline = kernel.after(deadlineMs, () => {
@@ -177,7 +183,10 @@ export function createNetwork ({ kernel, chance, endpoints, latencyMs, wire }: N
           }
         )
       }
-      copies(from, to).forEach((delay, i) => { kernel.after(delay, () => { arrive(i + 1) }) })
+      for (const delay of copies(from, to)) {
+        const copy = ++arrivals
+        kernel.after(delay, () => { arrive(copy) })
+      }
     })
   }
   return network

@@ -57,6 +57,8 @@ export interface Config {
   staleViews: boolean
   /** a site lends each other site at most this much, its gateways together; null: no quotas */
   quota: Required<ResourceFacts> | null
+  /** how often somebody reserves what follows on a cluster while that gets a later end: share of the extensions */
+  rivals: number
   /** whether hosts are asked for their calendars, so that there are notices; only with quotas, as policies have both */
   notices: boolean
   /** faults end when so much time has passed and so much has happened, and at `faultMsMax` at the latest */
@@ -91,7 +93,9 @@ function planSites (chance: Prng): SitePlan[] {
     const site = `s${s}`
     const malicious = s > 3 && chance.chance(0.6)
     const hostCount = malicious ? 1 : chance.pick([1, 1, 1, 1, 1, 1, 2, 2, 2, 3])
-    const gateways = hostCount > 1 && chance.chance(0.5) ? 2 : 1
+    const many = hostCount > 1 && chance.chance(0.5)
+    // A third one: then two others may want to take a cluster over.
+    const gateways = !many ? 1 : hostCount > 2 && chance.fork(`third ${s}`).chance(0.7) ? 3 : 2
     const hosts = Array.from({ length: hostCount }, (_, h): HostPlan => {
       const gateway = h < gateways
       const host = `${site}${'abcd'.charAt(h)}`
@@ -182,10 +186,34 @@ function withNotices (config: Config, chance: Prng): Config {
   }
 }
 
+/** Clusters that are extended while others reserve what comes after them. */
+function withRivals (config: Config, chance: Prng): Config {
+  return {
+    ...config, rivals: 0.8, staleViews: true, operators: { ...config.operators, extend: chance.between(20, 50) },
+    creates: config.creates.map(plan => ({ ...plan, startInMs: 0, holdMs: 0, spec: { ...plan.spec, termMs: Math.round(chance.between(75_000, 150_000)) } }))
+  }
+}
+
+/** Two clusters of one site at the same moment, which borrows few nodes of each other one: both may be counted, or one. */
+function withTwins (config: Config, chance: Prng): Config {
+  const [first, second, ...others] = config.creates
+  if (config.quota === null || first === undefined || second === undefined) return config
+  const atMs = first.atMs + (chance.chance(0.5) ? 0 : chance.between(0, 2 * config.syncMs))
+  // What the own site has not, beside the frontend, is borrowed.
+  const borrowed = chance.chance(0.7) ? 1 : 2
+  const own = config.sites.find(({ hosts }) => hosts.some(({ host }) => host === first.host))?.hosts ?? []
+  const count = Math.max(2, own.reduce((sum, { capacity }) => sum + capacity.vcpus, 0) - 1 + borrowed)
+  const twin = ({ spec, ...plan }: CreatePlan): CreatePlan => ({ ...plan, host: first.host, startInMs: 0, spec: { ...spec, volumes: [], nodes: { ...spec.nodes, count } } })
+  return { ...config, staleViews: true, quota: { ...quotaOfSite(3), nodes: chance.int(borrowed, 2 * borrowed - 1) }, creates: [twin(first), { ...twin(second), atMs }, ...others] }
+}
+
 export function planOf (seed: number): Config {
   const config = plainPlanOf(seed)
   const chance = createPrng(seed).fork('notices')
-  return chance.chance(0.08) ? withNotices(config, chance) : config
+  if (chance.chance(0.08)) return withNotices(config, chance)
+  const contest = createPrng(seed).fork('contest')
+  const twins = contest.chance(0.35) ? withTwins(config, contest) : config
+  return contest.chance(0.08) ? withRivals(twins, contest) : twins
 }
 
 function plainPlanOf (seed: number): Config {
@@ -212,7 +240,8 @@ function plainPlanOf (seed: number): Config {
     },
     operators: {
       delete: swarm(chance, 3), extend: swarm(chance, 8), grow: swarm(chance, 8), shrink: swarm(chance, 2), revoke: swarm(chance, 1.5, 0.3),
-      adopt: swarm(chance, 4, 0.6), cordon: swarm(chance, 1.5, 0.3)
+      // where two others may take a cluster over they are asked to more often
+      adopt: Math.max(swarm(chance, 4, 0.6), sites.some(({ hosts }) => hosts.filter(host => host.gateway).length > 2) ? 8 : 0), cordon: swarm(chance, 1.5, 0.3)
     },
     weather: {
       loss: swarm(chance, 0.2, on * 0.8), duplicate: swarm(chance, 0.15, on * 0.8), holdUp: swarm(chance, 0.1, on * 0.8),
@@ -229,6 +258,7 @@ function plainPlanOf (seed: number): Config {
     staleViews: chance.chance(0.5),
     quota: chance.chance(0.25) ? quotaOfSite(chance.int(1, 3)) : null,
     notices: false,
+    rivals: 0,
     ...until,
     faultMsMax: 400_000,
     loseMasterMs: isLong && chance.fork('lost').chance(0.6) ? chance.fork('lost at').between(8_000, 25_000) : 0,

@@ -24,12 +24,16 @@ export interface Malice {
   overheard (call: Envelope): void
   /** A cluster has got another master: what the former one has said comes again, late. */
   late (clusterId: string): void
+  /** A question, or a claim, was answered as it wants: an earlier one of the same cluster comes again, late. */
+  overtaken (call: Envelope): void
   /** A host has taken a later document: the one before comes again. */
   outdated (clusterId: string, peer: string): void
 }
 
 const MAX_HEARD = 60
 const MAX_SAID = 12
+/** Earlier questions, or claims, about one cluster to one host. */
+const MAX_EARLIER = 4
 const OF_HOSTS = new Set(['hold', 'hostCommit', 'hostActivate', 'hostExtend', 'hostCurtail', 'hostRestore'])
 const ASKED_OF_GATEWAYS = new Set(['request', 'extend', 'commit', 'activate', 'release', 'keepAlive', 'status'])
 const nowMs = (kernel: Kernel): number => EPOCH_MS + Math.floor(kernel.now())
@@ -40,6 +44,9 @@ export function createMalice ({ kernel, chance, config, around, endpoints }: { k
   const heard: Array<{ method: string, request: Record<string, unknown>, from: string, to: string }> = []
   /** first questions of gateways to hosts, by cluster */
   const said = new Map<string, typeof heard>()
+  /** requests and claims as they were sent, by cluster and whom they asked */
+  const sent = new Map<string, Envelope[]>()
+  const keyOf = ({ method, request, to }: Envelope): string => `${method} ${(request as { clusterId: string }).clusterId} ${to.peer}`
   /** 0 to 1: how often it answers as an honest site would */
   const manners = chance.unit()
 
@@ -213,6 +220,7 @@ export function createMalice ({ kernel, chance, config, around, endpoints }: { k
   }
 
   const lateness = chance.fork('too late')
+  const overtaking = chance.fork('overtaken')
   /** A commit that comes when its hold is over, and the host has not looked at the clock yet. */
   function tooLate (request: { clusterId: string, offerId: string, ttlMs: number, epoch: number }, from: string, to: string): void {
     kernel.after((request.ttlMs === 0 ? HOLD_TTL_MS : request.ttlMs) + lateness.between(0, 2_000), () => {
@@ -229,6 +237,17 @@ export function createMalice ({ kernel, chance, config, around, endpoints }: { k
   deeds.push(() => { cheat().catch(() => undefined) }, () => { cheat().catch(() => undefined) }, muddle)
   return {
     act () { if (evil.length > 0 && !around.healed()) chance.pick(deeds)() },
+    overtaken (call) {
+      const { key, epoch, sentMs } = call.request as { key?: string, epoch: number, sentMs?: number }
+      for (const earlier of sent.get(keyOf(call)) ?? []) {
+        const before = earlier.request as { key?: string, epoch: number, sentMs?: number }
+        // Gateways tell questions apart by the millisecond: of two of the same one the older passes for the newer.
+        if (call.method === 'request' && (before.sentMs ?? 0) >= (sentMs ?? 0)) continue
+        if (call.forged || earlier.id >= call.id || around.healed() || !(call.method === 'claim' ? before.epoch < epoch : before.key !== key && earlier.from.peer === call.from.peer)) continue
+        // Mostly at once, as what was got is soon decided.
+        earlier.again(overtaking.chance(0.6) ? overtaking.between(0, 2 * config.wanMs + config.syncMs) : overtaking.between(0, 8_000))
+      }
+    },
     outdated (clusterId, peer) {
       const one = said.get(clusterId)?.find(({ method, to }) => method === 'hostActivate' && to === peer)
       const sender = endpoints.get(one?.from ?? '')
@@ -253,7 +272,12 @@ export function createMalice ({ kernel, chance, config, around, endpoints }: { k
         }
       })
     },
-    overheard ({ method, request, from, to, forged }) {
+    overheard (call) {
+      const { method, request, from, to, forged } = call
+      if (!forged && (method === 'request' || method === 'claim')) {
+        const list = sent.get(keyOf(call)) ?? []
+        if (list.length < MAX_EARLIER) sent.set(keyOf(call), [...list, call])
+      }
       if (!forged && OF_HOSTS.has(method)) {
         const { clusterId } = request as { clusterId: string }
         const list = said.get(clusterId) ?? []

@@ -12,11 +12,16 @@ import type { Surroundings } from './surroundings.ts'
 
 type Action = Extract<Observation, { type: 'operator' }>['action']
 
+/** Reservations behind clusters that are extended, in one schedule. */
+const MAX_RIVALS = 3
+
 interface Led { machine: Machine, life: Life, record: MasterRecord }
 
 export function startOperators (kernel: Kernel, chance: Prng, config: Config, around: Surroundings, machines: readonly Machine[]): void {
   const masters = machines.filter(machine => machine.gateway)
   const users = chance.fork('users')
+  const rivals = chance.fork('rivals')
+  const insisting = chance.fork('insisting')
 
   function tell (machine: Machine, action: Action, clusterId: string, detail: string, work: Promise<unknown>): void {
     around.activity()
@@ -85,7 +90,9 @@ export function startOperators (kernel: Kernel, chance: Prng, config: Config, ar
     extend () {
       const found = one(['active'])
       const endMs = (found?.record.endMs ?? 0) + chance.int(10, 120) * 1000
-      if (found?.life.negotiator) tell(found.machine, 'extend', found.record.id, `to ${endMs - EPOCH_MS}`, found.life.negotiator.extend(found.record.id, endMs))
+      if (!found?.life.negotiator) return
+      if (config.rivals > 0) reserveBehind(found)
+      tell(found.machine, 'extend', found.record.id, `to ${endMs - EPOCH_MS}`, found.life.negotiator.extend(found.record.id, endMs))
     },
     grow () {
       const found = one(['active'])
@@ -120,6 +127,20 @@ export function startOperators (kernel: Kernel, chance: Prng, config: Config, ar
     }
   }
 
+  let reserved = 0
+  /** Somebody wants what a cluster has from its end on, and asks before or while its later end is held. */
+  function reserveBehind ({ machine, life, record }: Led): void {
+    const leftMs = record.endMs - life.ledger.now()
+    // A start that is nearer counts as now.
+    if (reserved >= MAX_RIVALS || leftMs < 62_000 || !rivals.chance(config.rivals)) return
+    reserved++
+    const host = rivals.chance(0.5) ? machine.host : rivals.pick(masters).host
+    const spec = { ...rivals.pick(config.creates).spec, name: `r${reserved}`, termMs: 60_000 }
+    const atMs = kernel.now()
+    const followsMs = rivals.between(0, 1_500)
+    kernel.after(rivals.between(0, 4 * (config.wanMs + config.syncMs)), () => { create({ atMs, host, startInMs: leftMs + followsMs, holdMs: 0, spec }) })
+  }
+
   /** Somebody at another gateway of the master's site takes a cluster over, of which there is a copy. */
   function adopt (force: boolean): void {
     const candidates = masters.flatMap(machine => machine.life?.ready === true ? machine.life.copies.list().map(copy => ({ machine, copy, adoption: machine.life?.adoption })) : [])
@@ -129,6 +150,14 @@ export function startOperators (kernel: Kernel, chance: Prng, config: Config, ar
     // Told before as well: the claim is on its way before anybody can say what became of it.
     if (force) around.observe({ type: 'operator', trueMs: kernel.now(), host: machine.host, action: 'force-adopt', clusterId: copy.clusterId, detail: 'begins', refused: 'UNDER_WAY' })
     tell(machine, force ? 'force-adopt' : 'adopt', copy.clusterId, `from ${copy.from}, epoch ${copy.epoch}`, adoption.adopt(copy.clusterId, { force }))
+    if (!force) return
+    // Nobody has told the others of it.
+    for (const other of candidates) {
+      if (other.machine === machine || other.copy.clusterId !== copy.clusterId || other.adoption == null || !insisting.chance(0.7)) continue
+      const { host } = other.machine
+      around.observe({ type: 'operator', trueMs: kernel.now(), host, action: 'force-adopt', clusterId: copy.clusterId, detail: 'begins', refused: 'UNDER_WAY' })
+      tell(other.machine, 'force-adopt', copy.clusterId, `from ${other.copy.from}, epoch ${other.copy.epoch}`, other.adoption.adopt(copy.clusterId, { force }))
+    }
   }
 
   const plans = [...config.creates]

@@ -138,6 +138,7 @@ export async function runWorld ({ config, createChecker, trace }: WorldOptions):
         activity++
         const asker = machines.get(call.from.host)
         if (call.method === 'request' && error === null && asker !== undefined) inject.diskFails(asker)
+        if ((call.method === 'claim' || call.method === 'request') && error === null) malice.overtaken(call)
         if (call.method === 'claim' && error === null) malice.late((call.request as { clusterId: string }).clusterId)
         if (call.method === 'hostActivate' && error === null && !call.forged && (call.request as { document: { version: number } }).document.version > 1) malice.outdated((call.request as { clusterId: string }).clusterId, call.to.peer)
         // What it says follows from what it has: that is told first.

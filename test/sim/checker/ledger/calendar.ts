@@ -1,6 +1,6 @@
 import type { ResourceFacts } from '../../observation.ts'
 import type { Invariant } from '../invariant.ts'
-import { type HostModel, type LeaseModel, type World, isLive, leaseText, violated } from '../model.ts'
+import { type HostModel, type LeaseModel, type World, field, isLive, leaseText, listOf, numberOf, textOf, violated } from '../model.ts'
 
 /** What hosts have; of quotas the number of nodes as well. */
 export const DIMENSIONS = ['vcpus', 'memoryMib', 'diskMib', 'volumes', 'bandwidthMbit'] as const
@@ -113,9 +113,24 @@ export function conserved (world: World): Invariant {
     return leases.every(lease => lease.facts.endMs === fromMs) && fits(host, leases.map(lease => lease.facts), leases[0]?.facts.masterSite ?? '', fromMs, endMs)
   }
 
+  /** What a request takes of the share of its master's site, where it asks for no frontend: that stays at the master's. */
+  function borrowed (request: unknown): ResourceFacts {
+    const [nodes, volumes] = [listOf(request, 'nodes'), listOf(request, 'volumes')]
+    const sumOf = (list: readonly unknown[], name: string): number => list.reduce<number>((sum, one) => sum + numberOf(one, name), 0)
+    return { vcpus: sumOf(nodes, 'vcpus'), memoryMib: sumOf(nodes, 'memoryMib'), diskMib: sumOf(volumes, 'sizeMib'), volumes: volumes.length, bandwidthMbit: numberOf(request, 'bandwidthMbit'), nodes: nodes.length }
+  }
+
+  /** A gateway refuses what a site may borrow before it asks any ledger: then its own share alone had not enough. */
+  function lends (host: HostModel, request: unknown, why: string): void {
+    if (field(request, 'frontend') === true || host.facts === null) return
+    const [startMs, endMs] = [numberOf(request, 'startMs'), numberOf(request, 'endMs')]
+    if (fits(host, [{ kind: 'quota', resources: borrowed(request) }], textOf(request, 'masterSite'), Math.min(startMs, host.facts.clockMs), endMs)) violated(world, NAME, host.name, `a request within its share was refused: ${why}`)
+  }
+
   return {
     name: NAME,
     answer (host, { method, error, request }, arrival) {
+      if (method === 'request' && error?.code === 'QUOTA_EXCEEDED' && arrival?.life === host.life && arrival.changesAtHost === host.changes && !host.malicious) lends(host, request, error.message)
       if ((method !== 'hold' && method !== 'hostExtend') || (error?.code !== 'NO_CAPACITY' && error?.code !== 'QUOTA_EXCEEDED') || host.facts === null || arrival === undefined || arrival.life !== host.life || arrival.changesAtHost !== host.changes) return
       if (host.leases.size > 400) return // bounds on their number are another reason
       if (method === 'hostExtend') {

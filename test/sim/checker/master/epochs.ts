@@ -97,11 +97,12 @@ export function epochs (world: World, { taken }: Pick<Decisions, 'taken'>): Inva
       if (method === 'request' && textOf(request, 'masterSite') !== caller.site) violated(world, NAME, host.name, `a request in the name of ${textOf(request, 'masterSite')} by ${caller.host} was answered`)
       if (method === 'request' && owner === undefined) owners.set(at, caller.peerId)
       const cluster = clusterOf(world, clusterId)
-      // Of an id that is free again a stranger may make what it likes.
-      if (method === 'request' && owner !== undefined && owner !== caller.peerId && world.hosts.get(caller.host)?.malicious === true) {
+      // Of an id that is free again a stranger may make what it likes, and so may whoever took the cluster over on an operator's word alone.
+      const isStranger = world.hosts.get(caller.host)?.malicious === true
+      if (method === 'request' && owner !== undefined && owner !== caller.peerId && (isStranger || insisted.has(`${caller.host} ${clusterId}`))) {
         const left = [...cluster.leases].find(lease => lease.host.site === host.site && lease.facts.masterPeer === owner && isLive(lease) && !lease.lost)
-        if (left !== undefined) violated(world, NAME, host.name, `a request of cluster ${clusterId.slice(0, 8)} by ${caller.host} was answered, and ${leaseText(left.facts)} of ${owner} lives`)
-        owners.set(at, caller.peerId)
+        if (left !== undefined && isStranger) violated(world, NAME, host.name, `a request of cluster ${clusterId.slice(0, 8)} by ${caller.host} was answered, and ${leaseText(left.facts)} of ${owner} lives`)
+        if (left === undefined) owners.set(at, caller.peerId)
       }
       const fail: (why: string) => never = why => violated(world, NAME, host.name, `${method} of cluster ${clusterId.slice(0, 8)} with epoch ${epoch} by ${caller.host} was answered: ${why}`)
       if (epoch > 0 && epoch < before) violated(world, 'older-epoch', host.name, `${method} of cluster ${clusterId.slice(0, 8)} with epoch ${epoch} by ${caller.host} was answered, ${before} was taken before`)
