@@ -80,8 +80,8 @@ async function refuseIfInUse (stateDir: string, drivers: Observers): Promise<voi
       found.push(...(driver.kind === 'volume' ? [`volumes (cannot be seen: ${describeError(error)})`] : []))
     }
   }
-  if (found.length === 0 && await textOf(usedBefore(stateDir)) === null) return
   if (found.length === 0) {
+    if (await textOf(usedBefore(stateDir)) === null) return
     throw new MusubiError('LEDGER_LOST', `the ledger in ${stateDir} is new, but one was in use there: what it has promised, quotas and reservations, is not known`, {
       hint: 'put the state folder back from a copy, if it has promised nothing since; or declare what it promised lost: musubi agent reset --yes, then start the agent again'
     })

@@ -14,15 +14,13 @@ import { fileURLToPath } from 'node:url'
 import { percentile, round, spread, type BenchOptions, type Figure } from './figures.ts'
 import { PATIENCE_MS, planSite, until, type ManyPlan, type ManyResult, type News, type Order } from './mesh-member.ts'
 import { startSerf } from './mesh-serf.ts'
+import { AS_AGENT } from '../mesh/as-agent.ts'
 
 const COUNT = 40
 const WANTED_RATIO = 0.5
 /** Members that start at once: all of them would only wait for each other. */
 const AT_ONCE = 4
 const MEMBER = fileURLToPath(new URL('./mesh-member.ts', import.meta.url))
-
-/** As packaging/musubi starts agents. */
-const AS_AGENT = ['--max-semi-space-size=2']
 
 /** Forks a member; everything it tells goes to `onNews`. @param cacheDir where the members share compiled modules */
 export function forkMember (cacheDir: string, onNews: (news: News) => void, execArgv: readonly string[] = AS_AGENT): { child: ChildProcess, order: (order: Order) => void } {

@@ -15,6 +15,7 @@ import type { KnownPeer } from '../../protocol/mesh/trust/credentials.ts'
 import { revoke } from '../../protocol/mesh/trust/revocation.ts'
 import { createTrust } from '../../protocol/mesh/trust/trust.ts'
 import { createKit, type Kit } from '../trust-kit.ts'
+import { AS_AGENT } from './as-agent.ts'
 import type { Answer, MemberConfig, Operation, Operations, Order } from './member.ts'
 
 const MEMBER = fileURLToPath(new URL('./member.ts', import.meta.url))
@@ -26,9 +27,6 @@ const loopback = (): string => `127.${1 + Math.floor(Math.random() * 250)}.${Mat
 
 export type Timing = Pick<MemberConfig, 'ttlMs' | 'heartbeatMs' | 'syncIntervalMs' | 'ping'>
 export const CALM: Timing = { ttlMs: 30_000, heartbeatMs: 10_000, syncIntervalMs: 2000, ping: null }
-
-/** As packaging/musubi starts agents: what V8 sets aside for new objects is the most of what else a process would grow by. */
-const AS_AGENT = ['--max-semi-space-size=2']
 
 export class Member {
   readonly name: string
@@ -45,7 +43,7 @@ export class Member {
     this.peerId = peerIdOf(key)
     this.address = address
     const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => name !== 'NODE_OPTIONS'))
-    this.#process = fork(MEMBER, { execArgv: AS_AGENT, env, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+    this.#process = fork(MEMBER, { execArgv: [...AS_AGENT], env, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
     this.#process.on('message', ({ id, value, error }: Answer) => {
       const pending = this.#pending.get(id)
       this.#pending.delete(id)

@@ -3,9 +3,10 @@
  * Members do: what follows is sent at once, behind the question, and the answer is looked at when it
  * comes. On the way to a far site that nobody is connected to, this takes two round trips off seven.
  */
-import type { ComponentLogger, Connection, MessageStream, Stream, StreamMuxer, StreamMuxerFactory, Transport, Upgrader } from '@libp2p/interface'
+import type { ComponentLogger, Connection, MessageStream, StreamMuxerFactory, Transport, Upgrader } from '@libp2p/interface'
 import { Uint8ArrayList } from 'uint8arraylist'
 import { InvalidInputError, MusubiError, UnreachableError } from '../../core/errors.ts'
+import { changedMuxer, onOpened } from './muxer.ts'
 
 /** What the streams and connections of libp2p have beyond their interface: where arriving bytes go in. */
 interface Intake { onData (data: Uint8Array | Uint8ArrayList): void }
@@ -112,20 +113,7 @@ export function earlyEncryption<C, T extends Transport> (transport: Factory<C, T
 }
 
 /** A multiplexer whose outgoing streams of `protocol` can be written to at once. */
-export function earlyStreams<C extends { logger: ComponentLogger }> (muxer: Factory<C, StreamMuxerFactory>, protocol: string): Factory<C, StreamMuxerFactory> {
-  return components => {
-    const factory = muxer(components)
-    const create = factory.createStreamMuxer.bind(factory)
-    factory.createStreamMuxer = connection => {
-      const made: StreamMuxer = create(connection)
-      const open = made.createStream.bind(made)
-      made.createStream = async (options): Promise<Stream> => {
-        const stream = await open(options)
-        if (options?.protocol === protocol) assumeSpoken(stream, protocol)
-        return stream
-      }
-      return made
-    }
-    return factory
-  }
-}
+export const earlyStreams = <C extends { logger: ComponentLogger }> (muxer: Factory<C, StreamMuxerFactory>, protocol: string): Factory<C, StreamMuxerFactory> =>
+  changedMuxer(muxer, made => {
+    onOpened(made, (stream, wanted) => { if (wanted === protocol) assumeSpoken(stream, protocol) })
+  })

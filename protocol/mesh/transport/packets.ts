@@ -4,7 +4,8 @@
  * its answer are eight packets. Each costs a system call here, one and a wake-up on the other side.
  */
 import type { Socket } from 'node:net'
-import type { Connection, MessageStream, Stream, StreamMuxer, StreamMuxerFactory, Transport, Upgrader } from '@libp2p/interface'
+import type { Connection, MessageStream, Stream, StreamMuxerFactory, Transport, Upgrader } from '@libp2p/interface'
+import { changedMuxer, onOpened } from './muxer.ts'
 
 type Factory<C, T> = (components: C) => T
 
@@ -97,27 +98,13 @@ export function gathering<C, T extends Transport> (transport: Factory<C, T>): Fa
 }
 
 /** A multiplexer whose streams update their windows late. */
-export function lateWindows<C> (muxer: Factory<C, StreamMuxerFactory>): Factory<C, StreamMuxerFactory> {
-  return components => {
-    const factory = muxer(components)
-    const create = factory.createStreamMuxer.bind(factory)
-    factory.createStreamMuxer = connection => {
-      const made: StreamMuxer = create(connection)
-      const open = made.createStream.bind(made)
-      made.createStream = async (options): Promise<Stream> => {
-        const stream = await open(options)
-        updateWindowLate(stream)
-        return stream
-      }
-      if (!takesStreams(made)) return made
-      const take = made.onRemoteStream.bind(made)
-      // not by a listener: streams that come before libp2p listens are kept for the first one
-      made.onRemoteStream = stream => {
-        updateWindowLate(stream)
-        take(stream)
-      }
-      return made
-    }
-    return factory
+export const lateWindows = <C> (muxer: Factory<C, StreamMuxerFactory>): Factory<C, StreamMuxerFactory> => changedMuxer(muxer, made => {
+  onOpened(made, updateWindowLate)
+  if (!takesStreams(made)) return
+  const take = made.onRemoteStream.bind(made)
+  // not by a listener: streams that come before libp2p listens are kept for the first one
+  made.onRemoteStream = stream => {
+    updateWindowLate(stream)
+    take(stream)
   }
-}
+})
