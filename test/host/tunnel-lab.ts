@@ -60,6 +60,8 @@ export async function startTunnelLab (times: TunnelTimes = QUICK): Promise<Tunne
       await pod.ok('sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.default.rp_filter=1')
     }
     await router.ok('sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1')
+    // a router that looks for a neighbour keeps the first packets: released late, two handshakes cross, and WireGuard drops both for 5 s
+    for (const there of [V4, V6]) if (!await answers(a, there.b)) throw new Error(`${there.b} does not answer through the router`)
     const hosts = { ...V4 }
     const epochs = { a: 0, b: 0 }
     const pass = async (side: Side): Promise<ObservedObject> => {
@@ -93,8 +95,8 @@ export async function addVxlan (lab: Pick<TunnelLab, 'gateways'>, tunnels: Reado
   }
 }
 
-/** Whether somebody answers within some seconds. */
-export async function answers (pod: Pod, address: string, tries = 20): Promise<boolean> {
+/** Whether somebody answers; handshakes of both sides that cross are tried again after 5 s, and may cross again where processors are busy. */
+export async function answers (pod: Pod, address: string, tries = 60): Promise<boolean> {
   for (let i = 0; i < tries; i++) if ((await pod.run('ping', ['-n', '-c', '1', '-W', '1', address])).exitCode === 0) return true
   return false
 }

@@ -48,7 +48,7 @@ export interface Operations {
   view: { in: Kind, out: Row[] }
   everyone: { in: Kind, out: Row[] }
   seen: { in: null, out: Seen[] }
-  counts: { in: null, out: ReturnType<Records['counts']> & { lateMs: number } }
+  counts: { in: null, out: ReturnType<Records['counts']> & { lateMs: number, rounds: number } }
   connected: { in: null, out: string[] }
   refusals: { in: null, out: ReturnType<Mesh['refusals']> }
   revoke: { in: { envelope: string, chain: string[] }, out: boolean }
@@ -164,7 +164,7 @@ const operations: { [O in Operation]: (args: Operations[O]['in']) => Operations[
   view: kind => here(records).view(kind).map(toRow),
   everyone: kind => here(records).view(kind, { dead: true }).map(toRow),
   seen: () => seen,
-  counts: () => ({ ...here(records).counts(), lateMs: here(records).lateMs() }),
+  counts: () => ({ ...here(records).counts(), lateMs: here(records).lateMs(), rounds: here(records).rounds() }),
   connected: () => here(mesh).connected(),
   refusals: () => here(mesh).refusals(),
   revoke: ({ envelope, chain }) => here(mesh).trust.takeRevocation({ envelope: bytesOf(envelope), chain: chain.map(bytesOf) }) !== null,

@@ -23,8 +23,8 @@ const ID_BYTES = 16
 /** Longer than any certificate that it could cover lives, renewed by an issuer that had not heard of it or not. */
 export const REVOCATION_KEEP_MS = 400 * 24 * 3_600_000
 
-/** Of a revocation, checked or not: what peers compare. */
-export const revocationId = ({ envelope }: Pick<wire.SignedRevocation, 'envelope'>): string => createHash('sha256').update(envelope).digest('base64url').slice(0, Math.ceil(ID_BYTES * 4 / 3))
+/** Of a revocation, checked or not: what peers compare, the same before and after it was sent as bytes. */
+export const revocationId = ({ envelope }: Pick<wire.SignedRevocation, 'envelope'>): string => idFromBytes(createHash('sha256').update(envelope).digest().subarray(0, ID_BYTES))
 export const idToBytes = (id: string): Uint8Array => Uint8Array.from(Buffer.from(id, 'base64url'))
 export const idFromBytes = (bytes: Uint8Array): string => Buffer.from(bytes).toString('base64url')
 

@@ -43,6 +43,20 @@ t.test('revocations are synced, and there again on another open', async t => {
   await again.close()
 })
 
+t.test('what an earlier release kept under another id is one with what is heard of it now', async t => {
+  const kit = await createKit(PLAN)
+  const store = createMemoryStore()
+  const signed = revoke(kit.coordinatorKey, [], { federation: kit.federation, kind: 'site', subject: peerIdOf(kit.siteKeys.get('tokyo')!), site: 'tokyo', name: '', reason: 'lost' }, Date.now() - 5_000)
+  await (await openTrustStore(store)).keepRevocation(signed)
+  const [key = ''] = await keysOf(store, 'trust/revocation/')
+  await store.batch([{ type: 'put', key: `${key.slice(0, -1)}_`, value: await store.get(key) }, { type: 'delete', key }])
+  const trust = await openTrustStore(store)
+  t.same(await keysOf(store, 'trust/revocation/'), [key])
+  await trust.keepRevocation(signed)
+  t.same(await trust.revocations(), [signed])
+  t.same(await (await openTrustStore(store)).revocations(), [signed], 'and still there at the next start')
+})
+
 t.test('what is no revocation is not kept', async t => {
   const kit = await createKit(PLAN)
   const stranger = await createKey()

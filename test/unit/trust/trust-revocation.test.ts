@@ -3,9 +3,11 @@ import fc from 'fast-check'
 import t from 'tap'
 import { MAX_REVOCATIONS_PER_SITE } from '../../../protocol/core/limits.ts'
 import { createKey, peerIdOf } from '../../../protocol/mesh/identity.ts'
+import type { Mesh } from '../../../protocol/mesh/mesh.ts'
+import { answerRevocations, exchangeRevocations } from '../../../protocol/mesh/records/revocations.ts'
 import { issue, readMember } from '../../../protocol/mesh/trust/certificate.ts'
 import { readRevocation, revoke, RevocationSet, type RevocationGrant } from '../../../protocol/mesh/trust/revocation.ts'
-import { createTrust } from '../../../protocol/mesh/trust/trust.ts'
+import { createTrust, type Trust } from '../../../protocol/mesh/trust/trust.ts'
 import { createKit } from '../../trust-kit.ts'
 
 const NOW = Date.UTC(2026, 10, 22)
@@ -68,6 +70,27 @@ void t.test('the order of arrival does not matter, and one site cannot push out 
   }
   t.equal(set.size, MAX_REVOCATIONS_PER_SITE + 1)
   t.ok(set.ids().includes(ours.id))
+})
+
+void t.test('whoever asks, both know afterwards what either knew, and what both know is not sent again', async t => {
+  const make = (name: string): Trust => createTrust({ peerId: kit.member(name).peerId, federation: kit.federation, chain: kit.member(name).chain, now: () => NOW + 10_000 })
+  for (let i = 0; i < 8; i++) {
+    const [knows, asked] = [make('tokyo/w1'), make('osaka/gw2')]
+    let sent = 0
+    const mesh = { trust: knows, call: (_peer: string, _method: string, request: Parameters<typeof answerRevocations>[1]) => {
+      const reply = answerRevocations(asked, request)
+      sent += reply.revocations.length + request.offer.length
+      return Promise.resolve(reply)
+    } } as unknown as Mesh
+    knows.takeRevocation(revoke(siteKey, siteChain, host({ subject: peerIdOf(await createKey()), name: `told${i}` }), NOW + i))
+    await exchangeRevocations(mesh, 'asked')
+    t.equal(asked.revocations.size, 1, 'told')
+    asked.takeRevocation(revoke(siteKey, siteChain, host({ subject: peerIdOf(await createKey()), name: `heard${i}` }), NOW + i))
+    await exchangeRevocations(mesh, 'asked')
+    t.equal(knows.revocations.size, 2, 'heard')
+    await exchangeRevocations(mesh, 'asked')
+    t.equal(sent, 2)
+  }
 })
 
 void t.test('of two sites with one name the one that was admitted first holds it', async t => {

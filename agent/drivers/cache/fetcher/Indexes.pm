@@ -8,11 +8,13 @@ use Clock;
 
 use constant WNOHANG => 1; # of wait(2); all of POSIX would be 2 MB of memory
 use constant AGAIN_SECONDS => 60;
-use constant RETRY_SECONDS => 1; # doubled up to the above; the tunnel may come a moment later, and nodes are on their way
+use constant RETRY_SECONDS => 1; # doubled up to the above
+use constant { FIRST_SECONDS => 120, FIRST_RETRY_SECONDS => 2 }; # the tunnel may come a moment later, and nodes are on their way
 use constant BUSY_SECONDS => 5;
 use constant LIST_SECONDS_MAX => 600; # a list that nobody has confirmed for so long is none
 use constant MEMORY_BYTES_MAX => 1_073_741_824; # of what reads an index
 use constant LATER => 10; # nice: nodes wait for the engine
+use constant SMALL_BYTES => 262_144; # nodes wait for the list as well, and what is so small is soon read
 use constant RELOAD_SECONDS => 1; # until workers with the old list take no requests any more
 use constant INDEX_BYTES_MAX => 268_435_456;
 use constant PARTS_MAX => 64; # indexes that one index names
@@ -21,7 +23,7 @@ sub new {
   my ($class, %given) = @_; # dir, ports, host, program, ahead, changed => called with the listing file when it is another
   mkdir "$given{dir}/index", 0700;
   my $age = (stat "$given{dir}/listed.map")[9];
-  return bless { %given, follow => {}, children => {}, said => {}, dirty => defined $age && CORE::time - $age > LIST_SECONDS_MAX ? 1 : 0, lines => 0 }, $class;
+  return bless { %given, began => time, follow => {}, children => {}, said => {}, dirty => defined $age && CORE::time - $age > LIST_SECONDS_MAX ? 1 : 0, lines => 0 }, $class;
 }
 
 # Sets what is followed: a list of {kind, port, path, parsed}; `parsed` is called with the list of an index that is read.
@@ -62,7 +64,10 @@ sub later {
   my ($self, $index, $error) = @_;
   $index->{busy} = 0;
   my $wait = $error ? RETRY_SECONDS * 2 ** ($index->{failures}++ // 0) : AGAIN_SECONDS;
-  $index->{due} = time + ($wait < AGAIN_SECONDS ? $wait : AGAIN_SECONDS);
+  # an answer of the engine's own: the frontend was not reached
+  my $first = ($error // '') =~ /^the (?:frontend answers 50[234]$|engine )/ && $index->{digest} eq '' && time - $self->{began} < FIRST_SECONDS;
+  my $most = $first ? FIRST_RETRY_SECONDS : AGAIN_SECONDS;
+  $index->{due} = time + ($error && $wait > $most ? $most : $wait);
   if (!$error) { $index->{failures} = 0; utime undef, undef, "$self->{dir}/listed.map" }
   $index->{error} = $error;
   warn "index $index->{path}: $error\n" if $error && ($self->{said}{$index->{key}} // '') ne $error;
@@ -178,7 +183,7 @@ sub tell {
 sub parse {
   my ($self, $kind, $file, $then, $index) = @_;
   my $list = "$self->{dir}/index/$index->{number}." . ++$self->{serial} . '.list';
-  $self->child($list, [$self->{program}, $kind, $file], sub {
+  $self->child($list, [$self->{program}, $kind, $file], [$file], sub {
     my ($bad) = @_;
     unlink $file;
     return $then->($list) unless $bad;
@@ -193,7 +198,7 @@ sub compose {
   @$self{qw(dirty composing composed)} = (0, 1, 1);
   my @lists = map { my $index = $_; map { ($index->{port}, prefix($index), $_) } @{$index->{lists}} } sort { $a->{number} <=> $b->{number} } values %{$self->{follow}};
   my $new = "$self->{dir}/listed.new";
-  $self->child($new, [$self->{program}, 'listed', "$self->{dir}/denied", @lists], sub {
+  $self->child($new, [$self->{program}, 'listed', "$self->{dir}/denied", @lists], [map { @{$_->{lists}} } values %{$self->{follow}}], sub {
     my ($bad) = @_;
     $self->{composing} = 0;
     return warn "the list of digests cannot be made\n" if $bad;
@@ -203,14 +208,18 @@ sub compose {
   });
 }
 
+# A program of ours that reads FILES, with its output in OUT.
 sub child {
-  my ($self, $out, $argv, $then) = @_;
+  my ($self, $out, $argv, $files, $then) = @_;
+  my $bytes = 0;
+  # a few bytes may unpack to anything
+  $bytes += /\.(?:gz|xz|zst|bz2)$/ ? SMALL_BYTES : -s $_ // 0 for @$files;
   my $pid = fork;
   return $then->(1) unless defined $pid;
   if (!$pid) {
     if (open(STDOUT, '>', $out)) {
       alarm 120;
-      setpriority(0, 0, LATER);
+      setpriority(0, 0, LATER) if $bytes >= SMALL_BYTES;
       { exec 'prlimit', '--as=' . MEMORY_BYTES_MAX, '--', 'perl', @$argv }
     }
     kill 'KILL', $$; # not an end of its own: that would run what the parent has to run at its end

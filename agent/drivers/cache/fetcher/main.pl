@@ -50,7 +50,10 @@ while (1) {
     $under_way++;
     $add->({ %$request, done => sub { $under_way--; $done->(@_) } });
   }
+  my $listed = $indexes->{lines};
   $indexes->turn($add);
+  # whoever makes the cache waits for it
+  progress() if $indexes->{lines} != $listed;
   $orders->turn($add);
   Http::turn(LOOK_SECONDS);
 }
