@@ -3,6 +3,7 @@ import { describeError, InvalidInputError, NotFoundError } from '../../../../pro
 import { run } from '../../../exec.ts'
 import { fingerprint } from '../../../fingerprint.ts'
 import { createRecords } from '../records.ts'
+import { createGreeter } from './crossed.ts'
 import { createKeys } from './keys.ts'
 import { bringUp, hasKernel, readTracks, refreshEndpoints, requireUserspace, settle, START_TIMEOUT_MS, tearDown } from './links.ts'
 import { createLocals } from './locals.ts'
@@ -96,6 +97,7 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
   const keys = createKeys(stateDir)
   const paths = createPathMtu(options.pathMtu)
   const ownAddresses = createLocals(stateDir)
+  const greeter = createGreeter()
   /** when bytes last arrived, by session */
   let quiet = new Map<string, { rxBytes: number, sinceMs: number }>()
 
@@ -199,7 +201,10 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
       if (one.link?.ipv6 === true || one.rpFilter !== '2') await settle(track)
       const told = changes.get(track) ?? []
       // names of endpoints are looked up here: twice is enough, the next pass tries again
-      if (told.length > 0) await run('wg', ['set', wgInterface(track), ...told], { signal, env: { WG_ENDPOINT_RESOLUTION_RETRIES: '2' } })
+      if (told.length > 0) {
+        await run('wg', ['set', wgInterface(track), ...told], { signal, env: { WG_ENDPOINT_RESOLUTION_RETRIES: '2' } })
+        greeter.watch()
+      }
       if (seen.moved) await refreshEndpoints(track, one.wireguard, signal)
     }
     await ownAddresses.settled()
@@ -234,6 +239,8 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
       mode: modeOf(first),
       pid: first?.service.pid ?? null,
       mtu: first?.link?.mtu ?? null,
+      // handshakes that had crossed
+      begunAnew: greeter.count(),
       // between these two the counters of peers were read, wall clock
       readMs: [seen.beganMs, seen.nowMs],
       tracks: seen.keys.tracks.map(({ track, epoch }) => ({
@@ -293,17 +300,20 @@ export function createTunnelDriver (options: { stateDir: string, services: Servi
       const before = await records.get(NAME)
       const applied = before === null ? null : readable(before)
       await records.put(NAME, given)
-      for (let steps = 0, again = true; again && steps < MAX_STEPS; steps++) {
-        const seen = await read(signal)
-        const theirs = endpointsOf(spec)
-        for (const { publicKey } of seen.pairs.values()) if (theirs.has(publicKey)) throw new InvalidInputError(`tunnel: a peer has the public key ${publicKey} of this gateway`)
-        again = await step(spec, seen, plan(spec, seen, applied), signal)
-      }
+      await greeter.pausedFor(async () => {
+        for (let steps = 0, again = true; again && steps < MAX_STEPS; steps++) {
+          const seen = await read(signal)
+          const theirs = endpointsOf(spec)
+          for (const { publicKey } of seen.pairs.values()) if (theirs.has(publicKey)) throw new InvalidInputError(`tunnel: a peer has the public key ${publicKey} of this gateway`)
+          again = await step(spec, seen, plan(spec, seen, applied), signal)
+        }
+      })
     },
 
     async remove (name, signal) {
       if (name !== NAME) return
       paths.want([])
+      greeter.stop()
       for (const track of [0, otherTrack(0)] as const) {
         await tearDown(track, services, signal)
       }
