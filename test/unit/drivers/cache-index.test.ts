@@ -56,3 +56,36 @@ t.test('the engine\'s list: no name twice, whatever case it has, and what is den
   ], 'two digests for one path, or two paths but for case, are none')
   t.ok((await readFile(join(dir, 'one'), 'utf8')).includes('Upper.rpm'))
 })
+
+const FOLDER = fileURLToPath(new URL('../../../agent/drivers/cache/fetcher', import.meta.url))
+/** Runs lines of Perl with `$indexes` in a folder. */
+async function withIndexes (dir: string, lines: string): Promise<string[]> {
+  const { stdout } = await run('perl', [`-I${FOLDER}`, '-e', `use strict; use warnings; use Clock; use Indexes; my ($dir) = @ARGV; my $indexes = Indexes->new(dir => $dir); ${lines}`, dir])
+  return stdout.split('\n').slice(0, -1)
+}
+
+t.test('what is small is read at once, as nodes wait for the list; what may be large waits for them', async t => {
+  const dir = t.testdir({ small: 'x', large: 'x'.repeat(300_000), 'small.gz': 'x' })
+  const nices = await withIndexes(dir, `
+    for my $files (['small'], ['large'], ['small.gz'], [('large') x 2], ['none']) {
+      $indexes->child("$dir/out", ['-e', 'print getpriority(0, 0)'], [map { "$dir/$_" } @$files], sub { open(my $out, '<', "$dir/out"); print <$out>, "\\n" });
+      while (%{$indexes->{children}}) { $indexes->reap; select(undef, undef, undef, 0.01) }
+    }`)
+  const [own = 0] = (await run('perl', ['-e', 'print getpriority(0, 0)'])).stdout.split('\n').map(Number)
+  const low = String(Math.max(own, 10))
+  t.same(nices, [String(own), low, low, low, String(own)])
+})
+
+t.test('a frontend that is not reached yet is asked again soon, one that has no index seldom', async t => {
+  const waits = await withIndexes(t.testdir(), `
+    for my $error ('the frontend answers 502', 'the engine takes no request: x', 'the frontend answers 404', 'it cannot be read as manifest') {
+      my $index = { busy => 1, key => $error, path => '/x', digest => '' };
+      $indexes->later($index, $error) for 1 .. 9;
+      printf "%.0f\\n", $index->{due} - time;
+    }
+    $indexes->{began} -= 121;
+    my $index = { busy => 1, key => 'later', path => '/x', digest => '' };
+    $indexes->later($index, 'the frontend answers 502') for 1 .. 9;
+    printf "%.0f\\n", $index->{due} - time;`)
+  t.same(waits, ['2', '2', '60', '60', '60'])
+})
