@@ -31,7 +31,7 @@ export function anewArguments ({ publicKey, endpoint, allowedIps, keepaliveSecon
 export interface Greeter {
   /** Peers were told to WireGuard: watches, beside everything else, whether sessions come of it. */
   watch (): void
-  /** No look while `work` goes on: what it sees then may be wanted no more. */
+  /** Waits for the look that is under way; no other while `work` goes on: a peer that `work` takes away is not given back. */
   pausedFor<T> (work: () => Promise<T>): Promise<T>
   /** how often a handshake was begun anew */
   count (): number
@@ -41,6 +41,7 @@ export interface Greeter {
 /** Sees to it that two gateways that greet each other in one instant do not wait for 5 s. */
 export function createGreeter (): Greeter {
   let running: AbortController | null = null
+  let looking: Promise<unknown> = Promise.resolve()
   let paused = 0
   let left = 0
   let count = 0
@@ -51,7 +52,7 @@ export function createGreeter (): Greeter {
     const options = { signal, timeoutMs: WG_TIMEOUT_MS }
     // an interface that is not there, or does not answer, is the next pass's
     const seen = await run('wg', ['show', name, 'dump'], options).then(({ stdout }) => parseDump(stdout), () => null)
-    if (seen === null || paused > 0) return before
+    if (seen === null) return before
     for (const peer of crossed(seen, before)) {
       const done = await run('wg', ['set', name, ...anewArguments(peer)], options).then(() => true, () => false)
       if (done) count++
@@ -64,7 +65,9 @@ export function createGreeter (): Greeter {
     for (; left > 0; left--) {
       await sleep(LOOK_MS, undefined, { signal, ref: false })
       if (paused > 0) continue
-      silent = new Map(await Promise.all(TRACKS.map(async (track) => [track, await look(track, silent.get(track) ?? new Map<string, number>(), signal)] as const)))
+      const looks = Promise.all(TRACKS.map(async (track) => [track, await look(track, silent.get(track) ?? new Map<string, number>(), signal)] as const))
+      looking = looks
+      silent = new Map(await looks)
       if ([...silent.values()].every(({ size }) => size === 0)) return
     }
   }
@@ -80,6 +83,7 @@ export function createGreeter (): Greeter {
     async pausedFor (work) {
       paused++
       try {
+        await looking
         return await work()
       } finally {
         paused--
