@@ -57,6 +57,24 @@ t.test('the engine\'s list: no name twice, whatever case it has, and what is den
   t.ok((await readFile(join(dir, 'one'), 'utf8')).includes('Upper.rpm'))
 })
 
+t.test('what is small is soon read, whatever a frontend writes: it is read before what nodes wait for', async t => {
+  const dir = t.testdir()
+  const bytes = 250_000
+  const filled = (text: string): string => text.repeat(Math.floor(bytes / text.length))
+  for (const [kind, text] of [
+    ['repomd', `${filled('<data')}>type="primary"</data>`],
+    ['repomd', `<data type="primary">${filled('<location')}>href="</data>`],
+    ['primary', `<package>${filled('<size')}>package="</package>`],
+    ['primary', `<package><checksum${filled(' type="sha256"')}></package>`],
+    ['primary', `<package>${filled('<checksum type="sha256">')}</package>`]
+  ] as const) {
+    await writeFile(join(dir, 'hostile'), text)
+    // of the processor, whoever else is at it: more is a signal
+    const { stdout } = await run('prlimit', ['--cpu=3', '--', 'perl', PROGRAM, kind, join(dir, 'hostile')])
+    t.equal(stdout, '', `${kind} ${text.slice(0, 40)}`)
+  }
+})
+
 const FOLDER = fileURLToPath(new URL('../../../agent/drivers/cache/fetcher', import.meta.url))
 /** Runs lines of Perl with `$indexes` in a folder. */
 async function withIndexes (dir: string, lines: string): Promise<string[]> {
@@ -74,6 +92,18 @@ t.test('what is small is read at once, as nodes wait for the list; what may be l
   const [own = 0] = (await run('perl', ['-e', 'print getpriority(0, 0)'])).stdout.split('\n').map(Number)
   const low = String(Math.max(own, 10))
   t.same(nices, [String(own), low, low, low, String(own)])
+})
+
+t.test('what fails once an index was reached is not asked for every other second', async t => {
+  const waits = await withIndexes(t.testdir(), `
+    my $index = { busy => 1, key => 'parts', path => '/x', digest => '', kind => 'rpm', number => 1 };
+    $indexes->later($index, 'the frontend answers 502') for 1 .. 9;
+    for (1 .. 9) {
+      { no warnings 'redefine'; local *Indexes::parse = sub { }; $indexes->read(undef, $index, "$dir/repomd", 'digest') }
+      $indexes->later($index, 'the frontend answers 503');
+      printf "%.0f\\n", $index->{due} - time;
+    }`)
+  t.same(waits, ['1', '2', '4', '8', '16', '32', '60', '60', '60'])
 })
 
 t.test('a frontend that is not reached yet is asked again soon, one that has no index seldom', async t => {

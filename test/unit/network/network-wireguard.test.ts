@@ -96,7 +96,7 @@ t.test('bad values are refused before they reach a configuration', (t) => {
 })
 
 t.test('whose handshake has crossed: it was heard, no session came of it, and nothing came since; the lower key begins anew', (t) => {
-  const seen = (handshake: number, rx: number, own = OWN): ReturnType<typeof parseDump> => parseDump(`secret\t${own}\t51820\toff\n${B}\t(none)\t192.0.2.2:51820\t100.64.0.2/32\t${handshake}\t${rx}\t296\t25\n`)
+  const seen = (handshake: number, rx: number, own = OWN, keepalive = '25'): ReturnType<typeof parseDump> => parseDump(`secret\t${own}\t51820\toff\n${B}\t(none)\t192.0.2.2:51820\t100.64.0.2/32\t${handshake}\t${rx}\t296\t${keepalive}\n`)
   const names = (state: ReturnType<typeof parseDump>, before: Array<[string, number]>): string[] => crossed(state, new Map(before)).map(({ publicKey }) => publicKey)
   t.strictSame(names(seen(0, 148), [[B, 148]]), [B])
   t.strictSame(names(seen(0, 148), []), [], 'first seen: an answer may be under way')
@@ -104,6 +104,7 @@ t.test('whose handshake has crossed: it was heard, no session came of it, and no
   t.strictSame(names(seen(NOW, 148), [[B, 148]]), [], 'there is a session')
   t.strictSame(names(seen(0, 0), [[B, 0]]), [], 'never heard: it may not be there yet')
   t.strictSame(names(seen(0, 148, C), [[B, 148]]), [], 'the other end has the lower key')
+  t.strictSame(names(seen(0, 148, OWN, 'off'), [[B, 148]]), [], 'not kept alive: given again it would wait until there is something to send')
   t.equal(crossed(seen(0, 148), new Map([[B, 148]])).flatMap(anewArguments).join(' '), `peer ${B} remove peer ${B} allowed-ips 100.64.0.2/32 endpoint 192.0.2.2:51820 persistent-keepalive 25`)
   t.end()
 })

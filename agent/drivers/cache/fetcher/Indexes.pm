@@ -65,7 +65,7 @@ sub later {
   $index->{busy} = 0;
   my $wait = $error ? RETRY_SECONDS * 2 ** ($index->{failures}++ // 0) : AGAIN_SECONDS;
   # an answer of the engine's own: the frontend was not reached
-  my $first = ($error // '') =~ /^the (?:frontend answers 50[234]$|engine )/ && $index->{digest} eq '' && time - $self->{began} < FIRST_SECONDS;
+  my $first = ($error // '') =~ /^the (?:frontend answers 50[234]$|engine )/ && !defined $index->{reading} && time - $self->{began} < FIRST_SECONDS;
   my $most = $first ? FIRST_RETRY_SECONDS : AGAIN_SECONDS;
   $index->{due} = time + ($error && $wait > $most ? $most : $wait);
   if (!$error) { $index->{failures} = 0; utime undef, undef, "$self->{dir}/listed.map" }
@@ -120,6 +120,8 @@ sub read {
   if ($digest eq $index->{digest}) { unlink $file; return $self->later($index) }
   # what could not be read once is not read again and again
   if ($digest eq ($index->{unreadable} // '')) { unlink $file; return $self->later($index, $index->{error}) }
+  # reached: what fails from here on makes all parts be asked for again, and is not asked for every other second
+  $index->{failures} = 0 unless defined $index->{reading};
   $index->{reading} = $digest;
   if ($index->{kind} eq 'manifest') { return $self->parse('manifest', $file, sub { $self->have($index, $digest, [@_]) }, $index) }
   $self->parse($index->{kind} eq 'rpm' ? 'repomd' : 'release', $file, sub {
@@ -219,7 +221,7 @@ sub child {
   if (!$pid) {
     if (open(STDOUT, '>', $out)) {
       alarm 120;
-      setpriority(0, 0, LATER) if $bytes >= SMALL_BYTES;
+      setpriority(0, 0, LATER) if $bytes >= SMALL_BYTES && getpriority(0, 0) < LATER;
       { exec 'prlimit', '--as=' . MEMORY_BYTES_MAX, '--', 'perl', @$argv }
     }
     kill 'KILL', $$; # not an end of its own: that would run what the parent has to run at its end

@@ -67,13 +67,20 @@ sub elements {
   records($handle, "</$name>", sub { $each->($_[0]) if $_[0] =~ /<\Q$name\E[\s>]/ });
 }
 
+# Tags end before the next begins, and each is looked at once: a frontend may write what takes a pattern minutes.
+sub sha256_in {
+  my ($text) = @_;
+  while ($text =~ /<checksum([^<>]*+)>\s*+([0-9a-f]{64})\s*+</g) { return $2 if index($1, 'type="sha256"') >= 0 }
+  return undef;
+}
+
 sub repomd {
   elements($_[0], 'data', sub {
     my ($text) = @_;
-    return unless $text =~ /<data[^>]*type="primary"/;
-    my ($path) = $text =~ /<location[^>]*href="([^"]+)"/;
+    return unless $text =~ /<data[^<>]*type="primary"/;
+    my ($path) = $text =~ /<location[^<>]*href="([^"]+)"/;
     my ($size) = $text =~ /<size>(\d+)</;
-    my ($sha256) = $text =~ /<checksum[^>]*type="sha256"[^>]*>\s*([0-9a-f]{64})\s*</;
+    my $sha256 = sha256_in($text);
     named($path, $size, $sha256);
   });
 }
@@ -81,9 +88,9 @@ sub repomd {
 sub primary {
   elements($_[0], 'package', sub {
     my ($text) = @_;
-    my ($path) = $text =~ /<location[^>]*href="([^"]+)"/;
-    my ($size) = $text =~ /<size[^>]*package="(\d+)"/;
-    my ($sha256) = $text =~ /<checksum[^>]*type="sha256"[^>]*>\s*([0-9a-f]{64})\s*</;
+    my ($path) = $text =~ /<location[^<>]*href="([^"]+)"/;
+    my ($size) = $text =~ /<size[^<>]*package="(\d+)"/;
+    my $sha256 = sha256_in($text);
     named($path, $size, $sha256);
   });
 }

@@ -19,11 +19,11 @@ const WG_TIMEOUT_MS = 5_000
  * @param before bytes received by public key at the last look
  */
 export function crossed ({ publicKey: own, peers }: WireGuardState, before: ReadonlyMap<string, number>): PeerState[] {
-  return peers.filter(({ publicKey, latestHandshake, rxBytes, endpoint, allowedIps }) =>
-    latestHandshake === 0 && rxBytes > 0 && before.get(publicKey) === rxBytes && own < publicKey && endpoint !== null && allowedIps.length > 0)
+  return peers.filter(({ publicKey, latestHandshake, rxBytes, endpoint, allowedIps, keepaliveSeconds }) =>
+    latestHandshake === 0 && rxBytes > 0 && before.get(publicKey) === rxBytes && own < publicKey && endpoint !== null && allowedIps.length > 0 && keepaliveSeconds > 0)
 }
 
-/** A peer that is taken away and given again begins a handshake at once. For `wg set INTERFACE`. */
+/** A peer that is taken away and given again begins a handshake at once when it is kept alive, and without that only when there is something to send. For `wg set INTERFACE`. */
 export function anewArguments ({ publicKey, endpoint, allowedIps, keepaliveSeconds }: PeerState): string[] {
   return ['peer', publicKey, 'remove', 'peer', publicKey, 'allowed-ips', allowedIps.join(), 'endpoint', endpoint ?? '', 'persistent-keepalive', String(keepaliveSeconds)]
 }
@@ -38,37 +38,45 @@ export interface Greeter {
   stop (): void
 }
 
-/** Sees to it that two gateways that greet each other in one instant do not wait for 5 s. */
-export function createGreeter (): Greeter {
+/** Sees to it that two gateways that greet each other in one instant do not wait for 5 s. @param lookMs for tests */
+export function createGreeter (lookMs = LOOK_MS): Greeter {
   let running: AbortController | null = null
   let looking: Promise<unknown> = Promise.resolve()
   let paused = 0
   let left = 0
   let count = 0
 
-  /** @returns bytes received by those without a session; as before when it could not look */
-  const look = async (track: typeof TRACKS[number], before: Map<string, number>, signal: AbortSignal): Promise<Map<string, number>> => {
+  /** @returns bytes received by those without a session; as before when it could not look, null when it never could */
+  const look = async (track: typeof TRACKS[number], before: Map<string, number> | null, signal: AbortSignal): Promise<Map<string, number> | null> => {
     const name = wgInterface(track)
     const options = { signal, timeoutMs: WG_TIMEOUT_MS }
     // an interface that is not there, or does not answer, is the next pass's
     const seen = await run('wg', ['show', name, 'dump'], options).then(({ stdout }) => parseDump(stdout), () => null)
     if (seen === null) return before
-    for (const peer of crossed(seen, before)) {
+    const silent = new Map(seen.peers.filter(({ latestHandshake }) => latestHandshake === 0).map(({ publicKey, rxBytes }) => [publicKey, rxBytes]))
+    for (const peer of crossed(seen, before ?? new Map<string, number>())) {
       const done = await run('wg', ['set', name, ...anewArguments(peer)], options).then(() => true, () => false)
-      if (done) count++
+      if (!done) continue
+      count++
+      // it counts from nothing now: what comes next has just come, be it as much as before
+      silent.set(peer.publicKey, 0)
     }
-    return new Map(seen.peers.filter(({ latestHandshake }) => latestHandshake === 0).map(({ publicKey, rxBytes }) => [publicKey, rxBytes]))
+    return silent
   }
 
   const work = async (signal: AbortSignal): Promise<void> => {
-    let silent = new Map(TRACKS.map((track) => [track, new Map<string, number>()]))
-    for (; left > 0; left--) {
-      await sleep(LOOK_MS, undefined, { signal, ref: false })
+    let silent = new Map<typeof TRACKS[number], Map<string, number> | null>()
+    while (left > 0) {
+      await sleep(lookMs, undefined, { signal, ref: false })
+      // that is no look: peers may be told long before the rest of a pass is done
       if (paused > 0) continue
-      const looks = Promise.all(TRACKS.map(async (track) => [track, await look(track, silent.get(track) ?? new Map<string, number>(), signal)] as const))
+      left--
+      const looks = Promise.all(TRACKS.map(async (track) => [track, await look(track, silent.get(track) ?? null, signal)] as const))
       looking = looks
       silent = new Map(await looks)
-      if ([...silent.values()].every(({ size }) => size === 0)) return
+      // one that never answered may not be there: all that did have sessions
+      const seen = [...silent.values()].filter((peers) => peers !== null)
+      if (seen.length > 0 && seen.every(({ size }) => size === 0)) return
     }
   }
 
