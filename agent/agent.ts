@@ -240,8 +240,10 @@ export async function startAgent (config: AgentConfig, log: Logger): Promise<Age
   membership.follow(mesh)
   // a helper that is there answers at once: what is said first is not that nothing is free
   await helper.ready(AbortSignal.timeout(HELPER_FIRST_MS)).catch(() => undefined)
+  const unheard = availability.blind() !== null
   directory.start()
   await availability.tick() // what is advertised from now on is told anew when it changes
+  if (unheard && availability.blind() === null) directory.changed() // also that the first answer came after what was said first
   await issuer.start()
   await reconciler.look() // what runs here is known before anybody is told of it; its repair goes on meanwhile
   await gateway?.start()

@@ -3,7 +3,7 @@ import { isMasterless } from '../api/view/leases.ts'
 import { toldSteps } from '../policy/shares.ts'
 import { clampToZero } from '../../protocol/core/capacity.ts'
 import { Timeline } from '../../protocol/core/calendar/timeline.ts'
-import { type HostCalendar, type SiteCalendar, coarser, MAX_HOST_STEPS } from '../../protocol/core/calendar/together.ts'
+import { type ClosedHost, type HostCalendar, type SiteCalendar, coarser, MAX_HOST_STEPS } from '../../protocol/core/calendar/together.ts'
 import { describeError } from '../../protocol/core/errors.ts'
 import { hostBookings, isLive } from '../../protocol/core/lease/lease.ts'
 import { CALENDAR_DEADLINE_MS, MAX_CALENDAR_HOSTS, MAX_CALENDAR_LEASES, MAX_CALENDAR_STEPS } from '../../protocol/core/limits.ts'
@@ -34,7 +34,7 @@ export interface Calendar {
   own (leases: boolean, quotaOf?: string): HostReply
   /** Every host of the site asked now, one that does not answer within CALENDAR_DEADLINE_MS with the reason. */
   hosts (leases: boolean): Promise<HostAnswer[]>
-  /** What the site has free over time, of hosts that take leases; `host` is the name. Questions at the same time share one look. */
+  /** What the site has free over time, of hosts that take leases, and why the others do not; `host` is the name. Questions at the same time share one look. */
   site (): Promise<SiteCalendar>
   /** The same for other sites: without names, and not longer than a message. @param noticed what the asking one could have beside it; see `Preempt` */
   told (noticed?: (hosts: readonly HostCalendar[]) => HostCalendar[]): Promise<Pick<Methods['calendar']['reply'], 'site' | 'nowMs' | 'hosts'>>
@@ -75,7 +75,10 @@ export function createCalendar ({ site, peer, ledger, hosts, refusal, call, lend
   function lookAtSite (): Promise<SiteCalendar> {
     look ??= (async () => {
       const answers = await askAll(false)
-      return { site, hosts: answers.flatMap(({ host: name, roles, reply }): HostCalendar[] => reply?.takesLeases === true ? [{ host: name, roles, steps: reply.steps }] : []) }
+      return {
+        site, hosts: answers.flatMap(({ host: name, roles, reply }): HostCalendar[] => reply?.takesLeases === true ? [{ host: name, roles, steps: reply.steps }] : []),
+        closed: answers.flatMap(({ host: name, reply }): ClosedHost[] => reply?.takesLeases === false ? [{ host: name, why: reply.why }] : [])
+      }
     })().finally(() => { look = null })
     return look
   }

@@ -1,21 +1,20 @@
 import type { Logger } from 'pino'
 import type { Activate, CallPeer, Caller, HostStatus, Methods } from '../peers.ts'
 import type { EventLog } from '../events.ts'
+import { hostsFor } from './hosts-for.ts'
 import { createRate } from './rate.ts'
 import type { Calendar } from '../calendar/calendar.ts'
 import type { Cordon } from '../cordon.ts'
 import type { Policy } from '../policy/policy.ts'
 import { type QuoteFacts, type Quotes, createQuotes } from '../quote/quotes.ts'
 import { type QuotaShares, shareFor } from '../policy/shares.ts'
-import { type HostCalendar, leastIn } from '../../protocol/core/calendar/together.ts'
-import { type Resources, zero } from '../../protocol/core/capacity.ts'
+import type { HostCalendar } from '../../protocol/core/calendar/together.ts'
 import { ConflictError, describeError, errorCode, MusubiError } from '../../protocol/core/errors.ts'
 import { checkForm, checkRequest } from '../../protocol/core/gateway/checks.ts'
 import type { GatewayEffect, GatewayEvent, HostAnswer, HostAsk, SiteAnswer, SiteAsk, SiteHost, SiteView } from '../../protocol/core/gateway/events.ts'
 import { type GatewayRecord, allHeld, hostsOf } from '../../protocol/core/gateway/record.ts'
 import { isLent } from '../../protocol/core/gateway/shares.ts'
 import { advance, emptyGateway, loadGateway } from '../../protocol/core/gateway/step.ts'
-import { START_IS_NOW_MS } from '../../protocol/core/lease/hold.ts'
 import { HOST_STATUS_DEADLINE_MS, MAX_LOOKS } from '../../protocol/core/limits.ts'
 import type { ExtendRequest, GatewayFacts, Grant, KeepAliveRequest, Offer, Receipt, ReleaseRequest, Request } from '../../protocol/core/messages.ts'
 import type { Preempt } from '../../protocol/policy/preempt.ts'
@@ -226,33 +225,15 @@ export function createGateway (deps: GatewayDeps): Gateway {
     return answer.reply as SiteReplies[M]
   }
 
-  /**
-   * Hosts with what they have free in the whole time that is wanted. What they advertise is of this moment: only where
-   * nothing begins in that time they need not be asked.
-   */
-  async function hostsFor ({ startMs, endMs }: Request): Promise<{ hosts: SiteHost[], calendars: readonly HostCalendar[] | null }> {
-    const hosts = deps.siteHosts()
-    const isNow = startMs <= deps.now() + START_IS_NOW_MS && hosts.every(({ nextStartMs }) => nextStartMs === undefined || nextStartMs >= endMs)
-    if (isNow || deps.calendar === undefined) return { hosts, calendars: null }
-    const { hosts: calendars } = await deps.calendar.site()
-    const byName = new Map(calendars.map(({ host, steps }) => [host, steps]))
-    const free = ({ host }: SiteHost): Resources => {
-      const steps = byName.get(host)
-      // a host that does not answer could not hold it either
-      return steps === undefined ? zero() : leastIn(steps, Math.max(startMs, deps.now()), endMs)
-    }
-    return { hosts: hosts.map(host => ({ ...host, free: free(host) })), calendars }
-  }
-
   const refusalFor = (request: Request): MusubiError | null => refusalOf(() => deps.cordon?.check(), () => deps.policy?.check(request))
 
   async function viewFor (request: Request): Promise<SiteView> {
     const counts = deps.quota?.(request.masterSite) ?? false
-    const [facts, { hosts, calendars }, share] = await Promise.all([deps.facts(), hostsFor(request), counts ? shareFor(deps.shares, request, deps.now()) : null])
+    const [facts, { hosts, calendars, closed }, share] = await Promise.all([deps.facts(), hostsFor(request, deps.siteHosts(), deps.calendar, deps.now), counts ? shareFor(deps.shares, request, deps.now()) : null])
     // who may not have it in any case must not cost others theirs
     const byNotice = calendars !== null && quotes.lacksOnlyRoom(request, share ?? undefined) ? deps.preempt?.room(request, [...machine.records.values()], hosts, calendars) ?? null : null
     return {
-      hosts, facts, ...byNotice === null ? {} : { byNotice }, id: deps.newId(), quota: counts, ...share === null ? {} : { share }, ...deps.priceMilli === undefined ? {} : { priceMilli: deps.priceMilli(request.masterSite) },
+      hosts, facts, closed, ...byNotice === null ? {} : { byNotice }, id: deps.newId(), quota: counts, ...share === null ? {} : { share }, ...deps.priceMilli === undefined ? {} : { priceMilli: deps.priceMilli(request.masterSite) },
       refusal: refusalFor(request)
     }
   }

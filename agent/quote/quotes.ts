@@ -1,6 +1,7 @@
 import type { Caller, Methods } from '../peers.ts'
 import type { Calendar } from '../calendar/calendar.ts'
 import { type QuotaShares, quotaSteps } from '../policy/shares.ts'
+import { within } from './within.ts'
 import type { HostCalendar } from '../../protocol/core/calendar/together.ts'
 import { InvalidInputError, MusubiError, NoCapacityError } from '../../protocol/core/errors.ts'
 import { clampToZero, fits } from '../../protocol/core/capacity.ts'
@@ -99,21 +100,13 @@ export function createQuotes ({ site, now, view: viewFor, refusal, calendar, fac
     return { ...view, calendars, byNotice: { calendars: noticed(calendars), room: asked => preempt?.room(asked, view.hosts, calendars) ?? null } }
   }
 
-  /** @param waitMs how long is waited for it; what hosts say then is missing from the quote, not from the truth; null: to its end */
-  async function within<T> (look: Promise<T>, waitMs: number | null, otherwise: T): Promise<T> {
-    if (waitMs === null) return await look
-    const late = Promise.withResolvers<T>()
-    const timer = setTimeout(() => { late.resolve(otherwise) }, waitMs)
-    return await Promise.race([look, late.promise]).finally(() => { clearTimeout(timer) })
-  }
-
   /** What other gateways of the site lend to a site that has a quota. */
   async function others (request: Request, { quota }: SiteView, waitMs: number | null): Promise<ReadonlyArray<HostCalendar['steps']>> {
     if (!quota || shares === undefined || shares.own(request.masterSite) === null) return []
     return (await within(shares.others(request.masterSite), waitMs, [])).map(({ steps }) => steps)
   }
 
-  /** All that a refusal is explained by: what hosts have over time, and what other gateways lend. */
+  /** All that a refusal is explained by: what hosts have over time, and what other gateways lend. What comes late is missing from the quote, not from the truth. */
   async function wholeView (request: Request, view: SiteView, waitMs: number | null): Promise<QuoteView> {
     const look = calendar === undefined ? null : calendar.site().then(({ hosts }) => hosts)
     const [calendars, lent] = await Promise.all([look === null ? null : within<readonly HostCalendar[] | null>(look, waitMs, null), others(request, view, waitMs)])

@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { startLab, type Lab } from '../../lab/lab.ts'
 import { until } from '../../lab/process.ts'
+import type { SiteResource } from '../../protocol/api.ts'
 import type { DiagnosisResource, RotationResource, TunnelResource } from '../../protocol/network-api.ts'
 import { call } from '../../cli/client.ts'
 import { tinyImage } from '../helper-pod.ts'
@@ -33,7 +34,8 @@ t.test('keys of a running tunnel', { skip: process.getuid?.() === 0 ? false : 'n
     ]
   })
   const api = { socketPath: lab.api(MASTER), what: MASTER }
-  await until('both sites are known', PATIENCE_MS, async () => (await call<Array<{ hosts: number }>>(api, 'GET', '/v1/sites')).length === 2)
+  // a host offers nothing before it has heard its helper
+  await until('both sites are known', PATIENCE_MS, async () => (await call<SiteResource[]>(api, 'GET', '/v1/sites')).filter(({ free }) => free.vcpus === 1).length === 2)
   t.match(await shown(lab, MASTER), { state: 'none', epoch: 0, gateways: [], tracks: [{ track: 0, epoch: 0 }] }, 'no cluster needs it yet')
   await call(api, 'POST', '/v1/clusters', { apiVersion: 'musubi/v1', kind: 'Cluster', metadata: { name: 'far' }, spec: { image, nodes: { count: 1, vcpus: 1, memoryMiB: 768 }, term: '1h' } })
 

@@ -6,7 +6,7 @@ import t from 'tap'
 import { buildNodeImage } from '../../agent/images/build.ts'
 import { call, type Endpoint } from '../../cli/client.ts'
 import { waitForCluster } from '../../cli/waiting.ts'
-import type { AgentStatus, ClusterResource, LeaseResource } from '../../protocol/api.ts'
+import type { AgentStatus, ClusterResource, LeaseResource, SiteResource } from '../../protocol/api.ts'
 import { DEFAULT_IMAGE_STORE } from '../../lab/config.ts'
 import { onNode } from '../../lab/demo/use.ts'
 import { startLab, type Lab } from '../../lab/lab.ts'
@@ -60,9 +60,11 @@ t.test('a node at the far site', { skip: process.getuid?.() === 0 ? false : 'nee
 
   await t.test('boots over the WAN through segment and cache', async t => {
     for (;;) {
-      const sites = await call<Array<{ hosts: number }>>(api, 'GET', '/v1/sites')
-      if (sites.reduce((n, s) => n + s.hosts, 0) === 3) break
+      const sites = await call<SiteResource[]>(api, 'GET', '/v1/sites')
+      // a host offers nothing before it has heard its helper
+      if (sites.reduce((n, s) => n + s.hosts, 0) === 3 && sites.every(s => s.free.vcpus === 1)) break
       signal.throwIfAborted()
+      await new Promise(resolve => { setTimeout(resolve, 50) })
     }
     await call(api, 'POST', '/v1/clusters', SPEC)
     const cluster = await waitForCluster(api, 'far', ['ready'], 240_000, signal, line => { t.comment(line) })

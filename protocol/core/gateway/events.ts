@@ -1,4 +1,5 @@
 /** What goes into a gateway's state machine and what comes out. Plain data; ids, views and times are brought along. */
+import type { ClosedHost } from '../calendar/together.ts'
 import type { MusubiError } from '../errors.ts'
 import type {
   ActivateRequest, CommitRequest, ExtendRequest, GatewayFacts, HoldRequest, KeepAliveRequest, Offer, Receipt, ReleaseRequest, Request
@@ -30,6 +31,8 @@ export interface RoomByNotice {
 /** What the gateway knows of its site at the moment of a request. */
 export interface SiteView {
   hosts: readonly SiteHost[]
+  /** those of them that were asked and take nothing new, though they are not cordoned; absent: none were asked */
+  closed?: readonly ClosedHost[]
   facts: GatewayFacts
   /** a fresh UUID: offer and lease ids are made from it */
   id: string

@@ -204,7 +204,8 @@ function tryPlacement (turn: Turn, placing: Placing): MusubiError | null {
   if ('refusal' in outcome) {
     const old = view.hosts.filter(host => lacksLocal(request, host)).map(host => host.host)
     const without = old.length === 0 ? [] : [`${old.slice(0, 8).join(', ')}: of a release without site-local segments`]
-    return new NoCapacityError(`site ${turn.site}: ${[outcome.refusal, ...without, ...refusals].join('; ')}`)
+    const shut = (view.closed ?? []).slice(0, 8).map(({ host, why }) => `${host} takes no new leases for now: ${why}`)
+    return new NoCapacityError(`site ${turn.site}: ${[outcome.refusal, ...shut, ...without, ...refusals].join('; ')}`)
   }
   const offerId = attempt === 0 ? view.id : `${view.id}-${attempt + 1}`
   const gateway = grown?.offer.gateway ?? view.facts
