@@ -12,6 +12,7 @@ import type { HostCalendar } from '../../protocol/core/calendar/together.ts'
 import { ConflictError, describeError, errorCode, MusubiError } from '../../protocol/core/errors.ts'
 import { checkForm, checkRequest } from '../../protocol/core/gateway/checks.ts'
 import type { GatewayEffect, GatewayEvent, HostAnswer, HostAsk, SiteAnswer, SiteAsk, SiteHost, SiteView } from '../../protocol/core/gateway/events.ts'
+import { freedBy } from '../../protocol/core/gateway/place.ts'
 import { type GatewayRecord, allHeld, hostsOf } from '../../protocol/core/gateway/record.ts'
 import { isLent } from '../../protocol/core/gateway/shares.ts'
 import { advance, emptyGateway, loadGateway } from '../../protocol/core/gateway/step.ts'
@@ -229,7 +230,7 @@ export function createGateway (deps: GatewayDeps): Gateway {
 
   async function viewFor (request: Request): Promise<SiteView> {
     const counts = deps.quota?.(request.masterSite) ?? false
-    const [facts, { hosts, calendars, closed }, share] = await Promise.all([deps.facts(), hostsFor(request, deps.siteHosts(), deps.calendar, deps.now), counts ? shareFor(deps.shares, request, deps.now()) : null])
+    const [facts, { hosts, calendars, closed }, share] = await Promise.all([deps.facts(), hostsFor(request, deps.siteHosts(), freedBy(machine.records.get(request.clusterId)), deps.calendar, deps.now), counts ? shareFor(deps.shares, request, deps.now()) : null])
     // who may not have it in any case must not cost others theirs
     const byNotice = calendars !== null && quotes.lacksOnlyRoom(request, share ?? undefined) ? deps.preempt?.room(request, [...machine.records.values()], hosts, calendars) ?? null : null
     return {

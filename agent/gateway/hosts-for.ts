@@ -1,6 +1,6 @@
 import type { Calendar } from '../calendar/calendar.ts'
 import { within } from '../quote/within.ts'
-import { type Resources, zero } from '../../protocol/core/capacity.ts'
+import { type Resources, add, zero } from '../../protocol/core/capacity.ts'
 import { type ClosedHost, type HostCalendar, leastIn } from '../../protocol/core/calendar/together.ts'
 import type { SiteHost } from '../../protocol/core/gateway/events.ts'
 import { START_IS_NOW_MS } from '../../protocol/core/lease/hold.ts'
@@ -17,14 +17,16 @@ export interface HostsFor { hosts: readonly SiteHost[], calendars: readonly Host
  * started: nobody is refused by it where the host itself can still say otherwise.
  *
  * @param hosts as advertised
+ * @param freed what the same cluster has on them and would give up for it: the same question again needs no look
  * @param calendar absent: what is advertised is taken for the whole time
  * @param now ledger clock, Unix ms
  */
-export async function hostsFor (request: Request, hosts: readonly SiteHost[], calendar: Pick<Calendar, 'site'> | undefined, now: () => number): Promise<HostsFor> {
+export async function hostsFor (request: Request, hosts: readonly SiteHost[], freed: ReadonlyMap<string, Resources>, calendar: Pick<Calendar, 'site'> | undefined, now: () => number): Promise<HostsFor> {
   const { startMs, endMs } = request
   const isNow = startMs <= now() + START_IS_NOW_MS && hosts.every(({ nextStartMs }) => nextStartMs === undefined || nextStartMs >= endMs)
   const advertised = { hosts, calendars: null, closed: [] }
-  if (calendar === undefined || (isNow && !('refusal' in placeAtSite(request, hosts)))) return advertised
+  const suffices = (): boolean => !('refusal' in placeAtSite(request, hosts.map(host => ({ ...host, free: add(host.free, freed.get(host.host) ?? zero()) }))))
+  if (calendar === undefined || (isNow && suffices())) return advertised
   const look = calendar.site()
   // a host that hangs must not keep a refusal long
   const seen = isNow ? await within(look, COUNTER_OFFER_MS, null) : await look

@@ -31,9 +31,10 @@ function calendarOf (all: Omit<SiteCalendar, 'site'> | Promise<SiteCalendar>): P
 
 t.test('a request for now costs no look where what is advertised suffices, and is refused by no advertisement', async t => {
   const calendar = calendarOf({ hosts: [{ host: 'a', roles: ['compute'], steps: steps(2) }, { host: 'b', roles: ['compute'], steps: steps(0) }] })
-  t.same(await hostsFor(asked(), [advertised('a', size(2))], calendar, () => T0), { hosts: [advertised('a', size(2))], calendars: null, closed: [] })
-  t.equal(calendar.looks, 0)
-  const { hosts } = await hostsFor(asked(), [advertised('a', NONE), advertised('b', size(1))], calendar, () => T0)
+  t.same(await hostsFor(asked(), [advertised('a', size(2))], new Map(), calendar, () => T0), { hosts: [advertised('a', size(2))], calendars: null, closed: [] })
+  await hostsFor(asked(), [advertised('a', NONE)], new Map([['a', size(2)]]), calendar, () => T0)
+  t.equal(calendar.looks, 0, 'nor does the same question, asked again')
+  const { hosts } = await hostsFor(asked(), [advertised('a', NONE), advertised('b', size(1))], new Map(), calendar, () => T0)
   t.same(hosts.map(({ host, free }) => [host, free.vcpus]), [['a', 2], ['b', 0]], 'hosts say themselves what they have')
   t.equal(calendar.looks, 1)
 })
@@ -42,15 +43,15 @@ t.test('who takes nothing new has nothing and says why; who is silent has now wh
   const calendar = calendarOf({ hosts: [], closed: [{ host: 'shut', why: 'the helper has not answered yet' }, { host: 'gone', why: 'cordoned' }] })
   const hosts = [advertised('shut', size(1)), advertised('silent', size(1)), advertised('gone', size(8), { cordoned: true })]
   const free = (seen: Awaited<ReturnType<typeof hostsFor>>): unknown => seen.hosts.map(host => [host.host, host.free.vcpus])
-  const now = await hostsFor(asked(), hosts, calendar, () => T0)
+  const now = await hostsFor(asked(), hosts, new Map(), calendar, () => T0)
   t.same(free(now), [['shut', 0], ['silent', 1], ['gone', 0]])
   t.same(now.closed, [{ host: 'shut', why: 'the helper has not answered yet' }], 'what everybody knows to be cordoned is no news')
-  t.same(free(await hostsFor(asked({ startMs: T0 + HOUR, endMs: T0 + 2 * HOUR }), hosts, calendar, () => T0)), [['shut', 0], ['silent', 0], ['gone', 0]])
+  t.same(free(await hostsFor(asked({ startMs: T0 + HOUR, endMs: T0 + 2 * HOUR }), hosts, new Map(), calendar, () => T0)), [['shut', 0], ['silent', 0], ['gone', 0]])
 })
 
 t.test('a host that hangs keeps no refusal long', async t => {
   const never = Promise.withResolvers<SiteCalendar>()
-  t.same(await hostsFor(asked(), [advertised('a', NONE)], calendarOf(never.promise), () => T0), { hosts: [advertised('a', NONE)], calendars: null, closed: [] })
+  t.same(await hostsFor(asked(), [advertised('a', NONE)], new Map(), calendarOf(never.promise), () => T0), { hosts: [advertised('a', NONE)], calendars: null, closed: [] })
 })
 
 t.test('the gateway offers what a host has that was advertised before it was ready, and says why one that is not ready has nothing', async t => {
