@@ -5,8 +5,10 @@ import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
 /** What /proc tells about one process; `startTicks` with the boot id names it for good. */
 export interface ProcessStat {
   pid: number
-  /** one letter, `Z` is a zombie */
+  /** one letter, `Z` is a zombie: its first thread at least has ended */
   state: string
+  /** of them that have not ended; a zombie counts as one itself */
+  threads: number
   parent: number
   session: number
   /** field 22: clock ticks since boot, kept as text */
@@ -22,18 +24,22 @@ export function parseStat (text: string): ProcessStat | null {
   const pid = Number(text.slice(0, open))
   const parent = Number(rest[1])
   const session = Number(rest[3])
+  const threads = Number(rest[17])
   const state = rest[0]
   const startTicks = rest[19]
-  if (!Number.isInteger(pid) || !Number.isInteger(parent) || !Number.isInteger(session)) return null
+  if (!Number.isInteger(pid) || !Number.isInteger(parent) || !Number.isInteger(session) || !Number.isInteger(threads)) return null
   if (state === undefined || startTicks === undefined || !/^\d+$/.test(startTicks)) return null
-  return { pid, state, parent, session, startTicks }
+  return { pid, state, threads, parent, session, startTicks }
 }
 
-/** The process, or null when there is none (or only its zombie: nothing runs any more). */
+/**
+ * The process, or null when there is none (or only its zombie: nothing runs any more). One of which the first thread
+ * has ended and others have not is a zombie too, but holds its sockets and files still: after SIGKILL for a moment.
+ */
 export function readProcess (pid: number): ProcessStat | null {
   try {
     const stat = parseStat(readFileSync(`/proc/${pid}/stat`, 'latin1'))
-    return stat === null || stat.state === 'Z' || stat.state === 'X' ? null : stat
+    return stat === null || (stat.state === 'Z' && stat.threads <= 1) || stat.state === 'X' ? null : stat
   } catch {
     return null
   }

@@ -18,7 +18,7 @@ t.test('contract', t => {
 
 t.test('a stat line is parsed whatever the command is called', t => {
   const rest = Array.from({ length: 49 }, (_, index) => index + 4)
-  t.match(parseStat(`12 (a) b (c)) S ${rest.join(' ')}`), { pid: 12, state: 'S', parent: 4, session: 6, startTicks: '22' })
+  t.match(parseStat(`12 (a) b (c)) S ${rest.join(' ')}`), { pid: 12, state: 'S', threads: 20, parent: 4, session: 6, startTicks: '22' })
   t.equal(parseStat(''), null)
   t.equal(parseStat('12 (x'), null)
   t.equal(parseStat('12 (x) S 1 2'), null)
@@ -34,6 +34,21 @@ t.test('a zombie is dead', async t => {
   const pid = Number(line.toString())
   await eventually('it is a zombie', async () => (await readFile(`/proc/${pid}/stat`, 'utf8')).includes(') Z '))
   t.equal(readProcess(pid), null)
+})
+
+t.test('a process lives until its last thread has ended, as that holds its port', async t => {
+  // SIGKILL ends all threads of tgtd, not at once; here the second outlives the first for long enough to look
+  const perl = 'use Socket; socket my $s, PF_INET, SOCK_STREAM, 0; bind $s, sockaddr_in(PORT, INADDR_LOOPBACK) or die $!; listen $s, 1; print STDERR sockaddr_in(getsockname $s), qq(\n); ' +
+    'threads->create(sub { sleep 60 }); syscall EXIT, 0'
+  const program = (port: number): string[] => ['perl', '-Mthreads', '-e', perl.replace('PORT', String(port)).replace('EXIT', process.arch === 'arm64' ? '93' : '60')]
+  const dir = t.testdir()
+  const services = createPidfileServices({ dir })
+  t.teardown(() => services.stop('threads'))
+  const { pid } = await services.ensure('threads', { argv: program(0) })
+  await eventually('its first thread has ended', async () => (await readFile(`/proc/${pid}/stat`, 'utf8')).includes(') Z '))
+  const port = Number((await readFile(join(dir, 'threads.log'), 'latin1')).match(/^\d+/)?.[0])
+  t.match(await services.status('threads'), { running: true, pid })
+  t.match(await services.ensure('threads', { argv: program(port) }), { running: true }, 'its port is free for the next one, which would have ended at once')
 })
 
 t.test('a process whose record was lost in a crash is found and adopted', async t => {
