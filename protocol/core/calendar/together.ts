@@ -6,9 +6,9 @@ import type { FreeStep } from './timeline.ts'
 
 /** What one host has free over time; `host` need not be its name. */
 export interface HostCalendar { host: string, roles: readonly string[], steps: readonly FreeStep[] }
-/** `starts`: when something of the duration that is asked about may begin there, in order; absent: at any time */
 /** A host that takes no new lease, with the reason in words. */
 export interface ClosedHost { host: string, why: string }
+/** `starts`: when something of the duration that is asked about may begin there, in order; absent: at any time */
 export interface SiteCalendar { site: string, hosts: readonly HostCalendar[], starts?: readonly Starts[], closed?: readonly ClosedHost[] }
 
 /** What makes a calendar that somebody sent unusable; null: nothing. Searches rely on steps that go forward. */
